@@ -1,0 +1,38 @@
+# `make run` and `make test` need nothing but Python 3.11 or later; everything else is installed into .venv.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+LOCK   ?= requirements-dev.lock
+
+.PHONY: run test check setup lock clean
+.DEFAULT_GOAL := run
+
+setup: $(VENV)/.$(LOCK)
+
+# The stamp carries the name of the lock, so that a CI lock installed over a user's one is noticed.
+$(VENV)/.$(LOCK): $(LOCK) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Relay needs Python 3.11 or later; this is " + sys.version.split()[0] + ". Use `make PYTHON=python3.12 ...`" if sys.version_info < (3, 11) else 0)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r $(LOCK)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+run: setup
+	@exec $(BIN)/relay up $(ARGS)
+
+test: setup
+	$(BIN)/pytest $(ARGS)
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Needs `uv`. Locks carry versions and hashes only, so they install from whatever index the machine is set up with.
+lock:
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --extra embedded --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --extra embedded --extra dev --extra ci -c requirements-dev.lock pyproject.toml -o requirements-ci.lock
+
+clean:
+	rm -rf $(VENV) .relay
