@@ -1,0 +1,1 @@
+"""LiveKit's side of the contract: signing access tokens and verifying webhooks."""

@@ -1,0 +1,32 @@
+"""Where the time comes from. Functions take ``now_ms``; only the edges of a process ask a clock."""
+
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+MINUTE_MS = 60_000
+
+
+class Clock(Protocol):
+    """Tells the time as unix milliseconds, UTC."""
+
+    def now_ms(self) -> int: ...
+
+
+class SystemClock:
+    """The machine's wall clock."""
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+
+def rfc3339(at_ms: int) -> str:
+    """Unix milliseconds as ``2026-06-18T00:00:00.000Z``."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def floor_to(at_ms: int, unit_ms: int) -> int:
+    """The start of the UTC hour, day or minute that ``at_ms`` lies in."""
+    return at_ms - at_ms % unit_ms

@@ -1,0 +1,98 @@
+"""Verifies that LiveKit sent a webhook body, and signs bodies as LiveKit does (for ``relay simulate`` and tests).
+
+LiveKit (livekit/protocol, webhook/url_notifier.go) sends ``Authorization: <JWT>`` without ``Bearer``; the token is HS256 with
+the API secret, ``iss`` is the API key, ``sha256`` the standard base64 of the body's SHA-256, valid for five minutes. Its own
+verifier allows one minute of leeway (auth/verifier.go); so do we.
+"""
+
+import hmac
+from base64 import b64decode, b64encode
+from binascii import Error as Base64Error
+from hashlib import sha256
+
+import msgspec
+
+from shared.errors import WebhookRefused
+from shared.livekit.access_token import TokenSigner
+
+LEEWAY_S = 60
+TOKEN_TTL_S = 300
+_MAX_TOKEN_LENGTH = 4096
+
+
+class _Header(msgspec.Struct):
+    alg: str
+
+
+class _Claims(msgspec.Struct):
+    exp: int | float
+    iss: str = ""
+    sha256: str = ""
+    nbf: int | float = 0
+
+
+_header_decoder = msgspec.json.Decoder(_Header)
+_claims_decoder = msgspec.json.Decoder(_Claims)
+
+
+def _segment(text: bytes) -> bytes:
+    # urlsafe_b64decode drops characters outside its alphabet; validate=True refuses them.
+    return b64decode(text.translate(_URLSAFE) + b"=" * (-len(text) % 4), validate=True)
+
+
+_URLSAFE = bytes.maketrans(b"-_", b"+/")
+
+
+class WebhookVerifier:
+    """Verifies with one LiveKit API key pair. An empty secret never verifies anything."""
+
+    def __init__(self, api_key: str, api_secret: str) -> None:
+        self._api_key = api_key
+        self._secret = api_secret.encode()
+
+    def verify(self, body: bytes, authorization: str | None, *, now_s: float) -> None:
+        """Raises ``WebhookRefused`` unless the token in ``authorization`` signs exactly these bytes and is valid now."""
+        if not self._secret:
+            raise WebhookRefused("no_secret", "this instance has no LiveKit secret to verify with")
+        if not authorization:
+            raise WebhookRefused("missing_signature", "the Authorization header is missing")
+        if len(authorization) > _MAX_TOKEN_LENGTH:
+            raise WebhookRefused("malformed_signature", "the Authorization header is too long to be a webhook token")
+        token = authorization.removeprefix("Bearer ").encode("latin-1", "replace")
+        try:
+            header, payload, signature = token.split(b".")
+            given = _segment(signature)
+        except (ValueError, Base64Error):
+            raise WebhookRefused("malformed_signature", "the Authorization header holds no JWT") from None
+        # The signature comes first: nothing of an unsigned token is interpreted, its `alg` least of all.
+        expected = hmac.digest(self._secret, header + b"." + payload, "sha256")
+        if not hmac.compare_digest(expected, given):
+            raise WebhookRefused("bad_signature", "the token is not signed with LIVEKIT_API_SECRET")
+        try:
+            algorithm = _header_decoder.decode(_segment(header)).alg
+            claims = _claims_decoder.decode(_segment(payload))
+            digest = b64decode(claims.sha256, validate=True)
+        except (msgspec.DecodeError, ValueError):
+            raise WebhookRefused("malformed_signature", "the token lacks a claim that LiveKit always sets") from None
+        if algorithm != "HS256":
+            raise WebhookRefused("malformed_signature", "the token's algorithm is not HS256")
+        if claims.iss != self._api_key:
+            raise WebhookRefused("wrong_api_key", "the token was issued by another API key than LIVEKIT_API_KEY")
+        if now_s >= claims.exp + LEEWAY_S:
+            raise WebhookRefused("expired", "the token has expired; compare the clocks of LiveKit and Relay")
+        if now_s < claims.nbf - LEEWAY_S:
+            raise WebhookRefused("not_yet_valid", "the token is not valid yet; compare the clocks of LiveKit and Relay")
+        if not hmac.compare_digest(digest, sha256(body).digest()):
+            raise WebhookRefused("body_mismatch", "the body is not the one that was signed")
+
+
+class WebhookSigner:
+    """Signs bodies the way LiveKit does."""
+
+    def __init__(self, api_key: str, api_secret: str) -> None:
+        self._signer = TokenSigner(api_key, api_secret)
+
+    def sign(self, body: bytes, *, now_s: int) -> str:
+        """The value of the Authorization header for ``body``."""
+        digest = b64encode(sha256(body).digest()).decode()
+        return self._signer.sign({"sha256": digest}, now_s=now_s, ttl_s=TOKEN_TTL_S)

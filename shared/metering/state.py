@@ -1,0 +1,130 @@
+"""What is known of a session and of a room, as join-semilattices.
+
+Every register only ever moves one way (the least time seen, the greatest non-empty name, the union of a set), so ``merge``
+is commutative, associative and idempotent: any order, any duplication and any split of the events ends in the same state.
+Times are unix milliseconds; None means "never seen".
+"""
+
+from collections.abc import Iterable
+from typing import Literal, TypeVar
+
+import msgspec
+
+from shared.ids import Mode
+
+Text = TypeVar("Text", bound=str)
+EndedBy = Literal["left", "aborted", "room_finished"]
+
+
+class Track(msgspec.Struct, array_like=True, frozen=True):
+    """One published track. ``type`` is LiveKit's TrackType: AUDIO, VIDEO or DATA."""
+
+    type: str
+    source: str
+    published_ms: int | None = None
+    unpublished_ms: int | None = None
+
+
+class Session(msgspec.Struct, frozen=True, kw_only=True):
+    """One participant sid: from connecting to leaving. A reconnect is a new sid, so a new session.
+
+    ``joined_ms`` is the least joining time LiveKit named; ``first_seen_ms`` the least time of an event that only shows the
+    participant was there, used where no joining time is known. ``active_ms`` is when ``participant_joined`` was sent.
+    """
+
+    sid: str
+    project_id: str | None = None
+    mode: Mode | None = None
+    room: str | None = None
+    room_sid: str | None = None
+    identity: str | None = None
+    name: str | None = None
+    kind: str | None = None
+    joined_ms: int | None = None
+    first_seen_ms: int | None = None
+    active_ms: int | None = None
+    left_ms: int | None = None
+    aborted_ms: int | None = None
+    disconnect_reason: str | None = None
+    tracks: dict[str, Track] = {}
+
+
+class Room(msgspec.Struct, frozen=True, kw_only=True):
+    """One room sid. It can finish more than once: a stored room that is opened again keeps its sid."""
+
+    sid: str
+    name: str | None = None
+    project_id: str | None = None
+    mode: Mode | None = None
+    created_ms: int | None = None
+    finished_ms: tuple[int, ...] = ()
+
+
+def least(a: int | None, b: int | None) -> int | None:
+    if a is None:
+        return b
+    return a if b is None or a < b else b
+
+
+def _greatest(a: Text | None, b: Text | None) -> Text | None:
+    if not a:
+        return b
+    return a if not b or a > b else b
+
+
+def merge_track(a: Track, b: Track) -> Track:
+    return Track(
+        max(a.type, b.type),
+        max(a.source, b.source),
+        least(a.published_ms, b.published_ms),
+        least(a.unpublished_ms, b.unpublished_ms),
+    )
+
+
+def _merge_tracks(a: dict[str, Track], b: dict[str, Track]) -> dict[str, Track]:
+    if not b:
+        return a
+    if not a:
+        return b
+    merged = dict(a)
+    for sid, track in b.items():
+        known = merged.get(sid)
+        merged[sid] = track if known is None else merge_track(known, track)
+    return merged
+
+
+def merge_session(a: Session, b: Session) -> Session:
+    """The least state that knows everything ``a`` and ``b`` know of the same sid."""
+    return Session(
+        sid=a.sid,
+        project_id=_greatest(a.project_id, b.project_id),
+        mode=_greatest(a.mode, b.mode),
+        room=_greatest(a.room, b.room),
+        room_sid=_greatest(a.room_sid, b.room_sid),
+        identity=_greatest(a.identity, b.identity),
+        name=_greatest(a.name, b.name),
+        kind=_greatest(a.kind, b.kind),
+        joined_ms=least(a.joined_ms, b.joined_ms),
+        first_seen_ms=least(a.first_seen_ms, b.first_seen_ms),
+        active_ms=least(a.active_ms, b.active_ms),
+        left_ms=least(a.left_ms, b.left_ms),
+        aborted_ms=least(a.aborted_ms, b.aborted_ms),
+        disconnect_reason=_greatest(a.disconnect_reason, b.disconnect_reason),
+        tracks=_merge_tracks(a.tracks, b.tracks),
+    )
+
+
+def merge_room(a: Room, b: Room) -> Room:
+    """The least state that knows everything ``a`` and ``b`` know of the same room sid."""
+    return Room(
+        sid=a.sid,
+        name=_greatest(a.name, b.name),
+        project_id=_greatest(a.project_id, b.project_id),
+        mode=_greatest(a.mode, b.mode),
+        created_ms=least(a.created_ms, b.created_ms),
+        finished_ms=_union(a.finished_ms, b.finished_ms),
+    )
+
+
+def _union(a: Iterable[int], b: Iterable[int]) -> tuple[int, ...]:
+    return tuple(sorted({*a, *b}))

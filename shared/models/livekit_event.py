@@ -1,0 +1,100 @@
+"""LiveKit's webhook payload, the parts the meter uses.
+
+protojson of ``livekit.WebhookEvent`` (livekit/protocol, livekit_webhook.proto): camelCase, int64 as strings, zero values
+omitted, enums as names, unknown fields to be ignored. An absent ``kind`` is STANDARD, an absent track ``type`` is AUDIO.
+Events are decoded in msgspec's lax mode, which reads ``"1760000000"`` as a number.
+"""
+
+import msgspec
+
+from shared.models.wire import Wire
+
+
+class RoomInfo(Wire):
+    """livekit.Room. ``creation_time`` is unix seconds, ``creation_time_ms`` milliseconds (newer servers)."""
+
+    sid: str = ""
+    name: str = ""
+    creation_time: int = 0
+    creation_time_ms: int = 0
+
+
+class ParticipantInfo(Wire):
+    """livekit.ParticipantInfo; track events carry only sid and identity."""
+
+    sid: str = ""
+    identity: str = ""
+    name: str = ""
+    kind: str | int = "STANDARD"
+    joined_at: int = 0
+    joined_at_ms: int = 0
+    disconnect_reason: str | int = ""
+
+
+class TrackInfo(Wire):
+    """livekit.TrackInfo."""
+
+    sid: str = ""
+    type: str | int = "AUDIO"
+    source: str | int = "UNKNOWN"
+
+
+class EgressInfo(Wire):
+    """livekit.EgressInfo; its times are unix nanoseconds and not used here."""
+
+    egress_id: str = ""
+    room_name: str = ""
+    room_id: str = ""
+
+
+class IngressInfo(Wire):
+    """livekit.IngressInfo."""
+
+    ingress_id: str = ""
+    room_name: str = ""
+
+
+class LiveKitEvent(Wire):
+    """livekit.WebhookEvent. ``created_at`` is unix seconds, floored."""
+
+    event: str = ""
+    id: str = ""
+    created_at: int = 0
+    room: RoomInfo | None = None
+    participant: ParticipantInfo | None = None
+    track: TrackInfo | None = None
+    egress_info: EgressInfo | None = None
+    ingress_info: IngressInfo | None = None
+
+
+class _RoutingRoom(Wire):
+    name: str = ""
+
+
+class _Routing(Wire):
+    room: _RoutingRoom | None = None
+    egress_info: EgressInfo | None = None
+    ingress_info: IngressInfo | None = None
+
+
+_decoder = msgspec.json.Decoder(LiveKitEvent, strict=False)
+_routing_decoder = msgspec.json.Decoder(_Routing)
+
+
+def decode_event(body: bytes) -> LiveKitEvent:
+    """Reads a webhook body. Raises ``msgspec.DecodeError`` (``ValidationError`` included) when it is not such an event."""
+    return _decoder.decode(body)
+
+
+def routing_key(body: bytes) -> bytes:
+    """What decides an event's partition: egress id, else ingress id, else room name, as LiveKit's own queues are keyed
+    (livekit/protocol, webhook/resource_url_notifier.go). An undecodable body is its own key: it belongs to nobody."""
+    try:
+        routing = _routing_decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return body
+    if routing.egress_info is not None and routing.egress_info.egress_id:
+        return routing.egress_info.egress_id.encode()
+    if routing.ingress_info is not None and routing.ingress_info.ingress_id:
+        return routing.ingress_info.ingress_id.encode()
+    return routing.room.name.encode() if routing.room is not None else b""

@@ -1,0 +1,150 @@
+"""Settings from the environment: the one place that reads it. Every problem is told, one line a variable, no value of a
+secret in any of them."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
+
+import msgspec
+
+from shared.errors import SettingsInvalid
+
+_SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
+# Query parameters of Prisma's URLs that no Postgres driver knows.
+_PRISMA_ONLY = {"schema", "connection_limit", "pool_timeout", "pgbouncer", "socket_timeout", "statement_cache_size"}
+DEFAULT_PORT = 3000
+DEFAULT_DATA_DIR = ".relay"
+
+
+class DatabaseUrl(msgspec.Struct, frozen=True):
+    """A Postgres URL without Prisma's extras, and the schema that they named (None: the server's default)."""
+
+    dsn: str
+    schema: str | None = None
+
+    def __repr__(self) -> str:
+        return "DatabaseUrl(...)"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the services run with. ``repr`` shows no secret."""
+
+    database: DatabaseUrl
+    redis_url: str
+    livekit_url: str
+    livekit_api_url: str
+    livekit_api_key: str
+    livekit_api_secret: str
+    auth_secret: str
+    relay_api_url: str
+    port: int = DEFAULT_PORT
+
+    def __repr__(self) -> str:
+        return f"Settings(relay_api_url={self.relay_api_url!r}, port={self.port}, …)"
+
+
+def _parts(url: str, schemes: tuple[str, ...], name: str, need_host: bool = True) -> SplitResult:
+    example = {"DATABASE_URL": "postgresql://user:password@host:5432/relay", "REDIS_URL": "redis://host:6379/0"}
+    hint = example.get(name, f"{schemes[0]}://host")
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises on a port that is no number
+    except ValueError:
+        raise SettingsInvalid([f"{name} is not a valid URL. Expected something like {hint}"]) from None
+    if parts.scheme not in schemes:
+        raise SettingsInvalid([f"{name} must start with {' or '.join(s + '://' for s in schemes)}, like {hint}"])
+    if need_host and not parts.hostname:
+        raise SettingsInvalid([f"{name} names no host. Expected something like {hint}"])
+    return parts
+
+
+def parse_database_url(url: str) -> DatabaseUrl:
+    """Splits Prisma's ``?schema=NAME`` off and drops its other private parameters. Raises ``SettingsInvalid``."""
+    parts = _parts(url, ("postgresql", "postgres"), "DATABASE_URL", need_host=False)
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    schema = dict(query).get("schema")
+    if schema is not None and not _SCHEMA.fullmatch(schema):
+        raise SettingsInvalid(["DATABASE_URL has a ?schema= that is no plain Postgres name (letters, digits, _)"])
+    kept = [(key, value) for key, value in query if key not in _PRISMA_ONLY]
+    if not parts.hostname and "host" not in dict(kept):
+        raise SettingsInvalid(["DATABASE_URL names no host. Expected postgresql://user:password@host:5432/relay"])
+    return DatabaseUrl(urlunsplit(parts._replace(scheme="postgresql", query=urlencode(kept))), schema)
+
+
+def derive_livekit_api_url(livekit_url: str) -> str:
+    """The http(s) form of LiveKit's ws(s) URL."""
+    return re.sub(r"^ws", "http", livekit_url)
+
+
+def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Reads and checks every setting at once. Raises ``SettingsInvalid`` with one line per missing or malformed variable."""
+    env = os.environ if environ is None else environ
+    lines: list[str] = []
+
+    def required(name: str, meaning: str) -> str:
+        value = env.get(name, "").strip()
+        if not value:
+            lines.append(f"{name} is not set: {meaning}")
+        return value
+
+    def url(name: str, value: str, *schemes: str) -> str:
+        if value:
+            try:
+                _parts(value, schemes, name, need_host=not value.startswith("unix://"))
+            except SettingsInvalid as error:
+                lines.extend(error.lines)
+        return value.rstrip("/")
+
+    database = DatabaseUrl("")
+    if dsn := required("DATABASE_URL", "the URL of the Postgres database"):
+        try:
+            database = parse_database_url(dsn)
+        except SettingsInvalid as error:
+            lines.extend(error.lines)
+    redis_url = url(
+        "REDIS_URL", required("REDIS_URL", "the URL of Redis, rediss:// with TLS"), "redis", "rediss", "unix"
+    )
+    livekit_url = url(
+        "LIVEKIT_URL", required("LIVEKIT_URL", "the wss:// URL of LiveKit, given to clients"), "wss", "ws"
+    )
+    livekit_api_url = url("LIVEKIT_API_URL", env.get("LIVEKIT_API_URL", "").strip(), "https", "http")
+    api_key = required("LIVEKIT_API_KEY", "the key of the pair in LiveKit's own configuration")
+    api_secret = required("LIVEKIT_API_SECRET", "the secret that belongs to LIVEKIT_API_KEY")
+    auth_secret = required("AUTH_SECRET", "a long random value, such as the output of `openssl rand -base64 32`")
+    if auth_secret and len(auth_secret) < 16:
+        lines.append("AUTH_SECRET is too short: use at least 16 characters, such as `openssl rand -base64 32` prints")
+    relay_api_url = url("RELAY_API_URL", required("RELAY_API_URL", "the public URL of this instance"), "https", "http")
+    port_text = env.get("PORT", "").strip() or str(DEFAULT_PORT)
+    port = int(port_text) if port_text.isascii() and port_text.isdigit() else 0
+    if not 1 <= port <= 65535:
+        lines.append("PORT must be a number from 1 to 65535")
+    if lines:
+        raise SettingsInvalid(lines)
+    return Settings(
+        database=database,
+        redis_url=redis_url,
+        livekit_url=livekit_url,
+        livekit_api_url=livekit_api_url or derive_livekit_api_url(livekit_url),
+        livekit_api_key=api_key,
+        livekit_api_secret=api_secret,
+        auth_secret=auth_secret,
+        relay_api_url=relay_api_url,
+        port=port,
+    )
+
+
+def inherited_environment(overrides: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment with ``overrides``, to start a child process with."""
+    return {**os.environ, **overrides}
+
+
+def environment() -> Mapping[str, str]:
+    """This process's environment, for the command line's lookups."""
+    return os.environ
+
+
+def default_data_dir() -> Path:
+    """``RELAY_DATA_DIR``, else ``.relay`` in the working directory."""
+    return Path(os.environ.get("RELAY_DATA_DIR", "") or DEFAULT_DATA_DIR)
