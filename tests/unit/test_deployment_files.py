@@ -1,0 +1,200 @@
+"""The images, compose and .env.example against what the code reads. Parsed as text: no test needs Docker or a YAML reader."""
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from shared.settings import load_settings
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCKERFILES = ("Dockerfile.api", "Dockerfile.worker")
+ENTRY_POINTS = {
+    "Dockerfile.api": ("services/api/main.py", "services/cli/main.py"),
+    "Dockerfile.worker": ("services/worker/main.py", "services/cli/main.py"),
+}
+# What compose needs and Relay never sees.
+COMPOSE_ONLY = {"POSTGRES_PASSWORD"}
+COMPLETE = {
+    "DATABASE_URL": "postgresql://relay:pw@localhost:5432/relay",
+    "REDIS_URL": "redis://localhost:6379/0",
+    "LIVEKIT_URL": "wss://livekit.example.com",
+    "LIVEKIT_API_KEY": "key",
+    "LIVEKIT_API_SECRET": "secret",
+    "AUTH_SECRET": "sixteen characters or more",
+    "RELAY_API_URL": "https://relay.example.com",
+}
+
+
+class RecordingEnvironment(Mapping[str, str]):
+    """An environment that remembers what it was asked for."""
+
+    def __init__(self, values: dict[str, str]) -> None:
+        self._values = values
+        self.asked: set[str] = set()
+
+    def __getitem__(self, name: str) -> str:
+        self.asked.add(name)
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def without_comments(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+
+
+def instructions(dockerfile: str) -> list[str]:
+    """The instructions of a Dockerfile, one string each, continuation lines joined."""
+    return without_comments(read(dockerfile)).replace("\\\n", " ").splitlines()
+
+
+def settings_read() -> set[str]:
+    environment = RecordingEnvironment(COMPLETE)
+    load_settings(environment)
+    return environment.asked
+
+
+def image_environment(dockerfile: str) -> set[str]:
+    lines = [line for line in instructions(dockerfile) if line.startswith("ENV ")]
+    return {name for line in lines for name in re.findall(r"\b([A-Z][A-Z_]+)=", line)}
+
+
+def compose_environment() -> dict[str, str]:
+    block = re.search(r"^x-relay-environment:.*\n((?:  .*\n)+)", read("docker-compose.yml"), re.MULTILINE)
+    assert block is not None
+    return dict(re.findall(r"^  ([A-Z_]+): (.*)$", block[1], re.MULTILINE))
+
+
+def example_variables() -> set[str]:
+    return set(re.findall(r"^#?([A-Z][A-Z_]+)=", read(".env.example"), re.MULTILINE))
+
+
+def test_env_example_lists_every_setting_and_nothing_else() -> None:
+    set_by_the_image = image_environment("Dockerfile.api")
+    assert settings_read() - example_variables() <= set_by_the_image
+    assert example_variables() - settings_read() == COMPOSE_ONLY
+
+
+def test_env_example_holds_no_value_that_could_reach_production() -> None:
+    uncommented = re.findall(r"^([A-Z][A-Z_]+)=(.*)$", read(".env.example"), re.MULTILINE)
+    assert [(name, value) for name, value in uncommented if value] == []
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES)
+def test_compose_passes_every_setting(dockerfile: str) -> None:
+    # The worker listens on nothing, so what only says where to listen does not concern it.
+    listening = image_environment("Dockerfile.api") - image_environment("Dockerfile.worker")
+    given = set(compose_environment()) | image_environment(dockerfile) | listening
+    assert settings_read() - given == set()
+
+
+def test_compose_sets_nothing_that_is_not_read() -> None:
+    assert set(compose_environment()) - settings_read() == set()
+
+
+def test_compose_says_what_to_do_about_a_missing_required_setting() -> None:
+    for name, value in compose_environment().items():
+        if name in COMPLETE and name != "REDIS_URL":
+            assert re.search(r"\$\{[A-Z_]+:\?set it in \.env to [^}]+\}", value), name
+
+
+def test_compose_interpolates_only_what_env_example_explains() -> None:
+    interpolated = set(re.findall(r"\$\{([A-Z_]+)", without_comments(read("docker-compose.yml"))))
+    assert interpolated <= example_variables()
+
+
+def test_compose_syncs_redis_before_it_answers() -> None:
+    command = re.search(r'command: \["redis-server", (.*)\]', read("docker-compose.yml"))
+    assert command is not None
+    assert '"--appendonly", "yes", "--appendfsync", "always"' in command[1]
+
+
+def test_compose_starts_api_and_worker_after_the_migrations() -> None:
+    waits = re.findall(r"migrate:\n\s+condition: service_completed_successfully", read("docker-compose.yml"))
+    assert len(waits) == 2
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES)
+def test_image_installs_only_what_the_lock_vouches_for(dockerfile: str) -> None:
+    installs = [line for line in instructions(dockerfile) if "pip install" in line]
+    assert installs
+    assert all("--require-hashes" in line and "-r /tmp/requirements.lock" in line for line in installs)
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES)
+def test_image_does_not_run_as_root(dockerfile: str) -> None:
+    users = [line.split()[1] for line in instructions(dockerfile) if line.startswith("USER ")]
+    assert users
+    assert users[-1].split(":")[0] not in {"root", "0"}
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES)
+def test_image_hands_signals_to_python(dockerfile: str) -> None:
+    # A shell form would make /bin/sh process 1, which forwards no SIGTERM: every stop would be a kill.
+    commands = [line for line in instructions(dockerfile) if line.startswith("CMD ")]
+    assert [command.startswith('CMD ["python", "-m", ') for command in commands] == [True]
+    assert "STOPSIGNAL SIGTERM" in instructions(dockerfile)
+
+
+def test_api_image_checks_its_health_without_a_shell() -> None:
+    check = next(line for line in instructions("Dockerfile.api") if line.startswith("HEALTHCHECK "))
+    assert re.search(r'CMD \["python", "-c", ".*/healthz.*"\]$', check)
+    assert "os.environ['PORT']" in check
+
+
+def copied(dockerfile: str) -> list[str]:
+    lines = [line.split() for line in instructions(dockerfile) if line.startswith("COPY ")]
+    return [words[1] for words in lines if not words[1].startswith("--") and words[1] != "requirements.lock"]
+
+
+def is_copied(path: str, sources: list[str]) -> bool:
+    return any(path == source or path.startswith(source + "/") for source in sources)
+
+
+def module_file(module: str) -> str | None:
+    stem = module.replace(".", "/")
+    return next((path for path in (f"{stem}.py", f"{stem}/__init__.py") if (ROOT / path).is_file()), None)
+
+
+def imported_at_start(path: str) -> set[str]:
+    """The files of ours that importing ``path`` imports; what a function imports when it is called is not among them."""
+    modules: set[str] = set()
+    for node in ast.parse(read(path)).body:
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            modules |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    ours = {module for module in modules if module.split(".")[0] in {"services", "shared"}}
+    return {file for module in ours if (file := module_file(module)) is not None}
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES)
+def test_image_holds_all_that_its_entry_points_import(dockerfile: str) -> None:
+    sources, waiting = copied(dockerfile), list(ENTRY_POINTS[dockerfile])
+    assert "migrations" in sources
+    reached: set[str] = set()
+    while waiting:
+        path = waiting.pop()
+        if path not in reached:
+            reached.add(path)
+            waiting.extend(imported_at_start(path))
+    assert [path for path in sorted(reached) if not is_copied(path, sources)] == []
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES)
+def test_everything_copied_exists_and_is_sent_to_the_builder(dockerfile: str) -> None:
+    sent = [line[1:] for line in read(".dockerignore").splitlines() if line.startswith("!")]
+    for source in copied(dockerfile):
+        assert (ROOT / source).exists(), source
+        assert is_copied(source, sent), source
