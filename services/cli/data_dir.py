@@ -1,0 +1,136 @@
+"""The data directory of one `relay up`: who holds it, and the environment by which other commands find that instance."""
+
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from shared import settings
+from shared.errors import RelayError
+
+STORED = (
+    "DATABASE_URL",
+    "REDIS_URL",
+    "LIVEKIT_URL",
+    "LIVEKIT_API_URL",
+    "LIVEKIT_API_KEY",
+    "LIVEKIT_API_SECRET",
+    "AUTH_SECRET",
+    "RELAY_API_URL",
+    "PORT",
+)
+# The pair that `livekit-server --dev` is compiled with.
+LIVEKIT_DEV_URL = "ws://127.0.0.1:7880"
+LIVEKIT_DEV_KEY = "devkey"
+LIVEKIT_DEV_SECRET = "secret"  # noqa: S105
+_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
+class DataDirBusy(RelayError):
+    """Another process holds the data directory. ``pid`` is None while that process has not written its own yet."""
+
+    def __init__(self, path: Path, pid: int | None) -> None:
+        who = f"process {pid}" if pid is not None else "another process"
+        stop = f"stop it first (`kill {pid}`)" if pid is not None else "stop it first"
+        super().__init__(f"{who} runs Relay in {path} already; {stop}, or choose another directory with --data-dir")
+        self.path = path
+        self.pid = pid
+
+
+class DataDirUnusable(RelayError):
+    """The data directory cannot be made, read or written."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"cannot use {path}: {reason}")
+        self.path = path
+
+
+class DataDir:
+    """One directory, held by one process at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self._environment_file = self.path / "environment.json"
+        self._lock_file = self.path / "lock"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the directory. The kernel lets go of the lock however this process ends. Raises ``DataDirBusy``."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise DataDirUnusable(self.path, error.strerror or "no access") from None
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DataDirBusy(self.path, _pid(os.pread(lock, 32, 0))) from None
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, str(os.getpid()).encode(), 0)
+            try:
+                yield
+            finally:
+                os.ftruncate(lock, 0)
+        finally:
+            os.close(lock)
+
+    def stored(self) -> dict[str, str]:
+        """What the last `relay up` on this directory ran with; empty if there was none."""
+        try:
+            content = json.loads(self._environment_file.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise DataDirUnusable(self._environment_file, str(error)) from None
+        return {name: value for name, value in content.items() if name in STORED and isinstance(value, str)}
+
+    def environment(self) -> dict[str, str]:
+        """The environment in which other commands reach the instance that runs here. What this process was given
+        explicitly wins."""
+        return {**self.stored(), **_given()}
+
+    def planned(self, port: int | None) -> dict[str, str]:
+        """The environment for an instance to be started here, without the addresses of embedded servers. Of an earlier
+        start only AUTH_SECRET is taken over, so that an option once given does not stick."""
+        given = _given()
+        port_text = str(port) if port is not None else given.get("PORT", str(settings.DEFAULT_PORT))
+        secret = given.get("AUTH_SECRET") or self.stored().get("AUTH_SECRET") or secrets.token_urlsafe(48)
+        defaults = {"RELAY_API_URL": f"http://127.0.0.1:{port_text}", **_livekit_defaults(given)}
+        return {**defaults, **given, "AUTH_SECRET": secret, "PORT": port_text}
+
+    def store(self, environment: Mapping[str, str]) -> None:
+        """Writes the environment for ``environment()``, readable by its owner alone: it holds secrets."""
+        content = json.dumps({name: environment[name] for name in STORED if name in environment}, indent=2)
+        scratch = self._environment_file.with_suffix(".new")
+        scratch.unlink(missing_ok=True)
+        with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write(content + "\n")
+        scratch.replace(self._environment_file)
+
+
+def _livekit_defaults(given: Mapping[str, str]) -> dict[str, str]:
+    """The published development pair, for a LiveKit on this machine only: with it anyone could sign webhooks for a
+    public deployment."""
+    url = given.get("LIVEKIT_URL", LIVEKIT_DEV_URL)
+    try:
+        local = urlsplit(url).hostname in _LOOPBACK
+    except ValueError:
+        local = False
+    pair = {"LIVEKIT_API_KEY": LIVEKIT_DEV_KEY, "LIVEKIT_API_SECRET": LIVEKIT_DEV_SECRET}
+    # Half a pair is a mistake to be reported, not to be completed.
+    wanted = local and not any(name in given for name in pair)
+    return {"LIVEKIT_URL": url, **(pair if wanted else {})}
+
+
+def _given() -> dict[str, str]:
+    environment = settings.environment()
+    return {name: environment[name] for name in STORED if environment.get(name, "").strip()}
+
+
+def _pid(text: bytes) -> int | None:
+    return int(text) if text.isdigit() else None

@@ -1,0 +1,94 @@
+"""One embedded Postgres and Redis for the whole run; a fresh, migrated database for each test that asks."""
+
+import itertools
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+from psycopg import sql
+
+from services.cli.embedded import EmbeddedServers, embedded_servers
+from shared.settings import DatabaseUrl, Settings, parse_database_url
+
+_TEMPLATE = "relay_template"
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def short_tmp() -> Iterator[Path]:
+    """A directory whose path leaves room for a socket's name; pytest's own may not."""
+    path = Path(tempfile.mkdtemp(prefix="relay-test-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def servers(short_tmp: Path) -> Iterator[EmbeddedServers]:
+    with embedded_servers(short_tmp / "servers", fsync=False) as running:
+        yield running
+
+
+def _url(servers: EmbeddedServers, name: str) -> str:
+    return servers.database_url.replace("/relay?", f"/{name}?")
+
+
+@pytest.fixture(scope="session")
+def migrated_template(servers: EmbeddedServers) -> str:
+    """The name of a database with every migration applied and nobody connected, to be copied."""
+    from shared.migrate import migrate
+
+    with psycopg.connect(servers.database_url, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(_TEMPLATE)))
+    migrate(parse_database_url(_url(servers, _TEMPLATE)))
+    return _TEMPLATE
+
+
+@pytest.fixture
+def empty_database(servers: EmbeddedServers) -> Iterator[DatabaseUrl]:
+    """A database without any table, for tests of the migrations."""
+    yield from _database(servers, "template1")
+
+
+@pytest.fixture
+def database(servers: EmbeddedServers, migrated_template: str) -> Iterator[DatabaseUrl]:
+    """A migrated database of this test's own."""
+    yield from _database(servers, migrated_template)
+
+
+def _database(servers: EmbeddedServers, template: str) -> Iterator[DatabaseUrl]:
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(servers.database_url, autocommit=True) as connection:
+        create = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY")
+        connection.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
+        yield parse_database_url(_url(servers, name))
+        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def redis_url(servers: EmbeddedServers) -> str:
+    """The session's Redis, emptied."""
+    client = redis.Redis.from_url(servers.redis_url)
+    try:
+        client.flushall()
+    finally:
+        client.close()
+    return servers.redis_url
+
+
+@pytest.fixture
+def settings(database: DatabaseUrl, redis_url: str) -> Settings:
+    """What the services run with, for a LiveKit in development mode."""
+    return Settings(
+        database=database,
+        redis_url=redis_url,
+        livekit_url="ws://127.0.0.1:7880",
+        livekit_api_url="http://127.0.0.1:7880",
+        livekit_api_key="devkey",
+        livekit_api_secret="secret",
+        auth_secret="x" * 32,
+        relay_api_url="http://127.0.0.1",
+    )

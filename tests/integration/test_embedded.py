@@ -1,0 +1,98 @@
+"""The embedded servers: what is written survives their death, and they start again on what it left."""
+
+import asyncio
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncpg
+import psycopg
+import pytest
+import redis
+import redis.asyncio
+
+from services.cli.data_dir import DataDirBusy
+from services.cli.embedded import EmbeddedServerFailed, EmbeddedServers, _own, embedded_servers
+from shared.settings import DatabaseUrl, Settings
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="relay-test-"))
+    yield path / "data"
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def test_data_survives_kill(directory: Path) -> None:
+    with embedded_servers(directory) as servers:
+        with psycopg.connect(servers.database_url, autocommit=True) as connection:
+            connection.execute("CREATE TABLE kept AS SELECT 41 AS answer")
+            connection.execute("UPDATE kept SET answer = 42")
+        client = redis.Redis.from_url(servers.redis_url)
+        client.set("kept", "yes")
+        client.close()
+        os.kill(servers.postgres_pid, signal.SIGKILL)
+        os.kill(servers.redis_pid, signal.SIGKILL)
+    with embedded_servers(directory) as servers:
+        with psycopg.connect(servers.database_url) as connection:
+            assert connection.execute("SELECT answer FROM kept").fetchall() == [(42,)]
+        client = redis.Redis.from_url(servers.redis_url)
+        assert client.get("kept") == b"yes"
+        client.close()
+
+
+def test_second_holder_is_told_who_and_what_to_do(directory: Path) -> None:
+    with embedded_servers(directory), pytest.raises(DataDirBusy) as refused, embedded_servers(directory):
+        pass
+    assert str(os.getpid()) in str(refused.value)
+    assert "--data-dir" in str(refused.value)
+
+
+def test_long_path_gets_a_private_socket_directory(directory: Path) -> None:
+    with embedded_servers(directory / ("deep-" * 20), fsync=False) as servers:
+        socket_dir = Path(servers.redis_url.removeprefix("unix://").removesuffix("?db=0")).parent
+        assert socket_dir.stat().st_mode & 0o777 == 0o700
+        with psycopg.connect(servers.database_url) as connection:
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+    shutil.rmtree(socket_dir, ignore_errors=True)
+
+
+def test_directory_open_to_others_is_refused(directory: Path) -> None:
+    directory.mkdir()
+    directory.chmod(0o777)
+    with pytest.raises(EmbeddedServerFailed):
+        _own(directory)
+
+
+async def test_urls_work_with_every_client(servers: EmbeddedServers, settings: Settings) -> None:
+    connection = await asyncpg.connect(settings.database.dsn)
+    assert await connection.fetchval("SHOW server_encoding") == "UTF8"
+    await connection.close()
+    client = redis.asyncio.from_url(settings.redis_url)
+    await client.set("a", "1")
+    assert await client.get("a") == b"1"
+    await client.aclose()
+    pool = redis.ConnectionPool.from_url(settings.redis_url)
+    blocking = redis.Redis(connection_pool=pool)
+    assert await asyncio.to_thread(blocking.get, "a") == b"1"
+    pool.disconnect()
+
+
+def test_redis_answers_only_what_is_on_disk(redis_url: str) -> None:
+    client = redis.Redis.from_url(redis_url)
+    policy = {**client.config_get("append*"), **client.config_get("maxmemory-policy"), **client.config_get("save")}
+    client.close()
+    assert policy["appendonly"] == "yes"
+    assert policy["appendfsync"] == "always"
+    assert policy["maxmemory-policy"] == "noeviction"
+    assert policy["save"] == ""
+
+
+def test_databases_are_separate(database: DatabaseUrl, empty_database: DatabaseUrl) -> None:
+    with psycopg.connect(database.dsn) as one, psycopg.connect(empty_database.dsn) as other:
+        count = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
+        assert one.execute(count).fetchone() != (0,)
+        assert other.execute(count).fetchone() == (0,)
