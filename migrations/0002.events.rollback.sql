@@ -1,0 +1,4 @@
+DROP TABLE fold_progress;
+DROP TABLE set_aside_event;
+DROP TABLE webhook_inbox;
+DROP TABLE event;

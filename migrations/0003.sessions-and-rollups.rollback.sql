@@ -1,0 +1,4 @@
+DROP TABLE concurrency;
+DROP TABLE usage_hour;
+DROP TABLE room;
+DROP TABLE session;

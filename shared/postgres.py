@@ -1,0 +1,53 @@
+"""Connections to Postgres."""
+
+import asyncio
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from shared.settings import DatabaseUrl
+
+if TYPE_CHECKING:
+    Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
+    Connection: TypeAlias = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
+else:  # asyncpg's classes take parameters only in its stubs
+    Pool = asyncpg.Pool
+    Connection = asyncpg.Connection
+
+CONNECT_TIMEOUT_S = 5.0
+COMMAND_TIMEOUT_S = 30.0
+
+# What a query raises while Postgres is away or starting; repeating later is right.
+UNAVAILABLE = (
+    OSError,
+    asyncio.TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.InterfaceError,
+)
+
+
+def _options(database: DatabaseUrl, application: str) -> dict[str, Any]:
+    server_settings = {"application_name": application}
+    if database.schema is not None:
+        server_settings["search_path"] = '"' + database.schema.replace('"', '""') + '"'
+    return {
+        "dsn": database.dsn,
+        "server_settings": server_settings,
+        "timeout": CONNECT_TIMEOUT_S,
+        "command_timeout": COMMAND_TIMEOUT_S,
+    }
+
+
+async def connect(database: DatabaseUrl, application: str = "relay") -> "asyncpg.Connection[asyncpg.Record]":
+    """One connection; the caller closes it. Raises one of ``UNAVAILABLE``."""
+    return await asyncpg.connect(**_options(database, application))
+
+
+def create_pool(database: DatabaseUrl, application: str, *, min_size: int = 0, max_size: int = 10) -> Pool:
+    """A pool; ``await`` or ``async with`` opens it. With ``min_size`` 0 it opens even while Postgres is away."""
+    return asyncpg.create_pool(**_options(database, application), min_size=min_size, max_size=max_size)

@@ -1,0 +1,119 @@
+"""Raw events, the inbox, events set aside, and how far the fold has come."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import NamedTuple
+
+import msgspec
+
+from shared.postgres import Connection
+
+
+def _utc(at_ms: int) -> datetime:
+    return datetime.fromtimestamp(at_ms / 1000, UTC)
+
+
+class Received(NamedTuple):
+    """A webhook body and when Relay received it (unix ms)."""
+
+    received_ms: int
+    body: bytes
+
+
+class EventRow(msgspec.Struct):
+    """An event to keep. Times are unix ms; project, mode and room are None where it concerns no project of ours."""
+
+    created_ms: int
+    id: str
+    received_ms: int
+    name: str
+    project_id: str | None
+    mode: str | None
+    room: str | None
+    participant_sid: str | None
+    body: bytes
+
+
+async def insert_events(conn: Connection, rows: Sequence[EventRow]) -> set[str]:
+    """Keeps events and returns the ids of those that were not kept before."""
+    inserted = await conn.fetch(
+        "INSERT INTO event (created_at, id, received_at, name, project_id, mode, room, participant_sid, body)"
+        " SELECT * FROM unnest($1::timestamptz[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::text[],"
+        " $7::text[], $8::text[], $9::bytea[]) ON CONFLICT DO NOTHING RETURNING id",
+        [_utc(row.created_ms) for row in rows],
+        [row.id for row in rows],
+        [_utc(row.received_ms) for row in rows],
+        [row.name for row in rows],
+        [row.project_id for row in rows],
+        [row.mode for row in rows],
+        [row.room for row in rows],
+        [row.participant_sid for row in rows],
+        [row.body for row in rows],
+    )
+    return {row["id"] for row in inserted}
+
+
+async def set_aside(conn: Connection, received: Received, reason: str, detail: str) -> None:
+    """Puts an event that cannot be folded where it can be looked at; a body seen before changes nothing."""
+    await conn.execute(
+        "INSERT INTO set_aside_event (body_sha256, received_at, reason, detail, body) VALUES ($1, $2, $3, $4, $5)"
+        " ON CONFLICT DO NOTHING",
+        sha256(received.body).digest(),
+        _utc(received.received_ms),
+        reason,
+        detail[:1000].replace("\0", "�"),
+        received.body,
+    )
+
+
+async def put_in_inbox(conn: Connection, entries: Sequence[tuple[int, Received]]) -> None:
+    """Keeps (partition, event) pairs while Redis is away."""
+    await conn.execute(
+        "INSERT INTO webhook_inbox (partition, received_ms, body)"
+        " SELECT * FROM unnest($1::integer[], $2::bigint[], $3::bytea[])",
+        [partition for partition, _ in entries],
+        [received.received_ms for _, received in entries],
+        [received.body for _, received in entries],
+    )
+
+
+async def inbox_partitions(conn: Connection) -> list[int]:
+    """The partitions that have something in the inbox."""
+    return [row["partition"] for row in await conn.fetch("SELECT DISTINCT partition FROM webhook_inbox ORDER BY 1")]
+
+
+async def take_from_inbox(conn: Connection, partition: int, limit: int) -> list[Received]:
+    """Removes and returns the oldest entries of a partition; they come back if the transaction does not commit."""
+    rows = await conn.fetch(
+        "DELETE FROM webhook_inbox WHERE id IN (SELECT id FROM webhook_inbox WHERE partition = $1 ORDER BY id LIMIT $2)"
+        " RETURNING id, received_ms, body",
+        partition,
+        limit,
+    )
+    return [Received(row["received_ms"], row["body"]) for row in sorted(rows, key=lambda row: row["id"])]
+
+
+async def lock_partition(conn: Connection, partition: int) -> None:
+    """Waits until no other transaction folds this partition; released when this transaction ends."""
+    await conn.execute("SELECT pg_advisory_xact_lock(hashtext('relay_fold_' || current_schema()), $1)", partition)
+
+
+async def record_progress(conn: Connection, partition: int, received_ms: int) -> None:
+    await conn.execute(
+        "INSERT INTO fold_progress (partition, received_ms) VALUES ($1, $2) ON CONFLICT (partition)"
+        " DO UPDATE SET received_ms = greatest(fold_progress.received_ms, excluded.received_ms)",
+        partition,
+        received_ms,
+    )
+
+
+async def oldest_in_inbox_ms(conn: Connection) -> int | None:
+    value: int | None = await conn.fetchval("SELECT min(received_ms) FROM webhook_inbox")
+    return value
+
+
+async def last_progress_ms(conn: Connection) -> int | None:
+    """When the newest event that has been folded was received."""
+    value: int | None = await conn.fetchval("SELECT max(received_ms) FROM fold_progress")
+    return value

@@ -1,0 +1,22 @@
+"""Locks and facts about the state of the schema."""
+
+from typing import Any
+
+import psycopg
+
+from shared.postgres import Connection
+
+
+def try_migration_lock(conn: "psycopg.Connection[tuple[Any, ...]]", schema: str) -> bool:
+    """Tries to become the one process that migrates this schema; released when the connection closes."""
+    row = conn.execute("SELECT pg_try_advisory_lock(hashtext('relay_migrate'), hashtext(%s))", (schema,)).fetchone()
+    return row is not None and bool(row[0])
+
+
+async def is_applied(conn: Connection, migration_id: str) -> bool:
+    """Whether a migration has been applied; False as well on a database that was never migrated."""
+    if await conn.fetchval("SELECT to_regclass('_yoyo_migration')") is None:
+        return False
+    return bool(
+        await conn.fetchval("SELECT EXISTS (SELECT FROM _yoyo_migration WHERE migration_id = $1)", migration_id)
+    )

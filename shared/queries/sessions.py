@@ -1,0 +1,116 @@
+"""Sessions and rooms. Their state is msgspec's JSON of shared/metering/state.py; the columns beside it are derived."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from shared.metering.state import Room, Session
+from shared.metering.usage import interval_of, is_metered, kind_of
+from shared.postgres import Connection
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Session).decode
+
+
+async def lock_sessions(conn: Connection, sids: list[str], room_sids: list[str]) -> dict[str, Session]:
+    """Loads and locks, in a fixed order, the sessions of these sids and those whose end hangs on one of these rooms."""
+    rows = await conn.fetch(
+        "SELECT state FROM session WHERE sid = ANY ($1::text[])"
+        " OR (room_sid = ANY ($2::text[]) AND (ended_by IS NULL OR ended_by = 'room_finished')) ORDER BY sid FOR UPDATE",
+        sids,
+        room_sids,
+    )
+    sessions = (_decode(row["state"]) for row in rows)
+    return {session.sid: session for session in sessions}
+
+
+async def lock_rooms(conn: Connection, sids: list[str]) -> dict[str, Room]:
+    rows = await conn.fetch(
+        "SELECT sid, name, project_id, mode, created_ms, finished_ms FROM room WHERE sid = ANY ($1::text[])"
+        " ORDER BY sid FOR UPDATE",
+        sids,
+    )
+    return {row["sid"]: Room(**{**row, "finished_ms": tuple(row["finished_ms"])}) for row in rows}
+
+
+def _columns(pairs: Sequence[tuple[Session, Room | None]]) -> list[list[object]]:
+    columns: list[list[object]] = [[] for _ in range(11)]
+    for session, room in pairs:
+        interval = interval_of(session, room) if is_metered(session) else None
+        values = (
+            session.sid,
+            session.project_id,
+            session.mode,
+            session.room,
+            session.room_sid,
+            session.identity,
+            kind_of(session),
+            interval.start_ms if interval else None,
+            interval.end_ms if interval else None,
+            interval.ended_by if interval else None,
+            _encode(session),
+        )
+        for column, value in zip(columns, values, strict=True):
+            column.append(value)
+    return columns
+
+
+_UNNEST = (
+    "unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[],"
+    " $9::bigint[], $10::text[], $11::bytea[])"
+)
+
+
+async def insert_sessions(conn: Connection, pairs: Sequence[tuple[Session, Room | None]]) -> int:
+    """Stores new sessions; returns how many. Fewer than given means that another transaction knew one of them first."""
+    status = await conn.execute(
+        "INSERT INTO session (sid, project_id, mode, room, room_sid, identity, kind, started_ms, ended_ms, ended_by, state)"
+        f" SELECT * FROM {_UNNEST} ON CONFLICT DO NOTHING",
+        *_columns(pairs),
+    )
+    return int(status.rpartition(" ")[2])
+
+
+async def update_sessions(conn: Connection, pairs: Sequence[tuple[Session, Room | None]]) -> None:
+    await conn.execute(
+        "UPDATE session SET project_id = n.project_id, mode = n.mode, room = n.room, room_sid = n.room_sid,"
+        " identity = n.identity, kind = n.kind, started_ms = n.started_ms, ended_ms = n.ended_ms, ended_by = n.ended_by,"
+        f" state = n.state FROM {_UNNEST} AS n (sid, project_id, mode, room, room_sid, identity, kind, started_ms, ended_ms,"
+        " ended_by, state) WHERE session.sid = n.sid",
+        *_columns(pairs),
+    )
+
+
+async def insert_rooms(conn: Connection, rooms: Sequence[Room]) -> int:
+    """Stores new rooms; returns how many, as ``insert_sessions``."""
+    inserted = 0
+    for room in rooms:
+        status = await conn.execute(
+            "INSERT INTO room (sid, name, project_id, mode, created_ms, finished_ms) VALUES ($1, $2, $3, $4, $5, $6)"
+            " ON CONFLICT DO NOTHING",
+            room.sid,
+            room.name,
+            room.project_id,
+            room.mode,
+            room.created_ms,
+            list(room.finished_ms),
+        )
+        inserted += int(status.rpartition(" ")[2])
+    return inserted
+
+
+async def update_rooms(conn: Connection, rooms: Sequence[Room]) -> None:
+    await conn.executemany(
+        "UPDATE room SET name = $2, project_id = $3, mode = $4, created_ms = $5, finished_ms = $6 WHERE sid = $1",
+        [(room.sid, room.name, room.project_id, room.mode, room.created_ms, list(room.finished_ms)) for room in rooms],
+    )
+
+
+async def open_sessions(conn: Connection, project_id: str, mode: str) -> list[Session]:
+    """The sessions of a project and mode that are connected now."""
+    rows = await conn.fetch(
+        "SELECT state FROM session WHERE project_id = $1 AND mode = $2 AND started_ms IS NOT NULL AND ended_ms IS NULL",
+        project_id,
+        mode,
+    )
+    return [_decode(row["state"]) for row in rows]

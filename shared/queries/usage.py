@@ -1,0 +1,146 @@
+"""Rollups by hour and the peaks. A *scope* is a (project id, mode) pair."""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from shared.clock import DAY_MS, HOUR_MS, MINUTE_MS
+from shared.metering.peak import Stretch
+from shared.metering.usage import Usage
+from shared.postgres import Connection
+
+
+class Scope(NamedTuple):
+    project_id: str
+    mode: str
+
+
+class RollupKey(NamedTuple):
+    """One row of the rollup; ``hour`` is unix ms of the UTC hour's start."""
+
+    project_id: str
+    mode: str
+    hour: int
+    kind: str
+
+
+async def lock_scopes(conn: Connection, scopes: Iterable[Scope]) -> None:
+    """Waits until no other transaction changes these scopes' rollups, always in the same order, until this one ends. Peaks
+    need it: a minute is recomputed from all its sessions, so two transactions must not each see half of them."""
+    ordered = sorted(set(scopes))
+    await conn.execute(
+        "SELECT pg_advisory_xact_lock(hashtext('relay_usage_' || current_schema()), key) FROM"
+        " (SELECT DISTINCT hashtext(project_id || mode) AS key FROM unnest($1::text[], $2::text[]) AS t (project_id, mode)"
+        " ORDER BY key) AS keys",
+        [scope.project_id for scope in ordered],
+        [scope.mode for scope in ordered],
+    )
+
+
+async def add_usage(conn: Connection, changes: Mapping[RollupKey, Usage]) -> None:
+    """Adds differences (which may be negative) to the rollups."""
+    keys = sorted(changes)
+    await conn.execute(
+        "INSERT INTO usage_hour AS u (project_id, mode, hour, kind, participant_ms, video_ms)"
+        " SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[])"
+        " ON CONFLICT (project_id, mode, hour, kind) DO UPDATE"
+        " SET participant_ms = u.participant_ms + excluded.participant_ms, video_ms = u.video_ms + excluded.video_ms",
+        [key.project_id for key in keys],
+        [key.mode for key in keys],
+        [key.hour for key in keys],
+        [key.kind for key in keys],
+        [changes[key].participant_ms for key in keys],
+        [changes[key].video_ms for key in keys],
+    )
+
+
+# Sums up stretches from ordered changes inside each of them: `at`, by how much the level changes (`change`), and the level
+# reached there relative to before (`peak`). A stretch whose start has no change of its own has level 0 there.
+_FOLD = (
+    " running AS (SELECT *, sum(change) OVER (PARTITION BY project_id, mode, start_ms ORDER BY at) - change + peak AS level"
+    " FROM pieces)"
+    " INSERT INTO concurrency (project_id, mode, length_ms, start_ms, change, peak)"
+    " SELECT project_id, mode, {length}, start_ms, sum(change),"
+    " greatest(max(level), CASE WHEN min(at) > start_ms THEN 0 END)"
+    " FROM running GROUP BY project_id, mode, start_ms"
+    " ON CONFLICT (project_id, mode, length_ms, start_ms) DO UPDATE SET change = excluded.change, peak = excluded.peak"
+)
+_TOUCHED = "WITH touched (project_id, mode, start_ms) AS (SELECT DISTINCT * FROM unnest($1::text[], $2::text[], $3::bigint[])),"
+_MINUTES = (
+    _TOUCHED
+    + " edges AS (SELECT t.project_id, t.mode, t.start_ms, s.started_ms AS at, 1 AS change FROM touched t JOIN session s"
+    " ON s.project_id = t.project_id AND s.mode = t.mode AND s.started_ms >= t.start_ms AND s.started_ms < t.start_ms + 60000"
+    " WHERE s.ended_ms IS NULL OR s.ended_ms > s.started_ms"
+    " UNION ALL SELECT t.project_id, t.mode, t.start_ms, s.ended_ms, -1 FROM touched t JOIN session s"
+    " ON s.project_id = t.project_id AND s.mode = t.mode AND s.ended_ms >= t.start_ms AND s.ended_ms < t.start_ms + 60000"
+    " WHERE s.ended_ms > s.started_ms"
+    # A minute that lost its last edge must become empty, not keep what it was.
+    " UNION ALL SELECT project_id, mode, start_ms, start_ms, 0 FROM touched),"
+    " pieces AS (SELECT project_id, mode, start_ms, at, sum(change) AS change, sum(change) AS peak FROM edges"
+    " GROUP BY project_id, mode, start_ms, at)," + _FOLD.format(length=MINUTE_MS)
+)
+
+
+def _combined(length_ms: int, piece_ms: int) -> str:
+    return (
+        _TOUCHED
+        + " pieces AS (SELECT t.project_id, t.mode, t.start_ms, c.start_ms AS at, c.change, c.peak FROM touched t"
+        f" JOIN concurrency c ON c.project_id = t.project_id AND c.mode = t.mode AND c.length_ms = {piece_ms}"
+        f" AND c.start_ms >= t.start_ms AND c.start_ms < t.start_ms + {length_ms}),"
+    ) + _FOLD.format(length=length_ms)
+
+
+_LEVELS = ((MINUTE_MS, _MINUTES), (HOUR_MS, _combined(HOUR_MS, MINUTE_MS)), (DAY_MS, _combined(DAY_MS, HOUR_MS)))
+
+
+async def recompute_peaks(conn: Connection, touched: Iterable[tuple[Scope, int]]) -> None:
+    """Recomputes the minutes in which sessions of a scope came to start or end elsewhere (unix ms of any such start or end,
+    old or new), then the hours and days over them. The scopes must be locked (``lock_scopes``)."""
+    instants = sorted(set(touched))
+    for length_ms, statement in _LEVELS:
+        await conn.execute(
+            statement,
+            [scope.project_id for scope, _ in instants],
+            [scope.mode for scope, _ in instants],
+            [at_ms - at_ms % length_ms for _, at_ms in instants],
+        )
+
+
+class DayUsage(NamedTuple):
+    participant_ms: int
+    video_ms: int
+
+
+async def usage_by_day(conn: Connection, scope: Scope, from_ms: int, to_ms: int) -> dict[int, DayUsage]:
+    """Usage of ended sessions by UTC day (unix ms of its start) in ``[from_ms, to_ms)``, both at midnight."""
+    rows = await conn.fetch(
+        "SELECT hour - hour % 86400000 AS day, sum(participant_ms)::bigint AS participant_ms, sum(video_ms)::bigint"
+        " AS video_ms FROM usage_hour WHERE project_id = $1 AND mode = $2 AND hour >= $3 AND hour < $4 GROUP BY 1",
+        *scope,
+        from_ms,
+        to_ms,
+    )
+    return {row["day"]: DayUsage(row["participant_ms"], row["video_ms"]) for row in rows}
+
+
+async def first_hour(conn: Connection, scope: Scope) -> int | None:
+    """The earliest hour with any usage or any start of a session."""
+    value: int | None = await conn.fetchval(
+        "SELECT least((SELECT min(hour) FROM usage_hour WHERE project_id = $1 AND mode = $2),"
+        " (SELECT min(started_ms) FROM session WHERE project_id = $1 AND mode = $2 AND started_ms IS NOT NULL))",
+        *scope,
+    )
+    return value
+
+
+async def day_stretches(conn: Connection, scope: Scope, from_ms: int, to_ms: int) -> tuple[int, dict[int, Stretch]]:
+    """How many participants were connected just before ``from_ms``, and the stretch of each day in ``[from_ms, to_ms)``."""
+    rows = await conn.fetch(
+        "SELECT start_ms, change, peak FROM concurrency"
+        " WHERE project_id = $1 AND mode = $2 AND length_ms = 86400000 AND start_ms < $3",
+        *scope,
+        to_ms,
+    )
+    carried_in = sum(row["change"] for row in rows if row["start_ms"] < from_ms)
+    return carried_in, {
+        row["start_ms"]: Stretch(row["change"], row["peak"]) for row in rows if row["start_ms"] >= from_ms
+    }
