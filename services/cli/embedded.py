@@ -275,5 +275,6 @@ def _let_traverse(path: Path) -> None:
     for directory in path.parents:
         mode = directory.stat().st_mode
         if not mode & stat.S_IXOTH:
-            print(f"relay: chmod o+x {directory} (the user {_SERVICE_USER} must reach {path})", file=sys.stderr)
+            if directory != path.parent:  # that one is our own; the others should not change unseen
+                print(f"relay: chmod o+x {directory} (the user {_SERVICE_USER} must reach {path})", file=sys.stderr)
             directory.chmod(mode | stat.S_IXOTH)

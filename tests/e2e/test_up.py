@@ -138,6 +138,30 @@ def test_keys_are_shown_once_and_work_over_restarts(directory: Path, port: int) 
         assert second.stop() == 0
 
 
+@pytest.mark.parametrize("name", ["postgres", "redis", "worker"])
+def test_a_killed_child_is_started_again(directory: Path, port: int, name: str) -> None:
+    pid_files = {"postgres": directory / "postgres/postmaster.pid", "redis": directory / "redis/redis.pid"}
+    with running(directory, port) as started:
+        started.wait_for("/v1/usage")
+        before = _pid_of(name, directory, pid_files)
+        os.kill(before, signal.SIGKILL)
+        started.wait_for(f"{name} was killed by SIGKILL; restarting it in 0.2 s")
+        eventually(lambda: _pid_of(name, directory, pid_files) not in (0, before), f"{name} is not back")
+        ready = f"http://127.0.0.1:{port}/readyz"
+        eventually(lambda: httpx.get(ready, trust_env=False).status_code == 200, "not ready again")
+        assert started.stop() == 0
+
+
+def _pid_of(name: str, directory: Path, pid_files: dict[str, Path]) -> int:
+    """0 while there is none."""
+    if name in pid_files:
+        text = pid_files[name].read_text() if pid_files[name].exists() else ""
+        return int(text.split("\n")[0] or 0)
+    module = f"services.{name}.main".encode()
+    mine = [pid for pid in group_of(directory) if module in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return mine[0] if mine else 0
+
+
 def test_second_start_on_the_same_directory_is_refused(directory: Path, port: int) -> None:
     with running(directory, port) as first:
         first.wait_for("Relay is ready on")

@@ -4,7 +4,10 @@ import asyncio
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +17,16 @@ import pytest
 import redis
 import redis.asyncio
 
-from services.cli.data_dir import DataDirBusy
-from services.cli.embedded import EmbeddedServerFailed, EmbeddedServers, _own, embedded_servers
+from services.cli.data_dir import DataDirBusy, stop_leftover
+from services.cli.embedded import (
+    EmbeddedServerFailed,
+    EmbeddedServers,
+    _own,
+    _start,
+    embedded_servers,
+    prepare_postgres,
+    prepare_redis,
+)
 from shared.settings import DatabaseUrl, Settings
 
 
@@ -96,3 +107,28 @@ def test_databases_are_separate(database: DatabaseUrl, empty_database: DatabaseU
         count = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
         assert one.execute(count).fetchone() != (0,)
         assert other.execute(count).fetchone() == (0,)
+
+
+def test_servers_left_by_a_crash_are_stopped_first(directory: Path) -> None:
+    directory.mkdir(mode=0o700)
+    left = []
+    for server in (prepare_postgres(directory), prepare_redis(directory)):
+        left.append(_start(server.child))
+        deadline = time.monotonic() + 30
+        while not server.ready():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    with embedded_servers(directory) as servers:
+        assert [process.wait(10) for process in left] == [0, 0]
+        assert servers.postgres_pid != left[0].pid
+        assert servers.redis_pid != left[1].pid
+
+
+def test_a_reused_process_id_is_left_alone(directory: Path) -> None:
+    directory.mkdir(mode=0o700)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
+        pid_file = directory / "postmaster.pid"
+        pid_file.write_text(f"{stranger.pid}\n")
+        stop_leftover(pid_file, str(directory), signal.SIGKILL)
+        assert stranger.poll() is None
+        stranger.kill()
