@@ -1,6 +1,7 @@
 """Raw events, the inbox, events set aside, and how far the fold has come."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import NamedTuple
@@ -8,6 +9,9 @@ from typing import NamedTuple
 import msgspec
 
 from shared.postgres import Connection
+
+# A reader gives way after drain.RUN_S; twice that and the wait is given up, to be woken again by the sweep.
+READER_TIMEOUT_S = 20.0
 
 
 def _utc(at_ms: int) -> datetime:
@@ -97,6 +101,19 @@ async def take_from_inbox(conn: Connection, partition: int, limit: int) -> list[
 async def lock_partition(conn: Connection, partition: int) -> None:
     """Waits until no other transaction folds this partition; released when this transaction ends."""
     await conn.execute("SELECT pg_advisory_xact_lock(hashtext('relay_fold_' || current_schema()), $1)", partition)
+
+
+@asynccontextmanager
+async def partition_reader(conn: Connection, partition: int) -> AsyncIterator[None]:
+    """Makes this connection the only reader of a partition's stream; waits for its turn. The lock is the connection's: it
+    ends with the block, or with the process that holds it."""
+    await conn.execute(
+        "SELECT pg_advisory_lock(hashtext('relay_read_' || current_schema()), $1)", partition, timeout=READER_TIMEOUT_S
+    )
+    try:
+        yield
+    finally:
+        await conn.execute("SELECT pg_advisory_unlock(hashtext('relay_read_' || current_schema()), $1)", partition)
 
 
 async def record_progress(conn: Connection, partition: int, received_ms: int) -> None:

@@ -1,0 +1,105 @@
+"""Dramatiq's broker and the middleware that opens and closes what the actors need."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import dramatiq
+from dramatiq.asyncio import get_event_loop_thread
+from dramatiq.brokers.redis import RedisBroker
+from dramatiq.middleware import AsyncIO, Middleware, MiddlewareError, Retries, ShutdownNotifications, TimeLimit
+
+from services.worker.drain import drain_inbox
+from shared import event_stream
+from shared.doorbell import create_broker, wake
+from shared.postgres import UNAVAILABLE, Pool, connect, create_pool
+from shared.settings import Settings
+
+log = logging.getLogger("relay.worker")
+T = TypeVar("T")
+
+SWEEP_S = 1.0
+ACTOR_TIME_LIMIT_MS = 60_000
+
+
+class Resources(Middleware):
+    """Opens Postgres and Redis on the worker's event loop and runs the sweep there. Must stand after ``AsyncIO``.
+
+    A failure to open is raised as ``MiddlewareError``: Dramatiq swallows everything else here, and the worker would consume
+    without a database.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._pool: Pool | None = None
+        self._redis: event_stream.Redis | None = None
+        self._sweep: asyncio.Task[None] | None = None
+
+    @property
+    def pool(self) -> Pool:
+        assert self._pool is not None, "the worker has not booted"  # noqa: S101 - a wiring error, not a state of the world
+        return self._pool
+
+    @property
+    def redis(self) -> event_stream.Redis:
+        assert self._redis is not None, "the worker has not booted"  # noqa: S101 - a wiring error, not a state of the world
+        return self._redis
+
+    def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        try:
+            _run(self._open(broker))
+        except UNAVAILABLE as error:
+            raise MiddlewareError(f"cannot open the database: {error}") from error
+
+    def before_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        if self._sweep is not None:
+            self._sweep.get_loop().call_soon_threadsafe(self._sweep.cancel)
+
+    def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        # Runs after AsyncIO stopped the loop; the connections go with the process.
+        self._pool = self._redis = None
+
+    async def _open(self, broker: dramatiq.Broker) -> None:
+        conn = await connect(self._settings.database, "relay worker")
+        await conn.close()
+        self._pool = await create_pool(self._settings.database, "relay worker")
+        self._redis = event_stream.connect_redis(self._settings.redis_url)
+        self._sweep = asyncio.create_task(self._sweep_for_ever(broker))
+
+    async def _sweep_for_ever(self, broker: dramatiq.Broker) -> None:
+        while True:
+            try:
+                await sweep(self.pool, self.redis, broker)
+            except (*UNAVAILABLE, *event_stream.UNAVAILABLE) as error:
+                log.warning("sweep: %s; trying again", error)
+            except Exception:  # the sweep is the worker's safety net: a defect must be told and must not end it
+                log.exception("sweep failed")
+            await asyncio.sleep(SWEEP_S)
+
+
+async def sweep(pool: Pool, redis: event_stream.Redis, broker: dramatiq.Broker) -> None:
+    """Folds the inbox and wakes the partitions whose ring was lost."""
+    async with pool.acquire() as conn:
+        await drain_inbox(conn)
+    await wake(broker, await event_stream.ring_unfolded(redis))
+
+
+def _run(coroutine: Coroutine[Any, Any, T]) -> T:
+    thread = get_event_loop_thread()
+    if thread is None:
+        coroutine.close()
+        raise MiddlewareError("the AsyncIO middleware must stand before Resources")
+    return thread.run_coroutine(coroutine)
+
+
+def create_worker_broker(settings: Settings, resources: Resources) -> RedisBroker:
+    """The broker with what a consumer needs, in the order it needs it."""
+    middleware: list[Middleware] = [
+        TimeLimit(time_limit=ACTOR_TIME_LIMIT_MS),
+        ShutdownNotifications(),
+        Retries(max_retries=3),
+        AsyncIO(),
+        resources,
+    ]
+    return create_broker(settings.redis_url, middleware)

@@ -1,0 +1,47 @@
+"""Drains what waits for the fold: a partition's stream, and the inbox in Postgres."""
+
+import time
+
+from services.worker.fold import FoldResult, fold_batch, fold_in_transaction
+from shared import event_stream
+from shared.postgres import Connection, Pool
+from shared.queries import events as event_queries
+
+BATCH = 2000
+# One run folds for at most this long before other partitions get their turn.
+RUN_S = 10.0
+
+
+async def drain_partition(pool: Pool, redis: event_stream.Redis, partition: int) -> FoldResult:
+    """Folds a partition's stream until it is empty or ``RUN_S`` have passed. One at a time, across all workers: a second
+    caller waits for the first, then finds nothing or goes on. Every entry is acknowledged only after its commit."""
+    total = FoldResult()
+    deadline = time.monotonic() + RUN_S
+    async with pool.acquire() as conn, event_queries.partition_reader(conn, partition):
+        while True:
+            await event_stream.silence_bell(redis, partition)
+            entries = await event_stream.read_batch(redis, partition, BATCH)
+            if not entries:
+                return total
+            result = await fold_batch(conn, partition, [received for _, received in entries])
+            await event_stream.acknowledge(redis, partition, [entry_id for entry_id, _ in entries])
+            for field in FoldResult.__struct_fields__:
+                setattr(total, field, getattr(total, field) + getattr(result, field))
+            if time.monotonic() > deadline:
+                return total
+
+
+async def drain_inbox(conn: Connection) -> int:
+    """Folds what was acknowledged while Redis was away; returns how many events. Taking and folding commit together."""
+    count = 0
+    for partition in await event_queries.inbox_partitions(conn):
+        while True:
+            async with conn.transaction():
+                await event_queries.lock_partition(conn, partition)
+                batch = await event_queries.take_from_inbox(conn, partition, BATCH)
+                if batch:
+                    await fold_in_transaction(conn, partition, batch)
+            if not batch:
+                break
+            count += len(batch)
+    return count

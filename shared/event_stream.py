@@ -1,0 +1,155 @@
+"""The Redis streams between webhook intake and the fold.
+
+One stream a partition; a partition's keys share a Redis Cluster hash tag. A stream has one consumer group with one consumer
+name: whoever folds a partition holds its lock in Postgres, so the entries a crashed worker left pending are simply the first
+ones its successor reads, without waiting for them to grow idle.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+from zlib import crc32
+
+from redis import asyncio as redis_asyncio
+from redis.exceptions import RedisError, ResponseError
+
+from shared.models.livekit_event import routing_key
+from shared.queries.events import Received
+
+PARTITIONS = 16
+GROUP = "fold"
+_CONSUMER = "folder"
+# A ring that was lost (a crash between ringing and waking) is forgotten after this long, and the next event rings again.
+BELL_TTL_MS = 2000
+SOCKET_TIMEOUT_S = 2.0
+
+Redis = redis_asyncio.Redis
+UNAVAILABLE = (RedisError, OSError, TimeoutError)
+
+
+def connect_redis(url: str) -> "Redis":
+    """A client whose connections give up after two seconds, so that an unreachable Redis delays an answer no longer."""
+    client: Redis = redis_asyncio.from_url(
+        url,
+        protocol=2,
+        socket_timeout=SOCKET_TIMEOUT_S,
+        socket_connect_timeout=SOCKET_TIMEOUT_S,
+        health_check_interval=15,
+    )
+    return client
+
+
+def partition_of(body: bytes) -> int:
+    """The partition of an event, by its room (egress, ingress)."""
+    return crc32(routing_key(body)) % PARTITIONS
+
+
+def stream_key(partition: int) -> str:
+    return f"relay:{{fold{partition}}}:events"
+
+
+def bell_key(partition: int) -> str:
+    return f"relay:{{fold{partition}}}:bell"
+
+
+async def append(redis: "Redis", entries: Sequence[tuple[int, Received]]) -> list[int]:
+    """Appends (partition, event) pairs in one round trip and rings the bells of their partitions. Returns the partitions
+    whose bell was silent before: the caller wakes their fold. Raises one of ``UNAVAILABLE``; entries may then have been
+    appended all the same, and appending them again is harmless."""
+    pipeline = redis.pipeline(transaction=False)
+    for partition, received in entries:
+        pipeline.execute_command("XADD", stream_key(partition), "*", "t", received.received_ms, "b", received.body)
+    partitions = sorted({partition for partition, _ in entries})
+    for partition in partitions:
+        pipeline.set(bell_key(partition), 1, nx=True, px=BELL_TTL_MS)
+    results = await pipeline.execute()
+    return [partition for partition, rung in zip(partitions, results[len(entries) :], strict=True) if rung]
+
+
+async def ring_unfolded(redis: "Redis") -> list[int]:
+    """Rings for every partition that holds events; returns those whose bell was silent. The sweep for lost rings."""
+    pipeline = redis.pipeline(transaction=False)
+    for partition in range(PARTITIONS):
+        pipeline.xlen(stream_key(partition))
+    lengths = await pipeline.execute()
+    waiting = [partition for partition, length in enumerate(lengths) if length]
+    if not waiting:
+        return []
+    pipeline = redis.pipeline(transaction=False)
+    for partition in waiting:
+        pipeline.set(bell_key(partition), 1, nx=True, px=BELL_TTL_MS)
+    rung = await pipeline.execute()
+    return [partition for partition, new in zip(waiting, rung, strict=True) if new]
+
+
+async def silence_bell(redis: "Redis", partition: int) -> None:
+    """Before reading: whatever is appended from now on rings again."""
+    await redis.delete(bell_key(partition))
+
+
+async def read_batch(redis: "Redis", partition: int, limit: int) -> list[tuple[bytes, Received]]:
+    """The next entries of a partition as (entry id, event), those left pending by an interrupted fold first."""
+    for start in ("0", ">"):
+        entries = await _read(redis, partition, start, limit)
+        if entries:
+            return entries
+    return []
+
+
+async def _read(redis: "Redis", partition: int, start: str, limit: int) -> list[tuple[bytes, Received]]:
+    key = stream_key(partition)
+    try:
+        answer: Any = await redis.xreadgroup(GROUP, _CONSUMER, {key: start}, count=limit)
+    except ResponseError as error:
+        if not str(error).startswith("NOGROUP"):
+            raise
+        await _create_group(redis, key)
+        return await _read(redis, partition, start, limit)
+    if not answer:
+        return []
+    # An entry deleted while it was pending has no fields any more.
+    return [(entry_id, _received(fields)) for entry_id, fields in answer[0][1] if fields]
+
+
+def _received(fields: dict[bytes, bytes]) -> Received:
+    return Received(int(fields[b"t"]), fields[b"b"])
+
+
+async def _create_group(redis: "Redis", key: str) -> None:
+    try:
+        await redis.xgroup_create(key, GROUP, id="0", mkstream=True)
+    except ResponseError as error:
+        if not str(error).startswith("BUSYGROUP"):  # another worker made it in between
+            raise
+
+
+async def acknowledge(redis: "Redis", partition: int, entry_ids: Sequence[bytes]) -> None:
+    """After the commit: takes the entries off the stream."""
+    if not entry_ids:
+        return
+    pipeline = redis.pipeline(transaction=False)
+    pipeline.xack(stream_key(partition), GROUP, *entry_ids)
+    pipeline.xdel(stream_key(partition), *entry_ids)
+    await pipeline.execute()
+
+
+async def oldest_unfolded_ms(redis: "Redis") -> int | None:
+    """When the oldest event that waits in any stream was received; None if nothing waits."""
+    pipeline = redis.pipeline(transaction=False)
+    for partition in range(PARTITIONS):
+        pipeline.xrange(stream_key(partition), count=1)
+    firsts = await pipeline.execute()
+    return min((int(first[0][1][b"t"]) for first in firsts if first), default=None)
+
+
+async def is_durable(redis: "Redis") -> bool | None:
+    """Whether Redis syncs its append-only file before it answers; None where it does not let us look."""
+    try:
+        config = {**await redis.config_get("appendonly"), **await redis.config_get("appendfsync")}
+    except ResponseError:
+        return None
+    text = {_text(key): _text(value) for key, value in config.items()}
+    return text.get("appendonly") == "yes" and text.get("appendfsync") == "always"
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
