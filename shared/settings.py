@@ -15,6 +15,7 @@ _SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
 # Query parameters of Prisma's URLs that no Postgres driver knows.
 _PRISMA_ONLY = {"schema", "connection_limit", "pool_timeout", "pgbouncer", "socket_timeout", "statement_cache_size"}
 DEFAULT_PORT = 3000
+DEFAULT_HOST = "127.0.0.1"
 DEFAULT_DATA_DIR = ".relay"
 
 
@@ -40,6 +41,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     auth_secret: str
     relay_api_url: str
     port: int = DEFAULT_PORT
+    host: str = DEFAULT_HOST
 
     def __repr__(self) -> str:
         return f"Settings(relay_api_url={self.relay_api_url!r}, port={self.port}, …)"
@@ -132,6 +134,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         auth_secret=auth_secret,
         relay_api_url=relay_api_url,
         port=port,
+        host=env.get("RELAY_HOST", "").strip() or DEFAULT_HOST,
     )
 
 

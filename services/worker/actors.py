@@ -16,8 +16,7 @@ log = logging.getLogger("relay.worker")
 
 def register_actors(broker: dramatiq.Broker, resources: Resources) -> None:
     """Declares every actor on ``broker``."""
-    fold_partition: Callable[[int], Awaitable[None]] = _fold_partition(resources)
-    dramatiq.actor(fold_partition, actor_name=ACTOR, queue_name=QUEUE, broker=broker)
+    dramatiq.actor(actor_name=ACTOR, queue_name=QUEUE, broker=broker)(_fold_partition(resources))
 
 
 def _fold_partition(resources: Resources) -> Callable[[int], Awaitable[None]]:

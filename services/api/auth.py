@@ -1,0 +1,122 @@
+"""Who is asking: API keys, found by their SHA-256 in a cache that a revocation empties at once.
+
+A change of a key is announced by Postgres in the transaction that makes it (``NOTIFY``, migration 0001). The cache is trusted
+only while this process can prove that it hears: a heartbeat on the listening connection not older than ``TRUST_MS``. Else
+every lookup asks Postgres, and where Postgres cannot be reached at all, a key seen before works on for ``OUTAGE_MS``.
+"""
+
+import asyncio
+import logging
+from typing import Any
+
+import asyncpg
+
+from shared.clock import Clock
+from shared.errors import PublishableKeyRefused, StoreUnavailable, Unauthenticated
+from shared.ids import parse_key
+from shared.models.projects import KeyRecord
+from shared.postgres import UNAVAILABLE, Pool, connect
+from shared.queries import projects as queries
+from shared.settings import DatabaseUrl
+
+log = logging.getLogger("relay.api")
+
+TRUST_MS = 900
+HEARTBEAT_S = 0.3
+OUTAGE_MS = 5 * 60_000
+LOOKUP_TIMEOUT_S = 3.0
+_CACHE_SIZE = 50_000
+
+
+class _Cached:
+    """A key as Postgres had it at ``checked_ms``; ``current`` until we may have missed an announcement."""
+
+    __slots__ = ("checked_ms", "current", "record")
+
+    def __init__(self, record: KeyRecord, checked_ms: int) -> None:
+        self.record, self.checked_ms, self.current = record, checked_ms, True
+
+
+class KeyStore:
+    """Finds and checks API keys. ``run`` must be running for the cache to be trusted."""
+
+    def __init__(self, database: DatabaseUrl, pool: Pool, clock: Clock) -> None:
+        self._database, self._pool, self._clock = database, pool, clock
+        self._cache: dict[bytes, _Cached] = {}
+        self._heard_ms = 0
+        # Counts announcements: a lookup that one overtook must not put its older answer into the cache.
+        self._changes = 0
+
+    async def run(self) -> None:
+        """Listens for changes until cancelled, connecting again whenever the connection fails."""
+        while True:
+            try:
+                await self._listen()
+            except UNAVAILABLE as error:
+                log.warning("key changes cannot be heard (%s); every key is looked up", type(error).__name__)
+            self._heard_ms = 0
+            await asyncio.sleep(HEARTBEAT_S)
+
+    async def _listen(self) -> None:
+        conn = await connect(self._database, "relay api keys")
+        try:
+            await conn.add_listener(queries.KEY_CHANGES, self._forget)
+            # What was announced before we listened is not known to us.
+            for cached in self._cache.values():
+                cached.current = False
+            self._changes += 1
+            while True:
+                asked_ms = self._clock.now_ms()
+                await conn.execute("", timeout=TRUST_MS / 1000)  # an empty statement: only the round trip matters
+                self._heard_ms = asked_ms
+                await asyncio.sleep(HEARTBEAT_S)
+        finally:
+            conn.terminate()
+
+    def _forget(self, _connection: Any, _pid: int, _channel: str, payload: object) -> None:
+        self._changes += 1
+        self._cache.pop(bytes.fromhex(str(payload)), None)
+
+    async def authenticate(self, authorization: str | None) -> KeyRecord:
+        """The secret key in an Authorization header. Raises ``Unauthenticated``, ``PublishableKeyRefused`` or
+        ``StoreUnavailable``."""
+        if not authorization:
+            raise Unauthenticated("missing_key", "send your API key as `Authorization: Bearer sk_…`")
+        scheme, _, key = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not key:
+            raise Unauthenticated("malformed_key", "the Authorization header must be `Bearer` and an API key")
+        parts = parse_key(key.strip())
+        if parts is None:
+            raise Unauthenticated("malformed_key", "this is no Relay API key: its form or checksum is wrong")
+        now_ms = self._clock.now_ms()
+        cached = self._cache.get(parts.digest)
+        if cached is not None and cached.current and now_ms - self._heard_ms < TRUST_MS:
+            record = cached.record
+        else:
+            record = await self._look_up(parts.digest, cached, now_ms)
+        if record.revoked_ms is not None:
+            raise Unauthenticated("revoked_key", "this API key has been revoked")
+        if record.expires_ms is not None and record.expires_ms <= now_ms:
+            raise Unauthenticated("expired_key", "this API key has expired")
+        if record.type == "publishable":
+            raise PublishableKeyRefused(
+                "a publishable key only names a project; use a secret key (sk_…) from your server"
+            )
+        return record
+
+    async def _look_up(self, digest: bytes, cached: _Cached | None, now_ms: int) -> KeyRecord:
+        changes = self._changes
+        try:
+            async with asyncio.timeout(LOOKUP_TIMEOUT_S), self._pool.acquire() as conn:
+                record = await queries.key_by_digest(conn, digest)
+        except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+            if cached is not None and now_ms - cached.checked_ms < OUTAGE_MS:
+                return cached.record
+            raise StoreUnavailable("API keys cannot be checked at the moment; try again shortly") from error
+        if record is None:
+            raise Unauthenticated("unknown_key", "no such API key exists here")
+        if changes == self._changes:
+            if len(self._cache) >= _CACHE_SIZE:
+                self._cache.pop(next(iter(self._cache)))
+            self._cache[digest] = _Cached(record, now_ms)
+        return record

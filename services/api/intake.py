@@ -1,0 +1,93 @@
+"""Keeps webhook events: in Redis, else in Postgres, else not at all.
+
+Events that arrive while a round trip is under way share the next one (group commit), so the cost of a synced append is paid
+once for many requests.
+"""
+
+import asyncio
+import logging
+
+import asyncpg
+from dramatiq import Broker
+from redis.exceptions import RedisError
+
+from shared import event_stream
+from shared.doorbell import wake
+from shared.errors import EventNotKept
+from shared.postgres import UNAVAILABLE, Pool
+from shared.queries import events as queries
+from shared.queries.events import Received
+
+log = logging.getLogger("relay.api")
+
+# Events one round trip may carry, and how many may wait: beyond that LiveKit is better told to come again.
+GROUP_LIMIT = 1000
+WAITING_LIMIT = 20_000
+INBOX_TIMEOUT_S = 5.0
+
+
+class Intake:
+    """Accepts verified events. ``run`` must be running; ``close`` lets it finish what it has."""
+
+    def __init__(self, redis: event_stream.Redis, pool: Pool, broker: Broker) -> None:
+        self._redis, self._pool, self._broker = redis, pool, broker
+        self._waiting: list[tuple[int, Received, asyncio.Future[None]]] = []
+        self._arrived = asyncio.Event()
+        self._closing = False
+        self._wakes: set[asyncio.Task[None]] = set()
+
+    async def keep(self, received: Received) -> None:
+        """Returns once the event is safe. Raises ``EventNotKept``."""
+        if self._closing or len(self._waiting) >= WAITING_LIMIT:
+            raise EventNotKept("too many events are waiting to be stored; send it again")
+        kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((event_stream.partition_of(received.body), received, kept))
+        self._arrived.set()
+        await kept
+
+    async def run(self) -> None:
+        while not (self._closing and not self._waiting):
+            await self._arrived.wait()
+            group, self._waiting = self._waiting[:GROUP_LIMIT], self._waiting[GROUP_LIMIT:]
+            if not self._waiting and not self._closing:
+                self._arrived.clear()
+            if not group:
+                continue
+            error = await self._store([(partition, received) for partition, received, _ in group])
+            for _, _, kept in group:
+                if not kept.done():  # the request may have been cancelled
+                    kept.set_result(None) if error is None else kept.set_exception(error)
+        if self._wakes:
+            await asyncio.wait(self._wakes, timeout=2)
+
+    def close(self) -> None:
+        """No event is accepted any more; ``run`` ends when those accepted are stored."""
+        self._closing = True
+        self._arrived.set()
+
+    async def _store(self, entries: list[tuple[int, Received]]) -> EventNotKept | None:
+        try:
+            silent = await event_stream.append(self._redis, entries)
+        except event_stream.UNAVAILABLE as error:
+            log.warning("Redis did not take %d events (%s); using the inbox", len(entries), type(error).__name__)
+            return await self._store_in_inbox(entries)
+        if silent:
+            task = asyncio.create_task(self._wake(silent))
+            self._wakes.add(task)
+            task.add_done_callback(self._wakes.discard)
+        return None
+
+    async def _store_in_inbox(self, entries: list[tuple[int, Received]]) -> EventNotKept | None:
+        try:
+            async with asyncio.timeout(INBOX_TIMEOUT_S), self._pool.acquire() as conn:
+                await queries.put_in_inbox(conn, entries)
+        except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+            log.error("neither Redis nor Postgres took %d events: %s", len(entries), type(error).__name__)
+            return EventNotKept("the event could not be stored; send it again")
+        return None
+
+    async def _wake(self, partitions: list[int]) -> None:
+        try:
+            await wake(self._broker, partitions)
+        except (RedisError, OSError) as error:
+            log.warning("could not wake the fold (%s); the worker's sweep will", type(error).__name__)

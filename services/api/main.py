@@ -1,0 +1,52 @@
+"""One API process: `python -m services.api.main`."""
+
+import logging
+import sys
+
+import psycopg
+import uvicorn
+
+from services.api.app import create_app
+from shared.errors import RelayError, SettingsInvalid
+from shared.migrate import migrate
+from shared.settings import load_settings
+
+STOP_TIMEOUT_S = 20
+KEEP_ALIVE_S = 75
+
+
+def run() -> int:
+    """Serves until SIGTERM or SIGINT; requests in hand are answered first. Returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        settings = load_settings()
+        migrate(settings.database)
+    except SettingsInvalid as error:
+        sys.stderr.write("".join(f"relay api: {line}\n" for line in error.lines))
+        return 2
+    except RelayError as error:
+        sys.stderr.write(f"relay api: {error}\n")
+        return 1
+    except psycopg.OperationalError:
+        sys.stderr.write("relay api: cannot reach Postgres at DATABASE_URL\n")
+        return 1
+    config = uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        lifespan="on",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=STOP_TIMEOUT_S,
+        log_level="warning",
+    )
+    server = uvicorn.Server(config)
+    server.run()
+    return 0 if server.started else 1
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,78 @@
+"""Errors as RFC 9457 ``application/problem+json``: the one place that maps facts to HTTP."""
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from shared.errors import (
+    EventNotKept,
+    InvalidRequest,
+    PublishableKeyRefused,
+    RelayError,
+    StoreUnavailable,
+    Unauthenticated,
+    WebhookRefused,
+)
+
+_TITLES = {
+    400: "Bad request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not found",
+    405: "Method not allowed",
+    413: "Content too large",
+    415: "Unsupported media type",
+    500: "Internal server error",
+    503: "Service unavailable",
+}
+RETRY_AFTER_S = 2
+
+
+class PayloadTooLarge(RelayError):
+    """A body above the limit of its route (bytes)."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the body is larger than {limit} bytes")
+
+
+class Problem(NamedTuple):
+    """An error ready to be sent."""
+
+    status: int
+    code: str
+    detail: str
+    param: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def body(self, request_id: str) -> bytes:
+        fields: dict[str, Any] = {
+            "type": "about:blank",
+            "title": _TITLES.get(self.status, "Error"),
+            "status": self.status,
+            "detail": self.detail,
+            "code": self.code,
+        }
+        if self.param is not None:
+            fields["param"] = self.param
+        fields["requestId"] = request_id
+        return msgspec.json.encode(fields)
+
+
+def problem_of(error: Exception) -> Problem:
+    """The answer to an exception; anything that is not one of our facts is a 500 that tells nothing of itself."""
+    match error:
+        case InvalidRequest():
+            return Problem(400, error.code, str(error), error.param)
+        case Unauthenticated():
+            return Problem(401, error.code, str(error), headers=(("www-authenticate", 'Bearer realm="relay"'),))
+        case WebhookRefused():
+            return Problem(401, error.reason, str(error))
+        case PublishableKeyRefused():
+            return Problem(403, "publishable_key", str(error))
+        case PayloadTooLarge():
+            return Problem(413, "payload_too_large", str(error))
+        case EventNotKept():
+            return Problem(503, "event_not_kept", str(error), headers=(("retry-after", str(RETRY_AFTER_S)),))
+        case StoreUnavailable():
+            return Problem(503, "store_unavailable", str(error), headers=(("retry-after", str(RETRY_AFTER_S)),))
+    return Problem(500, "internal_error", "something went wrong on our side; the request id finds it in the logs")

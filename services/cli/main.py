@@ -1,0 +1,231 @@
+"""The `relay` command: parses arguments and prints; what is done lives in the modules beside this one. Each command imports
+what it needs when it runs, because an image carries only the parts of its own service."""
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import msgspec
+import psycopg
+
+from shared.errors import RelayError, SettingsInvalid
+from shared.settings import DatabaseUrl, default_data_dir, environment, load_settings, parse_database_url
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0 done, 1 failed, 2 wrong usage or settings."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except SettingsInvalid as error:
+        return _fail(*error.lines, code=2)
+    except RelayError as error:
+        return _fail(str(error))
+    except asyncpg.UndefinedTableError:
+        return _fail("the database has no tables yet; run `relay migrate`")
+    except (OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError, psycopg.OperationalError):
+        return _fail("the database cannot be reached. Is `relay up` running, or DATABASE_URL set to the right place?")
+    except KeyboardInterrupt:
+        return 130
+
+
+def _fail(*lines: str, code: int = 1) -> int:
+    for line in lines:
+        print(f"relay: {line}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    from services.cli.simulate.command import add_arguments
+
+    parser = argparse.ArgumentParser(
+        prog="relay", description="A gateway in front of LiveKit: keys, rooms, tokens, usage."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    up = _command(commands, "up", _up, "run everything on this machine, with embedded Postgres and Redis")
+    up.add_argument("--port", type=int, help="where the API listens (default: PORT, else 3000)")
+    up.add_argument("--host", default="127.0.0.1", help="the address the API listens on (default: %(default)s)")
+    _command(commands, "api", _api, "run one API process, set up from the environment", data_dir=False)
+    worker = _command(commands, "worker", _worker, "run workers, set up from the environment", data_dir=False)
+    worker.add_argument("--processes", type=int, default=1, help="how many (default: %(default)s)")
+    _command(commands, "migrate", _migrate, "apply the database's migrations and stop")
+
+    projects = commands.add_parser("projects", help="create and list projects").add_subparsers(
+        required=True, metavar="…"
+    )
+    create = _command(projects, "create", _projects_create, "make a project and its keys, shown only now", json=True)
+    create.add_argument("name")
+    _command(projects, "list", _projects_list, "list projects", json=True)
+
+    keys = commands.add_parser("keys", help="create, list and revoke API keys").add_subparsers(
+        required=True, metavar="…"
+    )
+    create = _command(keys, "create", _keys_create, "make a key, shown only now", json=True)
+    create.add_argument("--project", required=True, metavar="ID", help="see `relay projects list`")
+    create.add_argument("--mode", choices=("live", "test"), default="live", help="(default: %(default)s)")
+    create.add_argument("--type", choices=("secret", "publishable"), default="secret", help="(default: %(default)s)")
+    create.add_argument("--name", default="default", help="to tell keys apart (default: %(default)s)")
+    listing = _command(keys, "list", _keys_list, "list keys, without their secrets", json=True)
+    listing.add_argument("--project", metavar="ID", help="only this project's")
+    revoke = _command(keys, "revoke", _keys_revoke, "stop a key from working, everywhere within a second", json=True)
+    revoke.add_argument("key_id", metavar="KEY_ID", help="see `relay keys list`")
+
+    add_arguments(_command(commands, "simulate", _simulate, "send signed, realistic webhook traffic"))
+    return parser
+
+
+def _command(commands: Any, name: str, run: Any, text: str, *, json: bool = False, data_dir: bool = True) -> Any:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(run=run)
+    if data_dir:
+        parser.add_argument(
+            "--data-dir", type=Path, default=None, help="of `relay up` (default: RELAY_DATA_DIR, else .relay)"
+        )
+    if json:
+        parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+    return parser
+
+
+def _environment(arguments: argparse.Namespace) -> dict[str, str]:
+    """Settings of the instance in the data directory; what the environment says itself goes first."""
+    from services.cli.data_dir import DataDir
+
+    return DataDir(arguments.data_dir or default_data_dir()).environment()
+
+
+def _database(arguments: argparse.Namespace) -> DatabaseUrl:
+    url = _environment(arguments).get("DATABASE_URL", "")
+    if not url:
+        raise SettingsInvalid(["no Relay runs here: start `relay up`, name its --data-dir, or set DATABASE_URL"])
+    return parse_database_url(url)
+
+
+def _print(value: object) -> None:
+    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    for row in (columns, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    from services.cli.up import up
+
+    return asyncio.run(up(arguments.data_dir or default_data_dir(), arguments.port, arguments.host))
+
+
+def _api(_: argparse.Namespace) -> int:
+    from services.api.main import run
+
+    return run()
+
+
+def _worker(arguments: argparse.Namespace) -> int:
+    from services.cli.worker_pool import run_workers
+
+    if arguments.processes < 1:
+        return _fail("--processes must be at least 1", code=2)
+    return asyncio.run(run_workers(arguments.processes))
+
+
+def _migrate(arguments: argparse.Namespace) -> int:
+    from shared.migrate import migrate
+
+    applied = migrate(_database(arguments))
+    print("\n".join(f"applied {migration}" for migration in applied) or "nothing to apply")
+    return 0
+
+
+def _projects_create(arguments: argparse.Namespace) -> int:
+    from services.cli.projects import create_project
+
+    if not arguments.name.strip() or len(arguments.name) > 200 or "\0" in arguments.name:
+        return _fail("NAME must have 1 to 200 characters", code=2)
+    project = asyncio.run(create_project(_database(arguments), arguments.name))
+    if arguments.json:
+        _print(project)
+        return 0
+    print(f"{project.name}: project {project.project_id}. Its keys, shown only now:")
+    _table(["MODE", "TYPE", "KEY"], [[key.mode, key.type, key.key] for key in project.keys])
+    return 0
+
+
+def _projects_list(arguments: argparse.Namespace) -> int:
+    from services.cli.projects import list_projects
+
+    projects = asyncio.run(list_projects(_database(arguments)))
+    if arguments.json:
+        _print(projects)
+    elif not projects:
+        print("No project yet. Make one with `relay projects create NAME`.")
+    else:
+        _table(["PROJECT", "CREATED", "NAME"], [[p.project_id, f"{p.created_at:%F %T}", p.name] for p in projects])
+    return 0
+
+
+def _keys_create(arguments: argparse.Namespace) -> int:
+    from services.cli.projects import create_key
+
+    key = asyncio.run(
+        create_key(_database(arguments), arguments.project, arguments.mode, arguments.type, arguments.name)
+    )
+    if arguments.json:
+        _print(key)
+    else:
+        print(f"{key.key}\nKey {key.key_id} ({key.mode}, {key.type}); its secret is shown only now.")
+    return 0
+
+
+def _keys_list(arguments: argparse.Namespace) -> int:
+    from services.cli.projects import list_keys
+
+    keys = asyncio.run(list_keys(_database(arguments), arguments.project))
+    if arguments.json:
+        _print(keys)
+    elif not keys:
+        print("No keys yet. Make one with `relay keys create --project ID`.")
+    else:
+        rows = [
+            [k.key_id, k.project_id, k.mode, k.type, "…" + k.last_four, "revoked" if k.revoked_at else "active", k.name]
+            for k in keys
+        ]
+        _table(["KEY ID", "PROJECT", "MODE", "TYPE", "ENDS IN", "STATE", "NAME"], rows)
+    return 0
+
+
+def _keys_revoke(arguments: argparse.Namespace) -> int:
+    from services.cli.projects import revoke_key
+
+    key = asyncio.run(revoke_key(_database(arguments), arguments.key_id))
+    if arguments.json:
+        _print(key)
+    else:
+        print(f"revoked {key.key_id} (…{key.last_four}) of project {key.project_id}")
+    return 0
+
+
+def _simulate(arguments: argparse.Namespace) -> int:
+    from services.cli.projects import list_projects
+    from services.cli.simulate.command import Target, run
+
+    settings = load_settings({**environment(), **_environment(arguments)})
+    projects = asyncio.run(list_projects(settings.database))
+    if not projects:
+        return _fail("there is no project to simulate traffic for; make one with `relay projects create NAME`")
+    target = Target(
+        url=settings.relay_api_url,
+        api_key=settings.livekit_api_key,
+        api_secret=settings.livekit_api_secret,
+        projects=[(project.project_id, project.name) for project in projects],
+    )
+    return asyncio.run(run(arguments, target))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
