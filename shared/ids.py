@@ -59,7 +59,7 @@ def new_key(mode: Mode, key_type: KeyType) -> str:
 
 def key_digest(key: str) -> bytes:
     """SHA-256 of the key, the only form in which the database knows it. 190 random bits need no salt or stretching."""
-    return hashlib.sha256(key.encode()).digest()
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
 
 
 def parse_key(key: str) -> KeyParts | None:

@@ -12,6 +12,7 @@ from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp
 
 from services.api.auth import KeyStore
+from services.api.context import Context
 from services.api.hot_routes import HotRoutes
 from services.api.intake import Intake
 from services.api.problems import Problem, problem_of
@@ -31,13 +32,14 @@ _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "payload_too_la
 
 
 def create_app(settings: Settings, clock: Clock | None = None) -> ASGIApp:
-    """The ASGI application. Opens nothing before its lifespan starts."""
+    """The ASGI application. Opens nothing before its lifespan starts; call it on the event loop it will run on."""
     clock = clock or SystemClock()
     pool = create_pool(settings.database, "relay api", max_size=POOL_SIZE)
     redis = event_stream.connect_redis(settings.redis_url)
     broker = create_broker(settings.redis_url, [])
     keys = KeyStore(settings.database, pool, clock)
     intake = Intake(redis, pool, broker)
+    context = Context(keys, pool, redis, clock)
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
@@ -57,17 +59,11 @@ def create_app(settings: Settings, clock: Clock | None = None) -> ASGIApp:
 
     app = Litestar(
         route_handlers=[usage.get_usage, health.healthz, health.readyz],
-        dependencies={
-            "keys": Provide(lambda: keys, sync_to_thread=False),
-            "pool": Provide(lambda: pool, sync_to_thread=False),
-            "redis": Provide(lambda: redis, sync_to_thread=False),
-            "clock": Provide(lambda: clock, sync_to_thread=False),
-        },
+        dependencies={"context": Provide(lambda: context, sync_to_thread=False)},
         exception_handlers={Exception: _answer_error},
         lifespan=[lifespan],
         openapi_config=None,
         logging_config=None,
-        signature_types=[KeyStore],
     )
     hot = HotRoutes(app)
     signer = TokenSigner(settings.livekit_api_key, settings.livekit_api_secret)
@@ -93,6 +89,8 @@ def _answer_error(request: Request[Any, Any, Any], error: Exception) -> Response
     if isinstance(error, HTTPException):
         status = error.status_code
         detail = "there is nothing at this address" if status == 404 else error.detail
+        if status >= 500:
+            log.error("request %s failed", request_id, exc_info=error)
         problem = Problem(status, _HTTP_CODES.get(status, "invalid_request"), detail)
     else:
         problem = problem_of(error)

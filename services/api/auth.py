@@ -13,7 +13,7 @@ import asyncpg
 
 from shared.clock import Clock
 from shared.errors import PublishableKeyRefused, StoreUnavailable, Unauthenticated
-from shared.ids import parse_key
+from shared.ids import key_digest, parse_key
 from shared.models.projects import KeyRecord
 from shared.postgres import UNAVAILABLE, Pool, connect
 from shared.queries import projects as queries
@@ -85,15 +85,16 @@ class KeyStore:
         scheme, _, key = authorization.partition(" ")
         if scheme.lower() != "bearer" or not key:
             raise Unauthenticated("malformed_key", "the Authorization header must be `Bearer` and an API key")
-        parts = parse_key(key.strip())
-        if parts is None:
-            raise Unauthenticated("malformed_key", "this is no Relay API key: its form or checksum is wrong")
         now_ms = self._clock.now_ms()
-        cached = self._cache.get(parts.digest)
+        key = key.strip()
+        digest = key_digest(key)
+        cached = self._cache.get(digest)
         if cached is not None and cached.current and now_ms - self._heard_ms < TRUST_MS:
             record = cached.record
         else:
-            record = await self._look_up(parts.digest, cached, now_ms)
+            if parse_key(key) is None:
+                raise Unauthenticated("malformed_key", "this is no Relay API key: its form or checksum is wrong")
+            record = await self._look_up(digest, cached, now_ms)
         if record.revoked_ms is not None:
             raise Unauthenticated("revoked_key", "this API key has been revoked")
         if record.expires_ms is not None and record.expires_ms <= now_ms:

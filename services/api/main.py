@@ -1,15 +1,17 @@
 """One API process: `python -m services.api.main`."""
 
+import asyncio
 import logging
 import sys
 
 import psycopg
 import uvicorn
+import uvloop
 
 from services.api.app import create_app
 from shared.errors import RelayError, SettingsInvalid
 from shared.migrate import migrate
-from shared.settings import load_settings
+from shared.settings import Settings, load_settings
 
 STOP_TIMEOUT_S = 20
 KEEP_ALIVE_S = 75
@@ -30,11 +32,15 @@ def run() -> int:
     except psycopg.OperationalError:
         sys.stderr.write("relay api: cannot reach Postgres at DATABASE_URL\n")
         return 1
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> int:
     config = uvicorn.Config(
         create_app(settings),
         host=settings.host,
         port=settings.port,
-        loop="uvloop",
         http="httptools",
         lifespan="on",
         access_log=False,
@@ -44,7 +50,7 @@ def run() -> int:
         log_level="warning",
     )
     server = uvicorn.Server(config)
-    server.run()
+    await server.serve()
     return 0 if server.started else 1
 
 

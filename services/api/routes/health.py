@@ -6,6 +6,7 @@ from typing import Any
 import asyncpg
 from litestar import Response, get
 
+from services.api.context import Context
 from shared import event_stream
 from shared.migrate import latest_migration
 from shared.postgres import UNAVAILABLE, Pool
@@ -20,9 +21,11 @@ async def healthz() -> dict[str, str]:
 
 
 @get("/readyz", summary="Postgres, Redis and migrations")
-async def readyz(pool: Pool, redis: event_stream.Redis) -> Response[dict[str, Any]]:
+async def readyz(context: Context) -> Response[dict[str, Any]]:
     """200 when all is well, else 503; ``checks`` says what is wrong."""
-    (postgres, migrations), redis_state = await asyncio.gather(_check_postgres(pool), _check_redis(redis))
+    (postgres, migrations), redis_state = await asyncio.gather(
+        _check_postgres(context.pool), _check_redis(context.redis)
+    )
     checks = {"postgres": postgres, "migrations": migrations, "redis": redis_state}
     ready = all(state == "ok" for state in checks.values())
     return Response({"status": "ok" if ready else "unavailable", "checks": checks}, status_code=200 if ready else 503)

@@ -4,24 +4,19 @@ from typing import Any, get_args
 
 from litestar import Request, get
 
-from services.api.auth import KeyStore
+from services.api.context import Context
 from services.api.usage import usage_for
-from shared.clock import Clock
 from shared.errors import InvalidRequest
-from shared.event_stream import Redis
 from shared.models.usage import Period, UsageAnswer
-from shared.postgres import Pool
 from shared.queries.usage import Scope
 
 PERIODS: tuple[Period, ...] = get_args(Period)
 
 
 @get("/v1/usage", summary="Usage of the key's project and mode")
-async def get_usage(
-    request: Request[Any, Any, Any], keys: KeyStore, pool: Pool, redis: Redis, clock: Clock
-) -> UsageAnswer:
+async def get_usage(request: Request[Any, Any, Any], context: Context) -> UsageAnswer:
     """``period``: today, 7d, 30d (default) or all."""
-    key = await keys.authenticate(request.headers.get("authorization"))
+    key = await context.keys.authenticate(request.headers.get("authorization"))
     for name in request.query_params:
         if name != "period":
             raise InvalidRequest(f"{name} is not a parameter of this request", name, "unknown_field")
@@ -29,4 +24,4 @@ async def get_usage(
     period = next((known for known in PERIODS if known == given), None)
     if period is None:
         raise InvalidRequest(f"period must be one of {', '.join(PERIODS)}", "period")
-    return await usage_for(pool, redis, Scope(key.project_id, key.mode), period, clock.now_ms())
+    return await usage_for(context.pool, context.redis, Scope(key.project_id, key.mode), period, context.clock.now_ms())
