@@ -5,6 +5,7 @@ from typing import Any
 
 import asyncpg
 from litestar import Response, get
+from litestar.di import NamedDependency
 
 from services.api.context import Context
 from shared import event_stream
@@ -21,7 +22,7 @@ async def healthz() -> dict[str, str]:
 
 
 @get("/readyz", summary="Postgres, Redis and migrations")
-async def readyz(context: Context) -> Response[dict[str, Any]]:
+async def readyz(context: NamedDependency[Context]) -> Response[dict[str, Any]]:
     """200 when all is well, else 503; ``checks`` says what is wrong."""
     (postgres, migrations), redis_state = await asyncio.gather(
         _check_postgres(context.pool), _check_redis(context.redis)

@@ -3,6 +3,7 @@
 from typing import Any, get_args
 
 from litestar import Request, get
+from litestar.di import NamedDependency
 
 from services.api.context import Context
 from services.api.usage import usage_for
@@ -14,7 +15,7 @@ PERIODS: tuple[Period, ...] = get_args(Period)
 
 
 @get("/v1/usage", summary="Usage of the key's project and mode")
-async def get_usage(request: Request[Any, Any, Any], context: Context) -> UsageAnswer:
+async def get_usage(request: Request[Any, Any, Any], context: NamedDependency[Context]) -> UsageAnswer:
     """``period``: today, 7d, 30d (default) or all."""
     key = await context.keys.authenticate(request.headers.get("authorization"))
     for name in request.query_params:

@@ -1,0 +1,192 @@
+"""The fold against a real Postgres: exactly one effect an event, whatever order, repetition or interruption."""
+
+import asyncio
+import random
+
+import pytest
+
+from services.worker.drain import drain_inbox, drain_partition
+from services.worker.fold import FoldResult, fold_batch
+from shared import event_stream
+from shared.clock import DAY_MS, floor_to
+from shared.ids import livekit_room
+from shared.models.projects import CreatedProject
+from shared.postgres import Pool
+from shared.queries import events as event_queries
+from shared.queries import usage as usage_queries
+from shared.queries.events import Received
+from shared.queries.usage import DayUsage, Scope
+from shared.settings import Settings
+from tests.livekit_bodies import BASE_S, body, meeting, meeting_usage, participant, room
+
+DAY = floor_to(BASE_S * 1000, DAY_MS)
+RECEIVED_MS = BASE_S * 1000 + 3_600_000
+
+
+def received(bodies: list[bytes]) -> list[Received]:
+    return [Received(RECEIVED_MS, one) for one in bodies]
+
+
+async def usage(pool: Pool, project_id: str, mode: str = "live") -> DayUsage | None:
+    async with pool.acquire() as conn:
+        days = await usage_queries.usage_by_day(conn, Scope(project_id, mode), DAY, DAY + DAY_MS)
+    return days.get(DAY)
+
+
+async def peak(pool: Pool, project_id: str) -> int:
+    async with pool.acquire() as conn:
+        _, stretches = await usage_queries.day_stretches(conn, Scope(project_id, "live"), DAY, DAY + DAY_MS)
+    return stretches[DAY].peak
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_order_repetition_and_batches_do_not_matter(pool: Pool, project: CreatedProject, seed: int) -> None:
+    rng = random.Random(seed)
+    bodies = [
+        one
+        for number in range(5)
+        for one in meeting(livekit_room(project.project_id, "live", f"r{number}"), tag=f"m{number}")
+    ]
+    bodies += rng.sample(bodies, 12)
+    rng.shuffle(bodies)
+    async with pool.acquire() as conn:
+        while bodies:
+            size = rng.randint(1, 9)
+            await fold_batch(conn, 0, received(bodies[:size]))
+            bodies = bodies[size:]
+    participant_ms, video_ms = meeting_usage()
+    assert await usage(pool, project.project_id) == DayUsage(5 * participant_ms, 5 * video_ms)
+    assert await peak(pool, project.project_id) == 10
+
+
+async def test_idempotent(pool: Pool, project: CreatedProject) -> None:
+    batch = received(meeting(livekit_room(project.project_id, "live", "lobby")))
+    async with pool.acquire() as conn:
+        assert await fold_batch(conn, 0, batch) == FoldResult(folded=8)
+        once = await usage(pool, project.project_id)
+        assert await fold_batch(conn, 0, batch) == FoldResult(known=8)
+    assert await usage(pool, project.project_id) == once == DayUsage(*meeting_usage())
+
+
+async def test_partitions_folded_at_once_on_the_same_project(pool: Pool, project: CreatedProject) -> None:
+    """Two workers recompute the same minute's peak: each must see the other's sessions."""
+
+    async def fold_room(number: int) -> None:
+        name = livekit_room(project.project_id, "live", f"r{number}")
+        async with pool.acquire() as conn:
+            for one in meeting(name, tag=f"p{number}"):
+                await fold_batch(conn, number, received([one]))
+
+    await asyncio.gather(*(fold_room(number) for number in range(8)))
+    participant_ms, video_ms = meeting_usage()
+    assert await usage(pool, project.project_id) == DayUsage(8 * participant_ms, 8 * video_ms)
+    assert await peak(pool, project.project_id) == 16
+
+
+async def test_a_session_whose_track_event_lacks_its_room_is_folded_by_two_partitions(
+    pool: Pool, project: CreatedProject
+) -> None:
+    """LiveKit v1.9.0 sent track events without a room: they go to another partition than their session."""
+    name = livekit_room(project.project_id, "live", "lobby")
+    ada = participant("PA_x", "ada", BASE_S * 1000)
+    joined = body("participant_joined", "EV_1", BASE_S, room=room(name), participant=ada)
+    left = body("participant_left", "EV_3", BASE_S + 100, room=room(name), participant=ada)
+    who, camera = {"sid": "PA_x", "identity": "ada"}, {"sid": "TR_1", "type": "VIDEO"}
+    track = body("track_published", "EV_2", BASE_S + 10, participant=who, track=camera)
+
+    async def fold_in(partition: int, bodies: list[bytes]) -> None:
+        async with pool.acquire() as conn:
+            await fold_batch(conn, partition, received(bodies))
+
+    await asyncio.gather(fold_in(1, [joined, left]), fold_in(2, [track]))
+    assert await usage(pool, project.project_id) == DayUsage(100_000, 90_000)
+
+
+async def test_room_finished_closes_who_never_left_and_a_later_left_overrides(
+    pool: Pool, project: CreatedProject
+) -> None:
+    name = livekit_room(project.project_id, "live", "lobby")
+    ada = participant("PA_x", "ada", BASE_S * 1000)
+    async with pool.acquire() as conn:
+        joined = body("participant_joined", "EV_1", BASE_S, room=room(name), participant=ada)
+        finished = body("room_finished", "EV_2", BASE_S + 60, room=room(name))
+        await fold_batch(conn, 0, received([joined, finished]))
+        assert await usage(pool, project.project_id) == DayUsage(60_000, 0)
+        left = body("participant_left", "EV_3", BASE_S + 50, room=room(name), participant=ada)
+        await fold_batch(conn, 0, received([left]))
+    assert await usage(pool, project.project_id) == DayUsage(50_000, 0)
+
+
+async def test_what_cannot_be_folded_is_set_aside_and_stops_nobody(pool: Pool, project: CreatedProject) -> None:
+    name = livekit_room(project.project_id, "live", "lobby")
+    ada = participant("PA_x", "ada\0", BASE_S * 1000)
+    bad = [
+        b"no json",
+        b"\xff\xfe",
+        b"[]",
+        body("participant_joined", "EV_b1", BASE_S + 10**9, room=room(name), participant=ada),
+        body("participant_left", "EV_b2", BASE_S - 3600, room=room(name), participant=ada),
+        body("track_published", "EV_b3", BASE_S, room=room(name)),
+        body("participant_joined", "EV_b4\0", BASE_S, room=room(name), participant=ada),
+        body("room_started", "EV_b5", 10**30, room=room(name)),
+    ]
+    batch = received([*bad, *meeting(name), *bad])
+    async with pool.acquire() as conn:
+        await fold_batch(conn, 0, batch)
+        rows = await conn.fetch("SELECT reason, count(*) AS n FROM set_aside_event GROUP BY reason ORDER BY reason")
+    assert await usage(pool, project.project_id) == DayUsage(*meeting_usage())
+    assert {row["reason"]: row["n"] for row in rows} == {
+        "not_an_event": 3,
+        "from_the_future": 2,
+        "end_before_start": 1,
+        "no_participant": 1,
+        "not_storable": 1,
+    }
+
+
+async def test_rooms_of_no_project_and_unknown_events_are_kept_and_metered_for_nobody(
+    pool: Pool, project: CreatedProject
+) -> None:
+    batch = received(
+        [
+            *meeting("somebody-elses", tag="e"),
+            *meeting(livekit_room("nosuchproject", "live", "lobby"), tag="n"),
+            body("something_new", "EV_new", BASE_S, room=room(livekit_room(project.project_id, "live", "lobby"))),
+        ]
+    )
+    async with pool.acquire() as conn:
+        result = await fold_batch(conn, 0, batch)
+        kept = await conn.fetchval("SELECT count(*) FROM event")
+        metered = await conn.fetchval("SELECT (SELECT count(*) FROM session) + (SELECT count(*) FROM usage_hour)")
+    assert result == FoldResult(folded=17, unattributed=16)
+    assert (kept, metered) == (17, 0)
+
+
+async def test_a_crash_between_commit_and_acknowledgement_repeats_without_effect(
+    settings: Settings, pool: Pool, project: CreatedProject
+) -> None:
+    redis = event_stream.connect_redis(settings.redis_url)
+    try:
+        bodies = meeting(livekit_room(project.project_id, "live", "lobby"))
+        partition = event_stream.partition_of(bodies[0])
+        assert {event_stream.partition_of(one) for one in bodies} == {partition}
+        assert await event_stream.append(redis, [(partition, one) for one in received(bodies)]) == [partition]
+        entries = await event_stream.read_batch(redis, partition, 5)
+        async with pool.acquire() as conn:
+            await fold_batch(conn, partition, [one for _, one in entries])
+        # The worker dies here. Its successor reads the same entries first, then the rest.
+        assert await drain_partition(pool, redis, partition) == FoldResult(folded=3, known=5)
+        assert await usage(pool, project.project_id) == DayUsage(*meeting_usage())
+        assert await event_stream.oldest_unfolded_ms(redis) is None
+        assert await drain_partition(pool, redis, partition) == FoldResult()
+    finally:
+        await redis.aclose()
+
+
+async def test_the_inbox_is_folded_once(pool: Pool, project: CreatedProject) -> None:
+    bodies = received(meeting(livekit_room(project.project_id, "live", "lobby")))
+    async with pool.acquire() as conn:
+        await event_queries.put_in_inbox(conn, [(3, one) for one in bodies])
+        assert await drain_inbox(conn) == 8
+        assert await drain_inbox(conn) == 0
+    assert await usage(pool, project.project_id) == DayUsage(*meeting_usage())

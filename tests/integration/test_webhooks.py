@@ -1,0 +1,105 @@
+"""Every answer of the webhook intake, and where an event is afterwards."""
+
+import time
+from collections.abc import Callable
+
+import httpx
+import msgspec
+import pytest
+
+from services.worker.drain import drain_inbox
+from shared import event_stream
+from shared.livekit.webhook import WebhookSigner
+from shared.postgres import Pool
+from shared.settings import Settings, parse_database_url
+from tests.integration.conftest import serving
+
+PATH = "/api/webhooks/livekit"
+Signed = Callable[[bytes], dict[str, str]]
+
+
+async def waiting(settings: Settings) -> int:
+    redis = event_stream.connect_redis(settings.redis_url)
+    try:
+        return sum([await redis.xlen(event_stream.stream_key(p)) for p in range(event_stream.PARTITIONS)])
+    finally:
+        await redis.aclose()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"event":"room_started","id":"EV_1","createdAt":"1795000000","room":{"sid":"RM_1","name":"nobody"}}',
+        b'{"event":"invented_tomorrow","id":"EV_2","newField":{"a":[1]}}',
+        b"no json at all",
+        b"\xff\x00\xfe",
+        b"",
+        b'{"room":{"name":7}}',
+        b"[" * 100_000,
+    ],
+)
+async def test_whatever_livekit_signed_is_kept(
+    api: httpx.AsyncClient, settings: Settings, signed: Signed, body: bytes
+) -> None:
+    answer = await api.post(PATH, content=body, headers=signed(body))
+    assert answer.status_code == 200
+    assert await waiting(settings) == 1
+
+
+async def test_forged_expired_and_mismatched_are_401_and_keep_nothing(
+    api: httpx.AsyncClient, settings: Settings, signed: Signed
+) -> None:
+    body, now = b'{"event":"room_started"}', int(time.time())
+    forger, stranger = WebhookSigner("devkey", "another secret"), WebhookSigner("otherkey", "secret")
+    real = WebhookSigner("devkey", "secret")
+    cases = {
+        "missing_signature": None,
+        "bad_signature": forger.sign(body, now_s=now),
+        "wrong_api_key": stranger.sign(body, now_s=now),
+        "expired": real.sign(body, now_s=now - 361),
+        "not_yet_valid": real.sign(body, now_s=now + 120),
+        "body_mismatch": real.sign(b"another body", now_s=now),
+        "malformed_signature": real.sign(body, now_s=now)[:-20].rpartition(".")[0],
+    }
+    for code, authorization in cases.items():
+        headers = {} if authorization is None else {"Authorization": authorization}
+        answer = await api.post(PATH, content=body, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (401, code)
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["requestId"] == answer.headers["x-request-id"]
+        assert "secret" not in answer.text.replace("LIVEKIT_API_SECRET", "")
+    assert await waiting(settings) == 0
+
+
+async def test_oversized_is_413(api: httpx.AsyncClient, settings: Settings, signed: Signed) -> None:
+    exact, over = b" " * 1024 * 1024, b" " * (1024 * 1024 + 1)
+    assert (await api.post(PATH, content=exact, headers=signed(exact))).status_code == 200
+    answer = await api.post(PATH, content=over, headers=signed(over))
+    assert (answer.status_code, answer.json()["code"]) == (413, "payload_too_large")
+    assert await waiting(settings) == 1
+
+
+async def test_another_method_is_405(api: httpx.AsyncClient) -> None:
+    answer = await api.get(PATH)
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+
+async def test_without_redis_the_inbox_keeps_it(settings: Settings, pool: Pool, signed: Signed) -> None:
+    body = b'{"event":"room_started","id":"EV_1","createdAt":"1795000000","room":{"sid":"RM_1","name":"nobody"}}'
+    without_redis = msgspec.structs.replace(settings, redis_url="redis://127.0.0.1:1/0")
+    async with serving(without_redis) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
+        assert (await client.post(PATH, content=body, headers=signed(body))).status_code == 200
+        assert (await client.get("/readyz")).status_code == 503
+    async with pool.acquire() as conn:
+        assert await drain_inbox(conn) == 1
+
+
+async def test_without_redis_and_postgres_livekit_must_come_again(settings: Settings, signed: Signed) -> None:
+    body = b'{"event":"room_started"}'
+    nowhere = parse_database_url("postgresql://postgres@127.0.0.1:1/none")
+    alone = msgspec.structs.replace(settings, redis_url="redis://127.0.0.1:1/0", database=nowhere)
+    async with serving(alone) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
+        answer = await client.post(PATH, content=body, headers=signed(body))
+        assert (answer.status_code, answer.json()["code"]) == (503, "event_not_kept")
+        assert int(answer.headers["retry-after"]) > 0
+        assert (await client.get("/healthz")).status_code == 200
