@@ -1,0 +1,174 @@
+"""The arguments of `relay simulate`, and what it prints."""
+
+import argparse
+import asyncio
+import random
+import sys
+import time
+from typing import Any, NamedTuple, get_args
+
+import httpx
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from services.cli.simulate.sender import Sender
+from services.cli.simulate.traffic import DayExpected, Event, Stay, expected, make_meeting
+from shared.ids import Mode
+from shared.livekit.webhook import WebhookSigner
+
+_LEAST_MEETING_S = 10
+
+
+class Target(NamedTuple):
+    """Where to send, how to sign, and for which projects (id, name)."""
+
+    url: str
+    api_key: str
+    api_secret: str
+    projects: list[tuple[str, str]]
+
+
+class Traffic(NamedTuple):
+    """Everything to be offered, in order, and what it should add up to if all of it arrives."""
+
+    events: list[Event]
+    stays: list[Stay]
+    generated: int
+    lost: int
+    duplicated: int
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    number = _bounded
+    parser.add_argument("--rooms", type=number(int, 1, 100_000), default=3, help="per project (default: %(default)s)")
+    parser.add_argument("--people", type=number(int, 1, 10_000), default=4, help="per room (default: %(default)s)")
+    parser.add_argument(
+        "--rate",
+        type=number(float, 0, 1e6),
+        default=200.0,
+        help="events a second, 0: as fast as taken (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--duration",
+        type=number(int, _LEAST_MEETING_S, 30 * 86400),
+        default=3600,
+        help="seconds of meetings, which lie in the past and end now (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--events", type=number(int, 1, 10**8), help="add meetings until there are about this many events"
+    )
+    parser.add_argument("--loss", type=number(float, 0, 0.99), default=0.0, help="share of events never sent")
+    parser.add_argument("--duplicate", type=number(float, 0, 1), default=0.0, help="share of events sent twice")
+    parser.add_argument("--shuffle", action="store_true", help="mix up the order inside each room's queue")
+    parser.add_argument("--seed", type=int, help="repeat a run (with the same projects); printed at the end")
+    parser.add_argument("--mode", choices=get_args(Mode), default="live", help="(default: %(default)s)")
+    parser.add_argument("--concurrency", type=number(int, 1, 10_000), default=64, help="requests under way at once")
+    parser.add_argument("--timeout", type=number(float, 0.1, 600), default=30.0, help="seconds a request may take")
+    parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+
+
+def _bounded(convert: Any, low: float, high: float) -> Any:
+    def parse(text: str) -> Any:
+        try:
+            value = convert(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"must be from {low:g} to {high:g}")
+        return value
+
+    return parse
+
+
+def plan(arguments: argparse.Namespace, projects: list[tuple[str, str]], now_ms: int, seed: int) -> Traffic:
+    """The traffic of a run; the same seed, projects and time give the same bytes."""
+    rng = random.Random(seed)  # noqa: S311 - repeatable test traffic, no secret
+    end_ms = now_ms - 1000
+    start_ms = end_ms - arguments.duration * 1000
+    events: list[Event] = []
+    stays: list[Stay] = []
+    round_number = 0
+    while not round_number or (arguments.events is not None and len(events) < arguments.events):
+        for project_id, _ in projects:
+            for number in range(arguments.rooms):
+                display = f"room-{number}" if not round_number else f"room-{number}-{round_number}"
+                meeting = make_meeting(rng, project_id, arguments.mode, display, arguments.people, start_ms, end_ms)
+                events += meeting.events
+                stays += meeting.stays
+        round_number += 1
+    generated = len(events)
+    kept = [event for event in events if rng.random() >= arguments.loss] if arguments.loss else events
+    repeats = [event for event in kept if rng.random() < arguments.duplicate] if arguments.duplicate else []
+    offered = sorted([*kept, *repeats], key=lambda event: event.created_ms)
+    if arguments.shuffle:
+        rng.shuffle(offered)
+    return Traffic(offered, stays, generated, generated - len(kept), len(repeats))
+
+
+async def run(arguments: argparse.Namespace, target: Target) -> int:
+    """Sends the traffic and prints what became of it. 0 if every event that was to be sent was acknowledged."""
+    seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(10**9)
+    traffic = plan(arguments, target.projects, time.time_ns() // 1_000_000, seed)
+    limits = httpx.Limits(max_connections=arguments.concurrency, max_keepalive_connections=arguments.concurrency)
+    started = time.monotonic()
+    async with httpx.AsyncClient(
+        base_url=target.url, limits=limits, timeout=arguments.timeout, trust_env=False
+    ) as client:
+        signer = WebhookSigner(target.api_key, target.api_secret)
+        sender = Sender(client, signer, concurrency=arguments.concurrency, paced=arguments.rate > 0)
+        await _offer_all(sender, traffic.events, arguments.rate)
+    seconds = time.monotonic() - started
+    counts = sender.counts
+    counts.generated, counts.lost, counts.duplicated = traffic.generated, traffic.lost, traffic.duplicated
+    days = expected(traffic.stays)
+    complete = counts.acknowledged == len(traffic.events)
+    if arguments.json:
+        document = {"seed": seed, "seconds": round(seconds, 3), "sent": counts, "complete": complete, "expected": days}
+        print(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+    else:
+        _report(sender, days, dict(target.projects), seed, seconds, traffic.lost)
+    if not complete:
+        print(
+            f"relay: {len(traffic.events) - counts.acknowledged} of {len(traffic.events)} events were not acknowledged by"
+            f" {target.url}; the last answer was: {sender.last_error or 'none'}",
+            file=sys.stderr,
+        )
+    return 0 if complete else 1
+
+
+async def _offer_all(sender: Sender, events: list[Event], rate: float) -> None:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("events", total=len(events))
+        started = time.monotonic()
+        for number, event in enumerate(events):
+            ahead_s = number / rate - (time.monotonic() - started) if rate else 0.0
+            if ahead_s > 0.002:
+                await asyncio.sleep(ahead_s)
+            elif number % 16 == 0:
+                await asyncio.sleep(0)  # behind the rate: the queues must be served all the same
+            await sender.offer(event)
+            if number % 50 == 0:
+                progress.update(bar, completed=number)
+        await sender.finish()
+        progress.update(bar, completed=len(events))
+
+
+def _report(
+    sender: Sender, days: list[DayExpected], names: dict[str, str], seed: int, seconds: float, lost: int
+) -> None:
+    c = sender.counts
+    print(f"{c.generated} events of {seconds:.1f} s, seed {seed}: {c.acknowledged} acknowledged in {c.sent} requests")
+    print(f"lost on purpose {c.lost}, sent twice {c.duplicated}, retried {c.retried}, refused {c.refused}")
+    print(
+        f"LiveKit would have dropped: {c.given_up} after four retries, {c.dropped_queue_full} because a queue was full,"
+        f" {c.dropped_too_old} older than 30 s"
+    )
+    dropped = lost or c.given_up or c.dropped_queue_full or c.dropped_too_old or c.refused
+    print("It should add up to" + (", had nothing been lost:" if dropped else ":"))
+    for day in days:
+        print(
+            f"  {day.date}  {names[day.project_id]} ({day.project_id}, {day.mode}): {day.participant_ms / 60_000:.3f} minutes,"
+            f" video {day.video_ms / 60_000:.3f}, audio {day.audio_ms / 60_000:.3f}, peak {day.peak_participants}"
+        )

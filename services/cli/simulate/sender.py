@@ -1,0 +1,118 @@
+"""Sends events the way LiveKit's own sender does (livekit/protocol, webhook/resource_url_notifier.go): a serial queue per
+room, 200 events deep, dropping the newest beyond and whatever waited over 30 s; four retries after 1, 2, 4 and 8 s of
+connection errors, 429 and 5xx except 501; any other answer is final."""
+
+import asyncio
+import time
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable
+
+import httpx
+import msgspec
+
+from services.cli.simulate.traffic import Event
+from shared.livekit.webhook import WebhookSigner
+
+PATH = "/api/webhooks/livekit"
+QUEUE_DEPTH = 200
+MAX_WAIT_S = 30.0
+RETRY_DELAYS_S = (1.0, 2.0, 4.0, 8.0)
+
+
+class Counts(msgspec.Struct, rename="camel"):
+    """Events, by what became of them. ``sent`` counts requests, retries included."""
+
+    generated: int = 0
+    lost: int = 0
+    duplicated: int = 0
+    sent: int = 0
+    acknowledged: int = 0
+    retried: int = 0
+    refused: int = 0
+    given_up: int = 0
+    dropped_queue_full: int = 0
+    dropped_too_old: int = 0
+
+
+class Sender:
+    """Queues by room. With ``paced`` False nothing is dropped: whoever offers events waits for room in the queue."""
+
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        signer: WebhookSigner,
+        *,
+        concurrency: int,
+        paced: bool,
+        delays_s: tuple[float, ...] = RETRY_DELAYS_S,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.counts = Counts()
+        self.last_error = ""
+        self._client, self._signer, self._paced, self._delays_s, self._sleep = client, signer, paced, delays_s, sleep
+        self._queues: defaultdict[str, deque[tuple[float, Event]]] = defaultdict(deque)
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._slots = asyncio.Semaphore(concurrency)
+        self._space = asyncio.Semaphore(concurrency * 4)
+
+    async def offer(self, event: Event) -> None:
+        """Puts an event into its room's queue."""
+        queue = self._queues[event.room]
+        if self._paced and len(queue) >= QUEUE_DEPTH:
+            self.counts.dropped_queue_full += 1
+            return
+        if not self._paced:
+            await self._space.acquire()
+        queue.append((time.monotonic(), event))
+        if event.room not in self._running:
+            self._running[event.room] = asyncio.create_task(self._drain(event.room))
+
+    async def finish(self) -> None:
+        """Waits until every queue is empty. Raises what a queue's task raised."""
+        while self._running:
+            done, _ = await asyncio.wait(self._running.values(), return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+
+    async def _drain(self, room: str) -> None:
+        queue = self._queues[room]
+        try:
+            while queue:
+                offered, event = queue.popleft()
+                if self._paced and time.monotonic() - offered > MAX_WAIT_S:
+                    self.counts.dropped_too_old += 1
+                    continue
+                async with self._slots:
+                    await self._deliver(event)
+                if not self._paced:
+                    self._space.release()
+        finally:
+            del self._running[room]
+
+    async def _deliver(self, event: Event) -> None:
+        # Signed once, as LiveKit does: retries carry the same token.
+        headers = {
+            "Content-Type": "application/webhook+json",
+            "Authorization": self._signer.sign(event.body, now_s=int(time.time())),
+        }
+        for delay_s in (*self._delays_s, None):
+            self.counts.sent += 1
+            retry_after_s = 0.0
+            try:
+                answer = await self._client.post(PATH, content=event.body, headers=headers)
+            except httpx.TransportError as error:
+                self.last_error = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            else:
+                if answer.status_code == 200:
+                    self.counts.acknowledged += 1
+                    return
+                self.last_error = f"{answer.status_code} {answer.text[:300]}"
+                if answer.status_code == 501 or (answer.status_code < 500 and answer.status_code != 429):
+                    self.counts.refused += 1
+                    return
+                given = answer.headers.get("Retry-After", "")
+                retry_after_s = float(given) if given.isdigit() and answer.status_code in (429, 503) else 0.0
+            if delay_s is not None:
+                self.counts.retried += 1
+                await self._sleep(retry_after_s or delay_s)
+        self.counts.given_up += 1
