@@ -6,8 +6,7 @@ verifier allows one minute of leeway (auth/verifier.go); so do we.
 """
 
 import hmac
-from base64 import b64decode, b64encode
-from binascii import Error as Base64Error
+from base64 import b64decode, b64encode, urlsafe_b64encode
 from hashlib import sha256
 
 import msgspec
@@ -61,12 +60,12 @@ class WebhookVerifier:
         token = authorization.removeprefix("Bearer ").encode("latin-1", "replace")
         try:
             header, payload, signature = token.split(b".")
-            given = _segment(signature)
-        except (ValueError, Base64Error):
+        except ValueError:
             raise WebhookRefused("malformed_signature", "the Authorization header holds no JWT") from None
         # The signature comes first: nothing of an unsigned token is interpreted, its `alg` least of all.
-        expected = hmac.digest(self._secret, header + b"." + payload, "sha256")
-        if not hmac.compare_digest(expected, given):
+        # Compared as text, so that only the one canonical spelling of a signature passes.
+        expected = urlsafe_b64encode(hmac.digest(self._secret, header + b"." + payload, "sha256")).rstrip(b"=")
+        if not hmac.compare_digest(expected, signature):
             raise WebhookRefused("bad_signature", "the token is not signed with LIVEKIT_API_SECRET")
         try:
             algorithm = _header_decoder.decode(_segment(header)).alg
