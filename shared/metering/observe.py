@@ -101,7 +101,7 @@ def _session(event: LiveKitEvent, owner: RoomName | None, created_ms: int) -> Se
     return msgspec.structs.replace(
         session,
         name=participant.name or None,
-        kind=str(participant.kind),
+        kind=str(participant.kind) or None,
         joined_ms=joined_ms,
         first_seen_ms=created_ms,
         active_ms=None if ended else created_ms,

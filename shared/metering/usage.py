@@ -56,7 +56,8 @@ def interval_of(session: Session, room: Room | None) -> Interval | None:
 
 
 def _was_connected(session: Session) -> bool:
-    if any(track.published_ms is not None for track in session.tracks.values()):
+    # Any track event: an unpublish proves the publish whose own event was lost.
+    if session.tracks:
         return True
     return session.active_ms is not None and session.aborted_ms is not None and session.active_ms < session.aborted_ms
 
