@@ -1,0 +1,136 @@
+"""A second meter, written from the definition and nothing else, to hold the real one against.
+
+It reads the plain list of events as dicts, looks at everything for every session, and walks each session from boundary to
+boundary. Slow and obvious on purpose; it shares no code with the meter it judges.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+Event = dict[str, Any]
+
+HOUR = 60 * 60 * 1000
+EARLIEST = 1_577_836_800_000  # 2020, before LiveKit
+FUTURE = 60 * 60 * 1000
+SKEW = 5 * 1000
+
+
+class Row(NamedTuple):
+    """Whose hour it is; ``hour`` is unix ms of its start."""
+
+    project: str
+    mode: str
+    hour: int
+    kind: str
+
+
+class Meter:
+    """``usage``: (participant ms, video ms) by row, of ended sessions. ``intervals``: when each metered session that ended
+    was connected, by project and mode."""
+
+    def __init__(self, events: list[Event], received_ms: int) -> None:
+        self._events = [event for event in events if credible(event, received_ms) and not of_a_stranger(event)]
+        self.usage: dict[Row, tuple[int, int]] = {}
+        self.intervals: dict[tuple[str, str], list[tuple[int, int]]] = {}
+        for sid in {event["participant"]["sid"] for event in self._events if "participant" in event}:
+            self._meter(sid)
+
+    def _meter(self, sid: str) -> None:
+        own = [event for event in self._events if event.get("participant", {}).get("sid") == sid]
+        owners = [owner_of(event["room"]["name"]) for event in own if "room" in event]
+        kinds = [event["participant"].get("kind", "STANDARD") for event in own if event["event"].startswith("part")]
+        kind = kinds[0] if kinds else "STANDARD"
+        end = self._end(own)
+        if not owners or owners[0] is None or kind == "EGRESS" or end is None:
+            return
+        project, mode = owners[0]
+        start = start_of(own)
+        if start < end:
+            self.intervals.setdefault((project, mode), []).append((start, end))
+        tracks = list(video_tracks(own))
+        at = start
+        while at < end:
+            # Nothing changes before the next full hour, track edge or the end.
+            edges = {edge for track in tracks for edge in track} | {at - at % HOUR + HOUR, end}
+            until = min(edge for edge in edges if edge > at)
+            row = Row(project, mode, at - at % HOUR, kind)
+            participant_ms, video_ms = self.usage.get(row, (0, 0))
+            seen = any(on <= at < off for on, off in tracks)
+            self.usage[row] = (participant_ms + until - at, video_ms + (until - at if seen else 0))
+            at = until
+
+    def _end(self, own: list[Event]) -> int | None:
+        """None for a session still open and for one that never was."""
+        left = times(own, "participant_left")
+        aborted = times(own, "participant_connection_aborted")
+        joined = times(own, "participant_joined")
+        published = [event for event in own if event["event"] in ("track_published", "track_unpublished")]
+        if aborted and not left and not published and not (joined and min(joined) < min(aborted)):
+            return None
+        if left or aborted:
+            return min(left + aborted)
+        rooms = {event["room"]["sid"] for event in own if "room" in event}
+        finished = [
+            created(event)
+            for event in self._events
+            if event["event"] == "room_finished" and event["room"]["sid"] in rooms
+        ]
+        start_s = start_of(own) // 1000
+        return min((at for at in finished if at // 1000 >= start_s), default=None)
+
+
+def created(event: Event) -> int:
+    return int(event["createdAt"]) * 1000
+
+
+def joined_at(event: Event) -> int:
+    """0 where the event names none."""
+    who = event.get("participant", {})
+    return int(who.get("joinedAtMs", 0)) or int(who.get("joinedAt", 0)) * 1000
+
+
+def credible(event: Event, received_ms: int) -> bool:
+    in_time = EARLIEST <= created(event) <= received_ms + FUTURE
+    return in_time and joined_at(event) <= created(event) + SKEW
+
+
+def of_a_stranger(event: Event) -> bool:
+    return "room" in event and owner_of(event["room"]["name"]) is None
+
+
+def owner_of(room: str) -> tuple[str, str] | None:
+    """(project, mode) of a room named ``p_<project>__<display>`` or ``t_…``."""
+    first, _, rest = room.partition("_")
+    project, separator, display = rest.partition("__")
+    if first not in ("p", "t") or not separator or not display or "_" in project:
+        return None
+    return project, "live" if first == "p" else "test"
+
+
+def times(own: list[Event], name: str) -> list[int]:
+    return [created(event) for event in own if event["event"] == name]
+
+
+def start_of(own: list[Event]) -> int:
+    joins = [joined_at(event) for event in own if joined_at(event)]
+    return min(joins) if joins else min(created(event) for event in own)
+
+
+def video_tracks(own: list[Event]) -> Iterator[tuple[int, int]]:
+    """From publishing to unpublishing, or for ever."""
+    sids = {event["track"]["sid"] for event in own if event.get("track", {}).get("type") == "VIDEO"}
+    for sid in sids:
+        about = [event for event in own if event.get("track", {}).get("sid") == sid]
+        on, off = times(about, "track_published"), times(about, "track_unpublished")
+        if on:
+            yield min(on), min(off, default=1 << 62)
+
+
+def level_at(intervals: list[tuple[int, int]], at: int) -> int:
+    return sum(1 for start, end in intervals if start <= at < end)
+
+
+def peak(intervals: list[tuple[int, int]], begin: int, end: int) -> int:
+    """The greatest number of simultaneous participants in ``[begin, end)``."""
+    instants = {begin} | {edge for interval in intervals for edge in interval if begin <= edge < end}
+    return max(level_at(intervals, at) for at in instants)
