@@ -1,0 +1,105 @@
+"""`kill -9` of the worker, twenty times, under load: nothing lost, nothing doubled."""
+
+import asyncio
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from services.cli.projects import create_project
+from services.cli.simulate.traffic import Event, expected
+from shared import event_stream
+from shared.doorbell import create_broker, wake
+from shared.postgres import Pool, create_pool
+from shared.queries.events import Received
+from shared.settings import Settings, inherited_environment
+from tests.integration.test_volume import metered, traffic_for
+
+KILLS = 20
+
+
+def start_worker(settings: Settings, log: Path) -> "subprocess.Popen[bytes]":
+    environment = inherited_environment(
+        {
+            "DATABASE_URL": settings.database.dsn,
+            "REDIS_URL": settings.redis_url,
+            "LIVEKIT_URL": settings.livekit_url,
+            "LIVEKIT_API_KEY": settings.livekit_api_key,
+            "LIVEKIT_API_SECRET": settings.livekit_api_secret,
+            "AUTH_SECRET": settings.auth_secret,
+            "RELAY_API_URL": settings.relay_api_url,
+        }
+    )
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "services.worker.main"], env=environment, stdout=output, stderr=output
+        )
+
+
+async def feed(settings: Settings, events: list[Event], stop: asyncio.Event) -> None:
+    """Appends as the API does, paced so that the load outlasts the killing."""
+    redis = event_stream.connect_redis(settings.redis_url)
+    broker = create_broker(settings.redis_url, [])
+    try:
+        for start in range(0, len(events), 100):
+            now_ms = time.time_ns() // 1_000_000
+            group = events[start : start + 100]
+            silent = await event_stream.append(
+                redis, [(event_stream.partition_of(e.body), Received(now_ms, e.body)) for e in group]
+            )
+            await wake(broker, silent)
+            if not stop.is_set():
+                await asyncio.sleep(0.1)
+    finally:
+        broker.close()
+        await redis.aclose()
+
+
+async def waiting(settings: Settings) -> int | None:
+    redis = event_stream.connect_redis(settings.redis_url)
+    try:
+        return await event_stream.oldest_unfolded_ms(redis)
+    finally:
+        await redis.aclose()
+
+
+async def counted(pool: Pool) -> int:
+    async with pool.acquire() as conn:
+        return int(await conn.fetchval("SELECT count(*) FROM event"))
+
+
+async def test_nothing_is_lost_or_doubled(settings: Settings, tmp_path: Path) -> None:
+    owners = [((await create_project(settings.database, name)).project_id, name) for name in ("one", "two")]
+    options = ("--events", "40000", "--rooms", "20", "--people", "8", "--shuffle", "--duplicate", "0.1")
+    traffic = traffic_for(owners, time.time_ns() // 1_000_000, *options)
+    log, rng, stop = tmp_path / "worker.log", random.Random(1), asyncio.Event()
+    worker = start_worker(settings, log)
+    feeding = asyncio.create_task(feed(settings, traffic.events, stop))
+    try:
+        async with create_pool(settings.database, "tests") as pool:
+            for number in range(KILLS):
+                before, deadline = await counted(pool), time.monotonic() + 30
+                # Only a worker that has folded something is worth killing, somewhere in the middle of the next batch.
+                while await counted(pool) == before and not feeding.done():
+                    assert time.monotonic() < deadline, log.read_text()
+                    await asyncio.sleep(0.01)
+                await asyncio.sleep(rng.random() * 0.1)
+                assert not feeding.done(), f"the load ended before kill {number + 1}"
+                worker.send_signal(signal.SIGKILL)
+                worker.wait()
+                worker = start_worker(settings, log)
+            stop.set()
+            await feeding
+            deadline = time.monotonic() + 60
+            while await waiting(settings) is not None:
+                assert time.monotonic() < deadline, log.read_text()
+                await asyncio.sleep(0.1)
+            # Acknowledged means committed, so the numbers are final now.
+            assert await counted(pool) == traffic.generated
+            assert await metered(pool, owners) == expected(traffic.stays)
+    finally:
+        feeding.cancel()
+        worker.terminate()
+        assert worker.wait(timeout=40) == 0

@@ -1,0 +1,77 @@
+"""Many events at once, shuffled and repeated, through the streams: the rollups equal the simulator's own sum."""
+
+import argparse
+import asyncio
+import time
+
+from services.cli.projects import create_project
+from services.cli.simulate.command import Traffic, add_arguments, plan
+from services.cli.simulate.traffic import DayExpected, expected
+from services.worker.drain import drain_partition
+from shared import event_stream
+from shared.clock import DAY_MS, rfc3339
+from shared.postgres import Pool
+from shared.queries import usage as usage_queries
+from shared.queries.events import Received
+from shared.queries.usage import Scope
+from shared.settings import Settings
+
+Owners = list[tuple[str, str]]
+
+
+def traffic_for(owners: Owners, now_ms: int, *given: str) -> Traffic:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return plan(parser.parse_args(given), owners, now_ms, 20261124)
+
+
+async def metered(pool: Pool, owners: Owners) -> list[DayExpected]:
+    """What the rollups say, in the simulator's form."""
+    found = []
+    async with pool.acquire() as conn:
+        for project_id, _ in sorted(owners):
+            scope = Scope(project_id, "live")
+            days = await usage_queries.usage_by_day(conn, scope, 0, 2**45 // DAY_MS * DAY_MS)
+            _, stretches = await usage_queries.day_stretches(conn, scope, 0, 2**45)
+            level = 0
+            for day in sorted(stretches):
+                usage = days[day]
+                found.append(
+                    DayExpected(
+                        project_id,
+                        "live",
+                        rfc3339(day)[:10],
+                        usage.participant_ms,
+                        usage.video_ms,
+                        usage.participant_ms - usage.video_ms,
+                        level + stretches[day].peak,
+                    )
+                )
+                level += stretches[day].change
+    return found
+
+
+async def test_a_hundred_thousand_events_shuffled_and_repeated(settings: Settings, pool: Pool) -> None:
+    owners = [((await create_project(settings.database, name)).project_id, name) for name in ("one", "two")]
+    now_ms = time.time_ns() // 1_000_000
+    options = ("--events", "83334", "--rooms", "40", "--people", "12", "--duration", "90000")
+    traffic = traffic_for(owners, now_ms, *options, "--shuffle", "--duplicate", "0.2")
+    assert len(traffic.events) >= 99_000
+    redis = event_stream.connect_redis(settings.redis_url)
+    try:
+        entries = [(event_stream.partition_of(e.body), Received(now_ms, e.body)) for e in traffic.events]
+        for start in range(0, len(entries), 2000):
+            await event_stream.append(redis, entries[start : start + 2000])
+        results = await asyncio.gather(*(_drain(pool, redis, p) for p in range(event_stream.PARTITIONS)))
+        assert await event_stream.oldest_unfolded_ms(redis) is None
+    finally:
+        await redis.aclose()
+    assert sum(results) == traffic.generated
+    assert await metered(pool, owners) == expected(traffic.stays)
+
+
+async def _drain(pool: Pool, redis: event_stream.Redis, partition: int) -> int:
+    folded = 0
+    while await redis.xlen(event_stream.stream_key(partition)):
+        folded += (await drain_partition(pool, redis, partition)).folded
+    return folded
