@@ -1,0 +1,123 @@
+"""`GET /v1/usage`: what it says, to whom, and about whom it says nothing."""
+
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from services.cli.projects import create_project
+from services.worker.fold import fold_batch
+from shared.clock import DAY_MS
+from shared.ids import livekit_room
+from shared.models.projects import CreatedProject
+from shared.postgres import Pool
+from shared.queries.events import Received
+from shared.settings import Settings
+from tests.integration.conftest import key_of
+from tests.livekit_bodies import body, meeting, meeting_usage, participant, room
+
+
+async def fold(pool: Pool, bodies: list[bytes]) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    async with pool.acquire() as conn:
+        await fold_batch(conn, 0, [Received(now_ms, one) for one in bodies])
+
+
+async def usage(api: httpx.AsyncClient, headers: dict[str, str], period: str = "7d") -> dict[str, Any]:
+    answer = await api.get("/v1/usage", params={"period": period}, headers=headers)
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+async def test_of_a_project_without_traffic(api: httpx.AsyncClient, project: CreatedProject) -> None:
+    for period, days in (("today", 1), ("7d", 7), ("30d", 30), ("all", 1)):
+        answer = await usage(api, key_of(project), period)
+        assert answer["period"] == period
+        assert len(answer["daily"]) == days
+        assert answer["totals"] == {"participantMinutes": 0.0, "videoMinutes": 0.0, "audioMinutes": 0.0}
+    assert (await api.get("/v1/usage", headers=key_of(project))).json()["period"] == "30d"
+
+
+async def test_days_totals_and_peaks(api: httpx.AsyncClient, pool: Pool, project: CreatedProject) -> None:
+    today = int(time.time()) // 86400 * 86400
+    name = livekit_room(project.project_id, "live", "lobby")
+    # Ten minutes around the midnight three days ago: the second person comes with the new day, to the second.
+    await fold(pool, meeting(name, start_s=today - 3 * 86400 - 300, tag="m"))
+    answer = await usage(api, key_of(project))
+    days = answer["daily"]
+    dates = [time.strftime("%Y-%m-%dT00:00:00.000Z", time.gmtime(today - n * 86400)) for n in range(6, -1, -1)]
+    assert [day["date"] for day in days] == dates
+    participant_ms, video_ms = meeting_usage()
+    assert round(answer["totals"]["participantMinutes"] * 60_000) == participant_ms
+    assert round(answer["totals"]["videoMinutes"] * 60_000) == video_ms
+    before, after = days[2], days[3]
+    assert [round(before[k] * 60_000) for k in ("participantMinutes", "videoMinutes")] == [299_750, 299_000]
+    assert [round(after[k] * 60_000) for k in ("participantMinutes", "videoMinutes")] == [599_500, 0]
+    assert [day["peakParticipants"] for day in days] == [0, 0, 1, 2, 0, 0, 0]
+    for part in (*days, answer["totals"]):
+        assert round(part["participantMinutes"] * 1e6) == round(part["videoMinutes"] * 1e6) + round(
+            part["audioMinutes"] * 1e6
+        )
+    for field in ("participantMinutes", "videoMinutes", "audioMinutes"):
+        assert round(answer["totals"][field] * 1e6) == sum(round(day[field] * 1e6) for day in days)
+
+
+async def test_open_sessions_count_up_to_now_and_are_not_stored(
+    api: httpx.AsyncClient, pool: Pool, project: CreatedProject
+) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    since_ms = now_ms - 2 * DAY_MS
+    name = livekit_room(project.project_id, "live", "lobby")
+    ada = participant("PA_open", "ada", since_ms)
+    at_s = since_ms // 1000
+    await fold(pool, [body("participant_joined", "EV_1", at_s, room=room(name, created_s=at_s), participant=ada)])
+    first = await usage(api, key_of(project))
+    assert first["provisionalMinutes"] == first["totals"]["participantMinutes"] == pytest.approx(2 * 24 * 60, abs=0.2)
+    assert [day["peakParticipants"] for day in first["daily"]] == [0, 0, 0, 0, 1, 1, 1]
+    second = await usage(api, key_of(project))
+    assert second["totals"]["participantMinutes"] > first["totals"]["participantMinutes"]
+    left = {**ada, "state": "DISCONNECTED"}
+    await fold(pool, [body("participant_left", "EV_2", at_s + 60, room=room(name, created_s=at_s), participant=left)])
+    closed = await usage(api, key_of(project))
+    assert closed["provisionalMinutes"] == 0
+    assert closed["totals"]["participantMinutes"] == pytest.approx(1, abs=0.02)
+    assert [day["peakParticipants"] for day in closed["daily"]] == [0, 0, 0, 0, 1, 0, 0]
+
+
+async def test_modes_and_projects_never_mix(
+    api: httpx.AsyncClient, pool: Pool, project: CreatedProject, settings: Settings
+) -> None:
+    other = await create_project(settings.database, "other")
+    start = int(time.time()) - 3600
+    await fold(pool, meeting(livekit_room(project.project_id, "test", "lobby"), start_s=start, tag="t"))
+    minutes = [
+        (await usage(api, key_of(owner, mode)))["totals"]["participantMinutes"]  # type: ignore[arg-type]  # a literal in a loop
+        for owner, mode in ((project, "live"), (project, "test"), (other, "live"), (other, "test"))
+    ]
+    assert [round(value * 60_000) for value in minutes] == [0, meeting_usage()[0], 0, 0]
+
+
+async def test_bad_requests(api: httpx.AsyncClient, project: CreatedProject) -> None:
+    headers = key_of(project)
+    for params, param in (({"period": "1y"}, "period"), ({"peroid": "7d"}, "peroid")):
+        answer = await api.get("/v1/usage", params=params, headers=headers)
+        assert (answer.status_code, answer.json()["param"]) == (400, param)
+    assert (await api.get("/v1/usage")).status_code == 401
+    publishable = key_of(project, "live", "publishable")
+    assert (await api.get("/v1/usage", headers=publishable)).status_code == 403
+
+
+async def test_recorders_are_no_participants(api: httpx.AsyncClient, pool: Pool, project: CreatedProject) -> None:
+    start = int(time.time()) - 600
+    name = livekit_room(project.project_id, "live", "lobby")
+    for number, kind in enumerate(("EGRESS", "AGENT")):
+        who = participant(f"PA_{kind}", kind, start * 1000, kind=kind)
+        events = ("participant_joined", start), ("participant_left", start + 60)
+        await fold(
+            pool,
+            [body(e, f"EV_{number}{e}", at, room=room(name, created_s=start), participant=who) for e, at in events],
+        )
+    answer = await usage(api, key_of(project))
+    assert answer["totals"]["participantMinutes"] == 1.0
+    assert max(day["peakParticipants"] for day in answer["daily"]) == 1

@@ -1,0 +1,251 @@
+"""The known ways to meter wrongly, by name. Each docstring says what "store the join, subtract at the leave" would answer."""
+
+from typing import Any
+
+import pytest
+
+from shared.errors import UnfoldableEvent
+from shared.metering.observe import FUTURE_TOLERANCE_MS, observe
+from shared.metering.peak import EMPTY, Stretch, combine, daily_peaks
+from shared.metering.usage import Interval, interval_of, usage_of
+from shared.models.livekit_event import decode_event
+from shared.models.usage import build_answer
+from tests.livekit_bodies import body, participant
+from tests.unit.brute_force_meter import Event
+from tests.unit.test_metering_properties import DAY, HOUR, MIDNIGHT, RECEIVED_MS, event, fold, rollups
+
+NOON = MIDNIGHT + 12 * HOUR
+SECOND, MINUTE = 1000, 60_000
+LOBBY = {"sid": "RM_1", "name": "p_aaaaaaaa__lobby"}
+CAMERA = {"sid": "TR_1", "type": "VIDEO", "source": "CAMERA"}
+SCREEN = {"sid": "TR_2", "type": "VIDEO", "source": "SCREEN_SHARE"}
+VOICE = {"sid": "TR_3", "source": "MICROPHONE"}
+
+
+def of(name: str, at_ms: int, joined_ms: int = NOON, *, sid: str = "PA_1", room: Any = LOBBY, **more: Any) -> Event:
+    """A participant event of ada, who connected at ``joined_ms``."""
+    return event(f"participant_{name}", at_ms, room=room, participant=participant(sid, "ada", joined_ms, **more))
+
+
+def track(name: str, at_ms: int, what: dict[str, str], sid: str = "PA_1") -> Event:
+    return event(f"track_{name}", at_ms, room=LOBBY, participant={"sid": sid, "identity": "ada"}, track=what)
+
+
+def room(name: str, at_ms: int, sid: str = "RM_1") -> Event:
+    return event(f"room_{name}", at_ms, room={**LOBBY, "sid": sid})
+
+
+def billed(*events: Event) -> tuple[int, int]:
+    """(participant ms, video ms) in all."""
+    rows = rollups(fold(events)).values()
+    return sum(row[0] for row in rows), sum(row[1] for row in rows)
+
+
+def interval(*events: Event, sid: str = "PA_1") -> Interval | None:
+    sessions, rooms = fold(events)
+    return interval_of(sessions[sid], rooms.get(sessions[sid].room_sid or ""))
+
+
+def test_01_joined_lost() -> None:
+    """Naive: nothing to subtract from, 0. ``left`` names the joining time, so it alone is the whole session."""
+    assert billed(of("left", NOON + MINUTE)) == (MINUTE, 0)
+
+
+def test_01_joined_lost_and_no_joining_time_known() -> None:
+    """Naive: 0. The earliest track event shows that the participant was there."""
+    left = event("participant_left", NOON + MINUTE, room=LOBBY, participant={"sid": "PA_1", "identity": "ada"})
+    assert billed(track("published", NOON, CAMERA), left) == (MINUTE, MINUTE)
+
+
+def test_02_left_lost_closes_with_its_room() -> None:
+    """Naive: open for ever, or never billed."""
+    assert billed(of("joined", NOON), room("finished", NOON + MINUTE)) == (MINUTE, 0)
+
+
+def test_02_a_late_left_overrides_the_rooms_end() -> None:
+    """Naive: whichever end came first stays. The participant's own leaving is better evidence, earlier or later."""
+    for left_ms in (NOON + 30 * SECOND, NOON + 90 * SECOND):
+        events = (of("joined", NOON), room("finished", NOON + MINUTE), of("left", left_ms))
+        assert interval(*events) == Interval(NOON, left_ms, "left")
+
+
+def test_03_left_before_joined() -> None:
+    """Naive: the leave finds no session and is dropped, and the join that follows stays open for ever."""
+    assert billed(of("left", NOON + MINUTE), of("joined", NOON)) == (MINUTE, 0)
+
+
+@pytest.mark.parametrize("joined_ms", [NOON + 5 * SECOND, NOON + 6 * SECOND])
+def test_04_aborted_and_a_joined_not_earlier(joined_ms: int) -> None:
+    """Naive: the ``joined`` after the abort opens a session that nothing closes. It is a race inside LiveKit: no usage."""
+    events = [of("connection_aborted", NOON + 5 * SECOND), of("joined", joined_ms), room("finished", NOON + HOUR)]
+    assert billed(*events) == billed(*reversed(events)) == (0, 0)
+    assert interval(*events) is None
+
+
+@pytest.mark.parametrize(
+    "proof",
+    [of("joined", NOON + SECOND), track("published", NOON + SECOND, VOICE), track("unpublished", NOON + SECOND, VOICE)],
+    ids=["joined earlier", "published", "unpublished"],
+)
+def test_05_aborted_after_it_was_connected(proof: Event) -> None:
+    """Naive: an abort is no usage. But this one was connected (a failed migration): counted to the abort, and told apart.
+    An unpublish is proof too: the event of its publish was lost."""
+    events = (proof, of("connection_aborted", NOON + MINUTE))
+    assert interval(*events) == Interval(NOON, NOON + MINUTE, "aborted")
+    assert billed(*events) == (MINUTE, 0)
+
+
+def test_06_duplicate_delivery() -> None:
+    """Naive: the second ``left`` is billed again, or the second ``joined`` opens a second session."""
+    joined, left = of("joined", NOON), of("left", NOON + MINUTE)
+    assert billed(joined, left, left, joined, left) == billed(joined, left) == (MINUTE, 0)
+
+
+def test_07_old_left_after_the_new_joined() -> None:
+    """Naive, by identity: the replaced connection's late ``left`` closes the new session after 2 s."""
+    old, new = of("joined", NOON), of("joined", NOON + MINUTE, NOON + MINUTE, sid="PA_2")
+    old_left = of("left", NOON + MINUTE + 2 * SECOND, disconnectReason="DUPLICATE_IDENTITY")
+    new_left = of("left", NOON + HOUR, NOON + MINUTE, sid="PA_2")
+    assert interval(old, new, old_left, sid="PA_2") == Interval(NOON + MINUTE, None, None)
+    assert billed(old, new, old_left, new_left) == (MINUTE + 2 * SECOND + HOUR - MINUTE, 0)
+
+
+def test_08_session_under_a_second() -> None:
+    """Naive: -700 ms. ``createdAt`` is floored to the second, the joining time is not."""
+    assert billed(of("left", NOON + 900, NOON + 700)) == (0, 0)
+    assert interval(of("left", NOON, NOON + 700)) == Interval(NOON + 700, NOON + 700, "left")
+
+
+def test_09_the_receiving_time_meters_nothing() -> None:
+    """Naive: usage moves with Relay's clock and with every delay of delivery."""
+    raw = body(
+        "participant_left", "EV_1", (NOON + MINUTE) // 1000, room=LOBBY, participant=participant("PA", "ada", NOON)
+    )
+    seen = [observe(decode_event(raw), received_ms) for received_ms in (NOON, RECEIVED_MS, RECEIVED_MS + 9 * DAY)]
+    assert seen[0] == seen[1] == seen[2]
+
+
+@pytest.mark.parametrize(
+    ("reason", "at_ms", "joined_ms"),
+    [
+        ("from_the_future", RECEIVED_MS + FUTURE_TOLERANCE_MS + SECOND, NOON),
+        ("end_before_start", NOON, NOON + 6 * SECOND),
+        ("no_time", NOON, 90 * SECOND),
+        ("no_time", 0, NOON),
+    ],
+)
+def test_09_a_time_that_cannot_be_true(reason: str, at_ms: int, joined_ms: int) -> None:
+    """Naive: a year billed, or a negative sum. Set aside whole; what is believable of the session stays as it is."""
+    lie = of("left", at_ms, joined_ms)
+    raw = body(lie["event"], "EV_1", at_ms // 1000, room=LOBBY, participant=lie["participant"])
+    with pytest.raises(UnfoldableEvent) as refused:
+        observe(decode_event(raw), RECEIVED_MS)
+    assert refused.value.reason == reason
+    assert billed(of("left", NOON + MINUTE), lie) == (MINUTE, 0)
+
+
+def test_10_over_midnights() -> None:
+    """Naive: all of it on the day of the join (or of the leave)."""
+    start, end = MIDNIGHT - 90 * SECOND, MIDNIGHT + DAY + 1 * SECOND
+    hours = {row.hour: usage[0] for row, usage in rollups(fold([of("left", end, start)])).items()}
+    assert hours[MIDNIGHT - HOUR] == 90 * SECOND
+    assert sum(ms for hour, ms in hours.items() if MIDNIGHT <= hour < MIDNIGHT + DAY) == DAY
+    assert hours[MIDNIGHT + DAY] == SECOND
+    assert len(hours) == 26
+
+
+def test_10_ending_on_the_hour_touches_no_next_hour() -> None:
+    """Naive: an empty row on the next day. Intervals are half-open."""
+    assert [row.hour for row in rollups(fold([of("left", MIDNIGHT, MIDNIGHT - MINUTE)]))] == [MIDNIGHT - HOUR]
+
+
+def test_11_peaks() -> None:
+    """Naive: 2 on the first day (a leave and a join in one instant), 0 on the second (nobody joined), or a sum of hours."""
+    one_leaves_as_one_comes = combine(Stretch(1, 1), Stretch(0, 0))
+    assert daily_peaks(0, [combine(one_leaves_as_one_comes, EMPTY), EMPTY, Stretch(-1, -1)]) == [1, 1, 0]
+    assert combine(Stretch(2, 3), Stretch(0, 1)) == Stretch(2, 3)
+
+
+def test_12_still_open() -> None:
+    """Naive: nothing until the leave. Counted up to now when asked, and in no stored sum."""
+    session = fold([of("joined", NOON)])[0]["PA_1"]
+    assert usage_of(session, None) == {}
+    assert sum(hour.participant_ms for hour in usage_of(session, None, NOON + 2 * HOUR).values()) == 2 * HOUR
+
+
+def test_15_camera_and_screen_at_once() -> None:
+    """Naive: 50 s + 40 s of video in a minute. An instant is video once, however many tracks."""
+    tracks = [track("published", NOON + 10 * SECOND, CAMERA), track("published", NOON + 20 * SECOND, SCREEN)]
+    assert billed(*tracks, of("left", NOON + MINUTE)) == (MINUTE, 50 * SECOND)
+
+
+def test_15_tracks_end_with_their_session() -> None:
+    """Naive: an open track counts on; one unpublished late counts past the leave."""
+    late = track("unpublished", NOON + HOUR, CAMERA)
+    assert billed(track("published", NOON, CAMERA), late, of("left", NOON + MINUTE)) == (MINUTE, MINUTE)
+
+
+def test_15_an_unpublish_without_a_publish_has_no_start() -> None:
+    """Naive: video from the join on."""
+    assert billed(track("unpublished", NOON + 30 * SECOND, CAMERA), of("left", NOON + MINUTE)) == (MINUTE, 0)
+
+
+def test_15_an_absent_type_is_audio() -> None:
+    """Naive: any track is video. protojson omits zero values, and AUDIO is one."""
+    assert billed(track("published", NOON, VOICE), of("left", NOON + MINUTE)) == (MINUTE, 0)
+
+
+def test_16_a_room_of_the_same_name_closes_nothing() -> None:
+    """Naive, by name: the late end of yesterday's lobby closes today's sessions."""
+    assert interval(of("joined", NOON), room("finished", NOON + MINUTE, "RM_0")) == Interval(NOON, None, None)
+
+
+def test_16_repeated() -> None:
+    """Naive: the last ``room_finished`` wins, or is billed again. A room opened again keeps its sid; the first end counts."""
+    ends = [room("finished", NOON + 3 * MINUTE), room("started", NOON + 2 * MINUTE), room("finished", NOON + MINUTE)]
+    assert billed(of("joined", NOON), *ends) == (MINUTE, 0)
+
+
+def test_16_early() -> None:
+    """Naive: the end of the room's first opening closes, at nothing, the session of its second."""
+    reopened = [room("finished", NOON - MINUTE), room("started", NOON - 30 * SECOND), of("joined", NOON)]
+    assert interval(*reopened) == Interval(NOON, None, None)
+    assert billed(*reopened, room("finished", NOON + MINUTE)) == (MINUTE, 0)
+
+
+def test_16_finished_before_the_last_left() -> None:
+    """Naive: the ``left`` that arrives after its room's end finds no room, or is billed on top."""
+    assert billed(of("joined", NOON), room("finished", NOON + MINUTE), of("left", NOON + MINUTE)) == (MINUTE, 0)
+
+
+def test_19_recorders_are_no_participants() -> None:
+    """Naive: recording a call doubles its bill. EGRESS joins the room it records; every other kind counts, by kind."""
+    assert billed(of("left", NOON + MINUTE, kind="EGRESS")) == (0, 0)
+    for kind in ("AGENT", "SIP", "INGRESS"):
+        rows = rollups(fold([of("left", NOON + MINUTE, kind=kind)]))
+        assert {row.kind: usage for row, usage in rows.items()} == {kind: (MINUTE, 0)}
+
+
+def test_20_parts_add_up_to_their_total() -> None:
+    """Naive: three times 333 ms, each rounded to minutes, is 0.02 in parts and 0.01 in the total."""
+    left = [of("left", NOON + SECOND, NOON + 667, sid=f"PA_{number}") for number in range(3)]
+    assert billed(*left) == (999, 0)
+    days = [(MIDNIGHT + number * DAY, 1_001 * number + 7, 13 * number, 1) for number in range(1, 8)]
+    answer = build_answer("7d", days, NOON, 0)
+    for part in (answer.totals, *answer.daily):
+        assert part.participant_minutes == pytest.approx(part.video_minutes + part.audio_minutes, abs=1e-9)
+    for name in ("participant_minutes", "video_minutes", "audio_minutes"):
+        total = sum(round(getattr(day, name) * 1_000_000) for day in answer.daily)
+        assert round(getattr(answer.totals, name) * 1_000_000) == total
+
+
+@pytest.mark.parametrize(
+    "name", ["lobby", "q_aaaaaaaa__lobby", "p_aaaaaaaa_lobby", "p_aa_aaaaaa__lobby", "p_aaaaaaaa__"]
+)
+def test_22_a_room_that_is_no_projects(name: str) -> None:
+    """Naive: an error (and LiveKit gives the event up), or a bill to whatever project the name resembles."""
+    stranger = {"sid": "RM_9", "name": name}
+    assert billed(of("joined", NOON, room=stranger), of("left", NOON + MINUTE, room=stranger)) == (0, 0)
+    raw = body("participant_left", "EV_1", NOON // 1000, room=stranger, participant=participant("PA", "ada", NOON))
+    seen = observe(decode_event(raw), RECEIVED_MS)
+    assert (seen.owner, seen.room_name, seen.session) == (None, name, None)
