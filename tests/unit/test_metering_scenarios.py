@@ -9,7 +9,7 @@ from shared.metering.observe import FUTURE_TOLERANCE_MS, observe
 from shared.metering.peak import EMPTY, Stretch, combine, daily_peaks
 from shared.metering.usage import Interval, interval_of, usage_of
 from shared.models.livekit_event import decode_event
-from shared.models.usage import build_answer
+from shared.models.usage import DayOfUsage, Minutes, build_answer
 from tests.livekit_bodies import body, participant
 from tests.unit.brute_force_meter import Event
 from tests.unit.test_metering_properties import DAY, HOUR, MIDNIGHT, RECEIVED_MS, event, fold, rollups
@@ -232,7 +232,8 @@ def test_20_parts_add_up_to_their_total() -> None:
     assert billed(*left) == (999, 0)
     days = [(MIDNIGHT + number * DAY, 1_001 * number + 7, 13 * number, 1) for number in range(1, 8)]
     answer = build_answer("7d", days, NOON, 0)
-    for part in (answer.totals, *answer.daily):
+    parts: list[Minutes | DayOfUsage] = [answer.totals, *answer.daily]
+    for part in parts:
         assert part.participant_minutes == pytest.approx(part.video_minutes + part.audio_minutes, abs=1e-9)
     for name in ("participant_minutes", "video_minutes", "audio_minutes"):
         total = sum(round(getattr(day, name) * 1_000_000) for day in answer.daily)

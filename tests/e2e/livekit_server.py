@@ -1,0 +1,112 @@
+"""A real livekit-server as a child process, on ports of its own on the loopback interface."""
+
+import json
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import pytest
+
+from shared.settings import environment
+
+API_KEY = "devkey"
+API_SECRET = "a-secret-of-the-end-to-end-tests-alone"
+_READY_WITHIN_S = 30.0
+_STOP_WITHIN_S = 15.0
+
+
+class LiveKit(NamedTuple):
+    """A running server."""
+
+    url: str
+    log: Path
+
+    @property
+    def api_url(self) -> str:
+        return self.url.replace("ws://", "http://", 1)
+
+
+def binary() -> str:
+    """Skips the calling test without LIVEKIT_SERVER; with RELAY_REQUIRE_LIVEKIT=1, as in CI, it fails instead."""
+    named = environment().get("LIVEKIT_SERVER", "")
+    if named and os.access(named, os.X_OK):
+        return named
+    reason = f"LIVEKIT_SERVER={named} is no program" if named else "LIVEKIT_SERVER names no livekit-server binary"
+    unavailable(reason)
+    raise AssertionError("unreachable: unavailable raises")
+
+
+def unavailable(reason: str) -> None:
+    """Ends the calling test because something it needs is not installed."""
+    if environment().get("RELAY_REQUIRE_LIVEKIT") == "1":
+        pytest.fail(f"{reason}, and RELAY_REQUIRE_LIVEKIT=1", pytrace=False)
+    pytest.skip(reason)
+
+
+def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind(("127.0.0.1", 0))
+        number: int = probe.getsockname()[1]
+    return number
+
+
+def _config(port: int, webhook_url: str) -> str:
+    """JSON, which is YAML as well."""
+    return json.dumps(
+        {
+            "port": port,
+            "bind_addresses": ["127.0.0.1"],
+            "rtc": {
+                "tcp_port": free_port(),
+                "udp_port": free_port(socket.SOCK_DGRAM),
+                "node_ip": "127.0.0.1",
+                "use_external_ip": False,
+                "enable_loopback_candidate": True,
+            },
+            "keys": {API_KEY: API_SECRET},
+            # Rooms finish soon after the last participant, so that the test sees it.
+            "room": {"empty_timeout": 10, "departure_timeout": 2},
+            "webhook": {"api_key": API_KEY, "urls": [webhook_url]},
+            "logging": {"level": "info"},
+        }
+    )
+
+
+@contextmanager
+def livekit_server(program: str, directory: Path, webhook_url: str) -> Iterator[LiveKit]:
+    """Runs the server until the block ends. It must answer within 30 s."""
+    port = free_port()
+    config, log = directory / "livekit.yaml", directory / "livekit.log"
+    config.write_text(_config(port, webhook_url))
+    with (
+        log.open("wb") as output,
+        subprocess.Popen([program, "--config", str(config)], stdout=output, stderr=output) as process,
+    ):
+        try:
+            _wait_until_ready(process, f"http://127.0.0.1:{port}", log)
+            yield LiveKit(f"ws://127.0.0.1:{port}", log)
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _wait_until_ready(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
+    deadline = time.monotonic() + _READY_WITHIN_S
+    while True:
+        try:
+            if httpx.get(url, trust_env=False, timeout=2).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        if process.poll() is not None or time.monotonic() > deadline:
+            pytest.fail(f"livekit-server is not ready: {log.read_text(errors='replace')[-3000:]}", pytrace=False)
+        time.sleep(0.05)

@@ -1,0 +1,117 @@
+"""A person in a LiveKit room who keeps their own clock. ``python -m tests.e2e.participant URL TOKEN`` is one to be killed."""
+
+import asyncio
+import importlib
+import sys
+import time
+from typing import Any
+
+# Not in every lock, hence by name: type checking does not depend on it.
+SDK = "livekit.rtc"
+_WIDTH, _HEIGHT, _RATE = 160, 120, 48000
+
+
+class Person:
+    """Times are unix seconds of this machine's clock, which the LiveKit server of the tests shares. 0: not yet."""
+
+    def __init__(self, identity: str) -> None:
+        self.rtc: Any = importlib.import_module(SDK)
+        self.identity = identity
+        self.calling = self.connected = self.gone = 0.0
+        self.video_on = self.video_off = 0.0
+        self.left_by_itself = False
+        self._room: Any = None
+        self._media: list[asyncio.Task[None]] = []
+        self._camera: Any = None
+        self._disconnected = asyncio.Event()
+
+    @property
+    def connected_s(self) -> float:
+        """From connect() having returned."""
+        return self.gone - self.connected
+
+    @property
+    def calling_s(self) -> float:
+        """From before connect()."""
+        return self.gone - self.calling
+
+    @property
+    def video_s(self) -> float:
+        return (self.video_off or self.gone) - self.video_on if self.video_on else 0.0
+
+    async def join(self, url: str, token: str) -> "Person":
+        self._room = self.rtc.Room()
+        self._room.on("disconnected", self._on_disconnected)
+        self.calling = time.time()
+        await self._room.connect(url, token)
+        self.connected = time.time()
+        return self
+
+    def _on_disconnected(self, *_: object) -> None:
+        if not self.gone:
+            self.gone = time.time()
+        self._disconnected.set()
+
+    async def publish(self, *, camera: bool, microphone: bool = True) -> None:
+        """Raises the SDK's ``PublishTrackError`` if LiveKit refuses."""
+        rtc, me = self.rtc, self._room.local_participant
+        if microphone:
+            sound = rtc.AudioSource(_RATE, 1)
+            track = rtc.LocalAudioTrack.create_audio_track("mic", sound)
+            await me.publish_track(track, rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_MICROPHONE))
+            self._media.append(asyncio.create_task(self._speak(sound)))
+        if camera:
+            picture = rtc.VideoSource(_WIDTH, _HEIGHT)
+            track = rtc.LocalVideoTrack.create_video_track("camera", picture)
+            # LiveKit reports the track when media arrives: the frames must flow.
+            self._media.append(asyncio.create_task(self._show(picture)))
+            options = rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_CAMERA, simulcast=False)
+            self._camera = await me.publish_track(track, options)
+            self.video_on = time.time()
+
+    async def camera_off(self) -> None:
+        self.video_off = time.time()
+        await self._room.local_participant.unpublish_track(self._camera.sid)
+
+    async def leave(self) -> None:
+        self.gone = time.time()
+        await self._stop_media()
+        await self._room.disconnect()
+
+    async def wait_until_removed(self, within_s: float) -> None:
+        """Until LiveKit has disconnected us."""
+        async with asyncio.timeout(within_s):
+            await self._disconnected.wait()
+        await self._stop_media()
+        await self._room.disconnect()
+
+    async def _stop_media(self) -> None:
+        for task in self._media:
+            task.cancel()
+        await asyncio.gather(*self._media, return_exceptions=True)
+        self._media.clear()
+
+    async def _speak(self, source: Any) -> None:
+        samples = _RATE // 50
+        while True:
+            await source.capture_frame(self.rtc.AudioFrame(bytes(2 * samples), _RATE, 1, samples))
+            await asyncio.sleep(0.01)
+
+    async def _show(self, source: Any) -> None:
+        shade = 0
+        while True:
+            shade = (shade + 16) % 256
+            pixels = bytearray([shade]) * (_WIDTH * _HEIGHT * 3 // 2)
+            source.capture_frame(self.rtc.VideoFrame(_WIDTH, _HEIGHT, self.rtc.VideoBufferType.I420, pixels))
+            await asyncio.sleep(0.1)
+
+
+async def _main(url: str, token: str) -> None:
+    person = await Person("").join(url, token)
+    await person.publish(camera=True)
+    print(f"{person.calling} {person.connected} {person.video_on}", flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(*sys.argv[1:]))

@@ -1,0 +1,99 @@
+"""The `relay` command as its users run it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.ids import parse_key
+from shared.settings import Settings, inherited_environment
+
+
+def relay(settings: Settings, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "services.cli.main", *arguments],
+        env=inherited_environment({"DATABASE_URL": settings.database.dsn, **environment}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def relay_json(settings: Settings, *arguments: str) -> Any:
+    done = relay(settings, *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_projects_and_keys(settings: Settings) -> None:
+    project = relay_json(settings, "projects", "create", "acme")
+    assert set(project) == {"projectId", "name", "keys"}
+    assert "_" not in project["projectId"]
+    kinds = {(key["mode"], key["type"]) for key in project["keys"]}
+    assert kinds == {(m, t) for m in ("live", "test") for t in ("secret", "publishable")}
+    for key in project["keys"]:
+        parts = parse_key(key["key"])
+        assert parts is not None
+        assert (parts.mode, parts.type) == (key["mode"], key["type"])
+    assert [p["name"] for p in relay_json(settings, "projects", "list")] == ["acme"]
+    created = relay_json(
+        settings, "keys", "create", "--project", project["projectId"], "--mode", "test", "--name", "ci"
+    )
+    listed = relay_json(settings, "keys", "list", "--project", project["projectId"])
+    assert len(listed) == 5
+    assert not any(secret["key"] in json.dumps(listed) for secret in (created, *project["keys"]))
+    revoked = relay_json(settings, "keys", "revoke", created["keyId"])
+    again = relay_json(settings, "keys", "revoke", created["keyId"])
+    assert revoked["revokedAt"] == again["revokedAt"] is not None
+    for command in (["projects", "list"], ["keys", "list"]):
+        assert project["projectId"] in relay(settings, *command).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["keys", "revoke", "nosuchkey"], "there is no key 'nosuchkey'"),
+        (["keys", "create", "--project", "nosuch"], "there is no project 'nosuch'"),
+        (["projects", "create", ""], "NAME must have"),
+        (["simulate", "--loss", "2"], "must be from 0 to 0.99"),
+    ],
+)
+def test_errors_say_what_is_wrong(settings: Settings, arguments: list[str], said: str) -> None:
+    done = relay(settings, *arguments)
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_an_instance(settings: Settings, tmp_path: Path) -> None:
+    done = relay(settings, "projects", "list", "--data-dir", str(tmp_path / "none"), DATABASE_URL="")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "start `relay up`" in done.stderr
+    done = relay(settings, "projects", "list", DATABASE_URL="postgresql://someone:hunter22@127.0.0.1:1/none")
+    assert done.returncode == 1
+    assert "cannot be reached" in done.stderr
+    assert "hunter22" not in done.stderr
+
+
+@pytest.mark.parametrize("service", ["api", "worker"])
+def test_services_name_every_missing_variable(settings: Settings, service: str) -> None:
+    blank = dict.fromkeys(("DATABASE_URL", "REDIS_URL", "LIVEKIT_URL", "LIVEKIT_API_KEY", "AUTH_SECRET"), "")
+    blank |= {"LIVEKIT_API_SECRET": "hunter22", "RELAY_API_URL": "ftp://x", "PORT": "high"}
+    done = subprocess.run(
+        [sys.executable, "-m", f"services.{service}.main"],
+        env=inherited_environment(blank),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    lines = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert [line.split()[2] for line in lines] == [
+        "DATABASE_URL", "REDIS_URL", "LIVEKIT_URL", "LIVEKIT_API_KEY", "AUTH_SECRET", "RELAY_API_URL", "PORT",
+    ]  # fmt: skip
+    assert "hunter22" not in done.stderr

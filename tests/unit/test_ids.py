@@ -1,0 +1,107 @@
+"""API keys and room names."""
+
+import math
+import re
+import string
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared.ids import MODES, KeyType, Mode, key_digest, livekit_room, new_id, new_key, parse_key, parse_livekit_room
+
+TYPES: tuple[KeyType, ...] = ("secret", "publishable")
+KINDS = [(mode, key_type) for mode in MODES for key_type in TYPES]
+FORM = re.compile(r"(sk|pk)_(live|test)_([0-9A-Za-z]{32})([0-9A-Za-z]{6})")
+laws = settings(max_examples=300, deadline=None, print_blob=True)
+
+project_ids = st.text("ab2", min_size=8, max_size=10) | st.text(
+    string.ascii_lowercase + string.digits, min_size=8, max_size=32
+)
+# What a client may call a room, the separator and another project's prefix included.
+displays = st.one_of(
+    st.from_regex(r"\A[A-Za-z0-9._:-]{1,128}\Z"),
+    st.text("_ab2-", min_size=1, max_size=12),
+    st.sampled_from(["__", "_", "_lobby", "__lobby", "p_aaaaaaaa__lobby", "a__b"]),
+)
+rooms = st.tuples(project_ids, st.sampled_from(MODES), displays)
+
+
+@pytest.mark.parametrize(("mode", "key_type"), KINDS)
+def test_a_new_key_says_what_it_is(mode: Mode, key_type: KeyType) -> None:
+    key = new_key(mode, key_type)
+    form = FORM.fullmatch(key)
+    assert form is not None
+    assert (form[1], form[2]) == ("sk" if key_type == "secret" else "pk", mode)
+    assert parse_key(key) == (mode, key_type, key_digest(key))
+
+
+@pytest.mark.parametrize(("mode", "key_type"), KINDS)
+def test_every_single_mistyped_character_is_refused(mode: Mode, key_type: KeyType) -> None:
+    """A checksum over only the random part would let a live key pass as a test key."""
+    key = new_key(mode, key_type)
+    for position, right in enumerate(key):
+        for wrong in set(string.ascii_letters + string.digits + "_-. é٣") - {right}:
+            assert parse_key(key[:position] + wrong + key[position + 1 :]) is None
+        assert parse_key(key[:position] + key[position + 1 :]) is None
+
+
+@laws
+@given(st.sampled_from(KINDS), st.text(max_size=3), st.text(max_size=3))
+def test_nothing_may_stand_around_a_key(kind: tuple[Mode, KeyType], before: str, after: str) -> None:
+    assert (parse_key(before + new_key(*kind) + after) is None) == bool(before or after)
+    assert parse_key(new_key(*kind) + "\n") is None
+
+
+@laws
+@given(st.text() | st.from_regex(FORM, fullmatch=True))
+def test_a_forged_key_is_refused_without_an_error(text: str) -> None:
+    assert parse_key(text) is None
+
+
+def test_the_random_part_has_190_bits() -> None:
+    """From the alphabet and the length as keys really show them: a smaller alphabet at any position would be missed letters."""
+    parts = [key[8:-6] for key in (new_key("live", "secret") for _ in range(2000))]
+    assert {len(part) for part in parts} == {32}
+    alphabets = [set(letters) for letters in zip(*parts, strict=True)]
+    assert sum(math.log2(len(alphabet)) for alphabet in alphabets) >= 190
+    assert len(set(parts)) == len(parts)
+
+
+def test_a_digest_tells_keys_apart() -> None:
+    keys = [new_key(*kind) for kind in KINDS]
+    assert len({key_digest(key) for key in keys}) == len(keys)
+    assert all(len(key_digest(key)) == 32 for key in keys)
+
+
+def test_an_id_fits_into_a_room_name() -> None:
+    """A ``_`` in a project id could end it too early, and one project's rooms be billed to another."""
+    ids = [new_id() for _ in range(500)]
+    assert len(set(ids)) == len(ids)
+    assert all(re.fullmatch(r"[a-z0-9]{16}", one) for one in ids)
+    assert all(parse_livekit_room(livekit_room(one, "live", "x")) == (one, "live", "x") for one in ids)
+
+
+@laws
+@given(rooms)
+def test_a_room_name_taken_apart_is_what_it_was_made_of(room: tuple[str, Mode, str]) -> None:
+    assert parse_livekit_room(livekit_room(*room)) == room
+
+
+@laws
+@given(rooms, rooms)
+def test_no_two_rooms_share_a_name(one: tuple[str, Mode, str], other: tuple[str, Mode, str]) -> None:
+    assert (livekit_room(*one) == livekit_room(*other)) == (one == other)
+
+
+def test_the_names_are_those_existing_clients_see() -> None:
+    assert livekit_room("abcdefgh", "live", "lobby") == "p_abcdefgh__lobby"
+    assert livekit_room("abcdefgh", "test", "lobby") == "t_abcdefgh__lobby"
+
+
+@pytest.mark.parametrize(
+    "name", ["", "lobby", "p_abcdefgh_lobby", "p_abcdefgh__", "p___lobby", "P_abcdefgh__lobby", "x_abcdefgh__lobby",
+             "p_abcdéfgh__lobby", "p_ABCDEFGH__lobby", " p_abcdefgh__lobby", "p_abcd_efgh__lobby"]
+)  # fmt: skip
+def test_other_rooms_are_nobodys(name: str) -> None:
+    assert parse_livekit_room(name) is None
