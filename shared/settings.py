@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
 import msgspec
@@ -12,6 +13,7 @@ import msgspec
 from shared.errors import SettingsInvalid
 
 _SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
+_PORT = re.compile(r"[0-9]{1,5}")  # int() refuses a number of thousands of digits with an error of its own
 # Query parameters of Prisma's URLs that no Postgres driver knows.
 _PRISMA_ONLY = {"schema", "connection_limit", "pool_timeout", "pgbouncer", "socket_timeout", "statement_cache_size"}
 DEFAULT_PORT = 3000
@@ -27,6 +29,11 @@ class DatabaseUrl(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return "DatabaseUrl(...)"
+
+    def __rich_repr__(
+        self,
+    ) -> list[tuple[str, Any]]:  # msgspec's own, which rich prefers to repr, shows every field
+        return []
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +52,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"Settings(relay_api_url={self.relay_api_url!r}, port={self.port}, …)"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("relay_api_url", self.relay_api_url), ("port", self.port)]
 
 
 def _parts(url: str, schemes: tuple[str, ...], name: str, need_host: bool = True) -> SplitResult:
@@ -72,7 +82,9 @@ def parse_database_url(url: str) -> DatabaseUrl:
     kept = [(key, value) for key, value in query if key not in _PRISMA_ONLY]
     if not parts.hostname and "host" not in dict(kept):
         raise SettingsInvalid(["DATABASE_URL names no host. Expected postgresql://user:password@host:5432/relay"])
-    return DatabaseUrl(urlunsplit(parts._replace(scheme="postgresql", query=urlencode(kept))), schema)
+    # urlunsplit leaves the // out where there is no host (a Unix socket), and libpq takes that for no URL at all.
+    rest = urlunsplit(parts._replace(scheme="", query=urlencode(kept))).removeprefix("//")
+    return DatabaseUrl(f"postgresql://{rest}", schema)
 
 
 def derive_livekit_api_url(livekit_url: str) -> str:
@@ -119,7 +131,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         lines.append("AUTH_SECRET is too short: use at least 16 characters, such as `openssl rand -base64 32` prints")
     relay_api_url = url("RELAY_API_URL", required("RELAY_API_URL", "the public URL of this instance"), "https", "http")
     port_text = env.get("PORT", "").strip() or str(DEFAULT_PORT)
-    port = int(port_text) if port_text.isascii() and port_text.isdigit() else 0
+    port = int(port_text) if _PORT.fullmatch(port_text) else 0
     if not 1 <= port <= 65535:
         lines.append("PORT must be a number from 1 to 65535")
     if lines:
