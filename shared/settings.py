@@ -30,10 +30,8 @@ class DatabaseUrl(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         return "DatabaseUrl(...)"
 
-    def __rich_repr__(
-        self,
-    ) -> list[tuple[str, Any]]:  # msgspec's own, which rich prefers to repr, shows every field
-        return []
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []  # rich prefers this to repr, and msgspec's own shows every field
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

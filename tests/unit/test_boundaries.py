@@ -1,0 +1,196 @@
+"""Who may import whom, who reads the environment, where SQL lives. Read from the source, so nothing has to be run.
+
+Every rule is also held against a source that breaks it: a check that finds nothing anywhere would pass as well.
+"""
+
+import ast
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = sorted(path for folder in ("shared", "services") for path in (ROOT / folder).rglob("*.py"))
+MIGRATIONS = sorted((ROOT / "migrations").glob("*.sql"))
+LOCKS = sorted(ROOT.glob("requirements*.lock"))
+
+# Statements about the server itself, before there is a schema that a query could be asked in.
+ABOUT_THE_SERVER = {
+    ("services/cli/embedded.py", "SELECT 1 FROM pg_database WHERE datname = 'relay'"),
+    ("services/cli/embedded.py", "CREATE DATABASE relay"),
+    ("shared/migrate.py", "CREATE SCHEMA IF NOT EXISTS {}"),
+}
+STATEMENT = re.compile(
+    r"SELECT\b.*\bFROM\b|SELECT\s+\w+\s*\(|WITH\b.*\bAS\s*\(|INSERT\s+INTO\b|UPDATE\b.*\bSET\b|DELETE\s+FROM\b"
+    r"|(CREATE|ALTER|DROP)\s+(OR\s+REPLACE\s+|UNIQUE\s+|TEMP\w*\s+)?[A-Z]{4,}\b|TRUNCATE\s|(UN)?LISTEN\s|NOTIFY\s"
+    r"|LOCK\s+TABLE\b|COPY\s+\w|SET\s+(LOCAL\s+)?\w+\s*(=|TO\b)",
+    re.DOTALL,
+)
+
+Rule = Callable[[str, ast.Module], Iterator[str]]
+
+
+def imported(name: str, tree: ast.Module) -> Iterator[str]:
+    """Full names of all modules and names imported, inside functions and under TYPE_CHECKING too."""
+    package = name.removesuffix(".py").split("/")[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*parents, *([node.module] if node.module else [])])
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module") and node.args:
+            yield ast.unparse(node.args[0]).strip("'\"")
+
+
+def within(module: str, *packages: str) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def forbidden_imports(name: str, tree: ast.Module) -> Iterator[str]:
+    """shared/ knows no service and no web framework; the two services know nothing of each other."""
+    forbidden = {
+        "shared/": ("services", "litestar"),
+        "services/api/": ("services.worker", "services.cli"),
+        "services/worker/": ("services.api", "services.cli", "litestar"),
+    }
+    for folder, packages in forbidden.items():
+        if name.startswith(folder):
+            yield from (module for module in imported(name, tree) if within(module, *packages))
+
+
+def environment_reads(name: str, tree: ast.Module) -> Iterator[str]:
+    """Only shared/settings.py reads the environment: what is read elsewhere is checked and documented nowhere."""
+    if name == "shared/settings.py":
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in ("environ", "environb", "getenv", "getenvb", "putenv"):
+            yield ast.unparse(node)
+    yield from (module for module in imported(name, tree) if re.fullmatch(r"os\.(environb?|getenvb?|putenv)", module))
+
+
+def docstrings(tree: ast.Module) -> set[int]:
+    holders = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    return {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, holders) and node.body and isinstance(node.body[0], ast.Expr)
+    }
+
+
+def literals(tree: ast.Module) -> Iterator[str]:
+    """All strings; an f-string is one, with {} where its values go."""
+    inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    skipped = inside | docstrings(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in skipped:
+            yield node.value
+
+
+def stray_sql(name: str, tree: ast.Module) -> Iterator[str]:
+    """SQL only in shared/queries: a statement elsewhere is one that a change of the schema forgets."""
+    if name.startswith("shared/queries/"):
+        return
+    for text in literals(tree):
+        if STATEMENT.match(text.strip()) and (name, text) not in ABOUT_THE_SERVER:
+            yield text
+
+
+RULES: tuple[Rule, ...] = (forbidden_imports, environment_reads, stray_sql)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_source_keeps_the_rule(rule: Rule) -> None:
+    names = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in SOURCES}
+    assert len(names) > 30
+    broken = {name: found for name, text in names.items() if (found := list(rule(name, ast.parse(text))))}
+    assert broken == {}
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "source"),
+    [
+        (forbidden_imports, "shared/ids.py", "from services.api import auth"),
+        (forbidden_imports, "shared/ids.py", "def f():\n    import litestar.handlers"),
+        (forbidden_imports, "shared/models/usage.py", "from ...services import api"),
+        (forbidden_imports, "services/api/app.py", "from services import worker"),
+        (forbidden_imports, "services/api/app.py", "from ..worker.fold import fold_batch"),
+        (
+            forbidden_imports,
+            "services/worker/fold.py",
+            "import importlib\nimportlib.import_module('services.api.usage')",
+        ),
+        (environment_reads, "services/api/main.py", "import os\nos.environ['PORT']"),
+        (environment_reads, "services/cli/main.py", "import os as o\no.getenv('PORT')"),
+        (environment_reads, "shared/clock.py", "from os import environ as e\ne['TZ']"),
+        (stray_sql, "services/worker/fold.py", "q = 'SELECT state FROM session'"),
+        (stray_sql, "services/worker/fold.py", "q = f'''\n  INSERT INTO {table} VALUES ($1)'''"),
+        (stray_sql, "services/api/usage.py", "q = f'UPDATE {table} SET x = 1'"),
+        (stray_sql, "shared/postgres.py", "q = 'SET LOCAL statement_timeout = 1'"),
+        (stray_sql, "shared/postgres.py", "q = 'SELECT pg_notify($1, $2)'"),
+        (stray_sql, "shared/migrate.py", "q = 'CREATE UNIQUE INDEX a ON b (c)'"),
+        (stray_sql, "services/api/usage.py", "q = 'WITH a AS (SELECT 1) TABLE a'"),
+    ],
+)
+def test_a_source_that_breaks_the_rule_is_found(rule: Rule, name: str, source: str) -> None:
+    assert list(rule(name, ast.parse(source)))
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "source"),
+    [
+        (
+            forbidden_imports,
+            "services/api/app.py",
+            "import litestar\nfrom services.api import auth\nfrom . import usage",
+        ),
+        (forbidden_imports, "services/cli/main.py", "from services.api.main import run\nimport services.worker.main"),
+        (stray_sql, "shared/clock.py", "def f():\n    'SELECT a FROM b'\nx = 'Select a room from the list'"),
+        (environment_reads, "shared/settings.py", "import os\nos.environ"),
+    ],
+)
+def test_what_is_allowed_is_not_found(rule: Rule, name: str, source: str) -> None:
+    assert not list(rule(name, ast.parse(source)))
+
+
+def test_the_exceptions_still_exist() -> None:
+    """One whose statement is gone would silently allow it again."""
+    for name, statement in ABOUT_THE_SERVER:
+        assert statement in literals(ast.parse((ROOT / name).read_text(encoding="utf-8")))
+
+
+def test_every_migration_can_be_undone() -> None:
+    names = {path.name for path in MIGRATIONS}
+    forward = {name.removesuffix(".sql") for name in names if not name.endswith(".rollback.sql")}
+    assert forward
+    assert names == {f"{name}{suffix}" for name in forward for suffix in (".sql", ".rollback.sql")}
+    for name in forward:
+        up, down = ((ROOT / f"migrations/{name}{end}").read_text(encoding="utf-8") for end in (".sql", ".rollback.sql"))
+        created = re.findall(r"^CREATE TABLE (\w+)\b(?! PARTITION OF)", up, re.MULTILINE)
+        assert sorted(created) == sorted(re.findall(r"^DROP TABLE (\w+)", down, re.MULTILINE)), name
+
+
+# name==version, then hashes; comments may name only the files and packages that asked for it.
+REQUIREMENT = re.compile(r"[A-Za-z0-9._-]+(\[[a-z0-9,._-]+\])?==[A-Za-z0-9.!+_-]+( ; [^:/]+)?( \\)?")
+
+
+@pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
+def test_lock_files_pin_by_hash_and_name_no_host(path: Path) -> None:
+    """A URL or an index in a lock file is where the next build fetches from, wherever it was written down."""
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"://|index-url|find-links|trusted-host|localhost|\b\d+\.\d+\.\d+\.\d+:\d+", text)
+    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    hashes = [line for line in lines if re.fullmatch(r" {4}--hash=sha256:[0-9a-f]{64}( \\)?", line)]
+    pinned = [line for line in lines if REQUIREMENT.fullmatch(line)]
+    assert sorted(hashes + pinned) == sorted(lines)
+    assert pinned
+    assert len(hashes) >= len(pinned)
+
+
+def test_there_are_lock_files() -> None:
+    assert [path.name for path in LOCKS] == ["requirements-ci.lock", "requirements-dev.lock", "requirements.lock"]
