@@ -54,6 +54,8 @@ class KeyStore:
                 await self._listen()
             except UNAVAILABLE as error:
                 log.warning("key changes cannot be heard (%s); every key is looked up", type(error).__name__)
+            except Exception:  # a defect here must not leave keys looked up for ever without a word
+                log.exception("listening for key changes failed")
             self._heard_ms = 0
             await asyncio.sleep(HEARTBEAT_S)
 
@@ -67,7 +69,7 @@ class KeyStore:
             self._changes += 1
             while True:
                 asked_ms = self._clock.now_ms()
-                await conn.execute("", timeout=TRUST_MS / 1000)  # an empty statement: only the round trip matters
+                await queries.prove_connected(conn, TRUST_MS / 1000)
                 self._heard_ms = asked_ms
                 await asyncio.sleep(HEARTBEAT_S)
         finally:

@@ -53,7 +53,7 @@ class Intake:
                 self._arrived.clear()
             if not group:
                 continue
-            error = await self._store([(partition, received) for partition, received, _ in group])
+            error = await self._store_or_refuse([(partition, received) for partition, received, _ in group])
             for _, _, kept in group:
                 if not kept.done():  # the request may have been cancelled
                     kept.set_result(None) if error is None else kept.set_exception(error)
@@ -64,6 +64,13 @@ class Intake:
         """No event is accepted any more; ``run`` ends when those accepted are stored."""
         self._closing = True
         self._arrived.set()
+
+    async def _store_or_refuse(self, entries: list[tuple[int, Received]]) -> EventNotKept | None:
+        try:
+            return await self._store(entries)
+        except Exception:  # whatever it is, these requests get an answer and the next group is served
+            log.exception("storing %d events failed", len(entries))
+            return EventNotKept("the event could not be stored; send it again")
 
     async def _store(self, entries: list[tuple[int, Received]]) -> EventNotKept | None:
         try:

@@ -81,6 +81,11 @@ def _ms(at: datetime | None) -> int | None:
     return None if at is None else int(at.timestamp() * 1000)
 
 
+async def prove_connected(conn: Connection, timeout_s: float) -> None:
+    """A round trip, so that silence on the channel means that nothing was announced. Raises when there is no answer."""
+    await conn.execute("SELECT 1", timeout=timeout_s)
+
+
 async def list_keys(conn: Connection, project_id: str | None) -> list[KeyInfo]:
     """Keys of one project, or of all with None, oldest first; revoked ones too."""
     rows = await conn.fetch(

@@ -1,0 +1,119 @@
+"""The key cache: when it is used, and when it must not be."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from services.api.auth import OUTAGE_MS, TRUST_MS, KeyStore
+from services.cli.projects import create_key, create_project, revoke_key
+from shared.clock import SystemClock
+from shared.errors import StoreUnavailable, Unauthenticated
+from shared.ids import new_key
+from shared.postgres import Pool
+from shared.settings import Settings
+
+
+class CountingPool:
+    """The pool, counting how often a connection is taken; ``broken`` makes it fail as an unreachable Postgres does."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool, self.taken, self.broken = pool, 0, False
+
+    def acquire(self) -> object:
+        self.taken += 1
+        if self.broken:
+            raise asyncpg.CannotConnectNowError("not now")
+        return self._pool.acquire()
+
+
+class ShiftedClock(SystemClock):
+    """The clock, moved ahead."""
+
+    ahead_ms = 0
+
+    def now_ms(self) -> int:
+        return super().now_ms() + self.ahead_ms
+
+
+class Harness:
+    def __init__(self, settings: Settings, pool: Pool) -> None:
+        self.pool, self.clock = CountingPool(pool), ShiftedClock()
+        self.keys = KeyStore(settings.database, self.pool, self.clock)  # type: ignore[arg-type]  # the part of a pool it uses
+
+
+@pytest.fixture
+async def harness(settings: Settings, pool: Pool) -> AsyncIterator[Harness]:
+    made = Harness(settings, pool)
+    listening = asyncio.create_task(made.keys.run())
+    await asyncio.sleep(0)
+    yield made
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+
+
+async def listened(harness: Harness, authorization: str) -> None:
+    """Until a lookup is answered from the cache."""
+    deadline = time.monotonic() + 5
+    while True:
+        before = harness.pool.taken
+        await harness.keys.authenticate(authorization)
+        if harness.pool.taken == before:
+            return
+        assert time.monotonic() < deadline, "the cache never came to be trusted"
+        await asyncio.sleep(0.01)
+
+
+async def test_a_known_key_costs_no_query(harness: Harness, settings: Settings) -> None:
+    """The minting path does no I/O: a heartbeat that never succeeded once made every mint a query, at half the speed."""
+    project = await create_project(settings.database, "acme")
+    authorization = f"Bearer {project.keys[0].key}"
+    await listened(harness, authorization)
+    before = harness.pool.taken
+    for _ in range(200):
+        await harness.keys.authenticate(authorization)
+    assert harness.pool.taken == before
+
+
+async def test_a_mistyped_key_costs_no_query(harness: Harness) -> None:
+    key = new_key("live", "secret")
+    with pytest.raises(Unauthenticated):
+        await harness.keys.authenticate(f"Bearer {key[:-1]}{'A' if key[-1] != 'A' else 'B'}")
+    assert harness.pool.taken == 0
+    with pytest.raises(Unauthenticated):
+        await harness.keys.authenticate(f"Bearer {key}")
+    assert harness.pool.taken == 1
+
+
+async def test_a_revocation_empties_a_trusted_cache(harness: Harness, settings: Settings) -> None:
+    project = await create_project(settings.database, "acme")
+    key = await create_key(settings.database, project.project_id, "live", "secret", "x")
+    await listened(harness, f"Bearer {key.key}")
+    await revoke_key(settings.database, key.key_id)
+    deadline = time.monotonic() + 1
+    with pytest.raises(Unauthenticated) as refused:
+        while time.monotonic() < deadline:
+            await harness.keys.authenticate(f"Bearer {key.key}")
+            await asyncio.sleep(0.005)
+    assert refused.value.code == "revoked_key"
+
+
+async def test_a_silent_channel_is_not_trusted_and_an_outage_is_bridged_for_a_while(
+    settings: Settings, pool: Pool
+) -> None:
+    harness = Harness(settings, pool)  # nobody listens
+    project = await create_project(settings.database, "acme")
+    authorization = f"Bearer {project.keys[0].key}"
+    for number in range(3):
+        await harness.keys.authenticate(authorization)
+        assert harness.pool.taken == number + 1
+    harness.pool.broken = True
+    harness.clock.ahead_ms = OUTAGE_MS - TRUST_MS
+    await harness.keys.authenticate(authorization)
+    harness.clock.ahead_ms = OUTAGE_MS + 1000
+    with pytest.raises(StoreUnavailable):
+        await harness.keys.authenticate(authorization)
+    with pytest.raises(StoreUnavailable):
+        await harness.keys.authenticate(f"Bearer {project.keys[2].key}")
