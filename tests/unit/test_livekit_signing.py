@@ -2,13 +2,14 @@
 
 import base64
 import datetime
+import hashlib
+import hmac
 import json
-import time
 from typing import Any
 
 import jwt
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from livekit import api
 
@@ -18,11 +19,14 @@ from shared.livekit.access_token import TokenSigner
 from shared.livekit.webhook import WebhookSigner, WebhookVerifier
 
 KEY, SECRET = "APIkey", "a secret long enough for HS256, as LiveKit asks"
+OTHER_SECRET = "another secret, and long enough for HS256 as well"
+NOW = 1_795_000_000
+laws = settings(max_examples=250, deadline=None, print_blob=True)
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 sources = st.lists(st.sampled_from(["camera", "microphone", "screen_share", "screen_share_audio"]), min_size=1)
 
 
-@settings(max_examples=200, deadline=None)
+@laws
 @given(
     name=text,
     metadata=text,
@@ -49,8 +53,6 @@ def test_the_claims_are_those_of_livekit_api(
             hidden=optional[2],
         ),
     )
-    now_s = int(time.time())
-    ours = TokenSigner(KEY, SECRET).sign(token_claims(request, "p_x__lobby"), now_s=now_s, ttl_s=ttl)
     theirs = (
         api.AccessToken(KEY, SECRET)
         .with_identity("ada")
@@ -72,89 +74,168 @@ def test_the_claims_are_those_of_livekit_api(
     )
     if attributes:
         theirs = theirs.with_attributes(attributes)
+    # It reads the clock twice, so a second may pass between its nbf and its exp.
     expected = jwt.decode(theirs.to_jwt(), SECRET, algorithms=["HS256"])
-    mine = jwt.decode(ours, SECRET, algorithms=["HS256"])
-    assert mine["exp"] - mine["nbf"] == expected.pop("exp") - expected.pop("nbf") == ttl
-    assert {k: v for k, v in mine.items() if k not in ("exp", "nbf")} == expected
-    api.TokenVerifier(KEY, SECRET).verify(ours)
+    lifetime_s = expected["exp"] - expected["nbf"]
+    assert lifetime_s - ttl in (0, 1)
+    claims = token_claims(request, "p_x__lobby")
+    ours = TokenSigner(KEY, SECRET).sign(claims, now_s=expected["nbf"], ttl_s=lifetime_s)
+    assert jwt.decode(ours, SECRET, algorithms=["HS256"]) == expected
+    assert jwt.get_unverified_header(ours) == {"alg": "HS256", "typ": "JWT"}
+    verified = api.TokenVerifier(KEY, SECRET).verify(ours)
+    assert (verified.identity, verified.name, verified.metadata, verified.attributes) == (
+        "ada",
+        name,
+        metadata,
+        attributes,
+    )
 
 
 def b64(value: Any) -> str:
-    return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
+    raw = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def digest_of(body: bytes) -> str:
+    return base64.b64encode(hashlib.sha256(body).digest()).decode()
+
+
+def signed(claims: Any, secret: str = SECRET, alg: str = "HS256") -> str:
+    """A token put together by hand: whatever its header says, the signature is HMAC-SHA256."""
+    content = f"{b64({'alg': alg, 'typ': 'JWT'})}.{b64(claims)}"
+    return f"{content}.{b64(hmac.digest(secret.encode(), content.encode(), 'sha256'))}"
+
+
+class FrozenDatetime(datetime.datetime):
+    @classmethod
+    def now(cls, tz: datetime.tzinfo | None = None) -> Any:
+        return datetime.datetime.fromtimestamp(NOW, tz)
+
+
+def refusal(body: bytes, token: str, secret: str = SECRET, now_s: float = NOW) -> str | None:
+    try:
+        WebhookVerifier(KEY, secret).verify(body, token, now_s=now_s)
+    except WebhookRefused as error:
+        return error.reason
+    return None
 
 
 def verdicts(body: bytes, token: str, secret: str = SECRET) -> tuple[bool, bool]:
-    try:
-        WebhookVerifier(KEY, secret).verify(body, token, now_s=time.time())
-        ours = True
-    except WebhookRefused:
-        ours = False
-    try:
-        api.WebhookReceiver(api.TokenVerifier(KEY, secret)).receive(body.decode(), token)
-        theirs = True
-    except Exception:  # the oracle raises many kinds; only its verdict matters
-        theirs = False
-    return ours, theirs
+    """(ours, theirs) at the instant ``NOW``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jwt.api_jwt.datetime", FrozenDatetime)
+        try:
+            api.WebhookReceiver(api.TokenVerifier(KEY, secret)).receive(body.decode(), token)
+            theirs = True
+        except Exception:  # the oracle raises many kinds; only its verdict matters
+            theirs = False
+    return refusal(body, token, secret) is None, theirs
 
 
 BODY = b'{"event":"room_started","id":"EV_1"}'
+OTHER_BODY = BODY.replace(b"EV_1", b"EV_2")
+RIGHT: dict[str, Any] = {"iss": KEY, "sha256": digest_of(BODY), "nbf": NOW, "exp": NOW + 300}
+offsets = st.integers(-62, 62) | st.integers(-400, 400)
 
 
-@settings(max_examples=300, deadline=None)
+@laws
+@given(
+    nbf=st.none() | offsets,
+    exp=st.none() | offsets,
+    iss=st.sampled_from([KEY, KEY, KEY, "", "other", None]),
+    sha256=st.sampled_from([digest_of(BODY)] * 3 + [digest_of(OTHER_BODY), "", "!", None]),
+    secret=st.sampled_from([SECRET, SECRET, SECRET, OTHER_SECRET]),
+    alg=st.sampled_from(["HS256", "HS256", "HS256", "HS512", "none", "RS256"]),
+    body=st.sampled_from([BODY, BODY, BODY, OTHER_BODY]),
+)
+@example(nbf=0, exp=300, iss=KEY, sha256=digest_of(BODY), secret=SECRET, alg="HS256", body=BODY)
+@example(nbf=0, exp=300, iss=KEY, sha256=digest_of(BODY), secret=SECRET, alg="none", body=BODY)
+def test_any_token_gets_the_oracles_verdict(
+    nbf: int | None, exp: int | None, iss: str | None, sha256: str | None, secret: str, alg: str, body: bytes
+) -> None:
+    given_claims = {"nbf": nbf, "exp": exp, "iss": iss, "sha256": sha256}
+    claims = {k: NOW + v if isinstance(v, int) else v for k, v in given_claims.items() if v is not None}
+    ours, theirs = verdicts(body, signed(claims, secret, alg))
+    assert ours == theirs
+
+
+@laws
 @given(st.data())
 def test_a_changed_byte_anywhere_gets_the_oracles_verdict(data: st.DataObject) -> None:
-    token = WebhookSigner(KEY, SECRET).sign(BODY, now_s=int(time.time()))
+    token = WebhookSigner(KEY, SECRET).sign(BODY, now_s=NOW)
     position = data.draw(st.integers(0, len(token) - 1))
-    character = data.draw(st.sampled_from("ABCabc019-_."))
+    character = data.draw(st.sampled_from("ABCabc019-_.+/=! "))
     changed = token[:position] + character + token[position + 1 :]
     ours, theirs = verdicts(BODY, changed)
     assert ours == theirs
     assert ours == (changed == token)
 
 
+@laws
+@given(st.binary(max_size=60), st.binary(max_size=60))
+def test_a_body_is_signed_for_itself_alone(body: bytes, other: bytes) -> None:
+    token = WebhookSigner(KEY, SECRET).sign(body, now_s=NOW)
+    assert refusal(body, token) is None
+    assert refusal(other, token) == (None if other == body else "body_mismatch")
+    assert refusal(body, token, OTHER_SECRET) == "bad_signature"
+
+
 @pytest.mark.parametrize(
-    ("changes", "valid"),
+    ("changes", "reason"),
     [
-        ({}, True),
-        ({"exp": -30}, True),
-        ({"exp": -59}, True),
-        ({"exp": -62}, False),
-        ({"nbf": 55}, True),
-        ({"nbf": 65}, False),
-        ({"iss": "other"}, False),
-        ({"sha256": ""}, False),
-        ({"sha256": base64.b64encode(b"x" * 32).decode()}, False),
-        ({"exp": None}, False),
+        ({}, None),
+        ({"exp": NOW - 59}, None),
+        ({"exp": NOW - 60}, "expired"),
+        ({"nbf": NOW + 60}, None),
+        ({"nbf": NOW + 61}, "not_yet_valid"),
+        ({"iss": "other"}, "wrong_api_key"),
+        ({"iss": None}, "wrong_api_key"),
+        ({"sha256": ""}, "body_mismatch"),
+        ({"sha256": None}, "body_mismatch"),
+        ({"sha256": digest_of(OTHER_BODY)}, "body_mismatch"),
+        ({"sha256": 1}, "malformed_signature"),
+        ({"exp": None}, "malformed_signature"),
     ],
 )
-def test_claims_at_the_edges(changes: dict[str, Any], valid: bool) -> None:
-    import hashlib
+def test_claims_at_the_edges(changes: dict[str, Any], reason: str | None) -> None:
+    """The leeway of 60 s is LiveKit's own, and ends with its 60th second."""
+    token = signed({k: v for k, v in {**RIGHT, **changes}.items() if v is not None})
+    assert refusal(BODY, token) == reason
+    assert verdicts(BODY, token) == (reason is None, reason is None)
 
-    now = int(time.time())
-    claims: dict[str, Any] = {"iss": KEY, "sha256": base64.b64encode(hashlib.sha256(BODY).digest()).decode()}
-    claims |= {"nbf": now, "exp": now + 300}
-    for name, value in changes.items():
-        if value is None:
-            del claims[name]
-        else:
-            claims[name] = now + value if name in ("exp", "nbf") else value
-    assert verdicts(BODY, jwt.encode(claims, SECRET, algorithm="HS256")) == (valid, valid)
+
+def test_the_leeway_ends_within_the_second() -> None:
+    token = signed({**RIGHT, "exp": NOW - 60})
+    assert refusal(BODY, token, now_s=NOW - 0.001) is None
+    assert refusal(BODY, token, now_s=NOW) == "expired"
+
+
+@pytest.mark.parametrize("claims", [[], "text", 1, None])
+def test_claims_that_are_no_object(claims: Any) -> None:
+    assert refusal(BODY, signed(claims)) == "malformed_signature"
 
 
 def test_algorithm_none_and_another_hash_are_refused() -> None:
-    claims = {"iss": KEY, "sha256": "", "exp": int(time.time()) + 300}
     for header, signature in (({"alg": "none"}, ""), ({"alg": "HS512", "typ": "JWT"}, "AAAA")):
-        assert verdicts(BODY, f"{b64(header)}.{b64(claims)}.{signature}") == (False, False)
+        assert verdicts(BODY, f"{b64(header)}.{b64(RIGHT)}.{signature}") == (False, False)
+    assert verdicts(BODY, jwt.encode(RIGHT, SECRET * 2, algorithm="HS512")) == (False, False)
+    assert refusal(BODY, signed(RIGHT, alg="none")) == "malformed_signature"
+
+
+@pytest.mark.parametrize(
+    ("authorization", "reason"),
+    [(None, "missing_signature"), ("", "missing_signature"), ("a.b", "malformed_signature"), ("é.é.é", "bad_signature"),
+     ("日.本.語", "bad_signature"), ("x" * 5000, "malformed_signature")],
+)  # fmt: skip
+def test_what_is_no_token(authorization: str | None, reason: str) -> None:
+    with pytest.raises(WebhookRefused) as refused:
+        WebhookVerifier(KEY, SECRET).verify(BODY, authorization, now_s=NOW)
+    assert refused.value.reason == reason
 
 
 def test_an_empty_secret_never_verifies() -> None:
-    with pytest.raises(ValueError, match="must not be empty"):
-        TokenSigner(KEY, "")
-    import hashlib
-    import hmac
-
-    digest = base64.b64encode(hashlib.sha256(BODY).digest()).decode()
-    signed = f"{b64({'alg': 'HS256'})}.{b64({'iss': KEY, 'sha256': digest, 'exp': int(time.time()) + 300})}"
-    signature = base64.urlsafe_b64encode(hmac.digest(b"", signed.encode(), "sha256")).decode().rstrip("=")
-    with pytest.raises(WebhookRefused):
-        WebhookVerifier(KEY, "").verify(BODY, f"{signed}.{signature}", now_s=time.time())
+    for key, secret in ((KEY, ""), ("", SECRET)):
+        with pytest.raises(ValueError, match="must not be empty"):
+            TokenSigner(key, secret)
+    assert refusal(BODY, signed(RIGHT, ""), "") == "no_secret"
+    assert verdicts(BODY, signed(RIGHT, ""), "") == (False, False)
