@@ -83,20 +83,20 @@ async def update_sessions(conn: Connection, pairs: Sequence[tuple[Session, Room 
 
 async def insert_rooms(conn: Connection, rooms: Sequence[Room]) -> int:
     """Stores new rooms; returns how many, as ``insert_sessions``."""
-    inserted = 0
-    for room in rooms:
-        status = await conn.execute(
-            "INSERT INTO room (sid, name, project_id, mode, created_ms, finished_ms) VALUES ($1, $2, $3, $4, $5, $6)"
-            " ON CONFLICT DO NOTHING",
-            room.sid,
-            room.name,
-            room.project_id,
-            room.mode,
-            room.created_ms,
-            list(room.finished_ms),
-        )
-        inserted += int(status.rpartition(" ")[2])
-    return inserted
+    status = await conn.execute(
+        "INSERT INTO room (sid, name, project_id, mode, created_ms, finished_ms)"
+        " SELECT sid, name, project_id, mode, created_ms, finished::bigint[]"
+        " FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[])"
+        " AS n (sid, name, project_id, mode, created_ms, finished) ON CONFLICT DO NOTHING",
+        [room.sid for room in rooms],
+        [room.name for room in rooms],
+        [room.project_id for room in rooms],
+        [room.mode for room in rooms],
+        [room.created_ms for room in rooms],
+        # unnest flattens arrays of arrays, so the inner ones travel as literals of whole numbers.
+        ["{" + ",".join(map(str, room.finished_ms)) + "}" for room in rooms],
+    )
+    return int(status.rpartition(" ")[2])
 
 
 async def update_rooms(conn: Connection, rooms: Sequence[Room]) -> None:
