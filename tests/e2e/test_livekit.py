@@ -1,0 +1,214 @@
+"""Real calls through a real livekit-server: what Relay bills against what the participants' own clocks say."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from livekit import api as livekit_api
+
+from services.cli.projects import create_project
+from shared.ids import Mode, livekit_room
+from shared.models.projects import CreatedProject
+from shared.postgres import connect
+from shared.settings import environment
+from tests.e2e.conftest import Stack
+from tests.e2e.livekit_server import API_KEY, API_SECRET
+from tests.e2e.participant import Person
+from tests.e2e.recorder import Recorder
+
+pytestmark = pytest.mark.livekit
+_TOLERANCE_S = 2.0
+_SETTLED_WITHIN_S = 90.0
+# Beyond LiveKit's whole seconds, so that peaks do not hang on rounding.
+_PAUSE_S = 2.5
+
+
+class Scope(NamedTuple):
+    """One project in one mode, as the holder of its secret key sees it."""
+
+    stack: Stack
+    project: CreatedProject
+    mode: Mode
+
+    async def _request(self, method: str, path: str, **more: Any) -> dict[str, Any]:
+        key = next(key.key for key in self.project.keys if key.mode == self.mode and key.type == "secret")
+        answer = await self.stack.api.request(method, path, headers={"Authorization": f"Bearer {key}"}, **more)
+        assert answer.status_code == 200, answer.text
+        content: dict[str, Any] = answer.json()
+        return content
+
+    async def mint(self, room: str, identity: str, **grants: bool) -> tuple[str, str]:
+        """LiveKit's URL and a token."""
+        body = {"room": room, "identity": identity, "grants": grants}
+        answer = await self._request("POST", "/v1/tokens", json=body)
+        return answer["url"], answer["token"]
+
+    async def join(self, room: str, identity: str, **grants: bool) -> Person:
+        return await Person(identity).join(*await self.mint(room, identity, **grants))
+
+    async def usage(self) -> dict[str, Any]:
+        return await self._request("GET", "/v1/usage", params={"period": "all"})
+
+    async def sessions(self) -> list[tuple[str, int, int]]:
+        """(identity, start, end) of the ended ones, in unix ms."""
+        conn = await connect(self.stack.database, "tests")
+        try:
+            rows = await conn.fetch(
+                "SELECT identity, started_ms, ended_ms FROM session WHERE project_id = $1 AND mode = $2"
+                " AND ended_ms IS NOT NULL ORDER BY started_ms",
+                self.project.project_id,
+                self.mode,
+            )
+        finally:
+            await conn.close()
+        return [(row["identity"], row["started_ms"], row["ended_ms"]) for row in rows]
+
+
+async def eventually(holds: Callable[[], Awaitable[bool]], what: str) -> None:
+    deadline = time.monotonic() + _SETTLED_WITHIN_S
+    while not await holds():
+        assert time.monotonic() < deadline, what
+        await asyncio.sleep(0.25)
+
+
+async def cut_off(scope: Scope, room: str, identity: str, after_s: float) -> Person:
+    """A participant in a process of its own, killed with SIGKILL. When it is gone LiveKit has to say (``noticed``)."""
+    url, token = await scope.mint(room, identity)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.e2e.participant", url, token,
+        stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        line = await asyncio.wait_for(process.stdout.readline(), 30)
+        person = Person(identity)
+        person.calling, person.connected, person.video_on = map(float, line.split())
+        await asyncio.sleep(after_s)
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+        await process.wait()
+        process._transport.close()  # type: ignore[attr-defined]  # else its pipe is closed only by the collector
+    return person
+
+
+async def noticed(recorder: Recorder, person: Person) -> None:
+    """Waits for LiveKit's participant_left and takes its time as the end: the billed time of someone who vanishes runs
+    until LiveKit gives them up, which no other clock can know."""
+
+    async def left() -> bool:
+        for event in recorder.events():
+            if event["event"] == "participant_left" and event["participant"]["identity"] == person.identity:
+                # Floored to the second; the middle of it is the best guess.
+                person.gone = int(event["createdAt"]) + 0.5
+                return True
+        return False
+
+    await eventually(left, f"LiveKit never noticed that {person.identity} is gone")
+
+
+async def lobby(scope: Scope) -> list[Person]:
+    """Ada shows herself for a part of the time, bob listens, carol leaves and comes back: three at once."""
+    ada = await scope.join("lobby", "ada")
+    bob = await scope.join("lobby", "bob")
+    carol = await scope.join("lobby", "carol")
+    await ada.publish(camera=True)
+    await asyncio.sleep(5)
+    await carol.leave()
+    await asyncio.sleep(_PAUSE_S)
+    await ada.camera_off()
+    again = await scope.join("lobby", "carol")
+    await asyncio.sleep(4)
+    await bob.leave()
+    await asyncio.sleep(_PAUSE_S)
+    await asyncio.gather(ada.leave(), again.leave())
+    return [ada, bob, carol, again]
+
+
+async def stage(scope: Scope) -> list[Person]:
+    """Dave is cut off; grace films until room service deletes the room around her."""
+    filming = await scope.join("stage", "grace")
+    await asyncio.sleep(_PAUSE_S)
+    await filming.publish(camera=True)
+    vanished = asyncio.create_task(cut_off(scope, "lobby", "dave", 4))
+    await asyncio.sleep(8)
+    name = livekit_room(scope.project.project_id, scope.mode, "stage")
+    async with livekit_api.LiveKitAPI(scope.stack.livekit.api_url, API_KEY, API_SECRET) as service:
+        await service.room.delete_room(livekit_api.DeleteRoomRequest(room=name))
+    await filming.wait_until_removed(20)
+    dave = await vanished
+    await noticed(scope.stack.recorder, dave)
+    return [filming, dave]
+
+
+async def rehearsal(scope: Scope) -> list[Person]:
+    """Test mode: frank may listen only, and LiveKit holds him to it."""
+    frank = await scope.join("lobby", "frank", canPublish=False)
+    with pytest.raises(frank.rtc.participant.PublishTrackError) as refused:
+        await frank.publish(camera=False)
+    print(f"publishing without the permission: {refused.value}")
+    await frank.leave()
+    tracks = [event for event in scope.stack.recorder.events() if event["event"] == "track_published"]
+    assert not any(event["participant"]["identity"] == "frank" for event in tracks)
+    return [frank]
+
+
+def check(totals: dict[str, float], people: list[Person]) -> None:
+    """The billed minutes against own clocks, within two seconds a session."""
+    allowed = _TOLERANCE_S * len(people)
+    video = sum(person.video_s for person in people)
+    for connected in (sum(p.connected_s for p in people), sum(p.calling_s for p in people)):
+        assert totals["participantMinutes"] * 60 == pytest.approx(connected, abs=allowed)
+        assert totals["audioMinutes"] * 60 == pytest.approx(connected - video, abs=allowed)
+    assert totals["videoMinutes"] * 60 == pytest.approx(video, abs=_TOLERANCE_S * sum(p.video_on > 0 for p in people))
+
+
+async def check_sessions(scope: Scope, people: list[Person]) -> None:
+    """Each session of its own, so that errors cannot cancel out. Prints the comparison (pytest -s)."""
+    ordered = sorted(people, key=lambda person: person.connected)
+    for person, (identity, start_ms, end_ms) in zip(ordered, await scope.sessions(), strict=True):
+        billed_s = (end_ms - start_ms) / 1000
+        print(
+            f"{scope.project.name} {scope.mode} {identity}: own clock {person.connected_s:.3f} s ({person.calling_s:.3f} s"
+            f" from the call on, video {person.video_s:.3f} s), Relay {billed_s:.3f} s"
+        )
+        assert identity == person.identity
+        assert billed_s == pytest.approx(person.connected_s, abs=_TOLERANCE_S)
+
+
+async def test_bills_what_the_participants_clocks_say(stack: Stack) -> None:
+    acme, globex = [await create_project(stack.database, name) for name in ("acme", "globex")]
+    scopes = [Scope(stack, acme, "live"), Scope(stack, globex, "live"), Scope(stack, acme, "test")]
+    calls = [lobby(scopes[0]), stage(scopes[1]), rehearsal(scopes[2])]
+    groups = await asyncio.gather(*calls)
+    peaks = [3, 2, 1]
+
+    async def settled() -> bool:
+        finished = [event for event in stack.recorder.events() if event["event"] == "room_finished"]
+        if len(finished) < 4:
+            return False
+        for scope, people in zip(scopes, groups, strict=True):
+            usage = await scope.usage()
+            if usage["provisionalMinutes"] or len(await scope.sessions()) < len(people):
+                return False
+        return True
+
+    await eventually(settled, "not every session was closed")
+    if path := environment().get("RELAY_RECORD"):
+        stack.recorder.write(Path(path))
+    assert set(stack.recorder.answers) == {200}
+    for scope, people, peak in zip(scopes, groups, peaks, strict=True):
+        usage = await scope.usage()
+        print(scope.project.name, scope.mode, usage["totals"], [day["peakParticipants"] for day in usage["daily"]])
+        await check_sessions(scope, people)
+        check(usage["totals"], people)
+        assert max(day["peakParticipants"] for day in usage["daily"]) == peak
+    nobody = await Scope(stack, globex, "test").usage()
+    assert nobody["totals"]["participantMinutes"] == 0
