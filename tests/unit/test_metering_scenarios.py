@@ -213,6 +213,15 @@ def test_16_early() -> None:
     assert billed(*reopened, room("finished", NOON + MINUTE)) == (MINUTE, 0)
 
 
+def test_16_finished_within_the_second_of_the_join() -> None:
+    """Naive: 400 ms "before" the join, so another opening's end, and open for ever. LiveKit floors the end to its second; an
+    end in the second before is another's all the same."""
+    assert interval(of("joined", NOON, NOON + 400), room("finished", NOON)) == Interval(
+        NOON + 400, NOON + 400, "room_finished"
+    )
+    assert interval(of("joined", NOON), room("finished", NOON - SECOND)) == Interval(NOON, None, None)
+
+
 def test_16_finished_before_the_last_left() -> None:
     """Naive: the ``left`` that arrives after its room's end finds no room, or is billed on top."""
     assert billed(of("joined", NOON), room("finished", NOON + MINUTE), of("left", NOON + MINUTE)) == (MINUTE, 0)

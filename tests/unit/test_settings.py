@@ -124,6 +124,10 @@ def test_no_secret_is_in_any_text(secret: str, quoted: bool, database: str, redi
         shown = f"{loaded!r} {loaded!s} {loaded.database!r} {[loaded]!r} {console.file.getvalue()}"
     except SettingsInvalid as error:
         shown = "".join(traceback.format_exception(error)) + repr(error)
+    try:
+        shown += repr(parse_database_url(environ["DATABASE_URL"]))
+    except SettingsInvalid as error:
+        shown += "".join(traceback.format_exception(error))
     for text in (secret, in_url, "Q7v", "w9Zk"):
         assert text not in shown
 
