@@ -21,6 +21,8 @@ from shared.livekit.webhook import WebhookSigner, WebhookVerifier
 KEY, SECRET = "APIkey", "a secret long enough for HS256, as LiveKit asks"
 OTHER_SECRET = "another secret, and long enough for HS256 as well"
 NOW = 1_795_000_000
+# A token of one second may be over before a busy machine gets to decode it.
+WHATEVER_THE_TIME = {"verify_exp": False, "verify_nbf": False}
 laws = settings(max_examples=250, deadline=None, print_blob=True)
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 sources = st.lists(st.sampled_from(["camera", "microphone", "screen_share", "screen_share_audio"]), min_size=1)
@@ -75,13 +77,14 @@ def test_the_claims_are_those_of_livekit_api(
     if attributes:
         theirs = theirs.with_attributes(attributes)
     # It reads the clock twice, so a second may pass between its nbf and its exp.
-    expected = jwt.decode(theirs.to_jwt(), SECRET, algorithms=["HS256"])
+    expected = jwt.decode(theirs.to_jwt(), SECRET, algorithms=["HS256"], options=WHATEVER_THE_TIME)
     lifetime_s = expected["exp"] - expected["nbf"]
     assert lifetime_s - ttl in (0, 1)
     claims = token_claims(request, "p_x__lobby")
     ours = TokenSigner(KEY, SECRET).sign(claims, now_s=expected["nbf"], ttl_s=lifetime_s)
-    assert jwt.decode(ours, SECRET, algorithms=["HS256"]) == expected
+    assert jwt.decode(ours, SECRET, algorithms=["HS256"], options=WHATEVER_THE_TIME) == expected
     assert jwt.get_unverified_header(ours) == {"alg": "HS256", "typ": "JWT"}
+    # Its leeway of a minute is what a slow machine may take between signing and verifying.
     verified = api.TokenVerifier(KEY, SECRET).verify(ours)
     assert (verified.identity, verified.name, verified.metadata, verified.attributes) == (
         "ada",
