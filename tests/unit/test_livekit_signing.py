@@ -11,6 +11,7 @@ import jwt
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from jwt.types import Options
 from livekit import api
 
 from services.api.routes.tokens import Grants, TokenRequest, token_claims
@@ -22,7 +23,7 @@ KEY, SECRET = "APIkey", "a secret long enough for HS256, as LiveKit asks"
 OTHER_SECRET = "another secret, and long enough for HS256 as well"
 NOW = 1_795_000_000
 # A token of one second may be over before a busy machine gets to decode it.
-WHATEVER_THE_TIME = {"verify_exp": False, "verify_nbf": False}
+WHATEVER_THE_TIME: Options = {"verify_exp": False, "verify_nbf": False}
 laws = settings(max_examples=250, deadline=None, print_blob=True)
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 sources = st.lists(st.sampled_from(["camera", "microphone", "screen_share", "screen_share_audio"]), min_size=1)
