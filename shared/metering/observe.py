@@ -11,7 +11,7 @@ import msgspec
 
 from shared.errors import UnfoldableEvent
 from shared.ids import RoomName, parse_livekit_room
-from shared.metering.state import Room, Session, Track
+from shared.metering.state import MediaRun, Room, Session, Track
 from shared.models.livekit_event import LiveKitEvent, ParticipantInfo, RoomInfo
 
 # LiveKit's clock may be this far ahead of ours before its times are not believed.
@@ -24,6 +24,13 @@ _END_BEFORE_START_TOLERANCE_MS = 5_000
 _PARTICIPANT_EVENTS = {"participant_joined", "participant_left", "participant_connection_aborted"}
 _TRACK_EVENTS = {"track_published", "track_unpublished"}
 _ROOM_EVENTS = {"room_started", "room_finished"}
+# Reconciliation puts what LiveKit's API lists into events of its own, so that the kept events prove every minute.
+SEEN, GONE, TRACK_GONE = "relay_participant_seen", "relay_participant_gone", "relay_track_gone"
+EGRESS_SEEN, EGRESS_GONE = "relay_egress_seen", "relay_egress_gone"
+INGRESS_SEEN, INGRESS_GONE = "relay_ingress_seen", "relay_ingress_gone"
+_RECONCILED = {SEEN, GONE, TRACK_GONE}
+_RUN_GONE = {EGRESS_GONE, INGRESS_GONE}
+_NS_PER_MS = 1_000_000
 
 
 class Observation(NamedTuple):
@@ -34,6 +41,7 @@ class Observation(NamedTuple):
     room_name: str
     session: Session | None
     room: Room | None
+    run: MediaRun | None = None
 
 
 def observe(event: LiveKitEvent, received_ms: int) -> Observation:
@@ -51,7 +59,7 @@ def observe(event: LiveKitEvent, received_ms: int) -> Observation:
         return Observation(created_ms, None, room_name, None, None)
     room = _room(event, owner, created_ms) if event.room is not None and event.room.sid else None
     session = _session(event, owner, created_ms)
-    return Observation(created_ms, owner, room_name, session, room)
+    return Observation(created_ms, owner, room_name, session, room, _run(event, owner, created_ms))
 
 
 def _room_name(event: LiveKitEvent) -> str:
@@ -81,7 +89,7 @@ def _created_ms(info: RoomInfo) -> int | None:
 
 def _session(event: LiveKitEvent, owner: RoomName | None, created_ms: int) -> Session | None:
     participant, name = event.participant, event.event
-    if name not in _PARTICIPANT_EVENTS and name not in _TRACK_EVENTS:
+    if name not in _PARTICIPANT_EVENTS and name not in _TRACK_EVENTS and name not in _RECONCILED:
         return None
     if participant is None or not participant.sid:
         raise UnfoldableEvent("no_participant", f"{name} names no participant")
@@ -95,6 +103,8 @@ def _session(event: LiveKitEvent, owner: RoomName | None, created_ms: int) -> Se
     )
     if name in _TRACK_EVENTS:
         return _with_track(session, event, created_ms)
+    if name in _RECONCILED:
+        return _reconciled(session, event, participant, created_ms)
     joined_ms = _joined_ms(participant, created_ms)
     # `left` and `aborted` come at the end: their own time proves no presence of its own.
     ended = name != "participant_joined"
@@ -129,3 +139,88 @@ def _with_track(session: Session, event: LiveKitEvent, created_ms: int) -> Sessi
         str(track.type), str(track.source), created_ms if published else None, None if published else created_ms
     )
     return msgspec.structs.replace(session, first_seen_ms=created_ms, tracks={track.sid: seen})
+
+
+def _reconciled(session: Session, event: LiveKitEvent, participant: ParticipantInfo, created_ms: int) -> Session:
+    seen_ms, gone_ms = (event.relay.seen_ms or None, event.relay.gone_ms or None) if event.relay else (None, None)
+    if event.event == TRACK_GONE:
+        track = event.track
+        if track is None or not track.sid:
+            raise UnfoldableEvent("no_track", f"{event.event} names no track")
+        tracks = {track.sid: Track(str(track.type), str(track.source), None, None, seen_ms, gone_ms)}
+        return msgspec.structs.replace(session, tracks=tracks)
+    if event.event == GONE:
+        return msgspec.structs.replace(session, sighted_ms=seen_ms, gone_ms=gone_ms)
+    return msgspec.structs.replace(
+        session,
+        name=participant.name or None,
+        kind=str(participant.kind) or None,
+        joined_ms=_joined_ms(participant, created_ms),
+        first_seen_ms=seen_ms,
+        sighted_ms=seen_ms,
+        # A track is listed without the time it was published at: it was by now, and its own event would know better.
+        tracks={
+            track.sid: Track(str(track.type), str(track.source), seen_ms, None, seen_ms)
+            for track in participant.tracks
+            if track.sid
+        },
+    )
+
+
+def _run(event: LiveKitEvent, owner: RoomName | None, created_ms: int) -> MediaRun | None:
+    run = _egress(event, created_ms) or _ingress(event, created_ms)
+    if run is None:
+        return None
+    return msgspec.structs.replace(
+        run,
+        project_id=owner.project_id if owner else None,
+        mode=owner.mode if owner else None,
+        room=owner.display if owner else None,
+        sighted_ms=(event.relay.seen_ms or None) if event.relay else None,
+        gone_ms=(event.relay.gone_ms or None) if event.relay and event.event in _RUN_GONE else None,
+    )
+
+
+def _egress(event: LiveKitEvent, created_ms: int) -> MediaRun | None:
+    info = event.egress_info
+    if info is None or not info.egress_id:
+        return None
+    ended_ms = _checked_ns(info.ended_at, created_ms)
+    return MediaRun(
+        id=info.egress_id,
+        meter="egress",
+        type=next((name for name in EGRESS_TYPES if getattr(info, name) is not None), None),
+        started_ms=_checked_ns(info.started_at, created_ms),
+        ended_ms=created_ms if ended_ms is None and event.event == "egress_ended" else ended_ms,
+    )
+
+
+EGRESS_TYPES = ("room_composite", "web", "participant", "track_composite", "track")
+
+
+def _ingress(event: LiveKitEvent, created_ms: int) -> MediaRun | None:
+    info = event.ingress_info
+    if info is None or not info.ingress_id:
+        return None
+    state = info.state
+    started_ms = _checked_ns(state.started_at, created_ms) if state else None
+    ended_ms = _checked_ns(state.ended_at, created_ms) if state else None
+    # One ingress can be used again and again; a run is told by its resource, in older servers by its start.
+    run = (state.resource_id if state else "") or str(started_ms or "")
+    return MediaRun(
+        id=f"{info.ingress_id}/{run}",
+        meter="ingress",
+        type=str(info.input_type).removesuffix("_INPUT").lower() or None,
+        started_ms=created_ms if started_ms is None and event.event == "ingress_started" else started_ms,
+        ended_ms=created_ms if ended_ms is None and event.event == "ingress_ended" else ended_ms,
+    )
+
+
+def _checked_ns(at_ns: int, created_ms: int) -> int | None:
+    """Nanoseconds as milliseconds, None for 0. Raises ``UnfoldableEvent`` for a time that cannot be true."""
+    at_ms = at_ns // _NS_PER_MS
+    if not at_ms:
+        return None
+    if not _EARLIEST_MS <= at_ms <= created_ms + FUTURE_TOLERANCE_MS:
+        raise UnfoldableEvent("no_time", "a time of the egress or ingress cannot be true")
+    return at_ms

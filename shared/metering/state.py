@@ -13,16 +13,23 @@ import msgspec
 from shared.ids import Mode
 
 Text = TypeVar("Text", bound=str)
-EndedBy = Literal["left", "aborted", "room_finished"]
+EndedBy = Literal["left", "aborted", "room_finished", "reconciled"]
+MeterName = Literal["egress", "ingress"]
 
 
 class Track(msgspec.Struct, array_like=True, frozen=True):
-    """One published track. ``type`` is LiveKit's TrackType: AUDIO, VIDEO or DATA."""
+    """One published track. ``type`` is LiveKit's TrackType: AUDIO, VIDEO or DATA; ``source`` its TrackSource.
+
+    ``published_ms`` is the least time it is known to have been published at: that of its event, or of the first listing that
+    showed it. ``sighted_ms`` and ``gone_ms``: as of ``Session``.
+    """
 
     type: str
     source: str
     published_ms: int | None = None
     unpublished_ms: int | None = None
+    sighted_ms: int | None = None
+    gone_ms: int | None = None
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +37,9 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
 
     ``joined_ms`` is the least joining time LiveKit named; ``first_seen_ms`` the least time of an event that only shows the
     participant was there, used where no joining time is known. ``active_ms`` is when ``participant_joined`` was sent.
+
+    What reconciliation found: ``sighted_ms``, the last time LiveKit listed the participant as far as this state was told of
+    it, and ``gone_ms``, the last time from which on LiveKit was found not to list it any more.
     """
 
     sid: str
@@ -45,6 +55,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     active_ms: int | None = None
     left_ms: int | None = None
     aborted_ms: int | None = None
+    sighted_ms: int | None = None
+    gone_ms: int | None = None
     disconnect_reason: str | None = None
     tracks: dict[str, Track] = {}
 
@@ -60,10 +72,32 @@ class Room(msgspec.Struct, frozen=True, kw_only=True):
     finished_ms: tuple[int, ...] = ()
 
 
+class MediaRun(msgspec.Struct, frozen=True, kw_only=True):
+    """One egress, or one run of an ingress. ``type`` is room_composite, web, participant, track_composite, track or other for
+    an egress; rtmp, whip or url for an ingress. Times as LiveKit's EgressInfo and IngressState give them."""
+
+    id: str
+    meter: MeterName
+    type: str | None = None
+    project_id: str | None = None
+    mode: Mode | None = None
+    room: str | None = None
+    started_ms: int | None = None
+    ended_ms: int | None = None
+    sighted_ms: int | None = None
+    gone_ms: int | None = None
+
+
 def least(a: int | None, b: int | None) -> int | None:
     if a is None:
         return b
     return a if b is None or a < b else b
+
+
+def latest(a: int | None, b: int | None) -> int | None:
+    if a is None:
+        return b
+    return a if b is None or a > b else b
 
 
 def _greatest(a: Text | None, b: Text | None) -> Text | None:
@@ -78,6 +112,8 @@ def merge_track(a: Track, b: Track) -> Track:
         max(a.source, b.source),
         least(a.published_ms, b.published_ms),
         least(a.unpublished_ms, b.unpublished_ms),
+        latest(a.sighted_ms, b.sighted_ms),
+        latest(a.gone_ms, b.gone_ms),
     )
 
 
@@ -109,6 +145,8 @@ def merge_session(a: Session, b: Session) -> Session:
         active_ms=least(a.active_ms, b.active_ms),
         left_ms=least(a.left_ms, b.left_ms),
         aborted_ms=least(a.aborted_ms, b.aborted_ms),
+        sighted_ms=latest(a.sighted_ms, b.sighted_ms),
+        gone_ms=latest(a.gone_ms, b.gone_ms),
         disconnect_reason=_greatest(a.disconnect_reason, b.disconnect_reason),
         tracks=_merge_tracks(a.tracks, b.tracks),
     )
@@ -123,6 +161,22 @@ def merge_room(a: Room, b: Room) -> Room:
         mode=_greatest(a.mode, b.mode),
         created_ms=least(a.created_ms, b.created_ms),
         finished_ms=_union(a.finished_ms, b.finished_ms),
+    )
+
+
+def merge_run(a: MediaRun, b: MediaRun) -> MediaRun:
+    """The least state that knows everything ``a`` and ``b`` know of the same egress, or run of an ingress."""
+    return MediaRun(
+        id=a.id,
+        meter=a.meter,
+        type=_greatest(a.type, b.type),
+        project_id=_greatest(a.project_id, b.project_id),
+        mode=_greatest(a.mode, b.mode),
+        room=_greatest(a.room, b.room),
+        started_ms=least(a.started_ms, b.started_ms),
+        ended_ms=least(a.ended_ms, b.ended_ms),
+        sighted_ms=latest(a.sighted_ms, b.sighted_ms),
+        gone_ms=latest(a.gone_ms, b.gone_ms),
     )
 
 

@@ -1,12 +1,13 @@
-"""What a session costs: its interval, cut at UTC hours into participant and video milliseconds.
+"""What a session costs: its interval, cut at UTC hours into milliseconds of each meter.
 
 The stored rollup is at any moment the sum of ``usage_of`` over all sessions that have ended.
 """
 
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from shared.clock import HOUR_MS, floor_to
-from shared.metering.state import EndedBy, Room, Session
+from shared.metering.state import EndedBy, MediaRun, Room, Session, Track
 
 # Recorders are no participants: LiveKit's egress joins the room it records.
 UNMETERED_KINDS = frozenset({"EGRESS"})
@@ -24,10 +25,17 @@ class Interval(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """Milliseconds. Audio time is ``participant_ms - video_ms``: an instant without a video track is audio."""
+    """Milliseconds of one hour. Audio time is ``participant_ms - video_ms``: an instant without a video track is audio.
+
+    ``inferred_ms`` is the part of ``participant_ms`` in sessions whose end no event confirmed. ``sessions`` counts those that
+    began in the hour.
+    """
 
     participant_ms: int
     video_ms: int
+    screen_share_ms: int = 0
+    inferred_ms: int = 0
+    sessions: int = 0
 
 
 def kind_of(session: Session) -> str:
@@ -37,9 +45,10 @@ def kind_of(session: Session) -> str:
 def interval_of(session: Session, room: Room | None) -> Interval | None:
     """When the participant was connected; None if it never was.
 
-    The end is decided by class: the participant's own leaving (or abort) before the room's finishing; within a class the
-    earliest. An aborted connection counts only if it was connected before: ``joined`` seconds earlier, or media published.
-    A ``joined`` not earlier than the abort is a race inside LiveKit and no usage.
+    The end is the participant's own leaving (or abort) where known; else the first finishing of its room after it came,
+    unless LiveKit was by then already found without it; else, where LiveKit was found without it, the last sign of it. An
+    aborted connection counts only if it was connected before: ``joined`` seconds earlier, media published, or listed by
+    LiveKit. A ``joined`` not earlier than the abort is a race inside LiveKit and no usage.
     """
     start_ms = session.joined_ms if session.joined_ms is not None else session.first_seen_ms
     if start_ms is None:
@@ -49,15 +58,30 @@ def interval_of(session: Session, room: Room | None) -> Interval | None:
     own_end, ended_by = _own_end(session)
     if own_end is not None:
         return Interval(start_ms, max(start_ms, own_end), ended_by)
+    last_sign_ms = last_sign_of(session, start_ms)
+    gone_ms = session.gone_ms if session.gone_ms is not None and session.gone_ms > last_sign_ms else None
     for finished_ms in room.finished_ms if room is not None else ():
         if finished_ms + _SECOND_MS > start_ms:
-            return Interval(start_ms, max(start_ms, finished_ms), "room_finished")
+            # A room outlives those who leave it. Its end is no news of a participant that was already missing.
+            if gone_ms is None or finished_ms <= gone_ms:
+                return Interval(start_ms, max(start_ms, finished_ms), "room_finished")
+            break
+    if gone_ms is not None:
+        return Interval(start_ms, last_sign_ms, "reconciled")
     return Interval(start_ms, None, None)
+
+
+def last_sign_of(session: Session, start_ms: int) -> int:
+    """The latest instant at which this state shows the participant connected (unix ms)."""
+    signs = [start_ms, session.active_ms, session.sighted_ms]
+    for track in session.tracks.values():
+        signs += (track.published_ms, track.unpublished_ms, track.sighted_ms)
+    return max(sign for sign in signs if sign is not None)
 
 
 def _was_connected(session: Session) -> bool:
     # Any track event: an unpublish proves the publish whose own event was lost.
-    if session.tracks:
+    if session.tracks or session.sighted_ms is not None:
         return True
     return session.active_ms is not None and session.aborted_ms is not None and session.active_ms < session.aborted_ms
 
@@ -79,30 +103,75 @@ def usage_of(session: Session, room: Room | None, now_ms: int | None = None) -> 
     if interval is None:
         return {}
     end_ms = interval.end_ms if interval.end_ms is not None else now_ms
-    if end_ms is None or end_ms <= interval.start_ms:
+    if end_ms is None:
         return {}
-    video = video_intervals(session, interval.start_ms, end_ms)
+    return usage_between(session, interval, interval.start_ms, max(end_ms, interval.start_ms))
+
+
+def usage_between(session: Session, interval: Interval, from_ms: int, to_ms: int) -> dict[int, Usage]:
+    """What lies in ``[from_ms, to_ms)`` of a session connected during ``interval``, by UTC hour."""
+    start_ms = max(interval.start_ms, from_ms)
+    end_ms = to_ms if interval.end_ms is None else min(interval.end_ms, to_ms)
+    first_hour_ms = floor_to(interval.start_ms, HOUR_MS)
     usage: dict[int, Usage] = {}
-    hour_ms = floor_to(interval.start_ms, HOUR_MS)
-    while hour_ms < end_ms:
-        begin, end = max(hour_ms, interval.start_ms), min(hour_ms + HOUR_MS, end_ms)
-        video_ms = sum(min(end, off) - max(begin, on) for on, off in video if on < end and off > begin)
-        usage[hour_ms] = Usage(end - begin, video_ms)
-        hour_ms += HOUR_MS
+    if from_ms <= interval.start_ms and (interval.start_ms < to_ms or from_ms == to_ms):
+        usage[first_hour_ms] = Usage(0, 0, sessions=1)
+    if end_ms <= start_ms:
+        return usage
+    video = track_intervals(session, start_ms, end_ms, _is_video)
+    screen = track_intervals(session, start_ms, end_ms, _is_screen_share) if video else []
+    inferred = interval.ended_by == "reconciled"
+    for hour_ms, begin, end in cut_into_hours(start_ms, end_ms):
+        usage[hour_ms] = Usage(
+            end - begin,
+            _overlap(video, begin, end),
+            _overlap(screen, begin, end),
+            end - begin if inferred else 0,
+            usage[hour_ms].sessions if hour_ms in usage else 0,
+        )
     return usage
 
 
-def video_intervals(session: Session, start_ms: int, end_ms: int) -> list[tuple[int, int]]:
-    """When at least one video track was published, as disjoint ascending intervals inside ``[start_ms, end_ms)``. A track
+def cut_into_hours(start_ms: int, end_ms: int) -> Iterator[tuple[int, int, int]]:
+    """``[start_ms, end_ms)`` as (start of the UTC hour, from, to) of each hour it touches."""
+    hour_ms = floor_to(start_ms, HOUR_MS)
+    while hour_ms < end_ms:
+        yield hour_ms, max(hour_ms, start_ms), min(hour_ms + HOUR_MS, end_ms)
+        hour_ms += HOUR_MS
+
+
+def _overlap(spans: list[tuple[int, int]], begin: int, end: int) -> int:
+    return sum(min(end, off) - max(begin, on) for on, off in spans if on < end and off > begin)
+
+
+def _is_video(track: Track) -> bool:
+    return track.type == "VIDEO"
+
+
+def _is_screen_share(track: Track) -> bool:
+    return track.type == "VIDEO" and track.source == "SCREEN_SHARE"
+
+
+def _track_end(track: Track) -> int | None:
+    if track.unpublished_ms is not None:
+        return track.unpublished_ms
+    signs = [at for at in (track.published_ms, track.sighted_ms) if at is not None]
+    if track.gone_ms is not None and signs and track.gone_ms > max(signs):
+        return max(signs)
+    return None
+
+
+def track_intervals(
+    session: Session, start_ms: int, end_ms: int, wanted: Callable[[Track], bool] = _is_video
+) -> list[tuple[int, int]]:
+    """When at least one wanted track was published, as disjoint ascending intervals inside ``[start_ms, end_ms)``. A track
     without an unpublish ends with the session; an unpublish without a publish has no start and counts nothing."""
-    spans = sorted(
-        (
-            max(track.published_ms, start_ms),
-            end_ms if track.unpublished_ms is None else min(track.unpublished_ms, end_ms),
-        )
-        for track in session.tracks.values()
-        if track.type == "VIDEO" and track.published_ms is not None
-    )
+    spans = []
+    for track in session.tracks.values():
+        if wanted(track) and track.published_ms is not None:
+            off = _track_end(track)
+            spans.append((max(track.published_ms, start_ms), end_ms if off is None else min(off, end_ms)))
+    spans.sort()
     disjoint: list[tuple[int, int]] = []
     for on, off in spans:
         if off <= on:
@@ -112,3 +181,48 @@ def video_intervals(session: Session, start_ms: int, end_ms: int) -> list[tuple[
         else:
             disjoint.append((on, off))
     return disjoint
+
+
+class RunInterval(NamedTuple):
+    """When an egress or a run of an ingress was active, half-open. ``inferred``: no event told of its end."""
+
+    start_ms: int
+    end_ms: int | None
+    inferred: bool
+
+
+def interval_of_run(run: MediaRun) -> RunInterval | None:
+    """None for a run that never became active (LiveKit names no starting time)."""
+    if run.started_ms is None:
+        return None
+    if run.ended_ms is not None:
+        return RunInterval(run.started_ms, max(run.started_ms, run.ended_ms), False)
+    last_sign_ms = max(run.started_ms, run.sighted_ms or 0)
+    if run.gone_ms is not None and run.gone_ms > last_sign_ms:
+        return RunInterval(run.started_ms, last_sign_ms, True)
+    return RunInterval(run.started_ms, None, False)
+
+
+class RunUsage(NamedTuple):
+    """Milliseconds of one hour; ``runs`` counts those that began in it."""
+
+    active_ms: int
+    inferred_ms: int
+    runs: int
+
+
+def usage_of_run(run: MediaRun, now_ms: int | None = None) -> dict[int, RunUsage]:
+    """Usage of an egress or a run of an ingress by UTC hour; an open one counts up to ``now_ms``, or nothing."""
+    interval = interval_of_run(run) if run.project_id is not None else None
+    if interval is None:
+        return {}
+    end_ms = interval.end_ms if interval.end_ms is not None else now_ms
+    if end_ms is None:
+        return {}
+    usage = {floor_to(interval.start_ms, HOUR_MS): RunUsage(0, 0, 1)}
+    for hour_ms, begin, end in cut_into_hours(interval.start_ms, end_ms):
+        length = end - begin
+        usage[hour_ms] = RunUsage(
+            length, length if interval.inferred else 0, usage[hour_ms].runs if hour_ms in usage else 0
+        )
+    return usage

@@ -19,6 +19,14 @@ class RoomInfo(Wire):
     creation_time_ms: int = 0
 
 
+class TrackInfo(Wire):
+    """livekit.TrackInfo."""
+
+    sid: str = ""
+    type: str | int = "AUDIO"
+    source: str | int = "UNKNOWN"
+
+
 class ParticipantInfo(Wire):
     """livekit.ParticipantInfo; track events carry only sid and identity."""
 
@@ -29,33 +37,50 @@ class ParticipantInfo(Wire):
     joined_at: int = 0
     joined_at_ms: int = 0
     disconnect_reason: str | int = ""
-
-
-class TrackInfo(Wire):
-    """livekit.TrackInfo."""
-
-    sid: str = ""
-    type: str | int = "AUDIO"
-    source: str | int = "UNKNOWN"
+    tracks: tuple[TrackInfo, ...] = ()
 
 
 class EgressInfo(Wire):
-    """livekit.EgressInfo; its times are unix nanoseconds and not used here."""
+    """livekit.EgressInfo. Times are unix nanoseconds; the field of its request that is there tells its type."""
 
     egress_id: str = ""
     room_name: str = ""
     room_id: str = ""
+    started_at: int = 0
+    ended_at: int = 0
+    room_composite: msgspec.Raw | None = None
+    web: msgspec.Raw | None = None
+    participant: msgspec.Raw | None = None
+    track_composite: msgspec.Raw | None = None
+    track: msgspec.Raw | None = None
+
+
+class IngressState(Wire):
+    """livekit.IngressState. Times are unix nanoseconds; ``resource_id`` is new for every run."""
+
+    started_at: int = 0
+    ended_at: int = 0
+    resource_id: str = ""
 
 
 class IngressInfo(Wire):
-    """livekit.IngressInfo."""
+    """livekit.IngressInfo; an absent ``input_type`` is RTMP_INPUT."""
 
     ingress_id: str = ""
     room_name: str = ""
+    input_type: str | int = "RTMP_INPUT"
+    state: IngressState | None = None
+
+
+class Reconciled(Wire):
+    """In events that reconciliation makes of what LiveKit's API listed: when it saw (0: never), and from when it missed."""
+
+    seen_ms: int = 0
+    gone_ms: int = 0
 
 
 class LiveKitEvent(Wire):
-    """livekit.WebhookEvent. ``created_at`` is unix seconds, floored."""
+    """livekit.WebhookEvent. ``created_at`` is unix seconds, floored. ``relay`` is in none that LiveKit sends."""
 
     event: str = ""
     id: str = ""
@@ -65,16 +90,25 @@ class LiveKitEvent(Wire):
     track: TrackInfo | None = None
     egress_info: EgressInfo | None = None
     ingress_info: IngressInfo | None = None
+    relay: Reconciled | None = None
 
 
 class _RoutingRoom(Wire):
     name: str = ""
 
 
+class _RoutingEgress(Wire):
+    egress_id: str = ""
+
+
+class _RoutingIngress(Wire):
+    ingress_id: str = ""
+
+
 class _Routing(Wire):
     room: _RoutingRoom | None = None
-    egress_info: EgressInfo | None = None
-    ingress_info: IngressInfo | None = None
+    egress_info: _RoutingEgress | None = None
+    ingress_info: _RoutingIngress | None = None
 
 
 _decoder = msgspec.json.Decoder(LiveKitEvent, strict=False)

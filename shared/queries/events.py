@@ -35,16 +35,18 @@ class EventRow(msgspec.Struct):
     project_id: str | None
     mode: str | None
     room: str | None
+    room_sid: str | None
     participant_sid: str | None
+    identity: str | None
     body: bytes
 
 
 async def insert_events(conn: Connection, rows: Sequence[EventRow]) -> set[str]:
     """Keeps events and returns the ids of those that were not kept before."""
     inserted = await conn.fetch(
-        "INSERT INTO event (created_at, id, received_at, name, project_id, mode, room, participant_sid, body)"
-        " SELECT * FROM unnest($1::timestamptz[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::text[],"
-        " $7::text[], $8::text[], $9::bytea[]) ON CONFLICT DO NOTHING RETURNING id",
+        "INSERT INTO event (created_at, id, received_at, name, project_id, mode, room, room_sid, participant_sid, identity,"
+        " body) SELECT * FROM unnest($1::timestamptz[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::text[],"
+        " $7::text[], $8::text[], $9::text[], $10::text[], $11::bytea[]) ON CONFLICT DO NOTHING RETURNING id",
         [_utc(row.created_ms) for row in rows],
         [row.id for row in rows],
         [_utc(row.received_ms) for row in rows],
@@ -52,7 +54,9 @@ async def insert_events(conn: Connection, rows: Sequence[EventRow]) -> set[str]:
         [row.project_id for row in rows],
         [row.mode for row in rows],
         [row.room for row in rows],
+        [row.room_sid for row in rows],
         [row.participant_sid for row in rows],
+        [row.identity for row in rows],
         [row.body for row in rows],
     )
     return {row["id"] for row in inserted}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from shared.metering.state import Room, Session
-from shared.metering.usage import interval_of, is_metered, kind_of
+from shared.metering.usage import interval_of, is_metered, kind_of, usage_of
 from shared.postgres import Connection
 
 _encode = msgspec.json.Encoder().encode
@@ -16,7 +16,8 @@ async def lock_sessions(conn: Connection, sids: list[str], room_sids: list[str])
     """Loads and locks, in a fixed order, the sessions of these sids and those whose end hangs on one of these rooms."""
     rows = await conn.fetch(
         "SELECT state FROM session WHERE sid = ANY ($1::text[])"
-        " OR (room_sid = ANY ($2::text[]) AND (ended_by IS NULL OR ended_by = 'room_finished')) ORDER BY sid FOR UPDATE",
+        " OR (room_sid = ANY ($2::text[]) AND "
+        " (ended_by IS NULL OR ended_by IN ('room_finished', 'reconciled'))) ORDER BY sid FOR UPDATE",
         sids,
         room_sids,
     )
@@ -34,9 +35,11 @@ async def lock_rooms(conn: Connection, sids: list[str]) -> dict[str, Room]:
 
 
 def _columns(pairs: Sequence[tuple[Session, Room | None]]) -> list[list[object]]:
-    columns: list[list[object]] = [[] for _ in range(11)]
+    columns: list[list[object]] = [[] for _ in range(13)]
     for session, room in pairs:
         interval = interval_of(session, room) if is_metered(session) else None
+        ended = interval is not None and interval.end_ms is not None
+        hours = usage_of(session, room).values() if ended else ()
         values = (
             session.sid,
             session.project_id,
@@ -48,6 +51,8 @@ def _columns(pairs: Sequence[tuple[Session, Room | None]]) -> list[list[object]]
             interval.start_ms if interval else None,
             interval.end_ms if interval else None,
             interval.ended_by if interval else None,
+            sum(hour.video_ms for hour in hours) if ended else None,
+            sum(hour.screen_share_ms for hour in hours) if ended else None,
             _encode(session),
         )
         for column, value in zip(columns, values, strict=True):
@@ -57,15 +62,15 @@ def _columns(pairs: Sequence[tuple[Session, Room | None]]) -> list[list[object]]
 
 _UNNEST = (
     "unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[],"
-    " $9::bigint[], $10::text[], $11::bytea[])"
+    " $9::bigint[], $10::text[], $11::bigint[], $12::bigint[], $13::bytea[])"
 )
 
 
 async def insert_sessions(conn: Connection, pairs: Sequence[tuple[Session, Room | None]]) -> int:
     """Stores new sessions; returns how many. Fewer than given means that another transaction knew one of them first."""
     status = await conn.execute(
-        "INSERT INTO session (sid, project_id, mode, room, room_sid, identity, kind, started_ms, ended_ms, ended_by, state)"
-        f" SELECT * FROM {_UNNEST} ON CONFLICT DO NOTHING",
+        "INSERT INTO session (sid, project_id, mode, room, room_sid, identity, kind, started_ms, ended_ms, ended_by, video_ms,"
+        f" screen_share_ms, state) SELECT * FROM {_UNNEST} ON CONFLICT DO NOTHING",
         *_columns(pairs),
     )
     return int(status.rpartition(" ")[2])
@@ -75,8 +80,9 @@ async def update_sessions(conn: Connection, pairs: Sequence[tuple[Session, Room 
     await conn.execute(
         "UPDATE session SET project_id = n.project_id, mode = n.mode, room = n.room, room_sid = n.room_sid,"
         " identity = n.identity, kind = n.kind, started_ms = n.started_ms, ended_ms = n.ended_ms, ended_by = n.ended_by,"
+        " video_ms = n.video_ms, screen_share_ms = n.screen_share_ms,"
         f" state = n.state FROM {_UNNEST} AS n (sid, project_id, mode, room, room_sid, identity, kind, started_ms, ended_ms,"
-        " ended_by, state) WHERE session.sid = n.sid",
+        " ended_by, video_ms, screen_share_ms, state) WHERE session.sid = n.sid",
         *_columns(pairs),
     )
 

@@ -40,16 +40,51 @@ async def add_usage(conn: Connection, changes: Mapping[RollupKey, Usage]) -> Non
     """Adds differences (which may be negative) to the rollups."""
     keys = sorted(changes)
     await conn.execute(
-        "INSERT INTO usage_hour AS u (project_id, mode, hour, kind, participant_ms, video_ms)"
-        " SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[])"
-        " ON CONFLICT (project_id, mode, hour, kind) DO UPDATE"
-        " SET participant_ms = u.participant_ms + excluded.participant_ms, video_ms = u.video_ms + excluded.video_ms",
+        "INSERT INTO usage_hour AS u (project_id, mode, hour, kind, participant_ms, video_ms, screen_share_ms, inferred_ms,"
+        " sessions) SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[],"
+        " $7::bigint[], $8::bigint[], $9::bigint[]) ON CONFLICT (project_id, mode, hour, kind) DO UPDATE"
+        " SET participant_ms = u.participant_ms + excluded.participant_ms, video_ms = u.video_ms + excluded.video_ms,"
+        " screen_share_ms = u.screen_share_ms + excluded.screen_share_ms,"
+        " inferred_ms = u.inferred_ms + excluded.inferred_ms, sessions = u.sessions + excluded.sessions",
         [key.project_id for key in keys],
         [key.mode for key in keys],
         [key.hour for key in keys],
         [key.kind for key in keys],
         [changes[key].participant_ms for key in keys],
         [changes[key].video_ms for key in keys],
+        [changes[key].screen_share_ms for key in keys],
+        [changes[key].inferred_ms for key in keys],
+        [changes[key].sessions for key in keys],
+    )
+
+
+class LateChange(NamedTuple):
+    """By how much a day that was already over changed. Milliseconds, which may be negative."""
+
+    participant_ms: int
+    video_ms: int
+
+
+async def record_late_changes(
+    conn: Connection, changes: Mapping[tuple[Scope, int], LateChange], changed_ms: int
+) -> None:
+    """Notes changes by (scope, day's start in unix ms), made at ``changed_ms``; the total of a day goes on growing."""
+    keys = sorted(changes)
+    await conn.execute(
+        "INSERT INTO usage_change AS c (project_id, mode, day, changed_ms, participant_ms, video_ms, total_participant_ms,"
+        " total_video_ms) SELECT project_id, mode, day, $6, participant_ms, video_ms, participant_ms, video_ms"
+        " FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[])"
+        " AS n (project_id, mode, day, participant_ms, video_ms)"
+        " ON CONFLICT (project_id, mode, day) DO UPDATE SET changed_ms = greatest(c.changed_ms, excluded.changed_ms),"
+        " participant_ms = excluded.participant_ms, video_ms = excluded.video_ms,"
+        " total_participant_ms = c.total_participant_ms + excluded.participant_ms,"
+        " total_video_ms = c.total_video_ms + excluded.video_ms",
+        [scope.project_id for scope, _ in keys],
+        [scope.mode for scope, _ in keys],
+        [day for _, day in keys],
+        [changes[key].participant_ms for key in keys],
+        [changes[key].video_ms for key in keys],
+        changed_ms,
     )
 
 

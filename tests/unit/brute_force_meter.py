@@ -25,12 +25,12 @@ class Row(NamedTuple):
 
 
 class Meter:
-    """``usage``: (participant ms, video ms) by row, of ended sessions. ``intervals``: when each metered session that ended
-    was connected, by project and mode."""
+    """``usage``: (participant ms, video ms, screen share ms, sessions begun) by row, of ended sessions. ``intervals``: when
+    each metered session that ended was connected, by project and mode."""
 
     def __init__(self, events: list[Event], received_ms: int) -> None:
         self._events = [event for event in events if credible(event, received_ms) and not of_a_stranger(event)]
-        self.usage: dict[Row, tuple[int, int]] = {}
+        self.usage: dict[Row, tuple[int, int, int, int]] = {}
         self.intervals: dict[tuple[str, str], list[tuple[int, int]]] = {}
         for sid in {event["participant"]["sid"] for event in self._events if "participant" in event}:
             self._meter(sid)
@@ -47,17 +47,27 @@ class Meter:
         start = start_of(own)
         if start < end:
             self.intervals.setdefault((project, mode), []).append((start, end))
-        tracks = list(video_tracks(own))
+        tracks, screens = list(video_tracks(own)), list(video_tracks(own, "SCREEN_SHARE"))
         at = start
+        self._add(Row(project, mode, at - at % HOUR, kind), 0, 0, 0, 1)
         while at < end:
             # Nothing changes before the next full hour, track edge or the end.
             edges = {edge for track in tracks for edge in track} | {at - at % HOUR + HOUR, end}
             until = min(edge for edge in edges if edge > at)
             row = Row(project, mode, at - at % HOUR, kind)
-            participant_ms, video_ms = self.usage.get(row, (0, 0))
             seen = any(on <= at < off for on, off in tracks)
-            self.usage[row] = (participant_ms + until - at, video_ms + (until - at if seen else 0))
+            shared = any(on <= at < off for on, off in screens)
+            self._add(row, until - at, until - at if seen else 0, until - at if shared else 0, 0)
             at = until
+
+    def _add(self, row: Row, participant_ms: int, video_ms: int, screen_ms: int, sessions: int) -> None:
+        before = self.usage.get(row, (0, 0, 0, 0))
+        self.usage[row] = (
+            before[0] + participant_ms,
+            before[1] + video_ms,
+            before[2] + screen_ms,
+            before[3] + sessions,
+        )
 
     def _end(self, own: list[Event]) -> int | None:
         """None for a session still open and for one that never was."""
@@ -116,9 +126,10 @@ def start_of(own: list[Event]) -> int:
     return min(joins) if joins else min(created(event) for event in own)
 
 
-def video_tracks(own: list[Event]) -> Iterator[tuple[int, int]]:
-    """From publishing to unpublishing, or for ever."""
-    sids = {event["track"]["sid"] for event in own if event.get("track", {}).get("type") == "VIDEO"}
+def video_tracks(own: list[Event], source: str | None = None) -> Iterator[tuple[int, int]]:
+    """From publishing to unpublishing, or for ever; of one source, or all."""
+    told = [event["track"] for event in own if event.get("track", {}).get("type") == "VIDEO"]
+    sids = {track["sid"] for track in told if source is None or track.get("source") == source}
     for sid in sids:
         about = [event for event in own if event.get("track", {}).get("sid") == sid]
         on, off = times(about, "track_published"), times(about, "track_unpublished")

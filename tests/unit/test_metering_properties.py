@@ -2,9 +2,9 @@
 second meter that was written from the definition alone."""
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import reduce
+from operator import add
 from typing import Any, TypeVar
 
 from hypothesis import given, settings
@@ -63,7 +63,8 @@ def connections(draw: st.DrawFn, sid: str, room: dict[str, str]) -> list[Event]:
     for number in range(draw(st.integers(0, 3))):
         on_ms = joined_ms + draw(lengths) // 2 - draw(st.sampled_from([0, 0, 3000]))
         kinds = draw(st.sampled_from([{"type": "VIDEO"}, {"type": "VIDEO"}, {}, {"type": "DATA"}]))
-        track = {"sid": f"TR_{sid}_{number}", **kinds}
+        source = draw(st.sampled_from([{}, {"source": "CAMERA"}, {"source": "SCREEN_SHARE"}]))
+        track = {"sid": f"TR_{sid}_{number}", **kinds, **source}
         told = [("track_published", on_ms), ("track_unpublished", on_ms + draw(lengths))]
         for name, at_ms in draw(st.sampled_from([told, told, told[:1], told[1:]])):
             events.append(event(name, at_ms, participant=who, track=track, **where))
@@ -125,15 +126,16 @@ def room_of(session: Session, rooms: dict[str, Room]) -> Room | None:
     return rooms.get(session.room_sid or "")
 
 
-def rollups(states: Folded) -> dict[Row, tuple[int, int]]:
-    sums: Counter[Row] = Counter()
-    video: Counter[Row] = Counter()
+def rollups(states: Folded) -> dict[Row, tuple[int, int, int, int]]:
+    """(participant ms, video ms, screen share ms, sessions begun) by row."""
+    sums: dict[Row, tuple[int, int, int, int]] = {}
     for session in states[0].values():
         for hour, usage in usage_of(session, room_of(session, states[1])).items():
             row = Row(str(session.project_id), str(session.mode), hour, kind_of(session))
-            sums[row] += usage.participant_ms
-            video[row] += usage.video_ms
-    return {row: (sums[row], video[row]) for row in sums}
+            before = sums.get(row, (0, 0, 0, 0))
+            told = (usage.participant_ms, usage.video_ms, usage.screen_share_ms, usage.sessions)
+            sums[row] = tuple(map(add, before, told))
+    return sums
 
 
 @laws
@@ -161,7 +163,7 @@ def test_usage_is_the_interval_and_video_is_part_of_it(events: list[Event], now_
     for session in sessions.values():
         room = room_of(session, rooms)
         usage = usage_of(session, room, now_ms)
-        assert all(0 <= hour.video_ms <= hour.participant_ms <= HOUR for hour in usage.values())
+        assert all(0 <= hour.screen_share_ms <= hour.video_ms <= hour.participant_ms <= HOUR for hour in usage.values())
         assert all(hour % HOUR == 0 for hour in usage)
         interval = interval_of(session, room)
         length = 0
@@ -174,13 +176,18 @@ def test_usage_is_the_interval_and_video_is_part_of_it(events: list[Event], now_
 maybe_ms = st.none() | st.integers(0, 3)
 maybe_text = st.none() | st.sampled_from(["a", "b"])
 tracks = st.builds(
-    Track, st.sampled_from(["AUDIO", "VIDEO"]), st.sampled_from(["CAMERA", "MICROPHONE"]), maybe_ms, maybe_ms
+    Track,
+    st.sampled_from(["AUDIO", "VIDEO"]),
+    st.sampled_from(["CAMERA", "MICROPHONE"]),
+    *[maybe_ms] * 4,
 )
 sessions_of_a_sid = st.builds(
     Session,
     sid=st.just("PA"),
     **dict.fromkeys(("project_id", "room", "room_sid", "identity", "name", "kind", "disconnect_reason"), maybe_text),
-    **dict.fromkeys(("joined_ms", "first_seen_ms", "active_ms", "left_ms", "aborted_ms"), maybe_ms),
+    **dict.fromkeys(
+        ("joined_ms", "first_seen_ms", "active_ms", "left_ms", "aborted_ms", "sighted_ms", "gone_ms"), maybe_ms
+    ),
     mode=st.sampled_from([None, "live", "test"]),
     tracks=st.dictionaries(st.sampled_from(["TR_1", "TR_2"]), tracks),
 )

@@ -232,7 +232,7 @@ def test_19_recorders_are_no_participants() -> None:
     assert billed(of("left", NOON + MINUTE, kind="EGRESS")) == (0, 0)
     for kind in ("AGENT", "SIP", "INGRESS"):
         rows = rollups(fold([of("left", NOON + MINUTE, kind=kind)]))
-        assert {row.kind: usage for row, usage in rows.items()} == {kind: (MINUTE, 0)}
+        assert {row.kind: usage[:2] for row, usage in rows.items()} == {kind: (MINUTE, 0)}
 
 
 def test_20_parts_add_up_to_their_total() -> None:

@@ -1,0 +1,16 @@
+DROP TABLE reconcile_run;
+DROP TABLE absence;
+DROP TABLE usage_change;
+DROP TABLE media_hour;
+DROP TABLE media_run;
+DROP INDEX event_of_project;
+ALTER TABLE event DROP COLUMN room_sid, DROP COLUMN identity;
+ALTER TABLE usage_hour DROP COLUMN screen_share_ms, DROP COLUMN inferred_ms, DROP COLUMN sessions;
+CREATE INDEX session_of_room ON session (room_sid) WHERE ended_by IS NULL OR ended_by = 'room_finished';
+DROP INDEX session_hanging;
+CREATE INDEX session_started ON session (project_id, mode, started_ms) WHERE started_ms IS NOT NULL;
+DROP INDEX session_by_start;
+DROP INDEX session_by_identity;
+DROP INDEX session_by_room;
+ALTER TABLE session RESET (fillfactor);
+ALTER TABLE session DROP COLUMN video_ms, DROP COLUMN screen_share_ms, DROP COLUMN confirmed_ms;

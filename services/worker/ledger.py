@@ -1,0 +1,204 @@
+"""Merges what was observed into what is stored, and changes the rollups by exactly the difference.
+
+The invariant, at every commit: the rollups are the sum of ``usage_of`` over all sessions that have ended (and of
+``usage_of_run`` over all egresses and ingress runs).
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from operator import add
+
+import msgspec
+
+from shared.clock import DAY_MS, floor_to
+from shared.metering.state import MediaRun, Room, Session, merge_room, merge_run, merge_session
+from shared.metering.usage import RunUsage, Usage, interval_of, is_metered, kind_of, usage_of, usage_of_run
+from shared.postgres import Connection
+from shared.queries import media as media_queries
+from shared.queries import sessions as session_queries
+from shared.queries import usage as usage_queries
+from shared.queries.media import MediaKey
+from shared.queries.usage import LateChange, RollupKey, Scope
+
+
+class ConcurrentFold(Exception):
+    """Another transaction stored one of our sessions or rooms first; the batch must be repeated from the start."""
+
+
+class Change(msgspec.Struct):
+    """Sessions by sid as they were and as they shall be, with the rooms their ends may hang on."""
+
+    before: Mapping[str, Session]
+    after: Mapping[str, Session]
+    rooms_before: Mapping[str, Room]
+    rooms_after: Mapping[str, Room]
+
+    def room_before(self, session: Session) -> Room | None:
+        return self.rooms_before.get(session.room_sid) if session.room_sid is not None else None
+
+    def room_after(self, session: Session) -> Room | None:
+        return self.rooms_after.get(session.room_sid) if session.room_sid is not None else None
+
+
+async def fold_sessions(
+    conn: Connection, observed_sessions: Iterable[Session], observed_rooms: Iterable[Room], now_ms: int
+) -> None:
+    """Merges observed states into the stored ones. ``now_ms``: a day before it is over, and changing it is told of."""
+    rooms: dict[str, Room] = {}
+    sessions: dict[str, Session] = {}
+    for room in observed_rooms:
+        rooms[room.sid] = merge_room(rooms[room.sid], room) if room.sid in rooms else room
+    for session in observed_sessions:
+        sessions[session.sid] = merge_session(sessions[session.sid], session) if session.sid in sessions else session
+    if not rooms and not sessions:
+        return
+    finished = sorted(room.sid for room in rooms.values() if room.finished_ms)
+    before = await session_queries.lock_sessions(conn, sorted(sessions), finished)
+    after = dict(before)
+    for sid, session in sessions.items():
+        after[sid] = merge_session(before[sid], session) if sid in before else session
+    room_sids = {s.room_sid for s in (*after.values(), *before.values()) if s.room_sid}
+    rooms_before = await session_queries.lock_rooms(conn, sorted(room_sids | set(rooms)))
+    rooms_after = dict(rooms_before)
+    for sid, room in rooms.items():
+        rooms_after[sid] = merge_room(rooms_before[sid], room) if sid in rooms_before else room
+    await apply_change(conn, Change(before, after, rooms_before, rooms_after), now_ms)
+
+
+async def apply_change(conn: Connection, change: Change, now_ms: int) -> None:
+    """Stores the states of ``change`` and bills the difference. The sessions and rooms of ``before`` must be locked. Raises
+    ``ConcurrentFold``."""
+    await _store(conn, change)
+    await _bill(conn, change, now_ms)
+
+
+async def _store(conn: Connection, change: Change) -> None:
+    before, rooms_before = change.before, change.rooms_before
+    new_rooms = [room for sid, room in sorted(change.rooms_after.items()) if sid not in rooms_before]
+    if new_rooms and await session_queries.insert_rooms(conn, new_rooms) < len(new_rooms):
+        raise ConcurrentFold
+    changed_rooms = [room for sid, room in sorted(change.rooms_after.items()) if rooms_before.get(sid, room) != room]
+    if changed_rooms:
+        await session_queries.update_rooms(conn, changed_rooms)
+    new = [(session, change.room_after(session)) for sid, session in sorted(change.after.items()) if sid not in before]
+    if new and await session_queries.insert_sessions(conn, new) < len(new):
+        raise ConcurrentFold
+    changed = [
+        (session, change.room_after(session))
+        for sid, session in sorted(change.after.items())
+        if sid in before and (session != before[sid] or change.room_after(session) != change.room_before(before[sid]))
+    ]
+    if changed:
+        await session_queries.update_sessions(conn, changed)
+
+
+async def _bill(conn: Connection, change: Change, now_ms: int) -> None:
+    """Adds usage_of(after) - usage_of(before) to the rollups and recomputes the peaks of the minutes that changed."""
+    changes: defaultdict[RollupKey, list[int]] = defaultdict(lambda: [0] * len(Usage._fields))
+    edges: set[tuple[Scope, int]] = set()
+    for session in change.before.values():
+        for key, usage in _usage_rows(session, change.room_before(session)):
+            changes[key] = list(map(add, changes[key], (-amount for amount in usage)))
+    for session in change.after.values():
+        for key, usage in _usage_rows(session, change.room_after(session)):
+            changes[key] = list(map(add, changes[key], usage))
+    for sid, session in change.after.items():
+        known = change.before.get(sid)
+        new = _edges(session, change.room_after(session))
+        old = _edges(known, change.room_before(known)) if known is not None else ()
+        if new != old:
+            edges.update(new, old)
+    rollups = {key: Usage(*amounts) for key, amounts in changes.items() if any(amounts)}
+    late = _late_changes(change, now_ms)
+    scopes = {Scope(key.project_id, key.mode) for key in rollups} | {scope for scope, _ in edges}
+    scopes |= {scope for scope, _ in late}
+    if not scopes:
+        return
+    await usage_queries.lock_scopes(conn, scopes)
+    if rollups:
+        await usage_queries.add_usage(conn, rollups)
+    if edges:
+        await usage_queries.recompute_peaks(conn, edges)
+    if late:
+        await usage_queries.record_late_changes(conn, late, now_ms)
+
+
+def _usage_rows(session: Session, room: Room | None) -> list[tuple[RollupKey, Usage]]:
+    if session.project_id is None or session.mode is None:
+        return []
+    kind = kind_of(session)
+    return [
+        (RollupKey(session.project_id, session.mode, hour, kind), usage)
+        for hour, usage in usage_of(session, room).items()
+    ]
+
+
+def _edges(session: Session, room: Room | None) -> tuple[tuple[Scope, int], ...]:
+    """Where a session's metered time starts and ends."""
+    if session.project_id is None or session.mode is None or not is_metered(session):
+        return ()
+    interval = interval_of(session, room)
+    if interval is None:
+        return ()
+    scope = Scope(session.project_id, session.mode)
+    return tuple((scope, at) for at in (interval.start_ms, interval.end_ms) if at is not None)
+
+
+def _late_changes(change: Change, now_ms: int) -> dict[tuple[Scope, int], LateChange]:
+    """By how much days that are over change in what is *shown*: there, a session still open counts up to the day's end, so
+    one that simply ends on a later day changes nothing."""
+    today_ms = floor_to(now_ms, DAY_MS)
+    late: defaultdict[tuple[Scope, int], list[int]] = defaultdict(lambda: [0, 0])
+    states = (
+        *((session, change.room_before(session), -1) for session in change.before.values()),
+        *((session, change.room_after(session), 1) for session in change.after.values()),
+    )
+    for session, room, sign in states:
+        start_ms = session.joined_ms if session.joined_ms is not None else session.first_seen_ms
+        if start_ms is None or start_ms >= today_ms or session.project_id is None or session.mode is None:
+            continue
+        scope = Scope(session.project_id, session.mode)
+        for hour_ms, usage in usage_of(session, room, now_ms).items():
+            if hour_ms < today_ms:
+                amounts = late[scope, floor_to(hour_ms, DAY_MS)]
+                amounts[0] += sign * usage.participant_ms
+                amounts[1] += sign * usage.video_ms
+    return {key: LateChange(*amounts) for key, amounts in late.items() if any(amounts)}
+
+
+async def fold_runs(conn: Connection, observed: Sequence[MediaRun]) -> None:
+    """Merges observed egresses and runs of ingresses into the stored ones and changes their rollups."""
+    runs: dict[tuple[str, str], MediaRun] = {}
+    for run in observed:
+        key = (run.meter, run.id)
+        runs[key] = merge_run(runs[key], run) if key in runs else run
+    if not runs:
+        return
+    before = await media_queries.lock_runs(conn, sorted(runs))
+    after = {key: merge_run(before[key], run) if key in before else run for key, run in sorted(runs.items())}
+    new = [run for key, run in after.items() if key not in before]
+    if new and await media_queries.insert_runs(conn, new) < len(new):
+        raise ConcurrentFold
+    await media_queries.update_runs(conn, [run for key, run in after.items() if before.get(key, run) != run])
+    changes: defaultdict[MediaKey, list[int]] = defaultdict(lambda: [0] * len(RunUsage._fields))
+    for run in before.values():
+        for rollup, usage in run_rows(run):
+            changes[rollup] = list(map(add, changes[rollup], (-amount for amount in usage)))
+    for run in after.values():
+        for rollup, usage in run_rows(run):
+            changes[rollup] = list(map(add, changes[rollup], usage))
+    rollups = {key: RunUsage(*amounts) for key, amounts in changes.items() if any(amounts)}
+    if rollups:
+        await usage_queries.lock_scopes(conn, {Scope(key.project_id, key.mode) for key in rollups})
+        await media_queries.add_usage(conn, rollups)
+
+
+def run_rows(run: MediaRun, now_ms: int | None = None) -> list[tuple[MediaKey, RunUsage]]:
+    """What a run adds to its rollup, by hour."""
+    if run.project_id is None or run.mode is None:
+        return []
+    kind = run.type or "other"
+    return [
+        (MediaKey(run.project_id, run.mode, hour, run.meter, kind), usage)
+        for hour, usage in usage_of_run(run, now_ms).items()
+    ]
