@@ -13,12 +13,14 @@ import msgspec
 from shared.errors import SettingsInvalid
 
 _SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
-_PORT = re.compile(r"[0-9]{1,5}")  # int() refuses a number of thousands of digits with an error of its own
+_NUMBER = re.compile(r"[0-9]{1,5}")  # int() refuses a number of thousands of digits with an error of its own
 # Query parameters of Prisma's URLs that no Postgres driver knows.
 _PRISMA_ONLY = {"schema", "connection_limit", "pool_timeout", "pgbouncer", "socket_timeout", "statement_cache_size"}
 DEFAULT_PORT = 3000
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_DATA_DIR = ".relay"
+DEFAULT_RECONCILE_INTERVAL_S = 30
+DEFAULT_EVENT_RETENTION_DAYS = 90
 
 
 class DatabaseUrl(msgspec.Struct, frozen=True):
@@ -47,6 +49,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     relay_api_url: str
     port: int = DEFAULT_PORT
     host: str = DEFAULT_HOST
+    reconcile_interval_s: int = DEFAULT_RECONCILE_INTERVAL_S
+    event_retention_days: int = DEFAULT_EVENT_RETENTION_DAYS
 
     def __repr__(self) -> str:
         return f"Settings(relay_api_url={self.relay_api_url!r}, port={self.port}, …)"
@@ -128,10 +132,18 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     if auth_secret and len(auth_secret) < 16:
         lines.append("AUTH_SECRET is too short: use at least 16 characters, such as `openssl rand -base64 32` prints")
     relay_api_url = url("RELAY_API_URL", required("RELAY_API_URL", "the public URL of this instance"), "https", "http")
-    port_text = env.get("PORT", "").strip() or str(DEFAULT_PORT)
-    port = int(port_text) if _PORT.fullmatch(port_text) else 0
-    if not 1 <= port <= 65535:
-        lines.append("PORT must be a number from 1 to 65535")
+
+    def number(name: str, default: int, low: int, high: int, zero: str = "") -> int:
+        text = env.get(name, "").strip() or str(default)
+        value = int(text) if _NUMBER.fullmatch(text) else -1
+        if not (low <= value <= high or (zero and value == 0)):
+            lines.append(f"{name} must be a number from {low} to {high}{zero and ', or 0 ' + zero}")
+        return value
+
+    port = number("PORT", DEFAULT_PORT, 1, 65535)
+    # Below a few seconds a pass would ask LiveKit more often than its own listing is brought up to date.
+    reconcile_s = number("RECONCILE_INTERVAL_SECONDS", DEFAULT_RECONCILE_INTERVAL_S, 2, 3600, "to never reconcile")
+    retention = number("EVENT_RETENTION_DAYS", DEFAULT_EVENT_RETENTION_DAYS, 2, 36500)
     if lines:
         raise SettingsInvalid(lines)
     return Settings(
@@ -145,6 +157,8 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         relay_api_url=relay_api_url,
         port=port,
         host=env.get("RELAY_HOST", "").strip() or DEFAULT_HOST,
+        reconcile_interval_s=reconcile_s,
+        event_retention_days=retention,
     )
 
 

@@ -46,6 +46,12 @@ MALFORMED = [
     ("PORT", "٣٠٠٠"),
     ("PORT", "http"),
     ("PORT", "9" * 5000),
+    ("RECONCILE_INTERVAL_SECONDS", "1"),
+    ("RECONCILE_INTERVAL_SECONDS", "3601"),
+    ("RECONCILE_INTERVAL_SECONDS", "30s"),
+    ("EVENT_RETENTION_DAYS", "0"),
+    ("EVENT_RETENTION_DAYS", "1"),
+    ("EVENT_RETENTION_DAYS", "-1"),
 ]
 
 
