@@ -14,9 +14,11 @@ from shared.clock import DAY_MS, floor_to
 from shared.metering.state import MediaRun, Room, Session, merge_room, merge_run, merge_session
 from shared.metering.usage import RunUsage, Usage, interval_of, is_metered, kind_of, usage_of, usage_of_run
 from shared.postgres import Connection
+from shared.queries import groups as group_queries
 from shared.queries import media as media_queries
 from shared.queries import sessions as session_queries
 from shared.queries import usage as usage_queries
+from shared.queries.groups import Dimension, GroupKey, GroupUsage
 from shared.queries.media import MediaKey
 from shared.queries.usage import LateChange, RollupKey, Scope
 
@@ -96,12 +98,18 @@ async def _bill(conn: Connection, change: Change, now_ms: int) -> None:
     """Adds usage_of(after) - usage_of(before) to the rollups and recomputes the peaks of the minutes that changed."""
     changes: defaultdict[RollupKey, list[int]] = defaultdict(lambda: [0] * len(Usage._fields))
     edges: set[tuple[Scope, int]] = set()
-    for session in change.before.values():
-        for key, usage in _usage_rows(session, change.room_before(session)):
-            changes[key] = list(map(add, changes[key], (-amount for amount in usage)))
-    for session in change.after.values():
-        for key, usage in _usage_rows(session, change.room_after(session)):
-            changes[key] = list(map(add, changes[key], usage))
+    groups: defaultdict[GroupKey, list[int]] = defaultdict(lambda: [0] * (len(Usage._fields) + 1))
+    states = (
+        *((session, change.room_before(session), -1) for session in change.before.values()),
+        *((session, change.room_after(session), 1) for session in change.after.values()),
+    )
+    for session, room, sign in states:
+        usage = usage_of(session, room)
+        for key, hour in usage_rows(session, usage):
+            changes[key] = [known + sign * amount for known, amount in zip(changes[key], hour, strict=True)]
+        for group, (day, visits) in group_rows(session, usage):
+            amounts = (*day, visits)
+            groups[group] = [known + sign * amount for known, amount in zip(groups[group], amounts, strict=True)]
     for sid, session in change.after.items():
         known = change.before.get(sid)
         new = _edges(session, change.room_after(session))
@@ -109,27 +117,44 @@ async def _bill(conn: Connection, change: Change, now_ms: int) -> None:
         if new != old:
             edges.update(new, old)
     rollups = {key: Usage(*amounts) for key, amounts in changes.items() if any(amounts)}
+    by_group = {key: GroupUsage(Usage(*sums[:-1]), sums[-1]) for key, sums in groups.items() if any(sums)}
     late = _late_changes(change, now_ms)
     scopes = {Scope(key.project_id, key.mode) for key in rollups} | {scope for scope, _ in edges}
-    scopes |= {scope for scope, _ in late}
+    scopes |= {scope for scope, _ in late} | {Scope(key.project_id, key.mode) for key in by_group}
     if not scopes:
         return
     await usage_queries.lock_scopes(conn, scopes)
     if rollups:
         await usage_queries.add_usage(conn, rollups)
+    if by_group:
+        await group_queries.add_group_usage(conn, by_group)
     if edges:
         await usage_queries.recompute_peaks(conn, edges)
     if late:
         await usage_queries.record_late_changes(conn, late, now_ms)
 
 
-def _usage_rows(session: Session, room: Room | None) -> list[tuple[RollupKey, Usage]]:
+def usage_rows(session: Session, usage: Mapping[int, Usage]) -> list[tuple[RollupKey, Usage]]:
+    """What a session's ``usage_of`` adds to the rollup, by hour."""
     if session.project_id is None or session.mode is None:
         return []
     kind = kind_of(session)
+    return [(RollupKey(session.project_id, session.mode, hour, kind), amounts) for hour, amounts in usage.items()]
+
+
+def group_rows(session: Session, usage: Mapping[int, Usage]) -> list[tuple[GroupKey, GroupUsage]]:
+    """What a session's ``usage_of`` adds to the rollups of its room and of its identity, by day."""
+    if session.project_id is None or session.mode is None:
+        return []
+    days: dict[int, Usage] = {}
+    for hour_ms, amounts in usage.items():
+        day_ms = floor_to(hour_ms, DAY_MS)
+        days[day_ms] = Usage(*map(add, days[day_ms], amounts)) if day_ms in days else amounts
+    names: dict[Dimension, str] = {"room": session.room or "", "identity": session.identity or ""}
     return [
-        (RollupKey(session.project_id, session.mode, hour, kind), usage)
-        for hour, usage in usage_of(session, room).items()
+        (GroupKey(session.project_id, session.mode, dimension, day_ms, name), GroupUsage(amounts, 1))
+        for dimension, name in names.items()
+        for day_ms, amounts in days.items()
     ]
 
 

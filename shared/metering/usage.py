@@ -14,6 +14,7 @@ UNMETERED_KINDS = frozenset({"EGRESS"})
 DEFAULT_KIND = "STANDARD"
 # Event times are floored to the second: a room that finished at 10.9 s is reported at 10, a join at 10.7 in milliseconds.
 _SECOND_MS = 1000
+_NEVER_MS = 1 << 62
 
 
 class Interval(NamedTuple):
@@ -181,6 +182,15 @@ def track_intervals(
         else:
             disjoint.append((on, off))
     return disjoint
+
+
+def on_off(session: Session, start_ms: int) -> tuple[list[int], list[int]]:
+    """The instants at which an open session's video, and its shared screen, went on, off, on, …; an odd number: still on."""
+    found: list[list[int]] = []
+    for wanted in (_is_video, _is_screen_share):
+        edges = [edge for span in track_intervals(session, start_ms, _NEVER_MS, wanted) for edge in span]
+        found.append(edges[:-1] if edges and edges[-1] == _NEVER_MS else edges)
+    return found[0], found[1]
 
 
 class RunInterval(NamedTuple):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from shared.metering.state import Room, Session
-from shared.metering.usage import interval_of, is_metered, kind_of, usage_of
+from shared.metering.usage import Interval, interval_of, is_metered, kind_of, on_off, usage_of
 from shared.postgres import Connection
 
 _encode = msgspec.json.Encoder().encode
@@ -35,10 +35,11 @@ async def lock_rooms(conn: Connection, sids: list[str]) -> dict[str, Room]:
 
 
 def _columns(pairs: Sequence[tuple[Session, Room | None]]) -> list[list[object]]:
-    columns: list[list[object]] = [[] for _ in range(13)]
+    columns: list[list[object]] = [[] for _ in range(15)]
     for session, room in pairs:
         interval = interval_of(session, room) if is_metered(session) else None
         ended = interval is not None and interval.end_ms is not None
+        video, screen = _edges(session, interval)
         hours = usage_of(session, room).values() if ended else ()
         values = (
             session.sid,
@@ -53,6 +54,8 @@ def _columns(pairs: Sequence[tuple[Session, Room | None]]) -> list[list[object]]
             interval.ended_by if interval else None,
             sum(hour.video_ms for hour in hours) if ended else None,
             sum(hour.screen_share_ms for hour in hours) if ended else None,
+            video,
+            screen,
             _encode(session),
         )
         for column, value in zip(columns, values, strict=True):
@@ -60,9 +63,21 @@ def _columns(pairs: Sequence[tuple[Session, Room | None]]) -> list[list[object]]
     return columns
 
 
+def _edges(session: Session, interval: Interval | None) -> tuple[str | None, str | None]:
+    """When an open session had video and shared a screen, as literals: unnest would flatten arrays of arrays."""
+    if interval is None or interval.end_ms is not None:
+        return None, None
+    video, screen = on_off(session, interval.start_ms)
+    return "{" + ",".join(map(str, video)) + "}", "{" + ",".join(map(str, screen)) + "}"
+
+
 _UNNEST = (
-    "unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[],"
-    " $9::bigint[], $10::text[], $11::bigint[], $12::bigint[], $13::bytea[])"
+    "(SELECT sid, project_id, mode, room, room_sid, identity, kind, started_ms, ended_ms, ended_by, video_ms,"
+    " screen_share_ms, video_edges::bigint[], screen_share_edges::bigint[], state FROM"
+    " unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[],"
+    " $9::bigint[], $10::text[], $11::bigint[], $12::bigint[], $13::text[], $14::text[], $15::bytea[])"
+    " AS u (sid, project_id, mode, room, room_sid, identity, kind, started_ms, ended_ms, ended_by, video_ms, screen_share_ms,"
+    " video_edges, screen_share_edges, state))"
 )
 
 
@@ -70,7 +85,7 @@ async def insert_sessions(conn: Connection, pairs: Sequence[tuple[Session, Room 
     """Stores new sessions; returns how many. Fewer than given means that another transaction knew one of them first."""
     status = await conn.execute(
         "INSERT INTO session (sid, project_id, mode, room, room_sid, identity, kind, started_ms, ended_ms, ended_by, video_ms,"
-        f" screen_share_ms, state) SELECT * FROM {_UNNEST} ON CONFLICT DO NOTHING",
+        f" screen_share_ms, video_edges, screen_share_edges, state) SELECT * FROM {_UNNEST} AS n ON CONFLICT DO NOTHING",
         *_columns(pairs),
     )
     return int(status.rpartition(" ")[2])
@@ -80,9 +95,8 @@ async def update_sessions(conn: Connection, pairs: Sequence[tuple[Session, Room 
     await conn.execute(
         "UPDATE session SET project_id = n.project_id, mode = n.mode, room = n.room, room_sid = n.room_sid,"
         " identity = n.identity, kind = n.kind, started_ms = n.started_ms, ended_ms = n.ended_ms, ended_by = n.ended_by,"
-        " video_ms = n.video_ms, screen_share_ms = n.screen_share_ms,"
-        f" state = n.state FROM {_UNNEST} AS n (sid, project_id, mode, room, room_sid, identity, kind, started_ms, ended_ms,"
-        " ended_by, video_ms, screen_share_ms, state) WHERE session.sid = n.sid",
+        " video_ms = n.video_ms, screen_share_ms = n.screen_share_ms, video_edges = n.video_edges,"
+        f" screen_share_edges = n.screen_share_edges, state = n.state FROM {_UNNEST} AS n WHERE session.sid = n.sid",
         *_columns(pairs),
     )
 

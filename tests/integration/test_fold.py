@@ -33,6 +33,18 @@ async def usage(pool: Pool, project_id: str, mode: str = "live") -> DayUsage | N
     return days.get(DAY)
 
 
+async def groups(pool: Pool) -> dict[tuple[str, int], tuple[int, int, int, int]]:
+    """(participant ms, video ms, sessions, visits) of the one day there is, by dimension and number of names."""
+    async with pool.acquire() as conn:
+        rows = await conn.fetch(
+            "SELECT dimension, c.names, count(*) AS rows, sum(participant_ms)::bigint AS p, sum(video_ms)::bigint AS v,"
+            " sum(sessions)::bigint AS s, sum(visits)::bigint AS n FROM usage_group"
+            " LEFT JOIN usage_group_count c USING (project_id, mode, dimension, day) WHERE visits > 0 GROUP BY 1, 2"
+        )
+    assert all(row["rows"] == row["names"] for row in rows)
+    return {(row["dimension"], row["names"]): (row["p"], row["v"], row["s"], row["n"]) for row in rows}
+
+
 async def peak(pool: Pool, project_id: str) -> int:
     async with pool.acquire() as conn:
         _, stretches = await usage_queries.day_stretches(conn, Scope(project_id, "live"), DAY, DAY + DAY_MS)
@@ -57,6 +69,10 @@ async def test_order_repetition_and_batches_do_not_matter(pool: Pool, project: C
     participant_ms, video_ms = meeting_usage()
     assert await usage(pool, project.project_id) == DayUsage(5 * participant_ms, 5 * video_ms)
     assert await peak(pool, project.project_id) == 10
+    assert await groups(pool) == {
+        ("room", 5): (5 * participant_ms, 5 * video_ms, 10, 10),
+        ("identity", 2): (5 * participant_ms, 5 * video_ms, 10, 10),
+    }
 
 
 async def test_idempotent(pool: Pool, project: CreatedProject) -> None:
@@ -115,6 +131,22 @@ async def test_room_finished_closes_who_never_left_and_a_later_left_overrides(
         left = body("participant_left", "EV_3", BASE_S + 50, room=room(name), participant=ada)
         await fold_batch(conn, 0, received([left]))
     assert await usage(pool, project.project_id) == DayUsage(50_000, 0)
+    assert await groups(pool) == {("room", 1): (50_000, 0, 1, 1), ("identity", 1): (50_000, 0, 1, 1)}
+
+
+async def test_a_day_that_loses_its_last_session_counts_no_names(pool: Pool, project: CreatedProject) -> None:
+    """The abort proves that the participant never got through: what its room's end billed is taken back."""
+    name = livekit_room(project.project_id, "live", "lobby")
+    ada = participant("PA_x", "ada", BASE_S * 1000)
+    async with pool.acquire() as conn:
+        joined = body("participant_joined", "EV_1", BASE_S + 5, room=room(name), participant=ada)
+        finished = body("room_finished", "EV_2", BASE_S + 60, room=room(name))
+        await fold_batch(conn, 0, received([joined, finished]))
+        assert ("room", 1) in await groups(pool)
+        aborted = body("participant_connection_aborted", "EV_3", BASE_S + 5, room=room(name), participant=ada)
+        await fold_batch(conn, 0, received([aborted]))
+        assert await groups(pool) == {}
+        assert await conn.fetch("SELECT names FROM usage_group_count WHERE names <> 0") == []
 
 
 async def test_what_cannot_be_folded_is_set_aside_and_stops_nobody(pool: Pool, project: CreatedProject) -> None:
