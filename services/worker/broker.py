@@ -11,7 +11,10 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import AsyncIO, Middleware, MiddlewareError, Retries, ShutdownNotifications, TimeLimit
 
 from services.worker.drain import drain_inbox
+from services.worker.jobs import periodic_jobs
+from services.worker.periodic import Context, Schedule
 from shared import event_stream
+from shared.clock import Clock, SystemClock
 from shared.doorbell import create_broker, wake
 from shared.postgres import UNAVAILABLE, Pool, connect, create_pool
 from shared.settings import Settings
@@ -24,17 +27,20 @@ ACTOR_TIME_LIMIT_MS = 60_000
 
 
 class Resources(Middleware):
-    """Opens Postgres and Redis on the worker's event loop and runs the sweep there. Must stand after ``AsyncIO``.
+    """Opens Postgres and Redis on the worker's event loop and runs the sweep and the periodic jobs there. Must stand after
+    ``AsyncIO``.
 
     A failure to open is raised as ``MiddlewareError``: Dramatiq swallows everything else here, and the worker would consume
     without a database.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
         self._settings = settings
+        self._clock = clock or SystemClock()
         self._pool: Pool | None = None
         self._redis: event_stream.Redis | None = None
         self._sweep: asyncio.Task[None] | None = None
+        self._schedule: Schedule | None = None
 
     @property
     def pool(self) -> Pool:
@@ -53,8 +59,7 @@ class Resources(Middleware):
             raise MiddlewareError(f"cannot open the database: {error}") from error
 
     def before_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
-        if self._sweep is not None:
-            self._sweep.get_loop().call_soon_threadsafe(self._sweep.cancel)
+        _run(self._stop())
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         # Runs after AsyncIO stopped the loop; the connections go with the process.
@@ -66,6 +71,17 @@ class Resources(Middleware):
         self._pool = await create_pool(self._settings.database, "relay worker")
         self._redis = event_stream.connect_redis(self._settings.redis_url)
         self._sweep = asyncio.create_task(self._sweep_for_ever(broker))
+        self._schedule = Schedule(
+            periodic_jobs(self._settings), Context(self._pool, self._redis, self._settings, self._clock)
+        )
+        self._schedule.start()
+
+    async def _stop(self) -> None:
+        if self._schedule is not None:
+            await self._schedule.stop()
+        if self._sweep is not None:
+            self._sweep.cancel()
+            await asyncio.gather(self._sweep, return_exceptions=True)
 
     async def _sweep_for_ever(self, broker: dramatiq.Broker) -> None:
         while True:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from shared.clock import HOUR_MS, floor_to
-from shared.metering.state import EndedBy, MediaRun, Room, Session, Track
+from shared.metering.state import EndedBy, MediaRun, Room, Session, Track, latest
 
 # Recorders are no participants: LiveKit's egress joins the room it records.
 UNMETERED_KINDS = frozenset({"EGRESS"})
@@ -78,6 +78,39 @@ def last_sign_of(session: Session, start_ms: int) -> int:
     for track in session.tracks.values():
         signs += (track.published_ms, track.unpublished_ms, track.sighted_ms)
     return max(sign for sign in signs if sign is not None)
+
+
+def stale_after_ms(reconcile_interval_s: int) -> int | None:
+    """For how long (ms) an open session that nothing confirms goes on counting; None, for ever, where reconciliation is off.
+
+    Three intervals, and half a minute for the passes themselves: two failed passes in a row are an upset of LiveKit's API,
+    after which the numbers need not go back and forth.
+    """
+    return None if reconcile_interval_s == 0 else 3 * reconcile_interval_s * 1000 + 30_000
+
+
+def counted_until(session: Session, confirmed_ms: int | None, now_ms: int, stale_ms: int | None) -> int:
+    """Up to when (unix ms) a session that has not ended counts, asked at ``now_ms``.
+
+    Up to now, as long as anything showed it connected in the last ``stale_ms`` (``stale_after_ms``): LiveKit listing it
+    (``confirmed_ms``, kept beside the state because every pass changes it), or an event of its own. Otherwise only up to the
+    last such sign: LiveKit, or its API, has been silent, and nobody may be billed a night for it. When it is confirmed again,
+    all of the time counts again. Never before the session's start; one that has no start counts nothing anyhow.
+    """
+    start_ms = session.joined_ms if session.joined_ms is not None else session.first_seen_ms
+    if start_ms is None:
+        return now_ms
+    return _until(latest(last_sign_of(session, start_ms), confirmed_ms) or start_ms, now_ms, stale_ms)
+
+
+def run_counted_until(run: MediaRun, confirmed_ms: int | None, now_ms: int, stale_ms: int | None) -> int:
+    """``counted_until`` for an egress, or a run of an ingress, that has not ended."""
+    signs = [sign for sign in (run.started_ms, run.sighted_ms, confirmed_ms) if sign is not None]
+    return _until(max(signs, default=now_ms), now_ms, stale_ms)
+
+
+def _until(last_sign_ms: int, now_ms: int, stale_ms: int | None) -> int:
+    return now_ms if stale_ms is None or now_ms - last_sign_ms <= stale_ms else last_sign_ms
 
 
 def _was_connected(session: Session) -> bool:

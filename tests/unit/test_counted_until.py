@@ -1,0 +1,50 @@
+"""How far an open session counts when somebody asks."""
+
+from typing import Any
+
+import pytest
+
+from shared.metering.state import MediaRun, Session, Track
+from shared.metering.usage import counted_until, run_counted_until, stale_after_ms
+
+T = 1_795_000_000_000
+NIGHT = T + 8 * 3_600_000
+STALE = 120_000
+
+
+def session(**known: Any) -> Session:
+    return Session(sid="PA", project_id="acme", mode="live", **{"joined_ms": T, **known})
+
+
+@pytest.mark.parametrize(
+    ("known", "confirmed_ms", "now_ms", "until_ms"),
+    [
+        ({}, None, T + STALE, T + STALE),
+        ({}, None, T + STALE + 1, T),
+        ({}, NIGHT - 1000, NIGHT, NIGHT),
+        ({}, T + 60_000, NIGHT, T + 60_000),
+        # Any sign counts, whoever it came from: an event late in the session, or what reconciliation wrote into one.
+        ({"active_ms": T + 700}, None, NIGHT, T + 700),
+        ({"sighted_ms": T + 30_000}, T + 9_000, NIGHT, T + 30_000),
+        ({"tracks": {"TR": Track("VIDEO", "CAMERA", T + 5000, T + 50_000)}}, None, NIGHT, T + 50_000),
+        ({"joined_ms": None, "first_seen_ms": T + 1}, None, NIGHT, T + 1),
+        # Confirmed by a machine whose clock is ahead.
+        ({}, NIGHT + 500, NIGHT, NIGHT),
+    ],
+)
+def test_up_to_now_or_the_last_sign(known: Any, confirmed_ms: int | None, now_ms: int, until_ms: int) -> None:
+    assert counted_until(session(**known), confirmed_ms, now_ms, STALE) == until_ms
+    # Without reconciliation nothing could ever confirm it.
+    assert counted_until(session(**known), confirmed_ms, now_ms, None) == now_ms
+
+
+def test_runs_of_egress_and_ingress_too() -> None:
+    run = MediaRun(id="EG", meter="egress", project_id="acme", mode="live", started_ms=T)
+    assert run_counted_until(run, None, T + STALE, STALE) == T + STALE
+    assert run_counted_until(run, T + 60_000, NIGHT, STALE) == T + 60_000
+    assert run_counted_until(run, None, NIGHT, None) == NIGHT
+
+
+def test_two_failed_passes_are_not_yet_silence() -> None:
+    assert stale_after_ms(30) == 120_000
+    assert stale_after_ms(0) is None
