@@ -72,3 +72,11 @@ class KeyNotFound(RelayError):
 
 class StoreUnavailable(RelayError):
     """Postgres cannot be reached; the request may be repeated."""
+
+
+class SetAsideEventNotFound(RelayError):
+    """No event with this id is set aside (any more)."""
+
+    def __init__(self, event_id: int) -> None:
+        super().__init__(f"no event {event_id} is set aside (it may have been replayed or dismissed)")
+        self.event_id = event_id

@@ -14,6 +14,8 @@ import psycopg
 from shared.errors import RelayError, SettingsInvalid
 from shared.settings import DatabaseUrl, default_data_dir, environment, load_settings, parse_database_url
 
+_LARGEST_ID = 2**63 - 1
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0 done, 1 failed, 2 wrong usage or settings."""
@@ -40,6 +42,7 @@ def _fail(*lines: str, code: int = 1) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from services.cli.simulate.command import add_arguments
+    from services.cli.simulate.command import bounded as _bounded
 
     parser = argparse.ArgumentParser(
         prog="relay", description="A gateway in front of LiveKit: keys, rooms, tokens, usage."
@@ -73,6 +76,29 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--project", metavar="ID", help="only this project's")
     revoke = _command(keys, "revoke", _keys_revoke, "stop a key from working, everywhere within a second", json=True)
     revoke.add_argument("key_id", metavar="KEY_ID", help="see `relay keys list`")
+
+    events = commands.add_parser("events", help="events that the meter could not use").add_subparsers(
+        required=True, metavar="…"
+    )
+    listing = _command(
+        events, "set-aside", _events("list"), "list events that could not be metered, newest first", json=True
+    )
+    listing.add_argument("--reason", help="only those set aside for this reason")
+    listing.add_argument("--limit", type=_bounded(int, 1, 1000), default=50, help="(default: %(default)s)")
+    listing.add_argument("--before", type=_bounded(int, 1, _LARGEST_ID), metavar="ID", help="continue a list")
+    listing.add_argument("--bodies", action="store_true", help="print what LiveKit sent, too")
+    replay = _command(
+        events, "replay", _events("replay"), "give events that were set aside to the worker again", json=True
+    )
+    replay.add_argument(
+        "ids", nargs="*", type=_bounded(int, 1, _LARGEST_ID), metavar="ID", help="see `relay events set-aside`"
+    )
+    replay.add_argument("--all", action="store_true", help="all of them")
+    replay.add_argument("--reason", help="all that were set aside for this reason")
+    dismiss = _command(events, "dismiss", _events("dismiss"), "delete events that were set aside, for good", json=True)
+    dismiss.add_argument(
+        "ids", nargs="+", type=_bounded(int, 1, _LARGEST_ID), metavar="ID", help="see `relay events set-aside`"
+    )
 
     add_arguments(_command(commands, "simulate", _simulate, "send signed, realistic webhook traffic"))
     return parser
@@ -208,6 +234,17 @@ def _keys_revoke(arguments: argparse.Namespace) -> int:
     else:
         print(f"revoked {key.key_id} (…{key.last_four}) of project {key.project_id}")
     return 0
+
+
+def _events(what: str) -> Any:
+    def run(arguments: argparse.Namespace) -> int:
+        from services.cli import events
+
+        if what == "replay" and bool(arguments.ids) == (arguments.all or arguments.reason is not None):
+            return _fail("name the events to replay by their ids, or give --all or --reason", code=2)
+        return int(getattr(events, f"run_{what}")(arguments, _database(arguments)))
+
+    return run
 
 
 def _simulate(arguments: argparse.Namespace) -> int:

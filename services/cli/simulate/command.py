@@ -40,7 +40,7 @@ class Traffic(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    number = _bounded
+    number = bounded
     parser.add_argument("--rooms", type=number(int, 1, 100_000), default=3, help="per project (default: %(default)s)")
     parser.add_argument("--people", type=number(int, 1, 10_000), default=4, help="per room (default: %(default)s)")
     parser.add_argument(
@@ -68,7 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
 
 
-def _bounded(convert: Any, low: float, high: float) -> Any:
+def bounded(convert: Any, low: float, high: float) -> Any:
+    """An argparse type: a number from ``low`` to ``high``."""
+
     def parse(text: str) -> Any:
         try:
             value = convert(text)
