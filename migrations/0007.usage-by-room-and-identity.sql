@@ -1,8 +1,10 @@
 -- When an open session has had video, and a screen shared: the instants it went on, off, on, … An odd number of them: still on.
--- What is open is summed up from these whenever usage is asked for; NULL in sessions that have ended.
+-- And the last sign of it in its events. What is open is summed up from these whenever usage is asked for; NULL where it ended.
 ALTER TABLE session
     ADD COLUMN video_edges bigint[],
-    ADD COLUMN screen_share_edges bigint[];
+    ADD COLUMN screen_share_edges bigint[],
+    ADD COLUMN last_sign_ms bigint;
+ALTER TABLE media_run ADD COLUMN last_sign_ms bigint;
 
 -- Open sessions by name, for a page of groups.
 DROP INDEX session_open;

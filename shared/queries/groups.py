@@ -9,6 +9,8 @@ from typing import Final, Literal, NamedTuple
 
 from shared.metering.usage import Usage
 from shared.postgres import Connection
+from shared.queries.usage import Scope
+from shared.queries.usage_ranges import COUNTED_UNTIL, Asked
 
 Dimension = Literal["room", "identity"]
 DIMENSIONS: Final[tuple[Dimension, Dimension]] = ("room", "identity")
@@ -58,3 +60,116 @@ async def add_group_usage(conn: Connection, changes: Mapping[GroupKey, GroupUsag
         *([changes[key].usage[field] for key in keys] for field in range(5)),
         [changes[key].visits for key in keys],
     )
+
+
+class GroupAmounts(NamedTuple):
+    """Milliseconds of one room or identity over a range, open sessions included; ``sessions`` counts those that began in it."""
+
+    name: str
+    participant_ms: int
+    video_ms: int
+    screen_share_ms: int
+    inferred_ms: int
+    provisional_ms: int
+    sessions: int
+
+
+def _covered(edges: str) -> str:
+    """SQL: how much of ``[on_ms, off_ms)`` lies between the edges on, off, on, …"""
+    return (
+        "(SELECT coalesce(sum(CASE WHEN n % 2 = 1 THEN -1 ELSE 1 END * least(greatest(edge, on_ms), off_ms)), 0)"
+        f" FROM unnest({edges}) WITH ORDINALITY AS e (edge, n))"
+        f" + CASE WHEN cardinality({edges}) % 2 = 1 THEN off_ms ELSE 0 END"
+    )
+
+
+_SUMS = (
+    "sum(participant_ms)::bigint AS participant_ms, sum(video_ms)::bigint AS video_ms,"
+    " sum(screen_share_ms)::bigint AS screen_share_ms, sum(inferred_ms)::bigint AS inferred_ms,"
+    " sum(provisional_ms)::bigint AS provisional_ms, sum(sessions)::bigint AS sessions"
+)
+_ENDED = "name, participant_ms, video_ms, screen_share_ms, inferred_ms, 0 AS provisional_ms, sessions FROM usage_group"
+# What sessions that are still open add to the range ($5, $6), by name.
+_OPEN = (
+    f"spans AS (SELECT coalesce({{column}}, '') COLLATE \"C\" AS name, started_ms, {COUNTED_UNTIL} AS until_ms, video_edges,"
+    " screen_share_edges FROM session WHERE project_id = $1 AND mode = $2 AND started_ms IS NOT NULL AND ended_ms IS NULL),"
+    " clipped AS (SELECT name, started_ms, greatest(started_ms, $5::bigint) AS on_ms, least(until_ms, $6::bigint) AS off_ms,"
+    " video_edges, screen_share_edges FROM spans WHERE started_ms < $6 AND (until_ms > $5 OR started_ms >= $5)),"
+    f" open AS (SELECT name, off_ms - on_ms AS participant_ms, {_covered('video_edges')} AS video_ms,"
+    f" {_covered('screen_share_edges')} AS screen_share_ms, 0 AS inferred_ms, off_ms - on_ms AS provisional_ms,"
+    " (started_ms >= $5)::int AS sessions FROM clipped)"
+)
+_PAGE = (
+    f"WITH {_OPEN}, pieces AS (SELECT found.* FROM generate_series($5::bigint, $6::bigint - 1, 86400000) AS d (at)"
+    f" CROSS JOIN LATERAL (SELECT {_ENDED} WHERE project_id = $1 AND mode = $2 AND dimension = $7 AND day = d.at"
+    " AND name >= $8 AND visits > 0 ORDER BY name LIMIT $9) AS found"
+    " UNION ALL SELECT * FROM open WHERE name >= $8)"
+    f" SELECT name, {_SUMS} FROM pieces GROUP BY name ORDER BY name LIMIT $9"
+)
+_TOP = (
+    f"WITH {_OPEN}, pieces AS (SELECT * FROM (SELECT {_ENDED} WHERE project_id = $1 AND mode = $2 AND dimension = $7"
+    " AND day >= $5 AND day < $6 AND visits > 0 LIMIT $8) AS found UNION ALL SELECT * FROM open),"
+    f" groups AS MATERIALIZED (SELECT name, {_SUMS} FROM pieces GROUP BY name)"
+    " SELECT *, (SELECT count(*) FROM groups) AS groups, (SELECT count(*) FROM pieces) AS pieces FROM groups"
+    " ORDER BY participant_ms DESC, name LIMIT $9"
+)
+
+
+async def page_of_groups(
+    conn: Connection,
+    scope: Scope,
+    dimension: Dimension,
+    days: tuple[int, int],
+    asked: Asked,
+    first: str,
+    limit: int,
+) -> list[GroupAmounts]:
+    """The ``limit`` names from ``first`` on (by code point) that were there in ``days``, from and up to midnights (ms)."""
+    rows = await conn.fetch(_PAGE.format(column=dimension), *scope, *asked, *days, dimension, first, limit)
+    return [GroupAmounts(*row) for row in rows]
+
+
+class TopGroups(NamedTuple):
+    """The groups with the most connected time, greatest first, and how many groups there are."""
+
+    groups: list[GroupAmounts]
+    names: int
+
+
+# (days) x (names of each) that are added up to find the greatest: some 100 ms of work.
+MAX_ROWS_TO_RANK = 200_000
+
+
+async def top_groups(
+    conn: Connection, scope: Scope, dimension: Dimension, days: tuple[int, int], asked: Asked, limit: int
+) -> TopGroups | None:
+    """The ``limit`` names with the most connected time; None if ``days`` hold more than ``MAX_ROWS_TO_RANK`` rows."""
+    statement = _TOP.format(column=dimension)
+    rows = await conn.fetch(statement, *scope, *asked, *days, dimension, MAX_ROWS_TO_RANK + 1, limit)
+    if rows and rows[0]["pieces"] > MAX_ROWS_TO_RANK:
+        return None
+    return TopGroups([GroupAmounts(*row[:7]) for row in rows], rows[0]["groups"] if rows else 0)
+
+
+async def distinct_names(
+    conn: Connection, scope: Scope, from_ms: int, to_ms: int, asked: Asked
+) -> dict[tuple[Dimension, int], int]:
+    """How many rooms and identities each day had, by (dimension, day); open sessions count in each day they have reached."""
+    rows = await conn.fetch(
+        f"WITH open AS (SELECT room, identity, started_ms, {COUNTED_UNTIL} AS until_ms FROM session"
+        " WHERE project_id = $1 AND mode = $2 AND started_ms IS NOT NULL AND ended_ms IS NULL),"
+        " seen AS (SELECT DISTINCT dimension, day, name FROM open,"
+        " generate_series(greatest(started_ms - started_ms % 86400000, $5::bigint),"
+        " least(greatest(until_ms - 1, started_ms), $6::bigint - 1), 86400000) AS day,"
+        " LATERAL (VALUES ('room', coalesce(room, '')), ('identity', coalesce(identity, ''))) AS v (dimension, name))"
+        " SELECT dimension, day, sum(names)::bigint FROM (SELECT dimension, day, names FROM usage_group_count"
+        " WHERE project_id = $1 AND mode = $2 AND day >= $5 AND day < $6"
+        " UNION ALL SELECT dimension, day, count(*) FROM seen WHERE NOT EXISTS (SELECT FROM usage_group AS g"
+        " WHERE project_id = $1 AND mode = $2 AND g.dimension = seen.dimension AND g.day = seen.day AND g.name = seen.name"
+        " AND visits > 0) GROUP BY 1, 2) AS counts GROUP BY 1, 2",
+        *scope,
+        *asked,
+        from_ms,
+        to_ms,
+    )
+    return {(row[0], row[1]): row[2] for row in rows}

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from shared.metering.state import MediaRun
+from shared.metering.state import MediaRun, latest
 from shared.metering.usage import RunUsage, interval_of_run
 from shared.postgres import Connection
 from shared.queries.usage import Scope
@@ -37,7 +37,7 @@ async def lock_runs(conn: Connection, keys: Sequence[tuple[str, str]]) -> dict[t
 
 
 def _columns(runs: Sequence[MediaRun]) -> list[list[object]]:
-    columns: list[list[object]] = [[] for _ in range(10)]
+    columns: list[list[object]] = [[] for _ in range(11)]
     for run in runs:
         interval = interval_of_run(run) if run.project_id is not None else None
         values = (
@@ -50,6 +50,7 @@ def _columns(runs: Sequence[MediaRun]) -> list[list[object]]:
             interval.start_ms if interval else None,
             interval.end_ms if interval else None,
             interval.inferred if interval else False,
+            latest(interval.start_ms, run.sighted_ms) if interval and interval.end_ms is None else None,
             _encode(run),
         )
         for column, value in zip(columns, values, strict=True):
@@ -59,14 +60,14 @@ def _columns(runs: Sequence[MediaRun]) -> list[list[object]]:
 
 _UNNEST = (
     "unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::bigint[],"
-    " $9::boolean[], $10::bytea[])"
+    " $9::boolean[], $10::bigint[], $11::bytea[])"
 )
 
 
 async def insert_runs(conn: Connection, runs: Sequence[MediaRun]) -> int:
     """Stores new runs; returns how many. Fewer than given means that another transaction knew one of them first."""
     status = await conn.execute(
-        "INSERT INTO media_run (id, meter, type, project_id, mode, room, started_ms, ended_ms, inferred, state)"
+        "INSERT INTO media_run (id, meter, type, project_id, mode, room, started_ms, ended_ms, inferred, last_sign_ms, state)"
         f" SELECT * FROM {_UNNEST} ON CONFLICT DO NOTHING",
         *_columns(runs),
     )
@@ -78,8 +79,9 @@ async def update_runs(conn: Connection, runs: Sequence[MediaRun]) -> None:
         return
     await conn.execute(
         "UPDATE media_run SET type = n.type, project_id = n.project_id, mode = n.mode, room = n.room,"
-        f" started_ms = n.started_ms, ended_ms = n.ended_ms, inferred = n.inferred, state = n.state FROM {_UNNEST} AS n"
-        " (id, meter, type, project_id, mode, room, started_ms, ended_ms, inferred, state)"
+        f" started_ms = n.started_ms, ended_ms = n.ended_ms, inferred = n.inferred, last_sign_ms = n.last_sign_ms,"
+        f" state = n.state FROM {_UNNEST} AS n"
+        " (id, meter, type, project_id, mode, room, started_ms, ended_ms, inferred, last_sign_ms, state)"
         " WHERE media_run.meter = n.meter AND media_run.id = n.id",
         *_columns(runs),
     )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from shared.metering.state import Room, Session
-from shared.metering.usage import Interval, interval_of, is_metered, kind_of, on_off, usage_of
+from shared.metering.usage import Interval, interval_of, is_metered, kind_of, last_sign_of, on_off, usage_of
 from shared.postgres import Connection
 
 _encode = msgspec.json.Encoder().encode
@@ -35,7 +35,7 @@ async def lock_rooms(conn: Connection, sids: list[str]) -> dict[str, Room]:
 
 
 def _columns(pairs: Sequence[tuple[Session, Room | None]]) -> list[list[object]]:
-    columns: list[list[object]] = [[] for _ in range(15)]
+    columns: list[list[object]] = [[] for _ in range(16)]
     for session, room in pairs:
         interval = interval_of(session, room) if is_metered(session) else None
         ended = interval is not None and interval.end_ms is not None
@@ -56,6 +56,7 @@ def _columns(pairs: Sequence[tuple[Session, Room | None]]) -> list[list[object]]
             sum(hour.screen_share_ms for hour in hours) if ended else None,
             video,
             screen,
+            last_sign_of(session, interval.start_ms) if interval and not ended else None,
             _encode(session),
         )
         for column, value in zip(columns, values, strict=True):
@@ -73,11 +74,12 @@ def _edges(session: Session, interval: Interval | None) -> tuple[str | None, str
 
 _UNNEST = (
     "(SELECT sid, project_id, mode, room, room_sid, identity, kind, started_ms, ended_ms, ended_by, video_ms,"
-    " screen_share_ms, video_edges::bigint[], screen_share_edges::bigint[], state FROM"
-    " unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[],"
-    " $9::bigint[], $10::text[], $11::bigint[], $12::bigint[], $13::text[], $14::text[], $15::bytea[])"
+    " screen_share_ms, video_edges::bigint[], screen_share_edges::bigint[], last_sign_ms, state"
+    " FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[],"
+    " $9::bigint[], $10::text[], $11::bigint[], $12::bigint[], $13::text[], $14::text[], $15::bigint[],"
+    " $16::bytea[])"
     " AS u (sid, project_id, mode, room, room_sid, identity, kind, started_ms, ended_ms, ended_by, video_ms, screen_share_ms,"
-    " video_edges, screen_share_edges, state))"
+    " video_edges, screen_share_edges, last_sign_ms, state))"
 )
 
 
@@ -85,7 +87,8 @@ async def insert_sessions(conn: Connection, pairs: Sequence[tuple[Session, Room 
     """Stores new sessions; returns how many. Fewer than given means that another transaction knew one of them first."""
     status = await conn.execute(
         "INSERT INTO session (sid, project_id, mode, room, room_sid, identity, kind, started_ms, ended_ms, ended_by, video_ms,"
-        f" screen_share_ms, video_edges, screen_share_edges, state) SELECT * FROM {_UNNEST} AS n ON CONFLICT DO NOTHING",
+        f" screen_share_ms, video_edges, screen_share_edges, last_sign_ms, state)"
+        f" SELECT * FROM {_UNNEST} AS n ON CONFLICT DO NOTHING",
         *_columns(pairs),
     )
     return int(status.rpartition(" ")[2])
@@ -96,7 +99,8 @@ async def update_sessions(conn: Connection, pairs: Sequence[tuple[Session, Room 
         "UPDATE session SET project_id = n.project_id, mode = n.mode, room = n.room, room_sid = n.room_sid,"
         " identity = n.identity, kind = n.kind, started_ms = n.started_ms, ended_ms = n.ended_ms, ended_by = n.ended_by,"
         " video_ms = n.video_ms, screen_share_ms = n.screen_share_ms, video_edges = n.video_edges,"
-        f" screen_share_edges = n.screen_share_edges, state = n.state FROM {_UNNEST} AS n WHERE session.sid = n.sid",
+        f" screen_share_edges = n.screen_share_edges, last_sign_ms = n.last_sign_ms,"
+        f" state = n.state FROM {_UNNEST} AS n WHERE session.sid = n.sid",
         *_columns(pairs),
     )
 
