@@ -80,3 +80,78 @@ class SetAsideEventNotFound(RelayError):
     def __init__(self, event_id: int) -> None:
         super().__init__(f"no event {event_id} is set aside (it may have been replayed or dismissed)")
         self.event_id = event_id
+class LiveKitError(RelayError):
+    """LiveKit did not do what was asked of it. Its own words are never passed on: they can hold tokens and names of rooms."""
+
+
+class LiveKitUnreachable(LiveKitError):
+    """No connection to LiveKit, or it broke before there was an answer."""
+
+    def __init__(self) -> None:
+        super().__init__("LiveKit cannot be reached; try again shortly")
+
+
+class LiveKitTimedOut(LiveKitError):
+    """LiveKit did not answer in time; what was asked may have happened."""
+
+    def __init__(self) -> None:
+        super().__init__("LiveKit did not answer in time; what you asked for may have been done or not")
+
+
+class LiveKitFailed(LiveKitError):
+    """LiveKit answered with an error of its own, or with something that is no answer. ``status`` and ``code`` (Twirp's) are for
+    the log."""
+
+    def __init__(self, status: int, code: str) -> None:
+        super().__init__("LiveKit could not do this and gave no reason that concerns the request")
+        self.status, self.code = status, code
+
+
+class LiveKitServiceAbsent(LiveKitFailed):
+    """This LiveKit runs without its egress or ingress service."""
+
+
+class LiveKitCredentialsRefused(LiveKitError):
+    """LiveKit does not know the key, or the secret or the clock differs."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "LiveKit refuses the credentials of this Relay: its LIVEKIT_API_KEY and LIVEKIT_API_SECRET, or its clock, are"
+            " not LiveKit's"
+        )
+
+
+class LiveKitRefusedInput(LiveKitError):
+    """LiveKit takes the request for invalid, by limits of its own configuration. ``param`` is the field, where it is known."""
+
+    def __init__(self, detail: str, param: str | None = None) -> None:
+        super().__init__(detail)
+        self.param = param
+
+
+class LiveKitRefusedState(LiveKitError):
+    """LiveKit cannot do this as things are, or as it is configured."""
+
+
+class RoomNotFound(RelayError):
+    """No such room exists in LiveKit now. ``room`` is the name that its project gave it."""
+
+    def __init__(self, room: str) -> None:
+        super().__init__(f"there is no room {room!r} at the moment")
+        self.room = room
+
+
+class ParticipantNotFound(RelayError):
+    """Nobody of this identity is in the room. ``room`` is the name that its project gave it."""
+
+    def __init__(self, room: str, identity: str) -> None:
+        super().__init__(f"there is no participant {identity!r} in room {room!r}")
+        self.room, self.identity = room, identity
+
+
+class TrackNotFound(RelayError):
+    """The participant publishes no such track. ``room`` is the name that its project gave it."""
+
+    def __init__(self, room: str, identity: str, track: str) -> None:
+        super().__init__(f"participant {identity!r} in room {room!r} publishes no track {track!r}")
+        self.room, self.identity, self.track = room, identity, track

@@ -7,9 +7,18 @@ import msgspec
 from shared.errors import (
     EventNotKept,
     InvalidRequest,
+    LiveKitCredentialsRefused,
+    LiveKitFailed,
+    LiveKitRefusedInput,
+    LiveKitRefusedState,
+    LiveKitTimedOut,
+    LiveKitUnreachable,
+    ParticipantNotFound,
     PublishableKeyRefused,
     RelayError,
+    RoomNotFound,
     StoreUnavailable,
+    TrackNotFound,
     Unauthenticated,
     WebhookRefused,
 )
@@ -20,10 +29,13 @@ _TITLES = {
     403: "Forbidden",
     404: "Not found",
     405: "Method not allowed",
+    409: "Conflict",
     413: "Content too large",
     415: "Unsupported media type",
     500: "Internal server error",
+    502: "Bad gateway",
     503: "Service unavailable",
+    504: "Gateway timeout",
 }
 RETRY_AFTER_S = 2
 
@@ -69,10 +81,28 @@ def problem_of(error: Exception) -> Problem:
             return Problem(401, error.reason, str(error))
         case PublishableKeyRefused():
             return Problem(403, "publishable_key", str(error))
+        case RoomNotFound():
+            return Problem(404, "room_not_found", str(error))
+        case ParticipantNotFound():
+            return Problem(404, "participant_not_found", str(error))
+        case TrackNotFound():
+            return Problem(404, "track_not_found", str(error))
         case PayloadTooLarge():
             return Problem(413, "payload_too_large", str(error))
         case EventNotKept():
             return Problem(503, "event_not_kept", str(error), headers=(("retry-after", str(RETRY_AFTER_S)),))
         case StoreUnavailable():
             return Problem(503, "store_unavailable", str(error), headers=(("retry-after", str(RETRY_AFTER_S)),))
+        case LiveKitRefusedInput():
+            return Problem(400, "livekit_refused", str(error), error.param)
+        case LiveKitRefusedState():
+            return Problem(409, "livekit_refused", str(error))
+        case LiveKitUnreachable():
+            return Problem(502, "livekit_unreachable", str(error))
+        case LiveKitCredentialsRefused():
+            return Problem(502, "livekit_credentials", str(error))
+        case LiveKitFailed():
+            return Problem(502, "livekit_failed", str(error))
+        case LiveKitTimedOut():
+            return Problem(504, "livekit_timeout", str(error))
     return Problem(500, "internal_error", "something went wrong on our side; the request id finds it in the logs")

@@ -1,0 +1,219 @@
+"""The client of LiveKit's room service, and every way in which LiveKit can fail it, as facts."""
+
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+from livekit.protocol import egress, room
+
+from shared.clock import SystemClock
+from shared.errors import (
+    LiveKitCredentialsRefused,
+    LiveKitError,
+    LiveKitFailed,
+    LiveKitRefusedInput,
+    LiveKitRefusedState,
+    LiveKitTimedOut,
+    LiveKitUnreachable,
+    ParticipantNotFound,
+    RelayError,
+    RoomNotFound,
+    TrackNotFound,
+)
+from shared.livekit.room_service import RoomService
+from tests.fake_livekit import Failure, FakeLiveKit, fake_livekit, twirp_failure
+
+ROOM = "p_aaaaaaaaaaaaaaaa__lobby"
+
+
+@pytest.fixture
+async def livekit() -> AsyncIterator[FakeLiveKit]:
+    async with fake_livekit() as fake:
+        yield fake
+
+
+@pytest.fixture
+async def service(livekit: FakeLiveKit) -> AsyncIterator[RoomService]:
+    async with RoomService(livekit.url, "devkey", "secret", SystemClock(), total_timeout_s=0.5) as opened:
+        yield opened
+
+
+async def test_asks_and_orders(service: RoomService, livekit: FakeLiveKit) -> None:
+    made = await service.create_room(room.CreateRoomRequest(name=ROOM, metadata="m", max_participants=3))
+    assert (made.name, made.metadata, made.max_participants) == (ROOM, "m", 3)
+    livekit.add_participant(ROOM, "ada", tracks=[{"sid": "TR_1"}])
+    livekit.add_room("someone else's")
+    assert [found.name for found in await service.list_rooms()] == [ROOM, "someone else's"]
+    assert (await service.get_room(ROOM)).sid == made.sid
+    assert (await service.update_room_metadata(ROOM, "")).metadata == ""
+    assert [person.identity for person in await service.list_participants(ROOM)] == ["ada"]
+    assert (await service.get_participant(ROOM, "ada")).tracks[0].sid == "TR_1"
+    renamed = await service.update_participant(room.UpdateParticipantRequest(room=ROOM, identity="ada", name="Ada"))
+    assert renamed.name == "Ada"
+    assert (await service.mute_track(ROOM, "ada", "TR_1", True)).muted
+    await service.send_data(room.SendDataRequest(room=ROOM, data=b"hi", topic="chat"))
+    assert [(sent.data, sent.topic) for sent in livekit.sent] == [(b"hi", "chat")]
+    await service.remove_participant(ROOM, "ada")
+    assert await service.list_participants(ROOM) == []
+    await service.delete_room(ROOM)
+    with pytest.raises(RoomNotFound):
+        await service.get_room(ROOM)
+
+
+async def test_each_call_carries_the_one_right_it_needs(service: RoomService, livekit: FakeLiveKit) -> None:
+    livekit.add_participant(ROOM, "ada")
+    await service.list_rooms()
+    await service.create_room(room.CreateRoomRequest(name=ROOM))
+    await service.list_participants(ROOM)
+    await service.list_egress()
+    await service.list_ingress()
+    admin = {"roomAdmin": True, "room": ROOM}
+    rights = [{"roomList": True}, {"roomCreate": True}, admin, {"roomRecord": True}, {"ingressAdmin": True}]
+    assert [call.grants for call in livekit.calls] == rights
+
+
+async def test_no_names_are_not_all_names(service: RoomService, livekit: FakeLiveKit) -> None:
+    livekit.add_room(ROOM)
+    assert await service.list_rooms([]) == []
+    assert livekit.calls == []
+
+
+async def test_what_is_not_there_is_named_as_its_project_named_it(service: RoomService, livekit: FakeLiveKit) -> None:
+    livekit.add_participant(ROOM, "ada")
+    missing = ROOM.replace("lobby", "hall")
+    for attempt, fact in (
+        (service.delete_room(missing), RoomNotFound("hall")),
+        (service.update_room_metadata(missing, "m"), RoomNotFound("hall")),
+        (service.get_participant(ROOM, "bob"), ParticipantNotFound("lobby", "bob")),
+        (service.remove_participant(ROOM, "bob"), ParticipantNotFound("lobby", "bob")),
+        (
+            service.update_participant(room.UpdateParticipantRequest(room=ROOM, identity="bob")),
+            ParticipantNotFound("lobby", "bob"),
+        ),
+        (service.mute_track(ROOM, "ada", "TR_9", True), TrackNotFound("lobby", "ada", "TR_9")),
+    ):
+        with pytest.raises(type(fact)) as raised:
+            await attempt
+        assert str(raised.value) == str(fact)
+        assert "p_" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("failure", "fact", "asked"),
+    [
+        (Failure(500, b"<html>oops</html>", "text/html"), LiveKitFailed, 2),
+        (Failure(502, b"", "text/plain"), LiveKitFailed, 2),
+        (Failure(404, b"not here", "text/plain"), LiveKitFailed, 2),
+        (Failure(500, b"[1]", "application/json"), LiveKitFailed, 2),
+        (Failure(500, b'{"code": 7, "msg": null}', "application/json"), LiveKitFailed, 2),
+        (Failure(200, b"<html>a captive portal</html>", "text/html"), LiveKitFailed, 2),
+        (Failure(403, b"forbidden", "text/plain"), LiveKitCredentialsRefused, 1),
+        (twirp_failure(500, "internal", "p_x__y broke"), LiveKitFailed, 2),
+        (twirp_failure(501, "unimplemented"), LiveKitFailed, 2),
+        (twirp_failure(503, "unavailable", "no response from servers"), LiveKitFailed, 2),
+        (twirp_failure(429, "resource_exhausted"), LiveKitFailed, 2),
+        (twirp_failure(408, "deadline_exceeded"), LiveKitTimedOut, 1),
+        (twirp_failure(401, "unauthenticated", "permissions denied"), LiveKitCredentialsRefused, 1),
+        (twirp_failure(400, "invalid_argument", "p_x__y is odd"), LiveKitRefusedInput, 1),
+        (twirp_failure(412, "failed_precondition", "p_x__y is closed"), LiveKitRefusedState, 1),
+        (twirp_failure(409, "already_exists", "p_x__y"), LiveKitRefusedState, 1),
+    ],
+)
+async def test_livekits_failures_are_facts_and_only_questions_are_repeated(
+    service: RoomService, livekit: FakeLiveKit, failure: Failure, fact: type[LiveKitError], asked: int
+) -> None:
+    livekit.add_room(ROOM)
+    livekit.failure = failure
+    for attempt, times in ((service.list_rooms(), asked), (service.delete_room(ROOM), 1)):
+        livekit.calls.clear()
+        with pytest.raises(fact) as raised:
+            await attempt
+        assert len(livekit.calls) == times
+        assert "p_x" not in str(raised.value)
+        # What the traceback of an unhandled error would show: nothing of LiveKit's answer.
+        assert raised.value.__cause__ is None
+
+
+async def test_a_question_is_answered_when_the_second_attempt_is(service: RoomService, livekit: FakeLiveKit) -> None:
+    livekit.add_room(ROOM)
+    livekit.failures = [twirp_failure(503, "unavailable")]
+    assert [found.name for found in await service.list_rooms()] == [ROOM]
+
+
+async def test_known_limits_are_told_with_their_field(service: RoomService, livekit: FakeLiveKit) -> None:
+    livekit.add_participant(ROOM, "ada", tracks=[{"sid": "TR_1"}])
+    with pytest.raises(LiveKitRefusedInput, match="metadata is larger") as raised:
+        await service.create_room(room.CreateRoomRequest(name=ROOM, metadata="m" * 600_000))
+    assert raised.value.param == "metadata"
+    with pytest.raises(LiveKitRefusedInput, match="name is longer") as raised:
+        await service.update_participant(room.UpdateParticipantRequest(room=ROOM, identity="ada", name="n" * 257))
+    assert raised.value.param == "name"
+    with pytest.raises(LiveKitRefusedState, match="enable_remote_unmute"):
+        await service.mute_track(ROOM, "ada", "TR_1", False)
+
+
+async def test_slow_and_away(service: RoomService, livekit: FakeLiveKit) -> None:
+    livekit.add_room(ROOM)
+    livekit.delay_s = 3
+    for attempt in (service.list_rooms(), service.delete_room(ROOM)):
+        with pytest.raises(LiveKitTimedOut):
+            await attempt
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        async with RoomService(f"http://127.0.0.1:{port}", "devkey", "secret", SystemClock()) as lonely:
+            with pytest.raises(LiveKitUnreachable):
+                await lonely.list_rooms()
+    async with RoomService("http://no-such-host.invalid", "devkey", "secret", SystemClock()) as lonely:
+        with pytest.raises(LiveKitUnreachable):
+            await lonely.delete_room(ROOM)
+
+
+async def test_an_address_that_swallows_connections_is_unreachable() -> None:
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        address = full.getsockname()
+        waiting = [socket.socket() for _ in range(4)]
+        try:
+            for client in waiting:  # the backlog: the kernel leaves further connections unanswered
+                client.setblocking(False)
+                client.connect_ex(address)
+            url = f"http://127.0.0.1:{address[1]}"
+            async with RoomService(url, "devkey", "secret", SystemClock(), connect_timeout_s=0.2) as lonely:
+                with pytest.raises(LiveKitUnreachable):
+                    await lonely.delete_room(ROOM)
+        finally:
+            for client in waiting:
+                client.close()
+
+
+async def test_wrong_credentials_say_so_without_repeating_them(livekit: FakeLiveKit) -> None:
+    for key, secret in (("devkey", "another secret"), ("otherkey", "secret")):
+        async with RoomService(livekit.url, key, secret, SystemClock()) as stranger:
+            with pytest.raises(LiveKitCredentialsRefused) as raised:
+                await stranger.list_rooms()
+            told = str(raised.value)
+            assert "LIVEKIT_API_SECRET" in told
+            assert not any(hidden in told for hidden in (key, "another secret", "eyJ"))
+
+
+async def test_egress_in_pages_and_none_without_its_service(service: RoomService, livekit: FakeLiveKit) -> None:
+    livekit.egresses = [egress.EgressInfo(egress_id="EG_1", room_name=ROOM), egress.EgressInfo(egress_id="EG_2")]
+    assert [item.egress_id for item in await service.list_egress()] == ["EG_1", "EG_2"]
+    assert [item.egress_id for item in await service.list_egress(ROOM)] == ["EG_1"]
+    livekit.failure = twirp_failure(500, "internal", "twirp error unknown: egress not connected (redis required)")
+    assert await service.list_egress() == []
+    assert await service.list_ingress() == []
+
+
+def test_every_fact_of_livekit_has_its_own_answer() -> None:
+    from services.api.problems import problem_of
+
+    facts: list[RelayError] = [
+        LiveKitUnreachable(), LiveKitTimedOut(), LiveKitFailed(500, "internal"), LiveKitCredentialsRefused(),
+        LiveKitRefusedInput("no"), LiveKitRefusedState("no"), RoomNotFound("lobby"), ParticipantNotFound("lobby", "ada"),
+        TrackNotFound("lobby", "ada", "TR_1"),
+    ]  # fmt: skip
+    assert [problem_of(fact).status for fact in facts] == [502, 504, 502, 502, 400, 409, 404, 404, 404]
+    assert "internal_error" not in [problem_of(fact).code for fact in facts]
