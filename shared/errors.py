@@ -80,6 +80,8 @@ class SetAsideEventNotFound(RelayError):
     def __init__(self, event_id: int) -> None:
         super().__init__(f"no event {event_id} is set aside (it may have been replayed or dismissed)")
         self.event_id = event_id
+
+
 class LiveKitError(RelayError):
     """LiveKit did not do what was asked of it. Its own words are never passed on: they can hold tokens and names of rooms."""
 

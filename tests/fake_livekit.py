@@ -16,7 +16,6 @@ from aiohttp import web
 from google.protobuf.message import Message
 from livekit.protocol import egress, ingress, models, room
 
-
 API_KEY = "devkey"
 API_SECRET = "secret"
 
