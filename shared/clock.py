@@ -27,6 +27,11 @@ def rfc3339(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def from_ms(at_ms: int) -> datetime:
+    """Unix milliseconds as a UTC time."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC)
+
+
 def floor_to(at_ms: int, unit_ms: int) -> int:
     """The start of the UTC hour, day or minute that ``at_ms`` lies in."""
     return at_ms - at_ms % unit_ms

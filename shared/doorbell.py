@@ -6,6 +6,7 @@ from typing import Any
 import dramatiq
 import redis
 from dramatiq.brokers.redis import RedisBroker
+from dramatiq.common import xq_name
 from dramatiq.middleware import Middleware
 
 QUEUE = "fold"
@@ -23,6 +24,11 @@ def create_broker(redis_url: str, middleware: list[Middleware]) -> RedisBroker:
     )
     broker.declare_queue(QUEUE)
     return broker
+
+
+def dead_messages(broker: RedisBroker) -> int:
+    """How many messages failed for good. Blocks; raises ``redis.RedisError``."""
+    return sum(int(broker.client.zcard(f"{_NAMESPACE}:{xq_name(queue)}")) for queue in broker.get_declared_queues())
 
 
 def wake_message(partition: int) -> "dramatiq.Message[Any]":

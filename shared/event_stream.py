@@ -67,11 +67,7 @@ async def append(redis: "Redis", entries: Sequence[tuple[int, Received]]) -> lis
 
 async def ring_unfolded(redis: "Redis") -> list[int]:
     """Rings for every partition that holds events; returns those whose bell was silent. The sweep for lost rings."""
-    pipeline = redis.pipeline(transaction=False)
-    for partition in range(PARTITIONS):
-        pipeline.xlen(stream_key(partition))
-    lengths = await pipeline.execute()
-    waiting = [partition for partition, length in enumerate(lengths) if length]
+    waiting = [partition for partition, length in enumerate(await lengths(redis)) if length]
     if not waiting:
         return []
     pipeline = redis.pipeline(transaction=False)
@@ -130,6 +126,14 @@ async def acknowledge(redis: "Redis", partition: int, entry_ids: Sequence[bytes]
     pipeline.xack(stream_key(partition), GROUP, *entry_ids)
     pipeline.xdel(stream_key(partition), *entry_ids)
     await pipeline.execute()
+
+
+async def lengths(redis: "Redis") -> list[int]:
+    """How many events wait in each partition's stream."""
+    pipeline = redis.pipeline(transaction=False)
+    for partition in range(PARTITIONS):
+        pipeline.xlen(stream_key(partition))
+    return [int(length) for length in await pipeline.execute()]
 
 
 async def oldest_unfolded_ms(redis: "Redis") -> int | None:

@@ -58,9 +58,14 @@ def migrate(database: DatabaseUrl) -> list[str]:
         return applied
 
 
+def known_migrations() -> list[str]:
+    """The ids of all migrations this code knows, oldest first."""
+    return sorted(path.name.removesuffix(".sql") for path in MIGRATIONS.glob("*.sql") if ".rollback." not in path.name)
+
+
 def latest_migration() -> str:
     """The id of the newest migration this code knows."""
-    return max(path.name.removesuffix(".sql") for path in MIGRATIONS.glob("*.sql") if ".rollback." not in path.name)
+    return known_migrations()[-1]
 
 
 def rollback_all(database: DatabaseUrl) -> None:

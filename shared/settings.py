@@ -21,6 +21,8 @@ DEFAULT_HOST = "127.0.0.1"
 DEFAULT_DATA_DIR = ".relay"
 DEFAULT_RECONCILE_INTERVAL_S = 30
 DEFAULT_EVENT_RETENTION_DAYS = 90
+LOG_FORMATS = ("auto", "json", "text")
+LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 class DatabaseUrl(msgspec.Struct, frozen=True):
@@ -51,6 +53,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host: str = DEFAULT_HOST
     reconcile_interval_s: int = DEFAULT_RECONCILE_INTERVAL_S
     event_retention_days: int = DEFAULT_EVENT_RETENTION_DAYS
+    worker_port: int = 0
+    drain_s: int = 0
+    log_format: str = LOG_FORMATS[0]
+    log_level: str = "info"
 
     def __repr__(self) -> str:
         return f"Settings(relay_api_url={self.relay_api_url!r}, port={self.port}, …)"
@@ -144,6 +150,17 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     # Below a few seconds a pass would ask LiveKit more often than its own listing is brought up to date.
     reconcile_s = number("RECONCILE_INTERVAL_SECONDS", DEFAULT_RECONCILE_INTERVAL_S, 2, 3600, "to never reconcile")
     retention = number("EVENT_RETENTION_DAYS", DEFAULT_EVENT_RETENTION_DAYS, 2, 36500)
+    worker_port = number("WORKER_PORT", 0, 1, 65535, "to listen on nothing")
+    drain_s = number("DRAIN_SECONDS", 0, 0, 60)
+
+    def choice(name: str, default: str, choices: tuple[str, ...]) -> str:
+        value = env.get(name, "").strip().lower() or default
+        if value not in choices:
+            lines.append(f"{name} must be one of {', '.join(choices)}")
+        return value
+
+    log_format = choice("LOG_FORMAT", LOG_FORMATS[0], LOG_FORMATS)
+    log_level = choice("LOG_LEVEL", "info", LOG_LEVELS)
     if lines:
         raise SettingsInvalid(lines)
     return Settings(
@@ -159,6 +176,10 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         host=env.get("RELAY_HOST", "").strip() or DEFAULT_HOST,
         reconcile_interval_s=reconcile_s,
         event_retention_days=retention,
+        worker_port=worker_port,
+        drain_s=drain_s,
+        log_format=log_format,
+        log_level=log_level,
     )
 
 

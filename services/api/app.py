@@ -17,7 +17,9 @@ from services.api.hot_routes import HotRoutes
 from services.api.intake import Intake
 from services.api.problems import Problem, problem_of
 from services.api.routes import health, tokens, usage, webhooks
-from shared import event_stream
+from services.api.routes import metrics as metrics_route
+from shared import event_stream, metrics
+from shared.backlog import Backlog
 from shared.clock import Clock, SystemClock
 from shared.doorbell import create_broker
 from shared.errors import RelayError
@@ -39,11 +41,12 @@ def create_app(settings: Settings, clock: Clock | None = None) -> ASGIApp:
     broker = create_broker(settings.redis_url, [])
     keys = KeyStore(settings.database, pool, clock)
     intake = Intake(redis, pool, broker)
-    context = Context(keys, pool, redis, clock)
+    context = Context(keys, pool, redis, clock, Backlog(pool, redis, broker, clock))
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
         async with pool:
+            metrics.watch_pool(pool.get_size, pool.get_idle_size, POOL_SIZE)
             await _warn_of_weak_redis(redis)
             listening = asyncio.create_task(keys.run())
             storing = asyncio.create_task(intake.run())
@@ -58,7 +61,7 @@ def create_app(settings: Settings, clock: Clock | None = None) -> ASGIApp:
                 broker.close()
 
     app = Litestar(
-        route_handlers=[usage.get_usage, health.healthz, health.readyz],
+        route_handlers=[usage.get_usage, health.healthz, health.readyz, metrics_route.get_metrics],
         dependencies={"context": Provide(lambda: context, sync_to_thread=False)},
         exception_handlers={Exception: _answer_error},
         lifespan=[lifespan],

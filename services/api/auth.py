@@ -11,6 +11,7 @@ from typing import Any
 
 import asyncpg
 
+from shared import metrics
 from shared.clock import Clock
 from shared.errors import PublishableKeyRefused, StoreUnavailable, Unauthenticated
 from shared.ids import key_digest, parse_key
@@ -46,6 +47,7 @@ class KeyStore:
         self._heard_ms = 0
         # Counts announcements: a lookup that one overtook must not put its older answer into the cache.
         self._changes = 0
+        self._cache_hits = metrics.key_lookups["cache"]
 
     async def run(self) -> None:
         """Listens for changes until cancelled, connecting again whenever the connection fails."""
@@ -92,6 +94,7 @@ class KeyStore:
         digest = key_digest(key)
         cached = self._cache.get(digest)
         if cached is not None and cached.current and now_ms - self._heard_ms < TRUST_MS:
+            self._cache_hits.count += 1
             record = cached.record
         else:
             if parse_key(key) is None:
@@ -114,8 +117,10 @@ class KeyStore:
                 record = await queries.key_by_digest(conn, digest)
         except (*UNAVAILABLE, asyncpg.PostgresError) as error:
             if cached is not None and now_ms - cached.checked_ms < OUTAGE_MS:
+                metrics.key_lookups["outage"].count += 1
                 return cached.record
             raise StoreUnavailable("API keys cannot be checked at the moment; try again shortly") from error
+        metrics.key_lookups["database"].count += 1
         if record is None:
             raise Unauthenticated("unknown_key", "no such API key exists here")
         if changes == self._changes:

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from services.api.auth import KeyStore
+from shared.backlog import Backlog
 from shared.clock import Clock
 from shared.event_stream import Redis
 from shared.postgres import Pool
@@ -13,3 +14,4 @@ class Context(NamedTuple):
     pool: Pool
     redis: Redis
     clock: Clock
+    backlog: Backlog

@@ -6,12 +6,13 @@ once for many requests.
 
 import asyncio
 import logging
+import time
 
 import asyncpg
 from dramatiq import Broker
 from redis.exceptions import RedisError
 
-from shared import event_stream
+from shared import event_stream, metrics
 from shared.doorbell import wake
 from shared.errors import EventNotKept
 from shared.postgres import UNAVAILABLE, Pool
@@ -35,10 +36,13 @@ class Intake:
         self._arrived = asyncio.Event()
         self._closing = False
         self._wakes: set[asyncio.Task[None]] = set()
+        self._kept = metrics.webhooks["kept"]
+        metrics.intake_waiting.set_function(lambda: len(self._waiting))
 
     async def keep(self, received: Received) -> None:
         """Returns once the event is safe. Raises ``EventNotKept``."""
         if self._closing or len(self._waiting) >= WAITING_LIMIT:
+            metrics.webhooks["not_kept"].count += 1
             raise EventNotKept("too many events are waiting to be stored; send it again")
         kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((event_stream.partition_of(received.body), received, kept))
@@ -53,7 +57,12 @@ class Intake:
                 self._arrived.clear()
             if not group:
                 continue
+            started = time.perf_counter()
             error = await self._store_or_refuse([(partition, received) for partition, received, _ in group])
+            metrics.intake_seconds.observe(time.perf_counter() - started)
+            metrics.intake_group_events.observe(len(group))
+            if error is not None:
+                metrics.webhooks["not_kept"].count += len(group)
             for _, _, kept in group:
                 if not kept.done():  # the request may have been cancelled
                     kept.set_result(None) if error is None else kept.set_exception(error)
@@ -78,6 +87,7 @@ class Intake:
         except event_stream.UNAVAILABLE as error:
             log.warning("Redis did not take %d events (%s); using the inbox", len(entries), type(error).__name__)
             return await self._store_in_inbox(entries)
+        self._kept.count += len(entries)
         if silent:
             task = asyncio.create_task(self._wake(silent))
             self._wakes.add(task)
@@ -91,6 +101,7 @@ class Intake:
         except (*UNAVAILABLE, asyncpg.PostgresError) as error:
             log.error("neither Redis nor Postgres took %d events: %s", len(entries), type(error).__name__)
             return EventNotKept("the event could not be stored; send it again")
+        metrics.webhooks["inbox"].count += len(entries)
         return None
 
     async def _wake(self, partitions: list[int]) -> None:

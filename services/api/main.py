@@ -1,7 +1,6 @@
 """One API process: `python -m services.api.main`."""
 
 import asyncio
-import logging
 import sys
 
 import psycopg
@@ -9,9 +8,12 @@ import uvicorn
 import uvloop
 
 from services.api.app import create_app
+from shared import metrics
 from shared.errors import RelayError, SettingsInvalid
+from shared.logs import set_up_logging
 from shared.migrate import migrate
 from shared.settings import Settings, load_settings
+from shared.version import VERSION
 
 STOP_TIMEOUT_S = 20
 KEEP_ALIVE_S = 75
@@ -19,9 +21,10 @@ KEEP_ALIVE_S = 75
 
 def run() -> int:
     """Serves until SIGTERM or SIGINT; requests in hand are answered first. Returns the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         settings = load_settings()
+        set_up_logging(settings.log_format, settings.log_level)
+        metrics.describe_build("api", VERSION)
         migrate(settings.database)
     except SettingsInvalid as error:
         sys.stderr.write("".join(f"relay api: {line}\n" for line in error.lines))

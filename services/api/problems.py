@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from shared import metrics
 from shared.errors import (
     EventNotKept,
     InvalidRequest,
@@ -57,6 +58,7 @@ class Problem(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()
 
     def body(self, request_id: str) -> bytes:
+        metrics.problems.labels(self.code).inc()
         fields: dict[str, Any] = {
             "type": "about:blank",
             "title": _TITLES.get(self.status, "Error"),

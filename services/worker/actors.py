@@ -7,7 +7,7 @@ import dramatiq
 
 from services.worker.broker import Resources
 from services.worker.drain import drain_partition
-from shared import event_stream
+from shared import event_stream, metrics
 from shared.doorbell import ACTOR, QUEUE
 from shared.postgres import UNAVAILABLE
 
@@ -22,9 +22,10 @@ def register_actors(broker: dramatiq.Broker, resources: Resources) -> None:
 def _fold_partition(resources: Resources) -> Callable[[int], Awaitable[None]]:
     async def fold_partition(partition: int) -> None:
         try:
-            result = await drain_partition(resources.pool, resources.redis, partition)
+            result = await drain_partition(resources.pool, resources.redis, partition, lambda: resources.pulse.stopping)
         except (*UNAVAILABLE, *event_stream.UNAVAILABLE) as error:
             # Nothing was acknowledged that was not committed; the sweep wakes this partition again.
+            metrics.fold_failures.labels(type(error).__name__).inc()
             log.warning("partition %d: %s; the sweep will try again", partition, error or type(error).__name__)
             return
         if result.folded or result.set_aside:

@@ -11,9 +11,11 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import AsyncIO, Middleware, MiddlewareError, Retries, ShutdownNotifications, TimeLimit
 
 from services.worker.drain import drain_inbox
+from services.worker.heartbeat import Heartbeat, Pulse, new_pulse
 from services.worker.jobs import periodic_jobs
 from services.worker.periodic import Context, Schedule
-from shared import event_stream
+from shared import event_stream, metrics
+from shared.backlog import Backlog
 from shared.clock import Clock, SystemClock
 from shared.doorbell import create_broker, wake
 from shared.postgres import UNAVAILABLE, Pool, connect, create_pool
@@ -24,6 +26,8 @@ T = TypeVar("T")
 
 SWEEP_S = 1.0
 ACTOR_TIME_LIMIT_MS = 60_000
+# Each of the eight threads may fold a partition, each of a few jobs holds one for its lock and one for its work.
+POOL_SIZE = 20
 
 
 class Resources(Middleware):
@@ -34,13 +38,15 @@ class Resources(Middleware):
     without a database.
     """
 
-    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+    def __init__(self, settings: Settings, clock: Clock | None = None, pulse: Pulse | None = None) -> None:
         self._settings = settings
+        self.pulse = pulse or new_pulse()
         self._clock = clock or SystemClock()
         self._pool: Pool | None = None
         self._redis: event_stream.Redis | None = None
         self._sweep: asyncio.Task[None] | None = None
         self._schedule: Schedule | None = None
+        self._heartbeat: Heartbeat | None = None
 
     @property
     def pool(self) -> Pool:
@@ -54,26 +60,31 @@ class Resources(Middleware):
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         try:
+            assert isinstance(broker, RedisBroker)  # noqa: S101 - a wiring error, not a state of the world
             _run(self._open(broker))
         except UNAVAILABLE as error:
             raise MiddlewareError(f"cannot open the database: {error}") from error
 
     def before_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        # The fold looks at this after every batch: what is in hand is finished, nothing new is begun.
+        self.pulse.stopping = True
         _run(self._stop())
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         # Runs after AsyncIO stopped the loop; the connections go with the process.
         self._pool = self._redis = None
 
-    async def _open(self, broker: dramatiq.Broker) -> None:
+    async def _open(self, broker: RedisBroker) -> None:
         conn = await connect(self._settings.database, "relay worker")
         await conn.close()
-        self._pool = await create_pool(self._settings.database, "relay worker")
+        self._pool = await create_pool(self._settings.database, "relay worker", max_size=POOL_SIZE)
         self._redis = event_stream.connect_redis(self._settings.redis_url)
         self._sweep = asyncio.create_task(self._sweep_for_ever(broker))
-        self._schedule = Schedule(
-            periodic_jobs(self._settings), Context(self._pool, self._redis, self._settings, self._clock)
-        )
+        metrics.watch_pool(self._pool.get_size, self._pool.get_idle_size, self._pool.get_max_size())
+        backlog = Backlog(self._pool, self._redis, broker, self._clock)
+        self._heartbeat = Heartbeat(self._pool, self._redis, backlog, self._clock, self.pulse)
+        jobs = [*periodic_jobs(self._settings), self._heartbeat.job()]
+        self._schedule = Schedule(jobs, Context(self._pool, self._redis, self._settings, self._clock))
         self._schedule.start()
 
     async def _stop(self) -> None:
@@ -82,6 +93,8 @@ class Resources(Middleware):
         if self._sweep is not None:
             self._sweep.cancel()
             await asyncio.gather(self._sweep, return_exceptions=True)
+        if self._heartbeat is not None:
+            await self._heartbeat.stop()
 
     async def _sweep_for_ever(self, broker: dramatiq.Broker) -> None:
         while True:

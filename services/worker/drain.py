@@ -1,9 +1,10 @@
 """Drains what waits for the fold: a partition's stream, and the inbox in Postgres."""
 
 import time
+from collections.abc import Callable
 
 from services.worker.fold import FoldResult, fold_batch, fold_in_transaction
-from shared import event_stream
+from shared import event_stream, metrics
 from shared.postgres import Connection, Pool
 from shared.queries import events as event_queries
 
@@ -12,9 +13,12 @@ BATCH = 2000
 RUN_S = 10.0
 
 
-async def drain_partition(pool: Pool, redis: event_stream.Redis, partition: int) -> FoldResult:
-    """Folds a partition's stream until it is empty or ``RUN_S`` have passed. One at a time, across all workers: a second
-    caller waits for the first, then finds nothing or goes on. Every entry is acknowledged only after its commit."""
+async def drain_partition(
+    pool: Pool, redis: event_stream.Redis, partition: int, stopping: Callable[[], bool] = lambda: False
+) -> FoldResult:
+    """Folds a partition's stream until it is empty, ``RUN_S`` have passed or, asked between two batches, ``stopping``. One at a
+    time, across all workers: a second caller waits for the first, then finds nothing or goes on. Every entry is acknowledged
+    only after its commit."""
     total = FoldResult()
     deadline = time.monotonic() + RUN_S
     async with pool.acquire() as conn, event_queries.partition_reader(conn, partition):
@@ -23,12 +27,23 @@ async def drain_partition(pool: Pool, redis: event_stream.Redis, partition: int)
             entries = await event_stream.read_batch(redis, partition, BATCH)
             if not entries:
                 return total
+            started = time.monotonic()
             result = await fold_batch(conn, partition, [received for _, received in entries])
+            _count(result, entries[0][1].received_ms, time.monotonic() - started)
             await event_stream.acknowledge(redis, partition, [entry_id for entry_id, _ in entries])
             for field in FoldResult.__struct_fields__:
                 setattr(total, field, getattr(total, field) + getattr(result, field))
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or stopping():
                 return total
+
+
+def _count(result: FoldResult, oldest_ms: int, seconds: float) -> None:
+    for name in FoldResult.__struct_fields__:
+        if count := getattr(result, name):
+            metrics.fold_events.labels(name).inc(count)
+    metrics.fold_batch_events.observe(result.folded + result.known + result.set_aside)
+    metrics.fold_batch_seconds.observe(seconds)
+    metrics.fold_lag_seconds.observe(max(0.0, time.time() - oldest_ms / 1000))
 
 
 async def drain_inbox(conn: Connection) -> int:

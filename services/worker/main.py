@@ -4,6 +4,7 @@ import logging
 import signal
 import sys
 import threading
+from contextlib import ExitStack
 
 import dramatiq
 import psycopg
@@ -11,25 +12,29 @@ from dramatiq.middleware import MiddlewareError
 
 from services.worker.actors import register_actors
 from services.worker.broker import Resources, create_worker_broker
+from services.worker.probe import probe
+from shared import metrics
 from shared.errors import RelayError, SettingsInvalid
+from shared.logs import set_up_logging
 from shared.migrate import migrate
 from shared.settings import load_settings
+from shared.version import VERSION
 
 # How long an idle consumer may sleep before it looks again; Dramatiq's default of a second would be most of the delay
 # between a webhook and its usage.
 POLL_MS = 100
 THREADS = 8
-STOP_TIMEOUT_MS = 30_000
+STOP_TIMEOUT_MS = 20_000
 
 log = logging.getLogger("relay.worker")
 
 
 def run() -> int:
     """Runs until SIGTERM or SIGINT; the batch in hand is finished first. Returns the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("dramatiq").setLevel(logging.WARNING)
     try:
         settings = load_settings()
+        set_up_logging(settings.log_format, settings.log_level)
+        metrics.describe_build("worker", VERSION)
         migrate(settings.database)
     except SettingsInvalid as error:
         sys.stderr.write("".join(f"relay worker: {line}\n" for line in error.lines))
@@ -47,15 +52,25 @@ def run() -> int:
     broker = create_worker_broker(settings, resources)
     register_actors(broker, resources)
     worker = dramatiq.Worker(broker, worker_threads=THREADS, worker_timeout=POLL_MS)
-    try:
-        worker.start()
-    except MiddlewareError as error:
-        sys.stderr.write(f"relay worker: {error}\n")
-        return 1
-    log.info("worker is ready")
-    stop.wait()
-    log.info("worker is stopping")
-    worker.stop(timeout=STOP_TIMEOUT_MS)
+    with ExitStack() as open_probe:
+        if settings.worker_port:
+            try:
+                open_probe.enter_context(probe(settings.host, settings.worker_port, resources.pulse))
+            except OSError as error:
+                sys.stderr.write(
+                    f"relay worker: cannot listen on WORKER_PORT {settings.worker_port}: {error.strerror}\n"
+                )
+                return 1
+        try:
+            worker.start()
+        except MiddlewareError as error:
+            sys.stderr.write(f"relay worker: {error}\n")
+            return 1
+        log.info("worker is ready")
+        stop.wait()
+        log.info("worker is stopping")
+        worker.stop(timeout=STOP_TIMEOUT_MS)
+        log.info("worker has stopped")
     return 0
 
 

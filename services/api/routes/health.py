@@ -9,9 +9,9 @@ from litestar.di import NamedDependency
 
 from services.api.context import Context
 from shared import event_stream
-from shared.migrate import latest_migration
+from shared.migrate import known_migrations
 from shared.postgres import UNAVAILABLE, Pool
-from shared.queries.migrations import is_applied
+from shared.queries.migrations import missing_migrations
 
 CHECK_TIMEOUT_S = 2.0
 
@@ -35,10 +35,10 @@ async def readyz(context: NamedDependency[Context]) -> Response[dict[str, Any]]:
 async def _check_postgres(pool: Pool) -> tuple[str, str]:
     try:
         async with asyncio.timeout(CHECK_TIMEOUT_S), pool.acquire() as conn:
-            applied = await is_applied(conn, latest_migration())
+            missing = await missing_migrations(conn, known_migrations())
     except (*UNAVAILABLE, asyncpg.PostgresError):
         return "unreachable", "unknown"
-    return "ok", "ok" if applied else "pending: run `relay migrate`"
+    return "ok", "ok" if not missing else f"pending: {missing[0]}; run `relay migrate`"
 
 
 async def _check_redis(redis: event_stream.Redis) -> str:

@@ -9,6 +9,7 @@ from livekit.protocol.room import RoomConfiguration
 from services.api.auth import KeyStore
 from services.api.decoding import decode_request
 from services.api.hot_routes import Handler, header
+from shared import metrics
 from shared.clock import Clock, rfc3339
 from shared.errors import InvalidRequest
 from shared.ids import livekit_room
@@ -64,6 +65,8 @@ _CREDENTIALS = {
 def token_handler(keys: KeyStore, signer: TokenSigner, livekit_url: str, clock: Clock) -> Handler:
     """Raises what ``KeyStore.authenticate`` raises, and ``InvalidRequest``."""
 
+    minted = {mode: metrics.tokens[mode] for mode in ("live", "test")}
+
     async def create_token(scope: Any, body: bytes) -> bytes:
         key = await keys.authenticate(header(scope, b"authorization"))
         request = decode_request(_decoder, body)
@@ -77,6 +80,7 @@ def token_handler(keys: KeyStore, signer: TokenSigner, livekit_url: str, clock: 
             "identity": request.identity,
             "expiresAt": rfc3339((now_s + ttl_s) * 1000),
         }
+        minted[key.mode].count += 1
         return msgspec.json.encode(answer)
 
     return create_token

@@ -5,7 +5,9 @@ from typing import Any
 
 from services.api.hot_routes import Handler, header
 from services.api.intake import Intake
+from shared import metrics
 from shared.clock import Clock
+from shared.errors import WebhookRefused
 from shared.livekit.webhook import WebhookVerifier
 from shared.queries.events import Received
 
@@ -18,7 +20,11 @@ def webhook_handler(verifier: WebhookVerifier, intake: Intake, clock: Clock) -> 
 
     async def receive_webhook(scope: Any, body: bytes) -> bytes:
         now_ms = clock.now_ms()
-        verifier.verify(body, header(scope, b"authorization"), now_s=now_ms / 1000)
+        try:
+            verifier.verify(body, header(scope, b"authorization"), now_s=now_ms / 1000)
+        except WebhookRefused as refusal:
+            metrics.webhooks[refusal.reason].count += 1
+            raise
         await intake.keep(Received(now_ms, body))
         return b'{"received":true}'
 

@@ -1,0 +1,67 @@
+"""The worker's own HTTP port, over a real socket."""
+
+import time
+import tomllib
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from services.worker.heartbeat import STUCK_S, Pulse, new_pulse
+from services.worker.probe import probe
+from shared import metrics
+from shared.version import VERSION
+
+
+def fetched(port: int, path: str, method: str = "GET") -> tuple[int, bytes]:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method)
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=5) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+def test_ready_once_the_heartbeat_found_nothing_wrong() -> None:
+    pulse = new_pulse()
+    with probe("127.0.0.1", 0, pulse) as port:
+        assert fetched(port, "/healthz") == (200, b'{"status":"ok"}')
+        assert fetched(port, "/readyz") == (503, b'{"status":"unavailable","checks":{"worker":"starting"}}')
+        pulse.troubles = {"redis": "unreachable (TimeoutError)"}
+        status, body = fetched(port, "/readyz")
+        assert (status, msgspec.json.decode(body)["checks"]) == (503, pulse.troubles)
+        pulse.troubles = {}
+        assert fetched(port, "/readyz")[0] == 200
+        pulse.stopping = True
+        assert fetched(port, "/readyz") == (503, b'{"status":"unavailable","checks":{"worker":"stopping"}}')
+        assert fetched(port, "/healthz")[0] == 200
+
+
+def test_a_loop_that_does_not_turn_is_not_healthy() -> None:
+    with probe("127.0.0.1", 0, Pulse(time.monotonic() - STUCK_S - 1, {})) as port:
+        assert fetched(port, "/healthz") == (503, b'{"status":"stuck"}')
+        assert fetched(port, "/readyz")[0] == 503
+
+
+def test_metrics_and_nothing_else() -> None:
+    metrics.fold_events.labels("folded").inc(0)
+    with probe("127.0.0.1", 0, new_pulse()) as port:
+        status, body = fetched(port, "/metrics")
+        assert status == 200
+        assert b'relay_fold_events_total{result="folded"}' in body
+        assert b"process_resident_memory_bytes" in body
+        assert fetched(port, "/")[0] == 404
+        assert fetched(port, "/metrics", "POST")[0] == 405
+
+
+def test_a_taken_port_is_said() -> None:
+    with probe("127.0.0.1", 0, new_pulse()) as port, pytest.raises(OSError), probe("127.0.0.1", port, new_pulse()):  # noqa: PT011 - any refusal
+        pass
+
+
+def test_the_version_is_the_package_s() -> None:
+    pyproject = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    assert pyproject["project"]["version"] == VERSION
