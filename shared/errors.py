@@ -70,6 +70,38 @@ class KeyNotFound(RelayError):
         self.key_id = key_id
 
 
+class ProjectArchived(RelayError):
+    """The project is out of use: nothing can be added to it."""
+
+    def __init__(self, project_id: str) -> None:
+        super().__init__(f"project {project_id!r} is archived")
+        self.project_id = project_id
+
+
+class KeyInactive(RelayError):
+    """What only a working key can do was asked of one that is ``revoked`` or ``expired`` (``state``)."""
+
+    def __init__(self, key_id: str, state: str) -> None:
+        super().__init__(f"key {key_id!r} is {state}")
+        self.key_id, self.state = key_id, state
+
+
+class KeyRotated(RelayError):
+    """The key has been replaced already; rotate its successor instead."""
+
+    def __init__(self, key_id: str, rotated_to: str) -> None:
+        super().__init__(f"key {key_id!r} was replaced by {rotated_to!r} already; rotate that one")
+        self.key_id, self.rotated_to = key_id, rotated_to
+
+
+class TooManyKeys(RelayError):
+    """The project has as many working keys of this mode as it may have (``limit``)."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the project has {limit} working keys of this mode, which is the most; revoke some first")
+        self.limit = limit
+
+
 class StoreUnavailable(RelayError):
     """Postgres cannot be reached; the request may be repeated."""
 

@@ -16,6 +16,7 @@ _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _KEY_RANDOM_LENGTH = 32
 _KEY_CHECKSUM_LENGTH = 6
 _KEY = re.compile(r"(sk|pk)_(live|test)_([0-9A-Za-z]{32})([0-9A-Za-z]{6})")
+_KEY_START = re.compile(r"(sk|pk)_(live|test)_[0-9A-Za-z]")
 _ROOM = re.compile(r"([pt])_([a-z0-9]{8,32})__(.+)", re.DOTALL)
 _TYPE_OF: dict[str, KeyType] = {"sk": "secret", "pk": "publishable"}
 _PREFIX_OF: dict[KeyType, str] = {"secret": "sk", "publishable": "pk"}
@@ -51,9 +52,14 @@ def _checksum(body: str) -> str:
     return "".join(reversed(digits))
 
 
+def key_prefix(mode: Mode, key_type: KeyType) -> str:
+    """What keys of this mode and type begin with: ``sk_live_`` or the like."""
+    return f"{_PREFIX_OF[key_type]}_{mode}_"
+
+
 def new_key(mode: Mode, key_type: KeyType) -> str:
-    """A fresh API key: ``sk_live_`` or the like, 190 random bits, six characters of checksum. Shown once, never stored."""
-    body = f"{_PREFIX_OF[key_type]}_{mode}_" + "".join(secrets.choice(_BASE62) for _ in range(_KEY_RANDOM_LENGTH))
+    """A fresh API key: its prefix, 190 random bits, six characters of checksum. Shown once, never stored."""
+    body = key_prefix(mode, key_type) + "".join(secrets.choice(_BASE62) for _ in range(_KEY_RANDOM_LENGTH))
     return body + _checksum(body)
 
 
@@ -69,6 +75,11 @@ def parse_key(key: str) -> KeyParts | None:
         return None
     mode: Mode = "live" if match[2] == "live" else "test"
     return KeyParts(mode, _TYPE_OF[match[1]], key_digest(key))
+
+
+def resembles_key(text: str) -> bool:
+    """Whether a text that is no key was meant to be one: it begins as our keys do, so it is mistyped or cut off."""
+    return _KEY_START.match(text) is not None
 
 
 def livekit_room(project_id: str, mode: Mode, display: str) -> str:

@@ -1,8 +1,9 @@
 """Who is asking: API keys, found by their SHA-256 in a cache that a revocation empties at once.
 
-A change of a key is announced by Postgres in the transaction that makes it (``NOTIFY``, migration 0001). The cache is trusted
-only while this process can prove that it hears: a heartbeat on the listening connection not older than ``TRUST_MS``. Else
-every lookup asks Postgres, and where Postgres cannot be reached at all, a key seen before works on for ``OUTAGE_MS``.
+A change of a key or of its project is announced by Postgres in the transaction that makes it (``NOTIFY``, migrations 0001
+and 0008). The cache is trusted only while this process can prove that it hears: a heartbeat on the listening connection not
+older than ``TRUST_MS``. Else every lookup asks Postgres, and where Postgres cannot be reached at all, a key seen before works
+on for ``OUTAGE_MS``.
 """
 
 import asyncio
@@ -14,10 +15,10 @@ import asyncpg
 from shared import metrics
 from shared.clock import Clock
 from shared.errors import PublishableKeyRefused, StoreUnavailable, Unauthenticated
-from shared.ids import key_digest, parse_key
+from shared.ids import key_digest, parse_key, resembles_key
 from shared.models.projects import KeyRecord
 from shared.postgres import UNAVAILABLE, Pool, connect
-from shared.queries import projects as queries
+from shared.queries import keys as queries
 from shared.settings import DatabaseUrl
 
 log = logging.getLogger("relay.api")
@@ -46,8 +47,8 @@ class KeyStore:
         self._cache: dict[bytes, _Cached] = {}
         self._heard_ms = 0
         # Counts announcements: a lookup that one overtook must not put its older answer into the cache.
-        self._changes = 0
         self._cache_hits = metrics.key_lookups["cache"]
+        self.changes_heard = 0
 
     async def run(self) -> None:
         """Listens for changes until cancelled, connecting again whenever the connection fails."""
@@ -68,7 +69,7 @@ class KeyStore:
             # What was announced before we listened is not known to us.
             for cached in self._cache.values():
                 cached.current = False
-            self._changes += 1
+            self.changes_heard += 1
             while True:
                 asked_ms = self._clock.now_ms()
                 await queries.prove_connected(conn, TRUST_MS / 1000)
@@ -78,7 +79,7 @@ class KeyStore:
             conn.terminate()
 
     def _forget(self, _connection: Any, _pid: int, _channel: str, payload: object) -> None:
-        self._changes += 1
+        self.changes_heard += 1
         self._cache.pop(bytes.fromhex(str(payload)), None)
 
     async def authenticate(self, authorization: str | None) -> KeyRecord:
@@ -98,8 +99,10 @@ class KeyStore:
             record = cached.record
         else:
             if parse_key(key) is None:
-                raise Unauthenticated("malformed_key", "this is no Relay API key: its form or checksum is wrong")
+                raise _no_key(key)
             record = await self._look_up(digest, cached, now_ms)
+        if record.archived:
+            raise Unauthenticated("archived_project", "the project of this API key has been archived")
         if record.revoked_ms is not None:
             raise Unauthenticated("revoked_key", "this API key has been revoked")
         if record.expires_ms is not None and record.expires_ms <= now_ms:
@@ -111,7 +114,7 @@ class KeyStore:
         return record
 
     async def _look_up(self, digest: bytes, cached: _Cached | None, now_ms: int) -> KeyRecord:
-        changes = self._changes
+        changes = self.changes_heard
         try:
             async with asyncio.timeout(LOOKUP_TIMEOUT_S), self._pool.acquire() as conn:
                 record = await queries.key_by_digest(conn, digest)
@@ -123,8 +126,15 @@ class KeyStore:
         metrics.key_lookups["database"].count += 1
         if record is None:
             raise Unauthenticated("unknown_key", "no such API key exists here")
-        if changes == self._changes:
+        if changes == self.changes_heard:
             if len(self._cache) >= _CACHE_SIZE:
                 self._cache.pop(next(iter(self._cache)))
             self._cache[digest] = _Cached(record, now_ms)
         return record
+
+
+def _no_key(text: str) -> Unauthenticated:
+    """Says what is wrong with a text whose form or checksum is not a key's. Nothing was looked up for it."""
+    if resembles_key(text):
+        return Unauthenticated("mistyped_key", "this API key is mistyped or cut off: its checksum is wrong")
+    return Unauthenticated("malformed_key", "this is no Relay API key; one looks like sk_live_… or sk_test_…")

@@ -8,6 +8,9 @@ from shared import metrics
 from shared.errors import (
     EventNotKept,
     InvalidRequest,
+    KeyInactive,
+    KeyNotFound,
+    KeyRotated,
     LiveKitCredentialsRefused,
     LiveKitFailed,
     LiveKitRefusedInput,
@@ -15,10 +18,12 @@ from shared.errors import (
     LiveKitTimedOut,
     LiveKitUnreachable,
     ParticipantNotFound,
+    ProjectArchived,
     PublishableKeyRefused,
     RelayError,
     RoomNotFound,
     StoreUnavailable,
+    TooManyKeys,
     TrackNotFound,
     Unauthenticated,
     WebhookRefused,
@@ -89,6 +94,16 @@ def problem_of(error: Exception) -> Problem:
             return Problem(404, "participant_not_found", str(error))
         case TrackNotFound():
             return Problem(404, "track_not_found", str(error))
+        case KeyNotFound():
+            return Problem(404, "key_not_found", str(error))
+        case KeyInactive():
+            return Problem(409, "key_inactive", str(error))
+        case KeyRotated():
+            return Problem(409, "key_already_rotated", str(error))
+        case TooManyKeys():
+            return Problem(409, "too_many_keys", str(error))
+        case ProjectArchived():
+            return Problem(409, "project_archived", str(error))
         case PayloadTooLarge():
             return Problem(413, "payload_too_large", str(error))
         case EventNotKept():

@@ -3,7 +3,9 @@ what it needs when it runs, because an image carries only the parts of its own s
 
 import argparse
 import asyncio
+import re
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,12 @@ import msgspec
 import psycopg
 
 from shared.errors import RelayError, SettingsInvalid
+from shared.models.projects import NewKey, Project
 from shared.settings import DatabaseUrl, default_data_dir, environment, load_settings, parse_database_url
 
 _LARGEST_ID = 2**63 - 1
+_DURATION = re.compile(r"([0-9]{1,6})([dhms]?)")
+_UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,9 +67,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     create = _command(projects, "create", _projects_create, "make a project and its keys, shown only now", json=True)
     create.add_argument("name")
-    _command(projects, "list", _projects_list, "list projects", json=True)
+    listing = _command(projects, "list", _projects_list, "list projects", json=True)
+    listing.add_argument("--archived", action="store_true", help="archived ones too")
+    rename = _command(projects, "rename", _projects_rename, "give a project another name", json=True)
+    archive = _command(projects, "archive", _projects_archive, "stop all keys of a project; usage stays", json=True)
+    restore = _command(projects, "restore", _projects_restore, "undo archive: the keys work again", json=True)
+    for command in (rename, archive, restore):
+        command.add_argument("project_id", metavar="PROJECT_ID", help="see `relay projects list --archived`")
+    rename.add_argument("name")
 
-    keys = commands.add_parser("keys", help="create, list and revoke API keys").add_subparsers(
+    keys = commands.add_parser("keys", help="create, list, rotate and revoke API keys").add_subparsers(
         required=True, metavar="…"
     )
     create = _command(keys, "create", _keys_create, "make a key, shown only now", json=True)
@@ -72,10 +84,17 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument("--mode", choices=("live", "test"), default="live", help="(default: %(default)s)")
     create.add_argument("--type", choices=("secret", "publishable"), default="secret", help="(default: %(default)s)")
     create.add_argument("--name", default="default", help="to tell keys apart (default: %(default)s)")
+    create.add_argument("--expires", type=_duration, metavar="TIME", help="after this time, like 90d, 12h or 30m")
     listing = _command(keys, "list", _keys_list, "list keys, without their secrets", json=True)
     listing.add_argument("--project", metavar="ID", help="only this project's")
     revoke = _command(keys, "revoke", _keys_revoke, "stop a key from working, everywhere within a second", json=True)
-    revoke.add_argument("key_id", metavar="KEY_ID", help="see `relay keys list`")
+    revoke.add_argument("--and-made", action="store_true", help="also every key that was made with it over the API")
+    rotate = _command(keys, "rotate", _keys_rotate, "replace a key; both work for a while", json=True)
+    rotate.add_argument(
+        "--grace", type=_duration, default="24h", metavar="TIME", help="how long (default: %(default)s; 0)"
+    )
+    for command in (revoke, rotate):
+        command.add_argument("key_id", metavar="KEY_ID", help="see `relay keys list`")
 
     events = commands.add_parser("events", help="events that the meter could not use").add_subparsers(
         required=True, metavar="…"
@@ -114,6 +133,14 @@ def _command(commands: Any, name: str, run: Any, text: str, *, json: bool = Fals
     if json:
         parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
     return parser
+
+
+def _duration(text: str) -> timedelta:
+    """``90d``, ``12h``, ``30m``, ``10s``; 0 needs no unit."""
+    match = _DURATION.fullmatch(text)
+    if match is None or (not match[2] and int(match[1])):
+        raise argparse.ArgumentTypeError(f"{text!r} is no length of time; write it like 90d, 12h, 30m or 10s")
+    return int(match[1]) * timedelta(**{_UNITS[match[2] or "s"]: 1})
 
 
 def _environment(arguments: argparse.Namespace) -> dict[str, str]:
@@ -171,8 +198,6 @@ def _migrate(arguments: argparse.Namespace) -> int:
 def _projects_create(arguments: argparse.Namespace) -> int:
     from services.cli.projects import create_project
 
-    if not arguments.name.strip() or len(arguments.name) > 200 or "\0" in arguments.name:
-        return _fail("NAME must have 1 to 200 characters", code=2)
     project = asyncio.run(create_project(_database(arguments), arguments.name))
     if arguments.json:
         _print(project)
@@ -185,13 +210,47 @@ def _projects_create(arguments: argparse.Namespace) -> int:
 def _projects_list(arguments: argparse.Namespace) -> int:
     from services.cli.projects import list_projects
 
-    projects = asyncio.run(list_projects(_database(arguments)))
+    projects = asyncio.run(list_projects(_database(arguments), archived=arguments.archived))
     if arguments.json:
         _print(projects)
     elif not projects:
         print("No project yet. Make one with `relay projects create NAME`.")
     else:
-        _table(["PROJECT", "CREATED", "NAME"], [[p.project_id, f"{p.created_at:%F %T}", p.name] for p in projects])
+        rows = [
+            [p.project_id, f"{p.created_at:%F %T}", "archived" if p.archived_at else "active", p.name] for p in projects
+        ]
+        _table(["PROJECT", "CREATED", "STATE", "NAME"], rows)
+    return 0
+
+
+def _projects_rename(arguments: argparse.Namespace) -> int:
+    from services.cli.projects import rename_project
+
+    project = asyncio.run(rename_project(_database(arguments), arguments.project_id, arguments.name))
+    return _print_project(arguments, project, f"renamed {project.project_id} to {project.name}")
+
+
+def _projects_archive(arguments: argparse.Namespace) -> int:
+    from services.cli.projects import archive_project
+
+    project = asyncio.run(archive_project(_database(arguments), arguments.project_id))
+    return _print_project(
+        arguments, project, f"archived {project.project_id} ({project.name}); its keys no longer work"
+    )
+
+
+def _projects_restore(arguments: argparse.Namespace) -> int:
+    from services.cli.projects import restore_project
+
+    project = asyncio.run(restore_project(_database(arguments), arguments.project_id))
+    return _print_project(arguments, project, f"restored {project.project_id} ({project.name}); its keys work again")
+
+
+def _print_project(arguments: argparse.Namespace, project: Project, said: str) -> int:
+    if arguments.json:
+        _print(project)
+    else:
+        print(said)
     return 0
 
 
@@ -199,12 +258,30 @@ def _keys_create(arguments: argparse.Namespace) -> int:
     from services.cli.projects import create_key
 
     key = asyncio.run(
-        create_key(_database(arguments), arguments.project, arguments.mode, arguments.type, arguments.name)
+        create_key(
+            _database(arguments),
+            arguments.project,
+            arguments.mode,
+            arguments.type,
+            arguments.name,
+            arguments.expires,
+        )
     )
+    return _print_new_key(arguments, key)
+
+
+def _keys_rotate(arguments: argparse.Namespace) -> int:
+    from services.cli.projects import rotate_key
+
+    return _print_new_key(arguments, asyncio.run(rotate_key(_database(arguments), arguments.key_id, arguments.grace)))
+
+
+def _print_new_key(arguments: argparse.Namespace, key: NewKey) -> int:
     if arguments.json:
         _print(key)
     else:
-        print(f"{key.key}\nKey {key.key_id} ({key.mode}, {key.type}); its secret is shown only now.")
+        until = f", until {key.expires_at:%F %T} UTC" if key.expires_at else ""
+        print(f"{key.key}\nKey {key.key_id} ({key.mode}, {key.type}{until}); its secret is shown only now.")
     return 0
 
 
@@ -217,22 +294,33 @@ def _keys_list(arguments: argparse.Namespace) -> int:
     elif not keys:
         print("No keys yet. Make one with `relay keys create --project ID`.")
     else:
+        now = datetime.now(UTC)
         rows = [
-            [k.key_id, k.project_id, k.mode, k.type, "…" + k.last_four, "revoked" if k.revoked_at else "active", k.name]
+            [k.key_id, k.project_id, f"{k.prefix}…{k.last_four}", k.state(now), _at(k.expires_at), _at(k.last_used_at),
+             k.created_by or "", k.rotated_to or "", k.name]
             for k in keys
-        ]
-        _table(["KEY ID", "PROJECT", "MODE", "TYPE", "ENDS IN", "STATE", "NAME"], rows)
+        ]  # fmt: skip
+        _table(["KEY ID", "PROJECT", "KEY", "STATE", "EXPIRES", "LAST USED", "MADE BY", "REPLACED BY", "NAME"], rows)
     return 0
 
 
-def _keys_revoke(arguments: argparse.Namespace) -> int:
-    from services.cli.projects import revoke_key
+def _at(at: datetime | None) -> str:
+    return "" if at is None else f"{at.astimezone(UTC):%F %R}"
 
-    key = asyncio.run(revoke_key(_database(arguments), arguments.key_id))
-    if arguments.json:
-        _print(key)
+
+def _keys_revoke(arguments: argparse.Namespace) -> int:
+    from services.cli.projects import revoke_key, revoke_key_and_made
+
+    database = _database(arguments)
+    if arguments.and_made:
+        revoked = asyncio.run(revoke_key_and_made(database, arguments.key_id))
     else:
-        print(f"revoked {key.key_id} (…{key.last_four}) of project {key.project_id}")
+        revoked = [asyncio.run(revoke_key(database, arguments.key_id))]
+    if arguments.json:
+        _print(revoked if arguments.and_made else revoked[0])
+    else:
+        for key in revoked:
+            print(f"revoked {key.key_id} (…{key.last_four}) of project {key.project_id}")
     return 0
 
 

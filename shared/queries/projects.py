@@ -1,27 +1,40 @@
-"""Projects and API keys."""
+"""Projects."""
 
 from datetime import datetime
-from typing import Any
 
 import asyncpg
 
-from shared.ids import KeyType, Mode, key_digest
-from shared.models.projects import KeyInfo, KeyRecord, Project
+from shared.models.projects import Project
 from shared.postgres import Connection
 
-# The channel on which the migration's trigger announces a changed key: the hex of its digest.
-KEY_CHANGES = "relay_keys"
+_COLUMNS = "id, name, created_at, archived_at"
+
+
+def _project(row: "asyncpg.Record") -> Project:
+    return Project(project_id=row["id"], name=row["name"], created_at=row["created_at"], archived_at=row["archived_at"])
 
 
 async def insert_project(conn: Connection, project_id: str, name: str, now: datetime) -> None:
     await conn.execute("INSERT INTO project (id, name, created_at) VALUES ($1, $2, $3)", project_id, name, now)
 
 
-async def list_projects(conn: Connection) -> list[Project]:
+async def list_projects(conn: Connection, *, archived: bool = False) -> list[Project]:
+    """Oldest first; the archived ones too if asked for."""
     rows = await conn.fetch(
-        "SELECT id, name, created_at FROM project WHERE archived_at IS NULL ORDER BY created_at, id"
+        f"SELECT {_COLUMNS} FROM project WHERE $1 OR archived_at IS NULL ORDER BY created_at, id", archived
     )
-    return [Project(project_id=row["id"], name=row["name"], created_at=row["created_at"]) for row in rows]
+    return [_project(row) for row in rows]
+
+
+async def project_by_id(conn: Connection, project_id: str) -> Project | None:
+    row = await conn.fetchrow(f"SELECT {_COLUMNS} FROM project WHERE id = $1", project_id)
+    return None if row is None else _project(row)
+
+
+async def lock_project(conn: Connection, project_id: str) -> Project | None:
+    """The project, held until the transaction ends: nobody archives it or adds keys to it meanwhile."""
+    row = await conn.fetchrow(f"SELECT {_COLUMNS} FROM project WHERE id = $1 FOR NO KEY UPDATE", project_id)
+    return None if row is None else _project(row)
 
 
 async def project_exists(conn: Connection, project_id: str) -> bool:
@@ -38,75 +51,21 @@ async def project_created_ms(conn: Connection, project_id: str) -> int | None:
     return None if created is None else int(created.timestamp() * 1000)
 
 
-async def insert_key(
-    conn: Connection,
-    key_id: str,
-    project_id: str,
-    key: str,
-    *,
-    mode: Mode,
-    key_type: KeyType,
-    name: str,
-    now: datetime,
-    expires_at: datetime | None = None,
-) -> None:
-    """Stores the digest and the last four characters of ``key``, never the key."""
-    await conn.execute(
-        "INSERT INTO api_key (id, project_id, mode, type, name, last_four, digest, created_at, expires_at)"
-        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-        key_id,
-        project_id,
-        mode,
-        key_type,
-        name,
-        key[-4:],
-        key_digest(key),
-        now,
-        expires_at,
-    )
+async def rename_project(conn: Connection, project_id: str, name: str) -> Project | None:
+    row = await conn.fetchrow(f"UPDATE project SET name = $2 WHERE id = $1 RETURNING {_COLUMNS}", project_id, name)
+    return None if row is None else _project(row)
 
 
-async def key_by_digest(conn: Connection, digest: bytes) -> KeyRecord | None:
+async def archive_project(conn: Connection, project_id: str, now: datetime) -> Project | None:
+    """Archives from ``now`` on; a project archived earlier keeps its time. A trigger tells every API process."""
     row = await conn.fetchrow(
-        "SELECT id, project_id, mode, type, expires_at, revoked_at FROM api_key WHERE digest = $1", digest
-    )
-    if row is None:
-        return None
-    return KeyRecord(
-        row["id"], row["project_id"], row["mode"], row["type"], _ms(row["expires_at"]), _ms(row["revoked_at"])
-    )
-
-
-def _ms(at: datetime | None) -> int | None:
-    return None if at is None else int(at.timestamp() * 1000)
-
-
-async def prove_connected(conn: Connection, timeout_s: float) -> None:
-    """A round trip, so that silence on the channel means that nothing was announced. Raises when there is no answer."""
-    await conn.execute("SELECT 1", timeout=timeout_s)
-
-
-async def list_keys(conn: Connection, project_id: str | None) -> list[KeyInfo]:
-    """Keys of one project, or of all with None, oldest first; revoked ones too."""
-    rows = await conn.fetch(
-        "SELECT id, project_id, name, mode, type, last_four, created_at, expires_at, revoked_at FROM api_key"
-        " WHERE $1::text IS NULL OR project_id = $1 ORDER BY project_id, created_at, id",
+        f"UPDATE project SET archived_at = coalesce(archived_at, $2) WHERE id = $1 RETURNING {_COLUMNS}",
         project_id,
-    )
-    return [_key_info(row) for row in rows]
-
-
-def _key_info(row: "asyncpg.Record") -> KeyInfo:
-    fields: dict[str, Any] = {**row}
-    return KeyInfo(key_id=fields.pop("id"), **fields)
-
-
-async def revoke_key(conn: Connection, key_id: str, now: datetime) -> KeyInfo | None:
-    """Revokes a key from ``now`` on; a key revoked earlier keeps its time. None if there is no such key."""
-    row = await conn.fetchrow(
-        "UPDATE api_key SET revoked_at = least(revoked_at, $2) WHERE id = $1"
-        " RETURNING id, project_id, name, mode, type, last_four, created_at, expires_at, revoked_at",
-        key_id,
         now,
     )
-    return None if row is None else _key_info(row)
+    return None if row is None else _project(row)
+
+
+async def restore_project(conn: Connection, project_id: str) -> Project | None:
+    row = await conn.fetchrow(f"UPDATE project SET archived_at = NULL WHERE id = $1 RETURNING {_COLUMNS}", project_id)
+    return None if row is None else _project(row)

@@ -53,12 +53,38 @@ def test_projects_and_keys(settings: Settings) -> None:
         assert project["projectId"] in relay(settings, *command).stdout
 
 
+def test_rotating_and_archiving(settings: Settings) -> None:
+    project = relay_json(settings, "projects", "create", "acme")["projectId"]
+    old = relay_json(settings, "keys", "create", "--project", project, "--name", "server", "--expires", "90d")
+    assert (old["name"], old["prefix"], old["createdBy"]) == ("server", "sk_live_", "cli")
+    new = relay_json(settings, "keys", "rotate", old["keyId"], "--grace", "0")
+    assert parse_key(new["key"]) is not None
+    listed = {key["keyId"]: key for key in relay_json(settings, "keys", "list", "--project", project)}
+    assert listed[old["keyId"]]["rotatedTo"] == new["keyId"]
+    assert listed[old["keyId"]]["revokedAt"] is not None
+    shown = relay(settings, "keys", "list").stdout
+    assert f"sk_live_…{new['lastFour']}" in shown
+    assert new["key"] not in shown
+    assert [key["keyId"] for key in relay_json(settings, "keys", "revoke", new["keyId"], "--and-made")] == [
+        new["keyId"]
+    ]
+    assert relay_json(settings, "projects", "rename", project, "Acme Inc.")["name"] == "Acme Inc."
+    assert relay_json(settings, "projects", "archive", project)["archivedAt"] is not None
+    assert relay_json(settings, "projects", "list") == []
+    assert [p["name"] for p in relay_json(settings, "projects", "list", "--archived")] == ["Acme Inc."]
+    assert relay_json(settings, "projects", "restore", project)["archivedAt"] is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["keys", "revoke", "nosuchkey"], "there is no key 'nosuchkey'"),
         (["keys", "create", "--project", "nosuch"], "there is no project 'nosuch'"),
-        (["projects", "create", ""], "NAME must have"),
+        (["projects", "create", ""], "name must have 1 to 200"),
+        (["projects", "archive", "nosuch"], "there is no project 'nosuch'"),
+        (["keys", "rotate", "nosuchkey"], "there is no key 'nosuchkey'"),
+        (["keys", "create", "--project", "x", "--expires", "soon"], "write it like 90d"),
+        (["keys", "rotate", "x", "--grace", "5"], "write it like 90d"),
         (["simulate", "--loss", "2"], "must be from 0 to 0.99"),
     ],
 )

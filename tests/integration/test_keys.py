@@ -3,16 +3,18 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 
 import asyncpg
 import pytest
 
 from services.api.auth import OUTAGE_MS, TRUST_MS, KeyStore
-from services.cli.projects import create_key, create_project, revoke_key
+from services.cli.projects import archive_project, create_key, create_project, restore_project, revoke_key
 from shared.clock import SystemClock
 from shared.errors import StoreUnavailable, Unauthenticated
 from shared.ids import new_key
 from shared.postgres import Pool
+from shared.queries import keys as queries
 from shared.settings import Settings
 
 
@@ -121,3 +123,48 @@ async def test_a_silent_channel_is_not_trusted_and_an_outage_is_bridged_for_a_wh
         await harness.keys.authenticate(authorization)
     with pytest.raises(StoreUnavailable):
         await harness.keys.authenticate(f"Bearer {project.keys[2].key}")
+
+
+async def test_archiving_a_project_empties_a_trusted_cache_and_restoring_fills_it(
+    harness: Harness, settings: Settings
+) -> None:
+    project = await create_project(settings.database, "acme")
+    authorization = f"Bearer {project.keys[0].key}"
+    await listened(harness, authorization)
+    await archive_project(settings.database, project.project_id)
+
+    async def until(code: str | None) -> None:
+        async with asyncio.timeout(1):
+            while True:
+                try:
+                    await harness.keys.authenticate(authorization)
+                    found = None
+                except Unauthenticated as refused:
+                    found = refused.code
+                if found == code:
+                    return
+                await asyncio.sleep(0.005)
+
+    await until("archived_project")
+    await restore_project(settings.database, project.project_id)
+    await until(None)
+
+
+async def test_noting_the_last_use_leaves_the_cache_alone(harness: Harness, settings: Settings, pool: Pool) -> None:
+    """Each api process writes it every half minute: announced, it would empty the caches of all others as often."""
+    project = await create_project(settings.database, "acme")
+    authorization = f"Bearer {project.keys[0].key}"
+    await listened(harness, authorization)
+    before = harness.pool.taken
+    async with pool.acquire() as conn:
+        await queries.mark_used(conn, {key.key_id: datetime.now(UTC) for key in project.keys})
+        await queries.rename_key(conn, project.keys[1].key_id, "other")
+        # A change that is announced, made later on the same channel: once it is heard, the others would have been.
+        await queries.revoke_keys(conn, [project.keys[1].key_id], datetime.now(UTC))
+    deadline = time.monotonic() + 1
+    while harness.keys.changes_heard < 2:  # the first stands for connecting
+        assert time.monotonic() < deadline, "the revocation was not heard"
+        await asyncio.sleep(0.005)
+    assert harness.keys.changes_heard == 2
+    await harness.keys.authenticate(authorization)
+    assert harness.pool.taken == before
