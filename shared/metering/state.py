@@ -2,7 +2,7 @@
 
 Every register only ever moves one way (the least time seen, the greatest non-empty name, the union of a set), so ``merge``
 is commutative, associative and idempotent: any order, any duplication and any split of the events ends in the same state.
-Times are unix milliseconds; None means "never seen".
+Times are unix milliseconds; None means "never seen". ``gc=False``: frozen trees of text and numbers have no cycles to collect.
 """
 
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ EndedBy = Literal["left", "aborted", "room_finished", "reconciled"]
 MeterName = Literal["egress", "ingress"]
 
 
-class Track(msgspec.Struct, array_like=True, frozen=True):
+class Track(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One published track. ``type`` is LiveKit's TrackType: AUDIO, VIDEO or DATA; ``source`` its TrackSource.
 
     ``published_ms`` is the least time it is known to have been published at: that of its event, or of the first listing that
@@ -32,7 +32,7 @@ class Track(msgspec.Struct, array_like=True, frozen=True):
     gone_ms: int | None = None
 
 
-class Session(msgspec.Struct, frozen=True, kw_only=True):
+class Session(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One participant sid: from connecting to leaving. A reconnect is a new sid, so a new session.
 
     ``joined_ms`` is the least joining time LiveKit named; ``first_seen_ms`` the least time of an event that only shows the
@@ -61,7 +61,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     tracks: dict[str, Track] = {}
 
 
-class Room(msgspec.Struct, frozen=True, kw_only=True):
+class Room(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One room sid. It can finish more than once: a stored room that is opened again keeps its sid."""
 
     sid: str
@@ -72,7 +72,7 @@ class Room(msgspec.Struct, frozen=True, kw_only=True):
     finished_ms: tuple[int, ...] = ()
 
 
-class MediaRun(msgspec.Struct, frozen=True, kw_only=True):
+class MediaRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One egress, or one run of an ingress. ``type`` is room_composite, web, participant, track_composite, track or other for
     an egress; rtmp, whip or url for an ingress. Times as LiveKit's EgressInfo and IngressState give them."""
 
