@@ -4,6 +4,7 @@ secret in any of them."""
 import os
 import re
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
@@ -13,7 +14,7 @@ import msgspec
 from shared.errors import SettingsInvalid
 
 _SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
-_NUMBER = re.compile(r"[0-9]{1,5}")  # int() refuses a number of thousands of digits with an error of its own
+_NUMBER = re.compile(r"[0-9]{1,9}")  # int() refuses a number of thousands of digits with an error of its own
 # Query parameters of Prisma's URLs that no Postgres driver knows.
 _PRISMA_ONLY = {"schema", "connection_limit", "pool_timeout", "pgbouncer", "socket_timeout", "statement_cache_size"}
 DEFAULT_PORT = 3000
@@ -21,6 +22,8 @@ DEFAULT_HOST = "127.0.0.1"
 DEFAULT_DATA_DIR = ".relay"
 DEFAULT_RECONCILE_INTERVAL_S = 30
 DEFAULT_EVENT_RETENTION_DAYS = 90
+DEFAULT_TRUSTED_PROXIES = ("127.0.0.1", "::1")
+_LARGEST_RATE = 100_000_000
 LOG_FORMATS = ("auto", "json", "text")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -36,6 +39,17 @@ class DatabaseUrl(msgspec.Struct, frozen=True):
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return []  # rich prefers this to repr, and msgspec's own shows every field
+
+
+class RateLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests a minute; 0 is no limit. ``unknown_keys`` counts, for each client address, lookups of keys that do not
+    exist."""
+
+    tokens_per_key: int = 300_000
+    tokens_per_project: int = 600_000
+    api_per_key: int = 3_000
+    api_per_project: int = 6_000
+    unknown_keys: int = 60
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +71,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drain_s: int = 0
     log_format: str = LOG_FORMATS[0]
     log_level: str = "info"
+    rate_limits: RateLimits = RateLimits()
+    trusted_proxies: tuple[str, ...] = DEFAULT_TRUSTED_PROXIES
 
     def __repr__(self) -> str:
         return f"Settings(relay_api_url={self.relay_api_url!r}, port={self.port}, …)"
@@ -93,6 +109,14 @@ def parse_database_url(url: str) -> DatabaseUrl:
     # urlunsplit leaves the // out where there is no host (a Unix socket), and libpq takes that for no URL at all.
     rest = urlunsplit(parts._replace(scheme="", query=urlencode(kept))).removeprefix("//")
     return DatabaseUrl(f"postgresql://{rest}", schema)
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ip_network(text)
+    except ValueError:
+        return False
+    return True
 
 
 def derive_livekit_api_url(livekit_url: str) -> str:
@@ -161,6 +185,20 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
 
     log_format = choice("LOG_FORMAT", LOG_FORMATS[0], LOG_FORMATS)
     log_level = choice("LOG_LEVEL", "info", LOG_LEVELS)
+
+    def rate(name: str, default: int) -> int:
+        return number(name, default, 1, _LARGEST_RATE, "for no limit")
+
+    rate_limits = RateLimits(
+        tokens_per_key=rate("RATE_LIMIT_TOKENS_PER_KEY", RateLimits().tokens_per_key),
+        tokens_per_project=rate("RATE_LIMIT_TOKENS_PER_PROJECT", RateLimits().tokens_per_project),
+        api_per_key=rate("RATE_LIMIT_API_PER_KEY", RateLimits().api_per_key),
+        api_per_project=rate("RATE_LIMIT_API_PER_PROJECT", RateLimits().api_per_project),
+        unknown_keys=rate("RATE_LIMIT_UNKNOWN_KEYS", RateLimits().unknown_keys),
+    )
+    proxies = tuple(env.get("TRUSTED_PROXIES", "").replace(",", " ").split()) or DEFAULT_TRUSTED_PROXIES
+    if not all(_is_network(proxy) for proxy in proxies):
+        lines.append("TRUSTED_PROXIES must be addresses or networks, like 10.0.0.0/8, separated by commas")
     if lines:
         raise SettingsInvalid(lines)
     return Settings(
@@ -180,6 +218,8 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         drain_s=drain_s,
         log_format=log_format,
         log_level=log_level,
+        rate_limits=rate_limits,
+        trusted_proxies=proxies,
     )
 
 

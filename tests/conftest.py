@@ -12,7 +12,7 @@ import redis
 from psycopg import sql
 
 from services.cli.embedded import EmbeddedServers, embedded_servers
-from shared.settings import DatabaseUrl, Settings, parse_database_url
+from shared.settings import DatabaseUrl, RateLimits, Settings, parse_database_url
 
 _TEMPLATE = "relay_template"
 _numbers = itertools.count(1)
@@ -91,4 +91,6 @@ def settings(database: DatabaseUrl, redis_url: str) -> Settings:
         livekit_api_secret="secret",
         auth_secret="x" * 32,
         relay_api_url="http://127.0.0.1",
+        # A test sends more requests in a second than a client would; limits have tests of their own.
+        rate_limits=RateLimits(api_per_key=0, api_per_project=0),
     )

@@ -48,6 +48,7 @@ async def _serve(settings: Settings) -> int:
         lifespan="on",
         access_log=False,
         server_header=False,
+        forwarded_allow_ips=list(settings.trusted_proxies),
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=STOP_TIMEOUT_S,
         log_level="warning",

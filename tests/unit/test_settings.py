@@ -12,7 +12,7 @@ from psycopg.conninfo import conninfo_to_dict
 from rich.console import Console
 
 from shared.errors import SettingsInvalid
-from shared.settings import DatabaseUrl, derive_livekit_api_url, load_settings, parse_database_url
+from shared.settings import DatabaseUrl, RateLimits, derive_livekit_api_url, load_settings, parse_database_url
 
 COMPLETE = {
     "DATABASE_URL": "postgresql://relay:pw@localhost:5432/relay",
@@ -170,3 +170,19 @@ def test_values_are_taken_as_they_are() -> None:
     assert (loaded.livekit_api_key, loaded.livekit_api_secret) == ("key", "a secret")
     assert (loaded.auth_secret, loaded.relay_api_url) == (COMPLETE["AUTH_SECRET"], COMPLETE["RELAY_API_URL"])
     assert loaded.database.dsn == COMPLETE["DATABASE_URL"]
+
+
+def test_rate_limits_and_proxies() -> None:
+    assert load_settings(COMPLETE).rate_limits == RateLimits()
+    chosen = {
+        "RATE_LIMIT_TOKENS_PER_KEY": "0",
+        "RATE_LIMIT_API_PER_PROJECT": "12",
+        "TRUSTED_PROXIES": "10.0.0.0/8, ::1",
+    }
+    settings = load_settings({**COMPLETE, **chosen})
+    assert (settings.rate_limits.tokens_per_key, settings.rate_limits.api_per_project) == (0, 12)
+    assert settings.trusted_proxies == ("10.0.0.0/8", "::1")
+    for name, value in (("RATE_LIMIT_API_PER_KEY", "-1"), ("TRUSTED_PROXIES", "*"), ("TRUSTED_PROXIES", "proxy.local")):
+        with pytest.raises(SettingsInvalid) as refused:
+            load_settings({**COMPLETE, name: value})
+        assert [line.split()[0] for line in refused.value.lines] == [name]
