@@ -25,6 +25,7 @@ from shared.doorbell import create_broker
 from shared.errors import RelayError
 from shared.livekit.access_token import TokenSigner
 from shared.livekit.webhook import WebhookVerifier
+from shared.metering.usage import stale_after_ms
 from shared.postgres import create_pool
 from shared.settings import Settings
 
@@ -41,7 +42,9 @@ def create_app(settings: Settings, clock: Clock | None = None) -> ASGIApp:
     broker = create_broker(settings.redis_url, [])
     keys = KeyStore(settings.database, pool, clock)
     intake = Intake(redis, pool, broker)
-    context = Context(keys, pool, redis, clock, Backlog(pool, redis, broker, clock))
+    context = Context(
+        keys, pool, redis, clock, Backlog(pool, redis, broker, clock), stale_after_ms(settings.reconcile_interval_s)
+    )
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:

@@ -10,8 +10,11 @@ from shared.postgres import Pool
 
 
 class Context(NamedTuple):
+    """``stale_ms``: how long an open session that nothing confirms goes on counting (shared/metering/usage.py)."""
+
     keys: KeyStore
     pool: Pool
     redis: Redis
     clock: Clock
     backlog: Backlog
+    stale_ms: int | None

@@ -11,7 +11,8 @@ GRANULARITIES: Final[tuple[Granularity, Granularity, Granularity]] = ("hour", "d
 
 
 class Span(NamedTuple):
-    """``[from_ms, to_ms)``, both the start of a UTC hour, day or month, and cut into such."""
+    """``[from_ms, to_ms)``, cut into UTC hours, days or months. Both are full hours; for days and months, midnights: the first
+    and the last month may be part of one."""
 
     from_ms: int
     to_ms: int
@@ -23,11 +24,15 @@ class Span(NamedTuple):
         return HOUR_MS if self.granularity == "hour" else DAY_MS
 
     def starts(self) -> Iterator[int]:
-        """The start of each of its hours, days or months, ascending, without gaps."""
+        """The start of each of its pieces, ascending, without gaps: each reaches up to the next one's, or the end."""
         at_ms = self.from_ms
         while at_ms < self.to_ms:
             yield at_ms
-            at_ms = following(at_ms, self.granularity)
+            at_ms = following(start_of(at_ms, self.granularity), self.granularity)
+
+    def piece_of(self, at_ms: int) -> int:
+        """The start of the piece that an instant of the span lies in."""
+        return max(self.from_ms, start_of(at_ms, self.granularity))
 
 
 def start_of(at_ms: int, granularity: Granularity) -> int:

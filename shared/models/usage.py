@@ -1,78 +1,108 @@
-"""The answer of `GET /v1/usage`.
-
-Minutes are shown with six decimals (0.06 ms) and are whole numbers of millionths until then: video and audio are rounded
-once, from milliseconds, and everything else is a sum of those two, so parts always add up to their totals.
-"""
+"""The answer of `GET /v1/usage`. How minutes are rounded: shared/metering/rounding.py."""
 
 from typing import Literal
 
-from shared.clock import rfc3339
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from shared.metering.span import Granularity
 from shared.models.wire import Wire
 
 Period = Literal["today", "7d", "30d", "all"]
-_MILLIONTHS = 1_000_000
+GroupBy = Literal["room", "identity", "kind"]
+Order = Literal["name", "minutes"]
 
 
 class Minutes(Wire):
+    """Connected time: each instant of it is video or audio."""
+
     participant_minutes: float
     video_minutes: float
     audio_minutes: float
 
 
-class DayOfUsage(Wire):
-    """One UTC day; ``date`` is its midnight."""
+class Metered(Minutes):
+    """``participant_minutes`` once more by how sure it is: ``observed`` (an event told of the end), ``inferred`` (none did) and
+    ``provisional`` (still open). ``screen_share_minutes`` is part of the video. ``sessions`` counts those that began."""
+
+    screen_share_minutes: float
+    observed_minutes: float
+    inferred_minutes: float
+    provisional_minutes: float
+    sessions: int
+
+
+class MediaMinutes(Wire):
+    """Egress or ingress, a meter of its own: time that an egress or a run of an ingress was active."""
+
+    minutes: float
+    inferred_minutes: float
+    provisional_minutes: float
+    runs: int
+    by_type: dict[str, float]
+
+
+class UsageTotals(Metered):
+    egress: MediaMinutes
+    ingress: MediaMinutes
+
+
+class ChangedMinutes(Minutes):
+    """By how much; may be negative."""
+
+
+class LateChange(ChangedMinutes):
+    """The last change of a day that was over: when, by how much, and by how much in all since it was over."""
+
+    at: str
+    total: ChangedMinutes
+
+
+class UsageOfSpan(UsageTotals):
+    """A UTC hour, day or month, which starts at ``date``. ``rooms``, ``identities`` (how many different ones were there) and
+    ``late_change`` are of days."""
 
     date: str
-    participant_minutes: float
-    video_minutes: float
-    audio_minutes: float
     peak_participants: int
+    rooms: int | UnsetType = UNSET
+    identities: int | UnsetType = UNSET
+    late_change: LateChange | UnsetType = UNSET
+
+
+class UsageOfKind(Metered):
+    """A kind's part of the hour, day or month that starts at ``date``."""
+
+    date: str
+
+
+class UsageOfGroup(Metered):
+    """A room's, an identity's or a kind's part of the range. Kinds are cut into hours, days or months too."""
+
+    room: str | UnsetType = UNSET
+    identity: str | UnsetType = UNSET
+    kind: str | UnsetType = UNSET
+    hourly: list[UsageOfKind] | UnsetType = UNSET
+    daily: list[UsageOfKind] | UnsetType = UNSET
+    monthly: list[UsageOfKind] | UnsetType = UNSET
 
 
 class UsageAnswer(Wire):
-    """``as_of``: everything received before it is counted. ``provisional_minutes``: the part that sessions still open have
-    in the totals."""
+    """``as_of``: everything received before it is counted. Of ``hourly``, ``daily`` and ``monthly`` there is the one that
+    ``granularity`` names; ``totals`` are its sums. ``rest``: what the groups beyond those shown amount to together."""
 
-    period: Period
-    totals: Minutes
-    daily: list[DayOfUsage]
+    period: Period | Literal["custom"]
+    from_: str = msgspec.field(name="from")
+    to: str
+    granularity: Granularity
     as_of: str
     provisional_minutes: float
-
-
-def millionths(ms: int) -> int:
-    """Milliseconds as millionths of a minute, rounded half up."""
-    return (ms * _MILLIONTHS * 2 + 60_000) // 120_000
-
-
-def build_answer(
-    period: Period, days: list[tuple[int, int, int, int]], as_of_ms: int, provisional_ms: int
-) -> UsageAnswer:
-    """From (midnight unix ms, participant ms, video ms, peak) of each day."""
-    daily: list[DayOfUsage] = []
-    total_video = total_audio = 0
-    for date_ms, participant_ms, video_ms, peak in days:
-        video, audio = millionths(video_ms), millionths(participant_ms - video_ms)
-        total_video += video
-        total_audio += audio
-        daily.append(
-            DayOfUsage(
-                date=rfc3339(date_ms),
-                participant_minutes=(video + audio) / _MILLIONTHS,
-                video_minutes=video / _MILLIONTHS,
-                audio_minutes=audio / _MILLIONTHS,
-                peak_participants=peak,
-            )
-        )
-    totals = Minutes(
-        participant_minutes=(total_video + total_audio) / _MILLIONTHS,
-        video_minutes=total_video / _MILLIONTHS,
-        audio_minutes=total_audio / _MILLIONTHS,
-    )
-    return UsageAnswer(
-        period=period,
-        totals=totals,
-        daily=daily,
-        as_of=rfc3339(as_of_ms),
-        provisional_minutes=millionths(provisional_ms) / _MILLIONTHS,
-    )
+    inferred_minutes: float
+    totals: UsageTotals
+    hourly: list[UsageOfSpan] | UnsetType = UNSET
+    daily: list[UsageOfSpan] | UnsetType = UNSET
+    monthly: list[UsageOfSpan] | UnsetType = UNSET
+    group_by: GroupBy | UnsetType = UNSET
+    groups: list[UsageOfGroup] | UnsetType = UNSET
+    group_count: int | UnsetType = UNSET
+    rest: Metered | UnsetType = UNSET
+    next_cursor: str | UnsetType | None = UNSET

@@ -7,9 +7,9 @@ import pytest
 from shared.errors import UnfoldableEvent
 from shared.metering.observe import FUTURE_TOLERANCE_MS, observe
 from shared.metering.peak import EMPTY, Stretch, combine, daily_peaks
+from shared.metering.rounding import Amounts, Rounding, Shown, millionths
 from shared.metering.usage import Interval, interval_of, usage_of
 from shared.models.livekit_event import decode_event
-from shared.models.usage import DayOfUsage, Minutes, build_answer
 from tests.livekit_bodies import body, participant
 from tests.unit.brute_force_meter import Event
 from tests.unit.test_metering_properties import DAY, HOUR, MIDNIGHT, RECEIVED_MS, event, fold, rollups
@@ -236,17 +236,18 @@ def test_19_recorders_are_no_participants() -> None:
 
 
 def test_20_parts_add_up_to_their_total() -> None:
-    """Naive: three times 333 ms, each rounded to minutes, is 0.02 in parts and 0.01 in the total."""
+    """Naive: three times 333 ms, each rounded to hundredths of a minute, are 0.03 in parts and 0.02 in the total."""
     left = [of("left", NOON + SECOND, NOON + 667, sid=f"PA_{number}") for number in range(3)]
     assert billed(*left) == (999, 0)
-    days = [(MIDNIGHT + number * DAY, 1_001 * number + 7, 13 * number, 1) for number in range(1, 8)]
-    answer = build_answer("7d", days, NOON, 0)
-    parts: list[Minutes | DayOfUsage] = [answer.totals, *answer.daily]
-    for part in parts:
-        assert part.participant_minutes == pytest.approx(part.video_minutes + part.audio_minutes, abs=1e-9)
-    for name in ("participant_minutes", "video_minutes", "audio_minutes"):
-        total = sum(round(getattr(day, name) * 1_000_000) for day in answer.daily)
-        assert round(getattr(answer.totals, name) * 1_000_000) == total
+    naive_total = sum(round(333 / MINUTE, 2) for _ in left)
+    assert naive_total == 0.03 != round(999 / MINUTE, 2)
+    rounding = Rounding()
+    parts = [rounding.show(Amounts(participant_ms=333, video_ms=100)) for _ in left]
+    total = parts[0].plus(parts[1]).plus(parts[2])
+    assert (total.video, total.audio) == (millionths(300), millionths(699))
+    assert all(part.participant == part.video + part.audio for part in (*parts, total))
+    assert [round(part.participant * MINUTE / 1_000_000) for part in parts] == [333, 333, 333]
+    assert total != Shown()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,92 @@
+"""Milliseconds into minutes with six decimals, so that parts add up to their total however it is cut.
+
+A minute shown is a whole number of millionths (0.06 ms). A part is the difference of two rounded running sums: a total is then
+rounded once, its parts add up to it exactly, each part is off by less than one millionth, and times 60,000, rounded, it is
+again the milliseconds it came from.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+MILLIONTHS = 1_000_000
+
+
+def millionths(ms: int) -> int:
+    """Milliseconds as millionths of a minute, rounded half up."""
+    return (ms * MILLIONTHS * 2 + 60_000) // 120_000
+
+
+class RunningSum:
+    """Shows one part of a sum after the other. ``before_ms``: the parts that were shown elsewhere, before."""
+
+    def __init__(self, before_ms: int = 0) -> None:
+        self.ms = before_ms
+        self._shown = millionths(before_ms)
+
+    def show(self, ms: int) -> int:
+        """The next part in millionths."""
+        self.ms += ms
+        before, self._shown = self._shown, millionths(self.ms)
+        return self._shown - before
+
+
+def shares(units: int, parts_ms: Sequence[int]) -> list[int]:
+    """Cuts ``units`` in the proportion of ``parts_ms``; a part of 0 ms gets 0, and together they are ``units``."""
+    total_ms = sum(parts_ms)
+    if total_ms <= 0:
+        return [units, *(0 for _ in parts_ms[1:])]
+    shown, reached_ms, cut = [], 0, 0
+    for part_ms in parts_ms:
+        reached_ms += part_ms
+        before, cut = cut, (reached_ms * units * 2 + total_ms) // (total_ms * 2)
+        shown.append(cut - before)
+    return shown
+
+
+class Amounts(NamedTuple):
+    """Milliseconds of connected time and of its parts; ``sessions`` counts those that began."""
+
+    participant_ms: int = 0
+    video_ms: int = 0
+    screen_share_ms: int = 0
+    inferred_ms: int = 0
+    provisional_ms: int = 0
+    sessions: int = 0
+
+    def plus(self, other: "Amounts") -> "Amounts":
+        return Amounts(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+class Shown(NamedTuple):
+    """``Amounts`` in millionths of a minute: participant = video + audio = observed + inferred + provisional."""
+
+    participant: int = 0
+    video: int = 0
+    audio: int = 0
+    screen_share: int = 0
+    observed: int = 0
+    inferred: int = 0
+    provisional: int = 0
+    sessions: int = 0
+
+    def plus(self, other: "Shown") -> "Shown":
+        return Shown(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def less(self, other: "Shown") -> "Shown":
+        return Shown(*(a - b for a, b in zip(self, other, strict=True)))
+
+
+class Rounding:
+    """Shows amounts one after the other; video and audio are what is rounded, everything else is a sum or a share of them."""
+
+    def __init__(self, video_before_ms: int = 0, audio_before_ms: int = 0) -> None:
+        self.video, self.audio = RunningSum(video_before_ms), RunningSum(audio_before_ms)
+
+    def show(self, of: Amounts) -> Shown:
+        video, audio = self.video.show(of.video_ms), self.audio.show(of.participant_ms - of.video_ms)
+        observed_ms = of.participant_ms - of.inferred_ms - of.provisional_ms
+        screen_share, _ = shares(video, (of.screen_share_ms, of.video_ms - of.screen_share_ms))
+        observed, inferred, provisional = shares(video + audio, (observed_ms, of.inferred_ms, of.provisional_ms))
+        if of.video_ms <= 0:
+            screen_share = 0
+        return Shown(video + audio, video, audio, screen_share, observed, inferred, provisional, of.sessions)
