@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
 import msgspec
@@ -26,6 +26,16 @@ DEFAULT_TRUSTED_PROXIES = ("127.0.0.1", "::1")
 _LARGEST_RATE = 100_000_000
 LOG_FORMATS = ("auto", "json", "text")
 LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+class KeyPair(NamedTuple):
+    """One of the pairs in LiveKit's own configuration (``keys:``)."""
+
+    api_key: str
+    api_secret: str
+
+    def __repr__(self) -> str:
+        return "KeyPair(...)"
 
 
 class DatabaseUrl(msgspec.Struct, frozen=True):
@@ -67,6 +77,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host: str = DEFAULT_HOST
     reconcile_interval_s: int = DEFAULT_RECONCILE_INTERVAL_S
     event_retention_days: int = DEFAULT_EVENT_RETENTION_DAYS
+    livekit_previous: KeyPair | None = None
     worker_port: int = 0
     drain_s: int = 0
     log_format: str = LOG_FORMATS[0]
@@ -158,6 +169,10 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     livekit_api_url = url("LIVEKIT_API_URL", env.get("LIVEKIT_API_URL", "").strip(), "https", "http")
     api_key = required("LIVEKIT_API_KEY", "the key of the pair in LiveKit's own configuration")
     api_secret = required("LIVEKIT_API_SECRET", "the secret that belongs to LIVEKIT_API_KEY")
+    previous_key = env.get("LIVEKIT_API_KEY_PREVIOUS", "").strip()
+    previous_secret = env.get("LIVEKIT_API_SECRET_PREVIOUS", "").strip()
+    if previous_key and not previous_secret:
+        lines.append("LIVEKIT_API_KEY_PREVIOUS is set without LIVEKIT_API_SECRET_PREVIOUS: set both or neither")
     auth_secret = required("AUTH_SECRET", "a long random value, such as the output of `openssl rand -base64 32`")
     if auth_secret and len(auth_secret) < 16:
         lines.append("AUTH_SECRET is too short: use at least 16 characters, such as `openssl rand -base64 32` prints")
@@ -214,6 +229,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         host=env.get("RELAY_HOST", "").strip() or DEFAULT_HOST,
         reconcile_interval_s=reconcile_s,
         event_retention_days=retention,
+        livekit_previous=KeyPair(previous_key or api_key, previous_secret) if previous_secret else None,
         worker_port=worker_port,
         drain_s=drain_s,
         log_format=log_format,

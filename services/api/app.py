@@ -18,6 +18,7 @@ from services.api.intake import Intake
 from services.api.problems import Problem, problem_of
 from services.api.routes import health, tokens, usage, webhooks
 from services.api.routes import metrics as metrics_route
+from services.api.server import Drain
 from shared import event_stream, metrics
 from shared.backlog import Backlog
 from shared.clock import Clock, SystemClock
@@ -34,7 +35,7 @@ POOL_SIZE = 10
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"}
 
 
-def create_app(settings: Settings, clock: Clock | None = None) -> ASGIApp:
+def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | None = None) -> ASGIApp:
     """The ASGI application. Opens nothing before its lifespan starts; call it on the event loop it will run on."""
     clock = clock or SystemClock()
     pool = create_pool(settings.database, "relay api", max_size=POOL_SIZE)
@@ -42,9 +43,9 @@ def create_app(settings: Settings, clock: Clock | None = None) -> ASGIApp:
     broker = create_broker(settings.redis_url, [])
     keys = KeyStore(settings.database, pool, clock)
     intake = Intake(redis, pool, broker)
-    context = Context(
-        keys, pool, redis, clock, Backlog(pool, redis, broker, clock), stale_after_ms(settings.reconcile_interval_s)
-    )
+    backlog = Backlog(pool, redis, broker, clock)
+    stale_ms = stale_after_ms(settings.reconcile_interval_s)
+    context = Context(keys, pool, redis, clock, backlog, stale_ms, drain or Drain())
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
@@ -73,7 +74,7 @@ def create_app(settings: Settings, clock: Clock | None = None) -> ASGIApp:
     )
     hot = HotRoutes(app)
     signer = TokenSigner(settings.livekit_api_key, settings.livekit_api_secret)
-    verifier = WebhookVerifier(settings.livekit_api_key, settings.livekit_api_secret)
+    verifier = WebhookVerifier(settings.livekit_api_key, settings.livekit_api_secret, settings.livekit_previous)
     hot.post(tokens.PATH, tokens.token_handler(keys, signer, settings.livekit_url, clock), tokens.BODY_LIMIT)
     hot.post(webhooks.PATH, webhooks.webhook_handler(verifier, intake, clock), webhooks.BODY_LIMIT)
     return hot

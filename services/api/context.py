@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from services.api.auth import KeyStore
+from services.api.server import Drain
 from shared.backlog import Backlog
 from shared.clock import Clock
 from shared.event_stream import Redis
@@ -18,3 +19,4 @@ class Context(NamedTuple):
     clock: Clock
     backlog: Backlog
     stale_ms: int | None
+    drain: Drain

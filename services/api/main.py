@@ -8,6 +8,7 @@ import uvicorn
 import uvloop
 
 from services.api.app import create_app
+from services.api.server import Drain, Server
 from shared import metrics
 from shared.errors import RelayError, SettingsInvalid
 from shared.logs import set_up_logging
@@ -20,7 +21,7 @@ KEEP_ALIVE_S = 75
 
 
 def run() -> int:
-    """Serves until SIGTERM or SIGINT; requests in hand are answered first. Returns the exit code."""
+    """Serves until SIGTERM or SIGINT; requests in hand are answered first (services/api/server.py). Returns the exit code."""
     try:
         settings = load_settings()
         set_up_logging(settings.log_format, settings.log_level)
@@ -40,8 +41,9 @@ def run() -> int:
 
 
 async def _serve(settings: Settings) -> int:
+    drain = Drain()
     config = uvicorn.Config(
-        create_app(settings),
+        create_app(settings, drain=drain),
         host=settings.host,
         port=settings.port,
         http="httptools",
@@ -53,7 +55,7 @@ async def _serve(settings: Settings) -> int:
         timeout_graceful_shutdown=STOP_TIMEOUT_S,
         log_level="warning",
     )
-    server = uvicorn.Server(config)
+    server = Server(config, drain, settings.drain_s)
     await server.serve()
     return 0 if server.started else 1
 

@@ -13,6 +13,7 @@ import msgspec
 
 from shared.errors import WebhookRefused
 from shared.livekit.access_token import TokenSigner
+from shared.settings import KeyPair
 
 LEEWAY_S = 60
 TOKEN_TTL_S = 300
@@ -43,15 +44,27 @@ _URLSAFE = bytes.maketrans(b"-_", b"+/")
 
 
 class WebhookVerifier:
-    """Verifies with one LiveKit API key pair. An empty secret never verifies anything."""
+    """Verifies with a LiveKit API key pair and, while that is being changed, with the previous one as well. An empty secret
+    never verifies anything."""
 
-    def __init__(self, api_key: str, api_secret: str) -> None:
-        self._api_key = api_key
-        self._secret = api_secret.encode()
+    def __init__(self, api_key: str, api_secret: str, previous: KeyPair | None = None) -> None:
+        pairs = (KeyPair(api_key, api_secret), *((previous,) if previous is not None else ()))
+        self._pairs: list[tuple[str, bytes]] = [
+            (pair.api_key, pair.api_secret.encode()) for pair in pairs if pair.api_secret
+        ]
+
+    def _signer(self, signed: bytes, signature: bytes) -> str | None:
+        """The API key of the pair that made ``signature``."""
+        for api_key, secret in self._pairs:
+            # Compared as text, so that only the one canonical spelling of a signature passes.
+            expected = urlsafe_b64encode(hmac.digest(secret, signed, "sha256")).rstrip(b"=")
+            if hmac.compare_digest(expected, signature):
+                return api_key
+        return None
 
     def verify(self, body: bytes, authorization: str | None, *, now_s: float) -> None:
         """Raises ``WebhookRefused`` unless the token in ``authorization`` signs exactly these bytes and is valid now."""
-        if not self._secret:
+        if not self._pairs:
             raise WebhookRefused("no_secret", "this instance has no LiveKit secret to verify with")
         if not authorization:
             raise WebhookRefused("missing_signature", "the Authorization header is missing")
@@ -63,9 +76,8 @@ class WebhookVerifier:
         except ValueError:
             raise WebhookRefused("malformed_signature", "the Authorization header holds no JWT") from None
         # The signature comes first: nothing of an unsigned token is interpreted, its `alg` least of all.
-        # Compared as text, so that only the one canonical spelling of a signature passes.
-        expected = urlsafe_b64encode(hmac.digest(self._secret, header + b"." + payload, "sha256")).rstrip(b"=")
-        if not hmac.compare_digest(expected, signature):
+        api_key = self._signer(header + b"." + payload, signature)
+        if api_key is None:
             raise WebhookRefused("bad_signature", "the token is not signed with LIVEKIT_API_SECRET")
         try:
             algorithm = _header_decoder.decode(_segment(header)).alg
@@ -75,7 +87,7 @@ class WebhookVerifier:
             raise WebhookRefused("malformed_signature", "the token lacks a claim that LiveKit always sets") from None
         if algorithm != "HS256":
             raise WebhookRefused("malformed_signature", "the token's algorithm is not HS256")
-        if claims.iss != self._api_key:
+        if claims.iss != api_key:
             raise WebhookRefused("wrong_api_key", "the token was issued by another API key than LIVEKIT_API_KEY")
         if now_s >= claims.exp + LEEWAY_S:
             raise WebhookRefused("expired", "the token has expired; compare the clocks of LiveKit and Relay")

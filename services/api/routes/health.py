@@ -28,6 +28,8 @@ async def readyz(context: NamedDependency[Context]) -> Response[dict[str, Any]]:
         _check_postgres(context.pool), _check_redis(context.redis)
     )
     checks = {"postgres": postgres, "migrations": migrations, "redis": redis_state}
+    if context.drain.started:
+        checks["process"] = "stopping"
     ready = all(state == "ok" for state in checks.values())
     return Response({"status": "ok" if ready else "unavailable", "checks": checks}, status_code=200 if ready else 503)
 

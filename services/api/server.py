@@ -1,0 +1,56 @@
+"""Uvicorn with an end in two steps, so that a process can be replaced without a client noticing.
+
+After the first signal it goes on answering for a set time, but `/readyz` says no and every answer closes its connection: load
+balancers and keep-alive clients move on by themselves. Then it stops accepting, answers what is in hand, and ends. A
+connection closed under a client that is about to use it would be a request that nobody answered.
+"""
+
+import logging
+import signal
+import time
+from types import FrameType
+
+import uvicorn
+
+log = logging.getLogger("relay.api")
+
+_CLOSE = (b"connection", b"close")
+
+
+class Drain:
+    """Whether this process is on its way out."""
+
+    __slots__ = ("started",)
+
+    def __init__(self) -> None:
+        self.started = False
+
+
+class Server(uvicorn.Server):
+    """``drain_s``: how long to go on answering after the first signal. A second signal ends the waiting."""
+
+    def __init__(self, config: uvicorn.Config, drain: Drain, drain_s: float) -> None:
+        super().__init__(config)
+        self._drain, self._drain_s = drain, drain_s
+        self._close_at: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called by the signal. Uvicorn's own would raise the signal again at the end: an orderly stop is no death by it."""
+        if self._drain.started:
+            self.force_exit = self.should_exit and sig == signal.SIGINT
+            self.should_exit = True
+            return
+        self._drain.started = True
+        self._close_at = time.monotonic() + self._drain_s
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second."""
+        ending = await super().on_tick(counter)
+        if self._close_at is None:
+            return ending
+        if _CLOSE not in self.config.encoded_headers:
+            log.info("stopping: answering for another %g s, then closing", self._drain_s)
+            self.config.encoded_headers.append(_CLOSE)
+            # Uvicorn itself would take up the new header with the next second.
+            self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
+        return ending or time.monotonic() >= self._close_at
