@@ -69,7 +69,7 @@ class FakeLiveKit:
         self._key, self._secret = api_key, api_secret
         self._numbers = iter(range(1, 1_000_000))
 
-    def add_room(self, name: str, **fields: Any) -> models.Room:
+    def add_room(self, name: str, /, **fields: Any) -> models.Room:
         number = next(self._numbers)
         made = models.Room(
             sid=f"RM_{number:012}", name=name, creation_time=1_780_000_000, creation_time_ms=1_780_000_000_000
@@ -79,7 +79,7 @@ class FakeLiveKit:
         self.rooms[name] = made
         return made
 
-    def add_participant(self, name: str, identity: str, **fields: Any) -> models.ParticipantInfo:
+    def add_participant(self, name: str, identity: str, /, **fields: Any) -> models.ParticipantInfo:
         if name not in self.rooms:
             self.add_room(name)
         number = next(self._numbers)
@@ -193,7 +193,7 @@ class FakeLiveKit:
                     raise _Refused(412, "failed_precondition", "twirp error unknown: remote unmute not enabled")
                 track.muted = True
                 return room.MuteRoomTrackResponse(track=track)
-        raise _Refused(404, "not_found", "twirp error unknown: track is not found")
+        return room.MuteRoomTrackResponse()
 
     def send_data(self, message: Any) -> Message:
         if message.room not in self.rooms:

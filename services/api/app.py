@@ -18,6 +18,8 @@ from services.api.intake import Intake
 from services.api.problems import Problem, problem_of
 from services.api.routes import health, tokens, usage, webhooks
 from services.api.routes import metrics as metrics_route
+from services.api.routes.participants import ParticipantsController
+from services.api.routes.rooms import RoomsController
 from services.api.server import Drain
 from shared import event_stream, metrics
 from shared.backlog import Backlog
@@ -25,6 +27,7 @@ from shared.clock import Clock, SystemClock
 from shared.doorbell import create_broker
 from shared.errors import RelayError
 from shared.livekit.access_token import TokenSigner
+from shared.livekit.room_service import RoomService
 from shared.livekit.webhook import WebhookVerifier
 from shared.metering.usage import stale_after_ms
 from shared.postgres import create_pool
@@ -45,11 +48,12 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
     intake = Intake(redis, pool, broker)
     backlog = Backlog(pool, redis, broker, clock)
     stale_ms = stale_after_ms(settings.reconcile_interval_s)
-    context = Context(keys, pool, redis, clock, backlog, stale_ms, drain or Drain())
+    livekit = RoomService(settings.livekit_api_url, settings.livekit_api_key, settings.livekit_api_secret, clock)
+    context = Context(keys, pool, redis, clock, backlog, stale_ms, drain or Drain(), livekit)
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
-        async with pool:
+        async with pool, livekit:
             metrics.watch_pool(pool.get_size, pool.get_idle_size, POOL_SIZE)
             await _warn_of_weak_redis(redis)
             listening = asyncio.create_task(keys.run())
@@ -65,7 +69,14 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
                 broker.close()
 
     app = Litestar(
-        route_handlers=[usage.get_usage, health.healthz, health.readyz, metrics_route.get_metrics],
+        route_handlers=[
+            usage.get_usage,
+            health.healthz,
+            health.readyz,
+            metrics_route.get_metrics,
+            RoomsController,
+            ParticipantsController,
+        ],
         dependencies={"context": Provide(lambda: context, sync_to_thread=False)},
         exception_handlers={Exception: _answer_error},
         lifespan=[lifespan],

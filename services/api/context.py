@@ -7,6 +7,7 @@ from services.api.server import Drain
 from shared.backlog import Backlog
 from shared.clock import Clock
 from shared.event_stream import Redis
+from shared.livekit.room_service import RoomService
 from shared.postgres import Pool
 
 
@@ -20,3 +21,4 @@ class Context(NamedTuple):
     backlog: Backlog
     stale_ms: int | None
     drain: Drain
+    livekit: RoomService

@@ -113,7 +113,7 @@ def problem_of(error: Exception) -> Problem:
         case LiveKitRefusedInput():
             return Problem(400, "livekit_refused", str(error), error.param)
         case LiveKitRefusedState():
-            return Problem(409, "livekit_refused", str(error))
+            return Problem(409, "livekit_conflict", str(error))
         case LiveKitUnreachable():
             return Problem(502, "livekit_unreachable", str(error))
         case LiveKitCredentialsRefused():

@@ -11,6 +11,7 @@ token; ListParticipants of a room that does not exist is an empty list; an order
 
 import asyncio
 import random
+import time
 from collections.abc import Iterable
 from typing import Any, Self, TypeVar
 
@@ -19,6 +20,7 @@ from google.protobuf.message import DecodeError, Message
 from livekit.api.twirp_client import ServerError, ServerErrorCode, TwirpClient
 from livekit.protocol import egress, ingress, models, room
 
+from shared import metrics
 from shared.clock import Clock
 from shared.errors import (
     LiveKitCredentialsRefused,
@@ -29,6 +31,7 @@ from shared.errors import (
     LiveKitTimedOut,
     LiveKitUnreachable,
     ParticipantNotFound,
+    RelayError,
     RoomNotFound,
     TrackNotFound,
 )
@@ -148,6 +151,8 @@ class RoomService:
         missing = TrackNotFound(display_name(name), identity, track_sid)
         answer_type = room.MuteRoomTrackResponse
         answer = await self._order(_ROOMS, "MutePublishedTrack", request, _admin(name), answer_type, missing)
+        if not answer.HasField("track"):
+            raise missing  # LiveKit has no error for it
         return answer.track
 
     async def send_data(self, request: room.SendDataRequest) -> None:
@@ -215,6 +220,24 @@ class RoomService:
         missing: Exception | None = None,
     ) -> Answer:
         """Sent once: an order whose answer was lost may have been carried out."""
+        started, outcome = time.perf_counter(), "ok"
+        try:
+            return await self._send(service, method, request, grants, answer_type, missing)
+        except RelayError as error:
+            outcome = type(error).__name__
+            raise
+        finally:
+            metrics.livekit_seconds.labels(method, outcome).observe(time.perf_counter() - started)
+
+    async def _send(
+        self,
+        service: str,
+        method: str,
+        request: Message,
+        grants: dict[str, Any],
+        answer_type: type[Answer],
+        missing: Exception | None,
+    ) -> Answer:
         if self._twirp is None:
             raise RuntimeError("the room service was not entered")
         now_s = self._clock.now_ms() // 1000 - _NOT_BEFORE_LEEWAY_S
