@@ -119,6 +119,13 @@ def _parser() -> argparse.ArgumentParser:
         "ids", nargs="+", type=_bounded(int, 1, _LARGEST_ID), metavar="ID", help="see `relay events set-aside`"
     )
 
+    doctor = _command(
+        commands, "doctor", _doctor, "check the configuration and what runs, and say what to do", json=True
+    )
+    doctor.add_argument(
+        "--livekit-config", type=Path, metavar="FILE", help="check LiveKit's own configuration file too"
+    )
+
     add_arguments(_command(commands, "simulate", _simulate, "send signed, realistic webhook traffic"))
     return parser
 
@@ -333,6 +340,23 @@ def _events(what: str) -> Any:
         return int(getattr(events, f"run_{what}")(arguments, _database(arguments)))
 
     return run
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from services.cli.doctor.command import examine, printed
+    from services.cli.doctor.finding import Finding, report_of
+
+    try:
+        settings = load_settings({**environment(), **_environment(arguments)})
+        report = asyncio.run(examine(settings, arguments.livekit_config))
+    except SettingsInvalid as error:
+        advice = "set it in the environment; docs/self-hosting.md lists every variable"
+        report = report_of([Finding("settings", "error", line, advice) for line in error.lines])
+    if arguments.json:
+        _print(report)
+    else:
+        print(printed(report))
+    return 0 if report.ok else 1
 
 
 def _simulate(arguments: argparse.Namespace) -> int:

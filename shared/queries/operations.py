@@ -65,3 +65,21 @@ async def waiting_work(conn: Connection, now_ms: int) -> Waiting:
     )
     assert row is not None  # noqa: S101 - a SELECT without FROM has one row
     return Waiting(*row)
+
+
+class MachineState(NamedTuple):
+    """``webhook_ms``: when the newest counted webhook was received (unix ms). ``worker_seen_at``: of the last worker."""
+
+    inbox: int
+    set_aside: int
+    workers: int
+    worker_seen_at: datetime | None
+    webhook_ms: int | None
+
+
+async def machine_state(conn: Connection, now_ms: int) -> MachineState:
+    """What waits, who works, and when LiveKit was last heard of."""
+    waiting = await waiting_work(conn, now_ms)
+    seen_at = await conn.fetchval("SELECT max(seen_at) FROM worker")
+    webhook_ms = await conn.fetchval("SELECT max(received_ms) FROM fold_progress")
+    return MachineState(*waiting, seen_at, webhook_ms)

@@ -1,0 +1,142 @@
+"""LiveKit's own configuration file: what it must say so that Relay hears of everything.
+
+Names and defaults are those of livekit-server v1.13.5 (pkg/config/config.go) and livekit/protocol (webhook/notifier.go,
+resource_url_notifier.go, filter.go).
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+
+from services.cli.doctor.finding import Finding
+from shared.settings import Settings
+
+CHECK = "livekit.yaml"
+WEBHOOK_PATH = "/api/webhooks/livekit"
+DEFAULT_DEPTH = 200
+DEFAULT_AGE_S = 30.0
+# A room of 500 with two tracks each that closes at once leaves 2,001 events in one queue.
+WANTED_DEPTH = 5000
+WANTED_AGE_S = 600.0
+NEEDED_EVENTS = {
+    "room_started", "room_finished", "participant_joined", "participant_left", "participant_connection_aborted",
+    "track_published", "track_unpublished", "egress_started", "egress_updated", "egress_ended", "ingress_started",
+    "ingress_ended",
+}  # fmt: skip
+_GO_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
+_UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def check_livekit_config(path: Path, settings: Settings) -> list[Finding]:
+    """Findings about one livekit.yaml. It is only read."""
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        return [
+            Finding(CHECK, "error", f"{path} cannot be read: {error.strerror}", "name LiveKit's configuration file")
+        ]
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        place = getattr(error, "problem_mark", None)
+        where = f" (line {place.line + 1})" if place is not None else ""
+        return [Finding(CHECK, "error", f"{path} is no YAML{where}", "mend it; LiveKit will not start with it either")]
+    if not isinstance(config, dict):
+        return [Finding(CHECK, "error", f"{path} holds no settings", "name LiveKit's configuration file")]
+    findings = [*_keys(config, settings), *_webhook(config, settings)]
+    return findings or [Finding(CHECK, "ok", f"{path} says all that Relay needs")]
+
+
+def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
+    section = config.get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def _keys(config: dict[str, Any], settings: Settings) -> Iterator[Finding]:
+    keys = _section(config, "keys")
+    if not keys:
+        if not config.get("key_file"):
+            yield Finding(CHECK, "note", "there are no keys: in this file", "LiveKit may get them from its environment")
+        return
+    if settings.livekit_api_key not in keys:
+        advice = f"add `{settings.livekit_api_key}: <LIVEKIT_API_SECRET>` under keys:"
+        yield Finding(CHECK, "error", "keys: does not hold Relay's LIVEKIT_API_KEY", advice)
+    elif str(keys[settings.livekit_api_key]) != settings.livekit_api_secret:
+        fact = "the secret of LIVEKIT_API_KEY under keys: is not Relay's LIVEKIT_API_SECRET"
+        yield Finding(CHECK, "error", fact, "make them the same; docs/security.md says how without losing events")
+
+
+def _webhook(config: dict[str, Any], settings: Settings) -> Iterator[Finding]:
+    webhook = _section(config, "webhook")
+    wanted = settings.relay_api_url + WEBHOOK_PATH
+    urls = webhook.get("urls")
+    urls = [str(url) for url in urls] if isinstance(urls, list) else []
+    ours = [number for number, url in enumerate(urls) if urlsplit(url).path.rstrip("/") == WEBHOOK_PATH]
+    if not ours:
+        advice = (
+            f"add under webhook: `urls: [{wanted}]` and `api_key: {settings.livekit_api_key}`, then restart LiveKit"
+        )
+        yield Finding(CHECK, "error", "webhook.urls does not name Relay: no usage is counted", advice)
+        return
+    yield from _urls(urls, ours, wanted)
+    api_key = str(webhook.get("api_key", ""))
+    accepted = {settings.livekit_api_key, settings.livekit_previous.api_key if settings.livekit_previous else ""} - {""}
+    if api_key not in accepted:
+        fact = f"webhook.api_key is {api_key or 'not set'}; Relay verifies with LIVEKIT_API_KEY and refuses everything else"
+        yield Finding(CHECK, "error", fact, f"set `webhook.api_key: {settings.livekit_api_key}`")
+    yield from _queue(_section(webhook, "resource_url_notifier"))
+    yield from _filter(_section(webhook, "filter_params"))
+    if _section(config, "room").get("enable_full_room_in_webhooks"):
+        yield Finding(
+            CHECK,
+            "note",
+            "room.enable_full_room_in_webhooks is on: every track event carries the whole room with its metadata",
+            "Relay needs only its sid and name; without it bodies are a fraction and queues drain faster",
+        )
+
+
+def _urls(urls: list[str], ours: list[int], wanted: str) -> Iterator[Finding]:
+    first = ours[0]
+    if wanted not in (url.rstrip("/") for url in urls):
+        fact = f"webhook.urls names {urls[first]}, and RELAY_API_URL would make it {wanted}"
+        yield Finding(CHECK, "note", fact, "fine where LiveKit reaches Relay by an address of its own (inside compose)")
+    if len(ours) > 1:
+        fact = f"webhook.urls names Relay {len(ours)} times: every event comes twice (counted once, paid for twice)"
+        yield Finding(CHECK, "warning", fact, "keep one")
+    if first > 0:
+        fact = "Relay is not the first of webhook.urls: LiveKit stops at the first whose queue takes no event"
+        yield Finding(CHECK, "warning", fact, "move Relay's URL to the front")
+
+
+def _queue(queue: dict[str, Any]) -> Iterator[Finding]:
+    depth = queue.get("max_depth") or DEFAULT_DEPTH
+    age_s = _seconds(queue.get("max_age")) or DEFAULT_AGE_S
+    if not isinstance(depth, int) or depth < WANTED_DEPTH:
+        fact = (
+            f"LiveKit drops events of a room beyond {depth} waiting ones: a big room that closes at once loses its end"
+        )
+        advice = f"set `webhook.resource_url_notifier.max_depth: {WANTED_DEPTH}`"
+        yield Finding(CHECK, "warning", fact, advice)
+    if age_s < WANTED_AGE_S:
+        fact = f"LiveKit drops events that waited {age_s:g} s: a longer outage of Relay loses them"
+        advice = f"set `webhook.resource_url_notifier.max_age: {WANTED_AGE_S / 60:g}m`"
+        yield Finding(CHECK, "warning", fact, advice)
+
+
+def _filter(params: dict[str, Any]) -> Iterator[Finding]:
+    included, excluded = params.get("include_events") or [], params.get("exclude_events") or []
+    # LiveKit looks at exclude_events only where include_events is empty.
+    lost = NEEDED_EVENTS - set(included) if included else NEEDED_EVENTS & set(excluded)
+    if lost:
+        fact = f"webhook.filter_params keeps from Relay what it counts by: {', '.join(sorted(lost))}"
+        yield Finding(CHECK, "error", fact, "remove filter_params, or let these events through")
+
+
+def _seconds(value: Any) -> float | None:
+    """A Go duration such as ``1m30s``; a bare number is nanoseconds, as LiveKit's YAML reader has it."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value * 1e-9
+    parts = _GO_DURATION.findall(str(value or ""))
+    return sum(float(amount) * _UNIT_S[unit] for amount, unit in parts) if parts else None
