@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 from google.protobuf.message import Message
-from livekit.protocol import egress, ingress, models, room
+from livekit.protocol import agent_dispatch, egress, ingress, models, room
 
 API_KEY = "devkey"
 API_SECRET = "secret"
@@ -53,7 +53,9 @@ _NO_ANSWER = _Refused(503, "unavailable", "twirp error unknown: no response from
 
 class FakeLiveKit:
     """``rooms`` and ``people`` (by room, then identity) are what it knows; change them at will. ``failure`` and ``delay_s``
-    hold for every call while they are set, ``failures`` are used up first, one a call. ``calls`` is what came in."""
+    hold for every call while they are set, ``failures`` are used up first, one a call. ``calls`` is what came in. ``ghosts``:
+    identities that are listed and that no node serves; ``dead``: rooms of which that is true as a whole. ``refusing``:
+    rooms whose participants cannot be listed. ``unknown_methods``: those that this LiveKit does not have."""
 
     def __init__(self, api_key: str, api_secret: str) -> None:
         self.url = ""
@@ -66,6 +68,10 @@ class FakeLiveKit:
         self.failure: Failure | None = None
         self.failures: list[Failure] = []
         self.delay_s = 0.0
+        self.ghosts: set[str] = set()
+        self.dead: set[str] = set()
+        self.refusing: set[str] = set()
+        self.unknown_methods: set[str] = set()
         self._key, self._secret = api_key, api_secret
         self._numbers = iter(range(1, 1_000_000))
 
@@ -105,7 +111,7 @@ class FakeLiveKit:
         known = _METHODS.get(f"{request.match_info['service']}/{method}")
         if failure is None and claims is None:
             failure = Failure(401, b"invalid token: " + request.headers["authorization"].encode(), "text/plain")
-        if known is None:
+        if known is None or method in self.unknown_methods:
             failure = failure or twirp_failure(404, "bad_route", f"no handler for path {request.path!r}")
         else:
             message = known.request.FromString(await request.read())
@@ -159,7 +165,20 @@ class FakeLiveKit:
         known.metadata = message.metadata
         return known
 
+    def update_subscriptions(self, message: Any) -> Message:
+        served = message.room not in self.dead and message.identity not in self.ghosts
+        if message.identity not in self.people.get(message.room, {}) or not served:
+            raise _NO_ANSWER
+        return room.UpdateSubscriptionsResponse()
+
+    def list_dispatch(self, message: Any) -> Message:
+        if message.room not in self.rooms or message.room in self.dead:
+            raise _NO_ANSWER
+        return agent_dispatch.ListAgentDispatchResponse()
+
     def list_participants(self, message: Any) -> Message:
+        if message.room in self.refusing:
+            raise _Refused(500, "internal", "could not list")
         return room.ListParticipantsResponse(participants=self.people.get(message.room, {}).values())
 
     def get_participant(self, message: Any) -> models.ParticipantInfo:
@@ -250,6 +269,12 @@ _METHODS = {
         room.UpdateParticipantRequest, _admin, FakeLiveKit.update_participant
     ),
     "livekit.RoomService/MutePublishedTrack": _Method(room.MuteRoomTrackRequest, _admin, FakeLiveKit.mute_track),
+    "livekit.RoomService/UpdateSubscriptions": _Method(
+        room.UpdateSubscriptionsRequest, _admin, FakeLiveKit.update_subscriptions
+    ),
+    "livekit.AgentDispatchService/ListDispatch": _Method(
+        agent_dispatch.ListAgentDispatchRequest, _admin, FakeLiveKit.list_dispatch
+    ),
     "livekit.RoomService/SendData": _Method(room.SendDataRequest, _admin, FakeLiveKit.send_data),
     "livekit.Egress/ListEgress": _Method(egress.ListEgressRequest, _holds("roomRecord"), FakeLiveKit.list_egress),
     "livekit.Ingress/ListIngress": _Method(

@@ -126,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         "--livekit-config", type=Path, metavar="FILE", help="check LiveKit's own configuration file too"
     )
 
+    _command(commands, "reconcile", _reconcile, "ask LiveKit once who is there and put the meter right", json=True)
     add_arguments(_command(commands, "simulate", _simulate, "send signed, realistic webhook traffic"))
     return parser
 
@@ -357,6 +358,17 @@ def _doctor(arguments: argparse.Namespace) -> int:
     else:
         print(printed(report))
     return 0 if report.ok else 1
+
+
+def _reconcile(arguments: argparse.Namespace) -> int:
+    from services.cli.reconcile import describe, run_once
+
+    result = asyncio.run(run_once(load_settings({**environment(), **_environment(arguments)})))
+    if arguments.json:
+        _print(result)
+    else:
+        print("\n".join(describe(result)))
+    return 0
 
 
 def _simulate(arguments: argparse.Namespace) -> int:

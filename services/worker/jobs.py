@@ -1,9 +1,12 @@
 """Everything the worker does on a schedule."""
 
+from services.worker import reconcile
 from services.worker.periodic import Job
 from shared.settings import Settings
 
 
 def periodic_jobs(settings: Settings) -> list[Job]:
     """The jobs of one worker; which of several workers runs one is decided when it is due."""
-    return []
+    return [
+        Job(reconcile.JOB, settings.reconcile_interval_s, reconcile.reconcile_on_schedule, limit_s=reconcile.LIMIT_S),
+    ]

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from shared import event_stream
 from shared.clock import Clock
+from shared.errors import RelayError
 from shared.postgres import UNAVAILABLE, Pool
 from shared.queries import periodic as queries
 from shared.queries.periodic import JobRun
@@ -87,11 +88,12 @@ async def run_if_due(job: Job, context: Context) -> float:
         if not held:
             return min(job.interval_s, LOOK_AGAIN_S)
         now_ms = context.clock.now_ms()
-        wait_s = due_in_s(job, await queries.last_run(conn, job.name), now_ms)
+        last = await queries.last_run(conn, job.name)
+        wait_s = due_in_s(job, last, now_ms)
         if wait_s > 0:
             return wait_s
         await queries.record_start(conn, job.name, now_ms)
-        error = await _attempt(job, context, now_ms)
+        error = await _attempt(job, context, now_ms, last.error if last is not None else None)
         ended_ms = context.clock.now_ms()
         await queries.record_end(conn, job.name, ended_ms, error)
         return max(0.0, due_in_s(job, JobRun(job.name, now_ms, ended_ms, error), ended_ms))
@@ -107,8 +109,9 @@ def due_in_s(job: Job, last: JobRun | None, now_ms: int) -> float:
     return (last.started_ms - now_ms) / 1000 + pause_s
 
 
-async def _attempt(job: Job, context: Context, now_ms: int) -> str | None:
-    """Runs the job once; what went wrong, if something did."""
+async def _attempt(job: Job, context: Context, now_ms: int, last_error: str | None = None) -> str | None:
+    """Runs the job once; what went wrong, if something did. A fact that is the last run's too is not told again: a LiveKit
+    that is away is away for more than one run."""
     try:
         async with asyncio.timeout(job.limit_s) as limit:
             await job.run(context, now_ms)
@@ -116,9 +119,10 @@ async def _attempt(job: Job, context: Context, now_ms: int) -> str | None:
         if limit.expired():
             log.warning("%s: not done after %g s; given up for this time", job.name, job.limit_s)
             return f"not done after {job.limit_s:g} s"
-        if isinstance(error, _AWAY):
-            log.warning("%s: %s", job.name, error or type(error).__name__)
-        else:
+        told = f"{type(error).__name__}: {error}"
+        if not isinstance(error, (*_AWAY, RelayError)):
             log.exception("%s: failed", job.name)
-        return f"{type(error).__name__}: {error}"
+        elif told != last_error:
+            log.warning("%s: %s", job.name, error or type(error).__name__)
+        return told
     return None

@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar
 import aiohttp
 from google.protobuf.message import DecodeError, Message
 from livekit.api.twirp_client import ServerError, ServerErrorCode, TwirpClient
-from livekit.protocol import egress, ingress, models, room
+from livekit.protocol import agent_dispatch, egress, ingress, models, room
 
 from shared import metrics
 from shared.clock import Clock
@@ -49,7 +49,7 @@ _KEEPALIVE_S = 15.0
 _RETRY_WITHIN_S = 0.3
 
 Answer = TypeVar("Answer", bound=Message)
-_ROOMS, _EGRESS, _INGRESS = "RoomService", "Egress", "Ingress"
+_ROOMS, _EGRESS, _INGRESS, _DISPATCH = "RoomService", "Egress", "Ingress", "AgentDispatchService"
 
 
 class RoomService:
@@ -191,6 +191,37 @@ class RoomService:
                 request.page_token.CopyFrom(answer.next_page_token)
         except LiveKitServiceAbsent:
             return []
+
+    async def serves_participant(self, name: str, identity: str) -> bool:
+        """Whether the node that has this participant answers for it. The list of participants survives a crash of the node;
+        this question reaches the node itself. It is an order to change no subscription, which changes nothing
+        (pkg/rtc/room.go, UpdateSubscriptions): there is no mere question that goes to the node. False after seconds."""
+        request = room.UpdateSubscriptionsRequest(room=name, identity=identity)
+        missing = ParticipantNotFound(display_name(name), identity)
+        answer_type = room.UpdateSubscriptionsResponse
+        try:
+            await self._order(_ROOMS, "UpdateSubscriptions", request, _admin(name), answer_type, missing)
+        except (ParticipantNotFound, LiveKitTimedOut):
+            return False
+        except LiveKitFailed as error:
+            if error.code != ServerErrorCode.UNAVAILABLE:
+                raise
+            return False
+        return True
+
+    async def serves_room(self, name: str) -> bool:
+        """Whether a node answers for this room. False after seconds."""
+        request = agent_dispatch.ListAgentDispatchRequest(room=name)
+        answer_type = agent_dispatch.ListAgentDispatchResponse
+        try:
+            await self._order(_DISPATCH, "ListDispatch", request, _admin(name), answer_type, RoomNotFound(name))
+        except (RoomNotFound, LiveKitTimedOut):
+            return False
+        except LiveKitFailed as error:
+            if error.code != ServerErrorCode.UNAVAILABLE:
+                raise
+            return False
+        return True
 
     async def _read(
         self,

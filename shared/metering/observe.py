@@ -12,7 +12,7 @@ import msgspec
 from shared.errors import UnfoldableEvent
 from shared.ids import RoomName, parse_livekit_room
 from shared.metering.state import MediaRun, Room, Session, Track
-from shared.models.livekit_event import LiveKitEvent, ParticipantInfo, RoomInfo
+from shared.models.livekit_event import IngressInfo, LiveKitEvent, ParticipantInfo, RoomInfo
 
 # LiveKit's clock may be this far ahead of ours before its times are not believed.
 FUTURE_TOLERANCE_MS = 3_600_000
@@ -205,15 +205,20 @@ def _ingress(event: LiveKitEvent, created_ms: int) -> MediaRun | None:
     state = info.state
     started_ms = _checked_ns(state.started_at, created_ms) if state else None
     ended_ms = _checked_ns(state.ended_at, created_ms) if state else None
-    # One ingress can be used again and again; a run is told by its resource, in older servers by its start.
-    run = (state.resource_id if state else "") or str(started_ms or "")
     return MediaRun(
-        id=f"{info.ingress_id}/{run}",
+        id=ingress_run_id(info),
         meter="ingress",
         type=str(info.input_type).removesuffix("_INPUT").lower() or None,
         started_ms=created_ms if started_ms is None and event.event == "ingress_started" else started_ms,
         ended_ms=created_ms if ended_ms is None and event.event == "ingress_ended" else ended_ms,
     )
+
+
+def ingress_run_id(info: IngressInfo) -> str:
+    """One ingress can be used again and again; a run is told by its resource, in older servers by its start (ms)."""
+    state = info.state
+    run = (state.resource_id if state else "") or str((state.started_at if state else 0) // _NS_PER_MS or "")
+    return f"{info.ingress_id}/{run}"
 
 
 def _checked_ns(at_ns: int, created_ms: int) -> int | None:

@@ -51,7 +51,7 @@ def interval_of(session: Session, room: Room | None) -> Interval | None:
     aborted connection counts only if it was connected before: ``joined`` seconds earlier, media published, or listed by
     LiveKit. A ``joined`` not earlier than the abort is a race inside LiveKit and no usage.
     """
-    start_ms = session.joined_ms if session.joined_ms is not None else session.first_seen_ms
+    start_ms = start_of(session)
     if start_ms is None:
         return None
     if session.aborted_ms is not None and session.left_ms is None and not _was_connected(session):
@@ -70,6 +70,11 @@ def interval_of(session: Session, room: Room | None) -> Interval | None:
     if gone_ms is not None:
         return Interval(start_ms, last_sign_ms, "reconciled")
     return Interval(start_ms, None, None)
+
+
+def start_of(session: Session) -> int | None:
+    """When the session began, as far as is known (unix ms)."""
+    return session.joined_ms if session.joined_ms is not None else session.first_seen_ms
 
 
 def last_sign_of(session: Session, start_ms: int) -> int:
@@ -97,7 +102,7 @@ def counted_until(session: Session, confirmed_ms: int | None, now_ms: int, stale
     last such sign: LiveKit, or its API, has been silent, and nobody may be billed a night for it. When it is confirmed again,
     all of the time counts again. Never before the session's start; one that has no start counts nothing anyhow.
     """
-    start_ms = session.joined_ms if session.joined_ms is not None else session.first_seen_ms
+    start_ms = start_of(session)
     if start_ms is None:
         return now_ms
     return _until(latest(last_sign_of(session, start_ms), confirmed_ms) or start_ms, now_ms, stale_ms)
@@ -193,6 +198,11 @@ def _track_end(track: Track) -> int | None:
     if track.gone_ms is not None and signs and track.gone_ms > max(signs):
         return max(signs)
     return None
+
+
+def is_running(track: Track) -> bool:
+    """Whether a track is known to have been published and not to have ended."""
+    return track.published_ms is not None and _track_end(track) is None
 
 
 def track_intervals(

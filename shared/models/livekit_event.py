@@ -34,6 +34,7 @@ class ParticipantInfo(Wire):
     identity: str = ""
     name: str = ""
     kind: str | int = "STANDARD"
+    state: str | int = "JOINING"
     joined_at: int = 0
     joined_at_ms: int = 0
     disconnect_reason: str | int = ""
@@ -48,11 +49,11 @@ class EgressInfo(Wire):
     room_id: str = ""
     started_at: int = 0
     ended_at: int = 0
-    room_composite: msgspec.Raw | None = None
-    web: msgspec.Raw | None = None
-    participant: msgspec.Raw | None = None
-    track_composite: msgspec.Raw | None = None
-    track: msgspec.Raw | None = None
+    room_composite: dict[str, object] | None = None
+    web: dict[str, object] | None = None
+    participant: dict[str, object] | None = None
+    track_composite: dict[str, object] | None = None
+    track: dict[str, object] | None = None
 
 
 class IngressState(Wire):

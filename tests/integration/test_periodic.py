@@ -7,6 +7,7 @@ import pytest
 
 from services.worker.periodic import LOOK_AGAIN_S, RETRY_S, Context, Job, Schedule, run_if_due
 from shared import event_stream
+from shared.errors import LiveKitUnreachable
 from shared.postgres import Pool, create_pool
 from shared.queries import periodic as queries
 from shared.settings import Settings
@@ -140,6 +141,19 @@ async def test_a_failure_is_recorded_and_repeated_soon(
         await run_if_due(job._replace(run=counted.run), context)
         assert [run.error for run in await queries.last_runs(conn)] == [None]
     assert len(counted.times) == 1
+
+
+async def test_a_fact_that_lasts_is_told_once(
+    context: Context, clock: SetClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(_: Context, __: int) -> None:
+        raise LiveKitUnreachable
+
+    for _ in range(3):
+        await run_if_due(Job("fail", 30, fail), context)
+        clock.at_ms += 30_000
+    assert caplog.text.count("fail: ") == 1
+    assert "Traceback" not in caplog.text
 
 
 async def test_a_run_that_takes_too_long_is_cancelled(context: Context, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,2 @@
+ALTER TABLE reconcile_run DROP COLUMN unproven;
+DROP TABLE proof;

@@ -1,0 +1,264 @@
+"""What a pass of reconciliation concludes from what LiveKit lists: pure, so that its laws can be tested by the thousand.
+
+The pass asks (services/worker/reconcile.py), this module judges, and what it finds becomes events of our own that go
+through the same fold as LiveKit's: the kept events then prove every minute. Three rules keep it harmless:
+
+- A question that failed says nothing: nobody of that room is confirmed or missed.
+- Who is missing is closed only when missed twice, ``GRACE_MS`` apart, and at the last confirmation: LiveKit's listing lags
+  just after a join, and an identity that connects again can be absent from it for a moment (pkg/service/roommanager.go: the
+  old connection's end deletes the entry that is by then the new one's).
+- Who is listed need not be there: LiveKit keeps its list in Redis without an end, and a crash leaves everyone in it
+  (pkg/service/redisstore.go). So a listing is believed for ``PROVE_AFTER_MS`` after the last real sign of life; then the
+  node that serves the participant has to answer for it (``to_prove``).
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from shared.ids import livekit_room
+from shared.metering.observe import GONE, SEEN, TRACK_GONE
+from shared.metering.state import EndedBy, Session, Track
+from shared.metering.usage import is_running, last_sign_of, start_of
+from shared.models.livekit_event import LiveKitEvent, ParticipantInfo, Reconciled, RoomInfo, TrackInfo
+
+# A second poll may disagree as quickly as this after the first; LiveKit's listing lags by less.
+GRACE_MS = 15_000
+# A join as recent as this is left to its own webhook, which is on its way.
+SETTLE_MS = 5_000
+PROVE_AFTER_MS = 300_000
+# Questions to nodes in one pass; the rest is believed until the next.
+PROOFS_A_PASS = 2000
+
+# What a node said of a participant that is listed: served there; not served although the room is; no answer, which says
+# nothing.
+Verdict = Literal["here", "gone", "unknown"]
+
+
+class RoomListing(NamedTuple):
+    """One room as LiveKit lists it. ``asked_ms``: before its participants were asked for; ``people`` by sid, None where that
+    question failed."""
+
+    info: RoomInfo
+    asked_ms: int
+    people: Mapping[str, ParticipantInfo] | None
+
+
+class Listing(NamedTuple):
+    """All rooms that are some project's, by LiveKit's name, as of the list of rooms asked for at ``started_ms``."""
+
+    started_ms: int
+    rooms: Mapping[str, RoomListing]
+
+
+class Known(NamedTuple):
+    """A stored session. ``ended_by`` is None for one that is open; ``confirmed_ms``: when LiveKit last listed it."""
+
+    session: Session
+    confirmed_ms: int | None
+    ended_by: EndedBy | None = None
+
+
+class Absence(NamedTuple):
+    """Missed since ``since_ms``; last confirmed at ``seen_ms``, if ever."""
+
+    since_ms: int
+    seen_ms: int | None
+
+
+class Proof(NamedTuple):
+    """When a participant's node was last asked for it, and when it last answered."""
+
+    asked_ms: int
+    answered_ms: int | None
+
+
+class Question(NamedTuple):
+    """A participant to be proven."""
+
+    sid: str
+    room: str
+    identity: str
+
+
+class Findings(msgspec.Struct):
+    """``absences`` replaces what was stored, by (sid, track sid or ''). ``confirmed``: when each session was listed."""
+
+    events: list[LiveKitEvent] = []
+    confirmed: dict[str, int] = {}
+    absences: dict[tuple[str, str], Absence] = {}
+    opened: int = 0
+    corrected: int = 0
+    closed: int = 0
+
+
+def to_prove(
+    listing: Listing,
+    known: Mapping[str, Known],
+    proofs: Mapping[str, Proof],
+    absences: Mapping[tuple[str, str], Absence],
+) -> tuple[list[Question], dict[str, Verdict]]:
+    """The listed participants whose node must be asked now, longest unasked first, and those who were asked in vain a moment
+    ago: they stay unknown without asking again."""
+    questions: list[tuple[int, Question]] = []
+    unknown: dict[str, Verdict] = {}
+    for name, room in listing.rooms.items():
+        for sid, person in (room.people or {}).items():
+            entry, proof = known.get(sid), proofs.get(sid)
+            if person.state != "ACTIVE" or (entry and entry.ended_by not in (None, "reconciled")):
+                continue
+            alive_ms = last_life(person, entry, proof)
+            if listing.started_ms - alive_ms <= PROVE_AFTER_MS and not (entry and entry.ended_by):
+                continue
+            asked_ms = proof.asked_ms if proof is not None else 0
+            # One that was missed is asked again at once: the second poll decides.
+            asked_lately = asked_ms > alive_ms and listing.started_ms - asked_ms < PROVE_AFTER_MS
+            if asked_lately and (sid, "") not in absences:
+                unknown[sid] = "unknown"
+            else:
+                questions.append((asked_ms, Question(sid, name, person.identity)))
+    questions.sort()
+    return [question for _, question in questions[:PROOFS_A_PASS]], unknown
+
+
+def last_life(person: ParticipantInfo, entry: Known | None, proof: Proof | None) -> int:
+    """The last instant at which something other than the listing showed a participant alive (unix ms)."""
+    signs = [person.joined_at_ms or person.joined_at * 1000]
+    if entry is not None and (start_ms := start_of(entry.session)) is not None:
+        signs.append(last_sign_of(entry.session, start_ms))
+    if proof is not None and proof.answered_ms is not None:
+        signs.append(proof.answered_ms)
+    return max(signs)
+
+
+def decide(
+    listing: Listing,
+    known: Mapping[str, Known],
+    absences: Mapping[tuple[str, str], Absence],
+    verdicts: Mapping[str, Verdict],
+    proofs: Mapping[str, Proof],
+) -> Findings:
+    """What to put right. ``known``: every open session, and whatever else is stored of those listed."""
+    found = Findings()
+    for sid, entry in known.items():
+        if entry.ended_by is None and (room := _room_name(entry.session)) is not None:
+            _judge_open(found, listing, room, sid, entry, absences, verdicts, proofs)
+    for room_listing in listing.rooms.values():
+        for sid, person in (room_listing.people or {}).items():
+            here = person.state == "ACTIVE" and verdicts.get(sid, "here") == "here"
+            if here and _is_missing(listing, person, known.get(sid)):
+                found.events.append(seen_event(room_listing, person))
+                found.opened += 1
+    return found
+
+
+def _room_name(session: Session) -> str | None:
+    if session.project_id is None or session.mode is None or session.room is None:
+        return None
+    return livekit_room(session.project_id, session.mode, session.room)
+
+
+def _is_missing(listing: Listing, person: ParticipantInfo, entry: Known | None) -> bool:
+    """Whether someone who is there has no open session: nothing told of them, or they were closed too soon."""
+    if entry is not None:
+        return entry.ended_by == "reconciled"
+    joined_ms = person.joined_at_ms or person.joined_at * 1000
+    return 0 < joined_ms <= listing.started_ms - SETTLE_MS
+
+
+def _judge_open(
+    found: Findings,
+    listing: Listing,
+    room_name: str,
+    sid: str,
+    entry: Known,
+    absences: Mapping[tuple[str, str], Absence],
+    verdicts: Mapping[str, Verdict],
+    proofs: Mapping[str, Proof],
+) -> None:
+    room = listing.rooms.get(room_name)
+    asked_ms = room.asked_ms if room is not None else listing.started_ms
+    if room is not None and room.people is None:
+        found.absences.update({key: absence for key, absence in absences.items() if key[0] == sid})
+        return
+    person = room.people.get(sid) if room is not None and room.people is not None else None
+    verdict = verdicts.get(sid, "here")
+    start_ms = start_of(entry.session)
+    if person is not None and person.state != "DISCONNECTED" and verdict != "gone":
+        if verdict == "here" and room is not None:
+            found.confirmed[sid] = asked_ms
+            _judge_tracks(found, listing, room, person, entry, absences)
+        return
+    if start_ms is None or start_ms >= listing.started_ms:
+        return
+    seen_ms = entry.confirmed_ms
+    if person is not None:  # listed, and its node says it is not there: the listing was no confirmation
+        seen_ms = last_life(person, entry, proofs.get(sid))
+    absence = absences.get((sid, "")) or Absence(asked_ms, seen_ms)
+    if asked_ms - absence.since_ms < GRACE_MS:
+        found.absences[sid, ""] = absence
+        return
+    found.events.append(_gone_event(GONE, entry.session, room_name, absence))
+    found.closed += 1
+
+
+def _judge_tracks(
+    found: Findings,
+    listing: Listing,
+    room: RoomListing,
+    person: ParticipantInfo,
+    entry: Known,
+    absences: Mapping[tuple[str, str], Absence],
+) -> None:
+    session, listed = entry.session, {track.sid for track in person.tracks}
+    lacks_join = session.joined_ms is None and bool(person.joined_at_ms or person.joined_at)
+    if person.state == "ACTIVE" and (lacks_join or session.kind is None or _unknown_tracks(session, listed)):
+        found.events.append(seen_event(room, person))
+        found.corrected += 1
+    for sid, track in session.tracks.items():
+        if sid in listed or not is_running(track):
+            continue
+        if track.published_ms is None or track.published_ms >= listing.started_ms:
+            continue
+        absence = absences.get((session.sid, sid)) or Absence(room.asked_ms, entry.confirmed_ms)
+        if room.asked_ms - absence.since_ms < GRACE_MS:
+            found.absences[session.sid, sid] = absence
+        else:
+            found.events.append(_gone_event(TRACK_GONE, session, room.info.name, absence, sid, track))
+            found.corrected += 1
+
+
+def _unknown_tracks(session: Session, listed: Iterable[str]) -> bool:
+    """Whether a track is listed that is not known to run. One whose unpublishing was told of is over: the listing lags."""
+    for sid in listed:
+        track = session.tracks.get(sid)
+        if track is None or (track.unpublished_ms is None and not is_running(track)):
+            return True
+    return False
+
+
+def seen_event(room: RoomListing, person: ParticipantInfo) -> LiveKitEvent:
+    """LiveKit lists this participant. The id makes a repetition harmless."""
+    return LiveKitEvent(
+        event=SEEN,
+        id=f"{SEEN}:{person.sid}:{room.asked_ms}",
+        created_at=room.asked_ms // 1000,
+        room=room.info,
+        participant=person,
+        relay=Reconciled(seen_ms=room.asked_ms),
+    )
+
+
+def _gone_event(
+    name: str, session: Session, room_name: str, absence: Absence, track_sid: str = "", track: Track | None = None
+) -> LiveKitEvent:
+    return LiveKitEvent(
+        event=name,
+        id=":".join(filter(None, (name, session.sid, track_sid, str(absence.since_ms)))),
+        created_at=absence.since_ms // 1000,
+        room=RoomInfo(sid=session.room_sid or "", name=room_name),
+        participant=ParticipantInfo(sid=session.sid, identity=session.identity or ""),
+        track=None if track is None else TrackInfo(sid=track_sid, type=track.type, source=track.source),
+        relay=Reconciled(seen_ms=absence.seen_ms or 0, gone_ms=absence.since_ms),
+    )

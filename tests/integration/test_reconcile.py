@@ -1,0 +1,479 @@
+"""Reconciliation against a LiveKit that fails, lags and keeps ghosts: what it concludes, and what it must not."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any, NamedTuple
+
+import pytest
+from livekit.protocol import egress, ingress, models
+
+from services.cli import reconcile as command
+from services.worker.fold import fold_batch
+from services.worker.jobs import periodic_jobs
+from services.worker.periodic import Context, run_if_due
+from services.worker.reconcile import JOB, reconcile, reconcile_on_schedule
+from shared import event_stream
+from shared.errors import LiveKitError
+from shared.event_stream import partition_of
+from shared.ids import livekit_room
+from shared.livekit.room_service import RoomService
+from shared.metering.reconcile import PROVE_AFTER_MS
+from shared.models.projects import CreatedProject
+from shared.postgres import Pool
+from shared.queries import periodic as periodic_queries
+from shared.queries.events import Received
+from shared.queries.reconcile import Pass, last_passes
+from shared.settings import Settings
+from tests import livekit_bodies as bodies
+from tests.fake_livekit import FakeLiveKit, fake_livekit, twirp_failure
+from tests.integration.test_periodic import SetClock
+
+START_MS = 1_795_000_000_000
+
+
+class World(NamedTuple):
+    """A LiveKit, the clock that both it and Relay go by, and Relay's pass."""
+
+    livekit: FakeLiveKit
+    clock: SetClock
+    pool: Pool
+    service: RoomService
+    project: str
+
+    @property
+    def lobby(self) -> str:
+        return livekit_room(self.project, "live", "lobby")
+
+    def after(self, seconds: float) -> "World":
+        self.clock.at_ms += int(seconds * 1000)
+        return self
+
+    async def poll(self) -> Pass:
+        return (await reconcile(self.pool, self.service, self.clock)).done
+
+    def joins(self, identity: str, room: str | None = None, **fields: Any) -> models.ParticipantInfo:
+        now = {"joined_at_ms": self.clock.at_ms, "joined_at": self.clock.at_ms // 1000}
+        name = room or self.lobby
+        if name not in self.livekit.rooms:
+            self.livekit.add_room(name, creation_time_ms=self.clock.at_ms, creation_time=self.clock.at_ms // 1000)
+        return self.livekit.add_participant(name, identity, **now, **fields)
+
+    def leaves(self, identity: str) -> None:
+        del self.livekit.people[self.lobby][identity]
+
+    async def webhook(self, event: str, person: models.ParticipantInfo, **more: Any) -> None:
+        room = self.livekit.rooms.get(self.lobby) or models.Room(sid="RM_gone", name=self.lobby)
+        body = bodies.body(
+            event,
+            f"EV_{event}_{person.sid}_{self.clock.at_ms}",
+            self.clock.at_ms // 1000,
+            room={"sid": room.sid, "name": room.name},
+            participant=bodies.participant(person.sid, person.identity, person.joined_at_ms),
+            **more,
+        )
+        async with self.pool.acquire() as conn:
+            await fold_batch(conn, partition_of(body), [Received(self.clock.at_ms, body)])
+
+    async def sessions(self) -> dict[str, tuple[int | None, int | None, str | None]]:
+        """(start, end, ended by) by identity, ms since the test began."""
+        async with self.pool.acquire() as conn:
+            rows = await conn.fetch("SELECT identity, started_ms, ended_ms, ended_by FROM session ORDER BY sid")
+        return {row["identity"]: (_since(row["started_ms"]), _since(row["ended_ms"]), row["ended_by"]) for row in rows}
+
+
+def _since(at_ms: int | None) -> int | None:
+    return None if at_ms is None else at_ms - START_MS
+
+
+@pytest.fixture
+async def world(settings: Settings, pool: Pool, project: CreatedProject) -> AsyncIterator[World]:
+    clock = SetClock()
+    clock.at_ms = START_MS
+    async with (
+        fake_livekit(settings.livekit_api_key, settings.livekit_api_secret) as livekit,
+        RoomService(livekit.url, settings.livekit_api_key, settings.livekit_api_secret, clock) as service,
+    ):
+        yield World(livekit, clock, pool, service, project.project_id)
+
+
+async def test_opens_whom_no_webhook_told_of_and_confirms_the_others(world: World) -> None:
+    ada = world.joins("ada")
+    await world.webhook("participant_joined", ada)
+    world.joins("bob", kind=models.ParticipantInfo.Kind.AGENT)
+    done = await world.after(20).poll()
+    assert (done.rooms, done.participants, done.confirmed, done.opened, done.closed) == (1, 2, 1, 1, 0)
+    assert await world.sessions() == {"ada": (0, None, None), "bob": (0, None, None)}
+    async with world.pool.acquire() as conn:
+        assert await conn.fetchval("SELECT kind FROM session WHERE identity = 'bob'") == "AGENT"
+        # Confirming is no event, or a call of an hour would keep 120 of them a participant.
+        before = await conn.fetchval("SELECT count(*) FROM event")
+        done = await world.after(30).poll()
+        assert (done.confirmed, done.opened, done.corrected) == (2, 0, 0)
+        assert await conn.fetchval("SELECT count(*) FROM event") == before
+        assert await conn.fetchval("SELECT min(confirmed_ms) FROM session") == world.clock.at_ms
+
+
+async def test_closes_the_vanished_at_the_last_confirmation_after_two_polls(world: World) -> None:
+    world.joins("ada")
+    await world.after(30).poll()
+    await world.after(30).poll()
+    world.leaves("ada")
+    assert (await world.after(30).poll()).closed == 0
+    assert (await world.sessions())["ada"] == (0, None, None)
+    assert (await world.after(30).poll()).closed == 1
+    assert (await world.sessions())["ada"] == (0, 60_000, "reconciled")
+    done = await world.after(30).poll()
+    assert (done.closed, done.opened) == (0, 0)
+    async with world.pool.acquire() as conn:
+        assert await conn.fetchval("SELECT count(*) FROM absence") == 0
+        inferred = await conn.fetchval("SELECT sum(inferred_ms)::bigint FROM usage_hour")
+    assert inferred == 60_000
+
+
+async def test_polls_in_quick_succession_close_nobody(world: World) -> None:
+    """LiveKit's listing lags: an entry can be missing for a moment while its participant is there."""
+    world.joins("ada")
+    await world.after(30).poll()
+    person = world.livekit.people[world.lobby].pop("ada")
+    for _ in range(5):
+        await world.after(2).poll()
+    world.livekit.people[world.lobby]["ada"] = person
+    await world.after(2).poll()
+    world.leaves("ada")
+    # What was missed before it was seen again counts for nothing.
+    assert (await world.after(10).poll()).closed == 0
+    assert (await world.after(10).poll()).closed == 0
+    assert (await world.after(10).poll()).closed == 1
+
+
+async def test_a_real_leave_overrides_what_was_inferred(world: World) -> None:
+    ada = world.joins("ada")
+    await world.after(30).poll()
+    world.leaves("ada")
+    await world.after(40).poll()
+    await world.after(30).poll()
+    assert (await world.sessions())["ada"] == (0, 30_000, "reconciled")
+    world.clock.at_ms = START_MS + 65_000
+    await world.webhook("participant_left", ada)
+    assert (await world.sessions())["ada"] == (0, 65_000, "left")
+
+
+async def test_one_who_was_closed_too_soon_is_opened_again(world: World) -> None:
+    person = world.joins("ada")
+    await world.after(30).poll()
+    world.leaves("ada")
+    await world.after(30).poll()
+    await world.after(30).poll()
+    assert (await world.sessions())["ada"][2] == "reconciled"
+    world.livekit.people[world.lobby]["ada"] = person
+    assert (await world.after(30).poll()).opened == 1
+    assert (await world.sessions())["ada"] == (0, None, None)
+
+
+async def test_an_error_is_no_absence(world: World) -> None:
+    world.joins("ada")
+    await world.after(30).poll()
+    world.leaves("ada")
+    world.livekit.failure = twirp_failure(500, "internal")
+    for _ in range(5):
+        with pytest.raises(LiveKitError):
+            await world.after(30).poll()
+    assert (await world.sessions())["ada"] == (0, None, None)
+    async with world.pool.acquire() as conn:
+        assert await conn.fetchval("SELECT count(*) FROM absence") == 0
+        assert [run.error is not None for run in await last_passes(conn, 9)] == [True] * 5 + [False]
+
+
+async def test_an_empty_answer_from_nobody_is_no_absence(world: World, settings: Settings) -> None:
+    """LiveKit away altogether, and a secret that is not its own."""
+    world.joins("ada")
+    await world.after(30).poll()
+    clock = world.clock
+    for url, secret in (("http://127.0.0.1:9", "secret"), (world.livekit.url, "not-the-secret")):
+        async with RoomService(url, settings.livekit_api_key, secret, clock) as service:
+            for _ in range(3):
+                clock.at_ms += 30_000
+                with pytest.raises(LiveKitError):
+                    await reconcile(world.pool, service, clock)
+    assert (await world.sessions())["ada"] == (0, None, None)
+
+
+async def test_half_of_the_rooms_failing_concludes_only_about_the_others(world: World) -> None:
+    rooms = [livekit_room(world.project, "live", f"room-{number}") for number in range(20)]
+    for number, room in enumerate(rooms):
+        world.joins(f"person-{number}", room)
+    assert (await world.after(30).poll()).opened == 20
+    world.livekit.people.clear()
+    world.livekit.refusing = set(rooms[:10])
+    await world.after(30).poll()
+    done = await world.after(30).poll()
+    assert (done.rooms_failed, done.closed) == (10, 10)
+    open_now = {identity for identity, (_, end, _) in (await world.sessions()).items() if end is None}
+    assert open_now == {f"person-{number}" for number in range(10)}
+    # What was missed before a failure is not forgotten by it, and not decided by it either.
+    world.livekit.refusing.clear()
+    assert (await world.after(30).poll()).closed == 0
+    world.livekit.refusing = set(rooms[:10])
+    assert (await world.after(30).poll()).closed == 0
+    world.livekit.refusing.clear()
+    assert (await world.after(30).poll()).closed == 10
+    ends = {end for identity, (_, end, _) in (await world.sessions()).items()}
+    assert ends == {30_000}
+
+
+async def test_joins_newer_than_the_poll_are_not_missed(world: World) -> None:
+    """The webhook of a join is folded while the pass is asking: the listing cannot know of it."""
+    world.livekit.add_room(world.lobby)
+    for number in range(3):
+        world.after(30)
+        polled = asyncio.create_task(world.poll())
+        world.livekit.delay_s = 0.1
+        await asyncio.sleep(0.02)
+        world.clock.at_ms += 1
+        newer = models.ParticipantInfo(sid=f"PA_new{number}", identity=f"new-{number}", joined_at_ms=world.clock.at_ms)
+        await world.webhook("participant_joined", newer)
+        await polled
+        async with world.pool.acquire() as conn:
+            assert not await conn.fetchval("SELECT count(*) FROM absence WHERE sid = $1", newer.sid)
+
+
+async def test_a_join_of_this_moment_is_left_to_its_webhook(world: World) -> None:
+    world.joins("ada")
+    assert (await world.after(1).poll()).opened == 0
+    assert (await world.after(30).poll()).opened == 1
+
+
+async def test_one_who_never_became_active_is_not_opened_and_not_missed(world: World) -> None:
+    world.joins("slow", state=models.ParticipantInfo.State.JOINED)
+    assert (await world.after(30).poll()).opened == 0
+    assert await world.sessions() == {}
+
+
+async def test_lost_track_events(world: World) -> None:
+    camera = models.TrackInfo(sid="TR_1", type=models.TrackType.VIDEO, source=models.TrackSource.CAMERA)
+    ada = world.joins("ada")
+    await world.webhook("participant_joined", ada)
+    ada.tracks.append(camera)
+    assert (await world.after(30).poll()).corrected == 1
+    assert (await world.after(30).poll()).corrected == 0
+    del ada.tracks[:]
+    await world.after(30).poll()
+    assert (await world.after(30).poll()).corrected == 1
+    world.clock.at_ms = START_MS + 150_000
+    await world.webhook("participant_left", ada)
+    async with world.pool.acquire() as conn:
+        row = await conn.fetchrow("SELECT participant_ms, video_ms, inferred_ms FROM usage_hour")
+    # From the first listing that showed the camera to the last one that did; the end of the session is no guess.
+    assert tuple(row or ()) == (150_000, 30_000, 0)
+
+
+async def test_the_join_that_only_a_track_told_of(world: World) -> None:
+    ada = world.joins("ada", kind=models.ParticipantInfo.Kind.SIP)
+    ada.tracks.append(models.TrackInfo(sid="TR_1", type=models.TrackType.AUDIO))
+    world.after(60)
+    body = bodies.body(
+        "track_published",
+        "EV_1",
+        world.clock.at_ms // 1000,
+        room={"sid": world.livekit.rooms[world.lobby].sid, "name": world.lobby},
+        participant={"sid": ada.sid, "identity": "ada"},
+        track={"sid": "TR_1"},
+    )
+    async with world.pool.acquire() as conn:
+        await fold_batch(conn, partition_of(body), [Received(world.clock.at_ms, body)])
+    assert await world.sessions() == {"ada": (60_000, None, None)}
+    assert (await world.after(1).poll()).corrected == 1
+    assert await world.sessions() == {"ada": (0, None, None)}
+    assert (await world.after(30).poll()).corrected == 0
+
+
+async def test_rooms_of_nobodys_project_are_left_alone(world: World) -> None:
+    for name in ("lobby", "p_nosuchproject__lobby", "x_y__z"):
+        world.joins("stranger", name)
+    world.joins("recorder", kind=models.ParticipantInfo.Kind.EGRESS)
+    done = await world.after(30).poll()
+    assert done.rooms == 1
+    assert {call.message.room for call in world.livekit.calls if call.method == "ListParticipants"} == {world.lobby}
+    assert await world.sessions() == {"recorder": (None, None, None)}
+    assert (await world.after(30).poll()).opened == 0
+
+
+async def test_test_mode_is_reconciled_too(world: World) -> None:
+    world.joins("ada", livekit_room(world.project, "test", "lobby"))
+    assert (await world.after(30).poll()).opened == 1
+    async with world.pool.acquire() as conn:
+        assert await conn.fetchval("SELECT mode FROM session") == "test"
+
+
+async def test_a_ghost_of_a_dead_node_stops_counting_and_is_not_closed(world: World) -> None:
+    """LiveKit crashed and its Redis still lists everybody. No node answers: nothing is known, so nothing is confirmed."""
+    world.joins("ada")
+    await world.after(30).poll()
+    world.livekit.dead = {world.lobby}
+    for _ in range(20):
+        done = await world.after(30).poll()
+    assert (done.confirmed, done.unproven, done.closed) == (0, 1, 0)
+    async with world.pool.acquire() as conn:
+        confirmed_ms = await conn.fetchval("SELECT confirmed_ms FROM session")
+        # Believed for as long as there was a real sign of life not long ago.
+        assert confirmed_ms - START_MS <= 30_000 + PROVE_AFTER_MS
+        # Not asked in every pass: each such question takes LiveKit seconds.
+        assert len(world.livekit.orders("UpdateSubscriptions")) <= 3
+    world.livekit.dead.clear()
+    for _ in range(11):
+        done = await world.after(30).poll()
+    assert (done.confirmed, done.unproven) == (1, 0)
+    assert (await world.sessions())["ada"] == (0, None, None)
+
+
+async def test_a_ghost_in_a_room_that_is_served_is_closed_at_its_last_sign_of_life(world: World) -> None:
+    """After the crash somebody came back to the room; ada did not, and her entry stays in LiveKit's Redis."""
+    world.joins("ada")
+    await world.after(30).poll()
+    world.livekit.ghosts = {"ada"}
+    for _ in range(13):
+        await world.after(30).poll()
+    start, end, ended_by = (await world.sessions())["ada"]
+    assert (start, ended_by) == (0, "reconciled")
+    assert end is not None
+    assert end <= 30_000
+    asked = len(world.livekit.orders("UpdateSubscriptions"))
+    for _ in range(5):
+        assert (await world.after(30).poll()).opened == 0
+    assert len(world.livekit.orders("UpdateSubscriptions")) <= asked + 1
+    world.livekit.ghosts.clear()
+    for _ in range(11):
+        await world.after(30).poll()
+    assert (await world.sessions())["ada"] == (0, None, None)
+
+
+async def test_ghosts_from_before_relay_came_are_not_opened(world: World) -> None:
+    world.joins("ada")
+    world.livekit.ghosts = {"ada"}
+    world.after(86_400)
+    world.joins("bob")
+    assert (await world.after(30).poll()).opened == 1
+    assert set(await world.sessions()) == {"bob"}
+
+
+async def test_a_livekit_that_cannot_be_asked_for_a_proof_is_believed(world: World) -> None:
+    world.joins("ada")
+    await world.after(30).poll()
+    world.after(PROVE_AFTER_MS / 1000)
+    world.livekit.unknown_methods = {"UpdateSubscriptions"}
+    done = await world.poll()
+    assert (done.confirmed, done.unproven) == (1, 0)
+
+
+async def test_egresses_and_ingresses(world: World) -> None:
+    world.joins("ada")
+    room = world.livekit.rooms[world.lobby]
+    started_ns = START_MS * 1_000_000
+    world.livekit.egresses = [
+        egress.EgressInfo(
+            egress_id="EG_1",
+            room_name=world.lobby,
+            room_id=room.sid,
+            status=egress.EgressStatus.EGRESS_ACTIVE,
+            started_at=started_ns,
+            web=egress.WebEgressRequest(url="https://example.com"),
+        )
+    ]
+    world.livekit.ingresses = [
+        ingress.IngressInfo(
+            ingress_id="IN_1",
+            room_name=world.lobby,
+            input_type=ingress.IngressInput.WHIP_INPUT,
+            state=ingress.IngressState(started_at=started_ns, resource_id="r1"),
+        )
+    ]
+    await world.after(30).poll()
+    await world.after(30).poll()
+    world.livekit.ingresses[0].state.ended_at = (START_MS + 70_000) * 1_000_000
+    # The recorder died: LiveKit lists its egress as active for ever, but the room is over.
+    world.livekit.rooms.clear()
+    world.livekit.people.clear()
+    await world.after(30).poll()
+    await world.after(30).poll()
+    async with world.pool.acquire() as conn:
+        rows = await conn.fetch("SELECT meter, type, active_ms, inferred_ms, runs FROM media_hour ORDER BY meter")
+    assert [tuple(row) for row in rows] == [
+        ("egress", "web", 60_000, 60_000, 1),
+        ("ingress", "whip", 60_000, 60_000, 1),
+    ]
+
+
+async def test_two_passes_at_once_do_no_harm(world: World) -> None:
+    for number in range(20):
+        world.joins(f"person-{number}")
+    world.after(30)
+    await asyncio.gather(*(world.poll() for _ in range(4)))
+    world.livekit.people[world.lobby].clear()
+    for _ in range(2):
+        world.after(30)
+        await asyncio.gather(*(world.poll() for _ in range(4)))
+    assert set((await world.sessions()).values()) == {(0, 30_000, "reconciled")}
+    async with world.pool.acquire() as conn:
+        total = await conn.fetchrow(
+            "SELECT sum(participant_ms)::bigint AS ms, sum(sessions)::bigint AS n FROM usage_hour"
+        )
+        assert tuple(total or ()) == (20 * 30_000, 20)
+        assert await conn.fetchval("SELECT count(*) FROM event") == 40
+
+
+async def test_one_worker_at_a_time_on_schedule(world: World, settings: Settings) -> None:
+    import msgspec
+
+    world.joins("ada")
+    world.after(30)
+    own = msgspec.structs.replace(settings, livekit_api_url=world.livekit.url)
+    redis = event_stream.connect_redis(settings.redis_url)
+    context = Context(world.pool, redis, own, world.clock)
+    job = next(job for job in periodic_jobs(own) if job.name == JOB)
+    assert (job.interval_s, job.run) == (30, reconcile_on_schedule)
+    await asyncio.gather(*(run_if_due(job, context) for _ in range(4)))
+    await redis.aclose()
+    assert len(world.livekit.orders("ListRooms")) == 1
+    async with world.pool.acquire() as conn:
+        last = await periodic_queries.last_run(conn, JOB)
+        assert last is not None
+        assert last.error is None
+        assert [run.opened for run in await last_passes(conn, 9)] == [1]
+
+
+async def test_the_command(world: World, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    import time
+
+    import msgspec
+
+    world.clock.at_ms = time.time_ns() // 1_000_000 - 60_000
+    world.joins("ada")
+    own = msgspec.structs.replace(settings, livekit_api_url=world.livekit.url)
+    result = await command.run_once(own)
+    assert (result.opened, result.confirmed, result.closed) == (1, 0, 0)
+    assert command.describe(result)[0] == f"{world.project} live lobby: ada is there; now counted as LiveKit says"
+    assert json.loads(msgspec.json.encode(result))["changes"][0]["identity"] == "ada"
+    again = await command.run_once(own)
+    assert (again.opened, again.confirmed, again.changes) == (0, 1, [])
+    monkeypatch.setattr(command, "WAIT_S", 1.0)
+    async with world.pool.acquire() as conn, periodic_queries.job_lock(conn, JOB):
+        with pytest.raises(command.AlreadyReconciling):
+            await command.run_once(own)
+
+
+async def test_thousands_of_rooms(world: World) -> None:
+    """Prints what a pass costs (pytest -s)."""
+    import time
+
+    for number in range(2000):
+        room = livekit_room(world.project, "live", f"room-{number}")
+        for person in range(3):
+            world.joins(f"person-{number}-{person}", room)
+    world.after(30)
+    for what in ("opening", "confirming"):
+        started = time.monotonic()
+        done = await world.poll()
+        print(f"{what} {done.participants} participants in {done.rooms} rooms: {time.monotonic() - started:.1f} s")
+        world.after(30)
+    assert (done.confirmed, done.rooms_failed) == (6000, 0)
