@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 LOCK   ?= requirements-dev.lock
 
-.PHONY: run test check setup lock clean
+.PHONY: run test check bench setup lock clean
 .DEFAULT_GOAL := run
 
 setup: $(VENV)/.$(LOCK)
@@ -27,6 +27,10 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Measures Relay beside its peers; needs wrk, node and npm. ARGS="tokens --rounds 2" for a part of it.
+bench: setup
+	$(BIN)/python -m benchmarks $(ARGS)
 
 # Needs `uv`. Locks carry versions and hashes only, so they install from whatever index the machine is set up with.
 lock:

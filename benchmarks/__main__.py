@@ -1,0 +1,53 @@
+"""`python -m benchmarks [WHAT …]`: measures and prints; results as JSON in --out."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks import fold, machine, processes, tokens, webhooks
+from benchmarks.machine import Spread
+
+WHAT = ("tokens", "webhooks", "fold")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    parser.add_argument("what", nargs="*", metavar="WHAT", help=f"{', '.join(WHAT)} (default: all)")
+    parser.add_argument("--rounds", type=int, default=5, help="alternating rounds (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=5, help="of load a round and server (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path(".bench"), help="where results go (default: %(default)s)")
+    arguments = parser.parse_args()
+    missing = processes.missing_programs()
+    if missing:
+        sys.stderr.write(f"install {', '.join(missing)} first (Debian: apt-get install wrk nodejs npm)\n")
+        return 2
+    machine.console.print(machine.describe())
+    for what in arguments.what or WHAT:
+        _run(what, arguments)
+    return 0
+
+
+def _run(what: str, arguments: argparse.Namespace) -> None:
+    if what == "tokens":
+        result = tokens.measure(arguments.rounds, arguments.seconds)
+    elif what == "webhooks":
+        result = webhooks.measure(arguments.rounds, arguments.seconds)
+    else:
+        result = fold.measure(arguments.rounds)
+    _print(what, result)
+    machine.keep(arguments.out, what, {name: {k: v.values for k, v in found.items()} for name, found in result.items()})
+
+
+def _print(what: str, result: dict[str, dict[str, Spread]]) -> None:
+    """Relay's rate over each peer's is a ratio of rates of the same round."""
+    ours = result["relay"]["per_second"].values
+    rows = []
+    for name, found in result.items():
+        ratio = Spread(tuple(own / other for own, other in zip(ours, found["per_second"].values, strict=True)))
+        others = [f"{key} {spread}" for key, spread in found.items() if key != "per_second"]
+        rows.append([name, str(found["per_second"]), str(ratio) if name != "relay" else "", ", ".join(others)])
+    machine.show(what, ["", "a second", "relay is … times this", ""], rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

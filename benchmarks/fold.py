@@ -1,0 +1,140 @@
+"""Events a second that one worker process folds, with everything it promises, and beside it one message and one transaction
+an event."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import redis
+
+from benchmarks import processes
+from benchmarks.machine import Spread, resident_mib
+from benchmarks.processes import ROOT
+from benchmarks.webhooks import bodies
+from services.cli.projects import create_project
+from shared import event_stream
+from shared.postgres import connect
+from shared.queries.events import Received
+from shared.settings import parse_database_url
+
+_WITHIN_S = 300.0
+
+
+def measure(rounds: int, events: int = 100_000, peer_events: int = 3_000) -> dict[str, dict[str, Spread]]:
+    """Rates by worker, and the worker's memory in MiB. Raises where the database does not hold exactly the events sent."""
+    rates: dict[str, list[float]] = {"relay": [], "a message and a transaction an event": []}
+    memory: list[float] = []
+    for number in range(rounds):
+        for name in rates if number % 2 == 0 else reversed(rates):
+            with processes.scratch() as directory:
+                if name == "relay":
+                    rate, mib = _ours(directory, events, number)
+                    memory.append(mib)
+                else:
+                    rate = _peer(directory, peer_events, number)
+            rates[name].append(rate)
+    return {
+        "relay": {"per_second": Spread(tuple(rates["relay"])), "mib": Spread(tuple(memory))},
+        **{name: {"per_second": Spread(tuple(found))} for name, found in rates.items() if name != "relay"},
+    }
+
+
+def _ours(directory: Path, count: int, seed: int) -> tuple[float, float]:
+    with contextlib.ExitStack() as stack:
+        running, env = stack.enter_context(processes.servers(directory))
+        events = _events(running.database_url, count, seed)
+        pid = stack.enter_context(processes.worker(env, directory))
+        client = redis.Redis.from_url(running.redis_url)
+        # Stopped while the streams are filled, so that only folding is timed and not the worker's start.
+        os.kill(pid, signal.SIGSTOP)
+        asyncio.run(_append(running.redis_url, events))
+        os.kill(pid, signal.SIGCONT)
+        started = time.perf_counter()
+        keys = [event_stream.stream_key(partition) for partition in range(event_stream.PARTITIONS)]
+        while any(client.xlen(key) for key in keys):
+            _give_up(started)
+            time.sleep(0.02)
+        elapsed = time.perf_counter() - started
+        _check(running.database_url, count)
+        return count / elapsed, resident_mib(pid)
+
+
+def _peer(directory: Path, count: int, seed: int) -> float:
+    with contextlib.ExitStack() as stack:
+        running, env = stack.enter_context(processes.servers(directory))
+        events = _events(running.database_url, count, seed)
+        client = redis.Redis.from_url(running.redis_url)
+        command = [sys.executable, "-m", "benchmarks.peers.python.fold_per_event"]
+        log = directory / "peer.log"
+        child = stack.enter_context(processes.process(command, env, ROOT, log))
+        while b"ready" not in log.read_bytes():
+            if child.poll() is not None:
+                raise RuntimeError(log.read_text(encoding="utf-8"))
+            time.sleep(0.02)
+        os.kill(child.pid, signal.SIGSTOP)
+        _enqueue(running.redis_url, events)
+        os.kill(child.pid, signal.SIGCONT)
+        started = time.perf_counter()
+        while client.hlen("peer:peer.msgs"):
+            _give_up(started)
+            time.sleep(0.02)
+        elapsed = time.perf_counter() - started
+        _check(running.database_url, count)
+        return count / elapsed
+
+
+def _give_up(started: float) -> None:
+    if time.perf_counter() - started > _WITHIN_S:
+        raise RuntimeError("the events were not folded in time; nothing is reported")
+
+
+def _events(database_url: str, count: int, seed: int) -> list[bytes]:
+    database = parse_database_url(database_url)
+    names = ("one", "two", "three", "four")
+    projects = [asyncio.run(create_project(database, name)).project_id for name in names]
+    # A seed of its own each: the same seed makes the same event ids.
+    share = count // len(projects)
+    per_project = [bodies(project, share, 10 * seed + number) for number, project in enumerate(projects)]
+    return [body for some in zip(*per_project, strict=True) for body in some]
+
+
+async def _append(redis_url: str, events: Sequence[bytes]) -> None:
+    client = event_stream.connect_redis(redis_url)
+    now_ms = time.time_ns() // 1_000_000
+    for start in range(0, len(events), 2000):
+        group = events[start : start + 2000]
+        await event_stream.append(client, [(event_stream.partition_of(body), Received(now_ms, body)) for body in group])
+    await client.aclose()
+
+
+def _enqueue(redis_url: str, events: Sequence[bytes]) -> None:
+    import dramatiq
+    from dramatiq.brokers.redis import RedisBroker
+
+    from benchmarks.peers.python.fold_per_event import message
+
+    broker = RedisBroker(
+        client=redis.Redis.from_url(redis_url), middleware=list[dramatiq.Middleware](), namespace="peer"
+    )
+    broker.declare_queue("peer")
+    now_ms = time.time_ns() // 1_000_000
+    for body in events:
+        broker.enqueue(message(body, now_ms))
+
+
+def _check(database_url: str, count: int) -> None:
+    async def stored() -> int:
+        conn = await connect(parse_database_url(database_url))
+        try:
+            return int(await conn.fetchval("SELECT count(*) FROM event") or 0)
+        finally:
+            await conn.close()
+
+    found = asyncio.run(stored())
+    if found != count:
+        raise RuntimeError(f"{count} events were sent and {found} are stored; nothing is reported")
