@@ -6,26 +6,31 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from litestar import Litestar, Request, Response
+from litestar import Litestar, Router
+from litestar.datastructures import State
 from litestar.di import Provide
-from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp
 
+from services.api import routes
 from services.api.auth import KeyStore
 from services.api.context import Context
 from services.api.hot_routes import HotRoutes
 from services.api.intake import Intake
-from services.api.problems import Problem, problem_of
-from services.api.routes import health, tokens, usage, webhooks
-from services.api.routes import metrics as metrics_route
-from services.api.routes.participants import ParticipantsController
-from services.api.routes.rooms import RoomsController
+from services.api.problems import answer_error
+from services.api.reference import reference_routes
+from services.api.requests import (
+    JsonRequest,
+    check_parameters,
+    provide_key,
+    remember_parameters,
+    require_secret_key,
+)
+from services.api.routes import tokens, webhooks
 from services.api.server import Drain
 from shared import event_stream, metrics
 from shared.backlog import Backlog
 from shared.clock import Clock, SystemClock
 from shared.doorbell import create_broker
-from shared.errors import RelayError
 from shared.livekit.access_token import TokenSigner
 from shared.livekit.room_service import RoomService
 from shared.livekit.webhook import WebhookVerifier
@@ -35,7 +40,6 @@ from shared.settings import Settings
 
 log = logging.getLogger("relay.api")
 POOL_SIZE = 10
-_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"}
 
 
 def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | None = None) -> ASGIApp:
@@ -68,27 +72,45 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
                 await redis.aclose()
                 broker.close()
 
+    signer = TokenSigner(settings.livekit_api_key, settings.livekit_api_secret)
+    verifier = WebhookVerifier(settings.livekit_api_key, settings.livekit_api_secret, settings.livekit_previous)
+    minter = tokens.Minter(signer, settings.livekit_url, clock)
+    receiver = webhooks.WebhookReceiver(verifier, intake, clock)
+    v1 = Router(
+        "/v1",
+        route_handlers=routes.V1,
+        guards=[require_secret_key],
+        before_request=check_parameters,
+        dependencies={"key": Provide(provide_key)},
+        security=[{"secretKey": []}],
+    )
+    described = [v1, *routes.OPEN]
+    dependencies = {
+        "context": _given(context),
+        "minter": _given(minter),
+        "receiver": _given(receiver),
+    }
     app = Litestar(
-        route_handlers=[
-            usage.get_usage,
-            health.healthz,
-            health.readyz,
-            metrics_route.get_metrics,
-            RoomsController,
-            ParticipantsController,
-        ],
-        dependencies={"context": Provide(lambda: context, sync_to_thread=False)},
-        exception_handlers={Exception: _answer_error},
+        route_handlers=[*described, *reference_routes(described, dependencies, settings.relay_api_url)],
+        dependencies=dependencies,
+        exception_handlers={Exception: answer_error},
+        request_class=JsonRequest,
+        request_max_body_size=tokens.BODY_LIMIT,
         lifespan=[lifespan],
+        state=State({"context": context}),
         openapi_config=None,
         logging_config=None,
     )
+    remember_parameters(app)
     hot = HotRoutes(app)
-    signer = TokenSigner(settings.livekit_api_key, settings.livekit_api_secret)
-    verifier = WebhookVerifier(settings.livekit_api_key, settings.livekit_api_secret, settings.livekit_previous)
-    hot.post(tokens.PATH, tokens.token_handler(keys, signer, settings.livekit_url, clock), tokens.BODY_LIMIT)
-    hot.post(webhooks.PATH, webhooks.webhook_handler(verifier, intake, clock), webhooks.BODY_LIMIT)
+    hot.post(tokens.PATH, tokens.token_handler(keys, minter), tokens.BODY_LIMIT)
+    hot.post(webhooks.PATH, webhooks.webhook_handler(receiver), webhooks.BODY_LIMIT)
     return hot
+
+
+def _given(value: Any) -> Provide:
+    """A dependency that is the same for all requests."""
+    return Provide(lambda: value, sync_to_thread=False)
 
 
 async def _warn_of_weak_redis(redis: event_stream.Redis) -> None:
@@ -100,23 +122,3 @@ async def _warn_of_weak_redis(redis: event_stream.Redis) -> None:
             )
     except event_stream.UNAVAILABLE:
         log.warning("Redis cannot be reached; webhooks go to the inbox in Postgres until it can")
-
-
-def _answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    request_id = request.scope.get("relay_request_id", "")
-    if isinstance(error, HTTPException):
-        status = error.status_code
-        detail = "there is nothing at this address" if status == 404 else error.detail
-        if status >= 500:
-            log.error("request %s failed", request_id, exc_info=error)
-        problem = Problem(status, _HTTP_CODES.get(status, "invalid_request"), detail)
-    else:
-        problem = problem_of(error)
-        if not isinstance(error, RelayError):
-            log.error("request %s failed", request_id, exc_info=error)
-    return Response(
-        problem.body(str(request_id)),
-        status_code=problem.status,
-        media_type="application/problem+json",
-        headers=dict(problem.headers),
-    )

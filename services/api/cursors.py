@@ -7,7 +7,7 @@ it is checked, and one that is malformed, or comes from another request, is refu
 import base64
 import binascii
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 from zlib import crc32
 
 import msgspec
@@ -15,6 +15,9 @@ import msgspec
 from shared.errors import InvalidRequest
 
 _LONGEST = 2_000
+Cursor = Annotated[
+    str, msgspec.Meta(max_length=_LONGEST, description="Where the next page begins: `nextCursor` of the last one.")
+]
 
 
 def write_cursor(request: Sequence[Any], position: Sequence[Any]) -> str:

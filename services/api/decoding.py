@@ -6,14 +6,11 @@ from typing import TypeVar
 import msgspec
 
 from shared.errors import InvalidRequest
+from shared.models.names import IN_WORDS
 
 T = TypeVar("T")
 _PATH = re.compile(r"^(.*?)(?: - at `(?:key in )?\$\.?([^`]*)`)?$", re.DOTALL)
 _NAMED = re.compile(r"^Object (contains unknown|missing required) field `([^`]*)`$")
-_PLAIN = {
-    "room": "room must be 1 to 128 letters, digits, `.`, `_`, `-` or `:`",
-    "identity": "identity must be 1 to 128 letters, digits, `.`, `_`, `-`, `:` or `@`",
-}
 
 
 def decode_request(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
@@ -35,8 +32,14 @@ def _explain(message: str) -> InvalidRequest:
         if named[1] == "missing required":
             return InvalidRequest(f"{param} is required", param, "missing_field")
         return InvalidRequest(f"{param} is not a field of this request", param, "unknown_field")
-    if path in _PLAIN and "matching regex" in text:
-        return InvalidRequest(_PLAIN[path], path)
     if not path:
         return InvalidRequest(f"the body must be a JSON object: {text}")
-    return InvalidRequest(f"{path}: {text[:1].lower()}{text[1:]}", path)
+    return InvalidRequest(in_words(path, text), path)
+
+
+def in_words(param: str, text: str) -> str:
+    """A sentence on what is wrong with ``param``, from msgspec's message without its path."""
+    if "matching regex" in text:
+        words = next((words for pattern, words in IN_WORDS.items() if text.endswith(repr(pattern))), None)
+        return f"{param} has the wrong form" if words is None else f"{param} must be {words}"
+    return f"{param}: {text[:1].lower()}{text[1:]}"

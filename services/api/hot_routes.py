@@ -10,17 +10,21 @@ from typing import Any
 
 from litestar.types import ASGIApp, Message, Receive, Send
 
-from services.api.problems import PayloadTooLarge, Problem, problem_of
-from shared.errors import RelayError
+from services.api.problems import MEDIA_TYPE, PayloadTooLarge, Problem, problem_of
+from shared.logs import request_id
 
 log = logging.getLogger("relay.api")
 
 Handler = Callable[[Any, bytes], Awaitable[bytes]]
+Headers = tuple[tuple[bytes, bytes], ...]
 _JSON = (b"content-type", b"application/json")
-_PROBLEM = (b"content-type", b"application/problem+json")
+_PROBLEM = (b"content-type", MEDIA_TYPE.encode())
+# No answer of ours is a page or a script, whatever a browser may sniff, and none may be kept by a cache: they hold tokens.
+_EVERYWHERE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 
 
 def new_request_id() -> str:
+    """Ours, never the client's: what is searched for in the log must be unique and hold nothing a stranger wrote."""
     return "req_" + os.urandom(9).hex()
 
 
@@ -50,7 +54,10 @@ async def read_body(receive: Receive, limit: int) -> bytes | None:
 
 
 class HotRoutes:
-    """Answers the hot paths itself and gives everything else to the framework. Every answer carries ``X-Request-Id``."""
+    """Answers the hot paths itself and gives everything else to the framework. Every answer carries ``X-Request-Id``.
+
+    The framework knows the same paths (``routes/``): that is where they are described, and where other methods are refused.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -64,47 +71,46 @@ class HotRoutes:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = new_request_id()
-        id_header = (b"x-request-id", request_id.encode())
+        identifier = new_request_id()
+        request_id.set(identifier)
+        shared = ((b"x-request-id", identifier.encode()), *_EVERYWHERE)
         route = self._routes.get(scope["path"])
-        if route is None:
-            await self._framework(scope, receive, send, request_id, id_header)
+        if route is None or scope["method"] != "POST":
+            await self._framework(scope, receive, send, shared)
             return
+        handler, limit = route
         try:
-            if scope["method"] != "POST":
-                problem = Problem(405, "method_not_allowed", "only POST is known here", headers=(("allow", "POST"),))
-            else:
-                handler, limit = route
-                body = await read_body(receive, limit)
-                if body is None:
-                    return
-                await _send(send, 200, await handler(scope, body), (_JSON, id_header))
+            body = await read_body(receive, limit)
+            if body is None:
                 return
-        except RelayError as error:
-            problem = problem_of(error)
+            answer = await handler(scope, body)
         except (
             Exception
         ) as error:  # the outermost layer: whatever it is, the client gets an answer and the log the reason
-            log.exception("request %s failed", request_id)
             problem = problem_of(error)
-        headers = tuple((name.encode(), value.encode()) for name, value in problem.headers)
-        if problem.status == 413:
-            headers += ((b"connection", b"close"),)
-        await _send(send, problem.status, problem.body(request_id), (_PROBLEM, id_header, *headers))
+            if problem.status == 500:
+                log.exception("request %s failed", identifier)
+            await _send_problem(send, problem, shared)
+        else:
+            await _send(send, 200, answer, (_JSON, *shared))
 
-    async def _framework(
-        self, scope: Any, receive: Receive, send: Send, request_id: str, id_header: tuple[bytes, bytes]
-    ) -> None:
-        async def send_with_id(message: Message) -> None:
+    async def _framework(self, scope: Any, receive: Receive, send: Send, shared: Headers) -> None:
+        async def send_with_shared(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], id_header]
+                headers = list(message["headers"])
+                given = {name.lower() for name, _ in headers}
+                message["headers"] = [*headers, *(header for header in shared if header[0] not in given)]
             await send(message)
 
-        scope["relay_request_id"] = request_id
-        await self._app(scope, receive, send_with_id)
+        await self._app(scope, receive, send_with_shared)
 
 
-async def _send(send: Send, status: int, body: bytes, headers: tuple[tuple[bytes, bytes], ...]) -> None:
+async def _send_problem(send: Send, problem: Problem, shared: Headers) -> None:
+    headers = ((name.encode(), value.encode()) for name, value in problem.headers)
+    await _send(send, problem.status, problem.body(), (_PROBLEM, *shared, *headers))
+
+
+async def _send(send: Send, status: int, body: bytes, headers: Headers) -> None:
     length = (b"content-length", str(len(body)).encode())
     await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
     await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -5,10 +5,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import httpx
+import msgspec
 import pytest
 import uvicorn
 
 from services.api.app import create_app
+from services.api.problem_codes import CODES
+from services.api.problems import ProblemDetails
 from services.cli.projects import create_project
 from shared.ids import KeyType, Mode
 from shared.livekit.webhook import WebhookSigner
@@ -20,7 +23,9 @@ from shared.settings import Settings
 @asynccontextmanager
 async def serving(settings: Settings) -> AsyncIterator[str]:
     """The API under uvicorn in this process; yields its URL."""
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_level="warning", lifespan="on"))
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(settings), port=0, log_config=None, access_log=False, lifespan="on")
+    )
     task = asyncio.create_task(server.serve())
     try:
         async with asyncio.timeout(15):
@@ -33,9 +38,23 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
         await task
 
 
+async def every_error_is_a_listed_one(answer: httpx.Response) -> None:
+    """Whatever a test is about: an error of the API is a problem with the id of its request and a code that is listed."""
+    assert answer.headers["x-request-id"].startswith("req_")
+    if answer.status_code >= 400 and answer.request.url.path.startswith(("/v1/", "/api/")):
+        assert answer.headers["content-type"] == "application/problem+json"
+        problem = msgspec.json.decode(await answer.aread(), type=ProblemDetails)
+        assert problem.request_id == answer.headers["x-request-id"]
+        assert CODES[problem.code].status == problem.status == answer.status_code
+
+
 @pytest.fixture
 async def api(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    async with serving(settings) as url, httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as client:
+    hooks = {"response": [every_error_is_a_listed_one]}
+    async with (
+        serving(settings) as url,
+        httpx.AsyncClient(base_url=url, trust_env=False, timeout=20, event_hooks=hooks) as client,
+    ):
         yield client
 
 

@@ -81,7 +81,7 @@ async def test_oversized_is_413(api: httpx.AsyncClient, settings: Settings, sign
 
 async def test_another_method_is_405(api: httpx.AsyncClient) -> None:
     answer = await api.get(PATH)
-    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "OPTIONS, POST")
 
 
 async def test_without_redis_the_inbox_keeps_it(settings: Settings, pool: Pool, signed: Signed) -> None:

@@ -1,37 +1,72 @@
 """`GET /healthz` and `GET /readyz`."""
 
 import asyncio
-from typing import Any
+from typing import Annotated, Literal
 
 import asyncpg
+import msgspec
 from litestar import Response, get
 from litestar.di import NamedDependency
 
 from services.api.context import Context
+from services.api.openapi import described
 from shared import event_stream
 from shared.migrate import known_migrations
+from shared.models.wire import Wire
 from shared.postgres import UNAVAILABLE, Pool
 from shared.queries.migrations import missing_migrations
 
 CHECK_TIMEOUT_S = 2.0
 
 
-@get("/healthz", summary="The process lives")
-async def healthz() -> dict[str, str]:
-    return {"status": "ok"}
+class Alive(Wire):
+    status: Literal["ok"]
 
 
-@get("/readyz", summary="Postgres, Redis and migrations")
-async def readyz(context: NamedDependency[Context]) -> Response[dict[str, Any]]:
-    """200 when all is well, else 503; ``checks`` says what is wrong."""
+Check = Annotated[str, msgspec.Meta(description="`ok`, or what is wrong.", examples=["ok"])]
+
+
+class Checks(Wire):
+    """``process`` is there only while this process stops."""
+
+    postgres: Check
+    migrations: Check
+    redis: Check
+    process: Check | msgspec.UnsetType = msgspec.UNSET
+
+
+class Readiness(Wire):
+    """``status`` is `ok` only if every check is."""
+
+    status: Literal["ok", "unavailable"]
+    checks: Checks
+
+
+@get("/healthz", operation_id="getHealth", tags=["operations"], summary="The process lives", security=[])
+async def healthz() -> Alive:
+    return Alive(status="ok")
+
+
+@get(
+    "/readyz",
+    operation_id="getReadiness",
+    tags=["operations"],
+    summary="Postgres, Redis and migrations",
+    description="200 when all is well, else 503; `checks` says what is wrong.",
+    security=[],
+    opt=described(also_statuses=(503,)),
+)
+async def readyz(context: NamedDependency[Context]) -> Response[Readiness]:
     (postgres, migrations), redis_state = await asyncio.gather(
         _check_postgres(context.pool), _check_redis(context.redis)
     )
-    checks = {"postgres": postgres, "migrations": migrations, "redis": redis_state}
+    checks = Checks(postgres=postgres, migrations=migrations, redis=redis_state)
     if context.drain.started:
-        checks["process"] = "stopping"
-    ready = all(state == "ok" for state in checks.values())
-    return Response({"status": "ok" if ready else "unavailable", "checks": checks}, status_code=200 if ready else 503)
+        checks.process = "stopping"
+    ready = all(state == "ok" for state in msgspec.structs.asdict(checks).values() if state is not msgspec.UNSET)
+    return Response(
+        Readiness(status="ok" if ready else "unavailable", checks=checks), status_code=200 if ready else 503
+    )
 
 
 async def _check_postgres(pool: Pool) -> tuple[str, str]:

@@ -1,27 +1,32 @@
 """`/v1/rooms/{name}/participants`: who is in a room of the key's project and mode."""
 
-from types import MappingProxyType
 from typing import Annotated
 
 from litestar import Controller, delete, get, patch, post
-from litestar.di import NamedDependency, Provide
+from litestar.di import NamedDependency
 from litestar.params import JSONBody, PathParameter
 
+from services.api.openapi import described
 from services.api.rooms import ProjectRooms
-from services.api.routes.rooms import Cursor, Limit, Name, project_rooms, refuse_hidden_slashes
+from services.api.routes.rooms import OF_ROOM, ROOMS, Cursor, Limit, Name, refuse_hidden_slashes
 from shared.models.rooms import MutedTracks, MuteTracks, ParticipantAnswer, ParticipantPage, UpdateParticipant
 
 # Wider than what tokens are minted for: agents, phones and streams bring identities of their own.
 Identity = Annotated[str, PathParameter(min_length=1, max_length=256)]
+OF_PARTICIPANT = (*OF_ROOM, "participant_not_found")
 
 
 class ParticipantsController(Controller):
-    path = "/v1/rooms/{name:str}/participants"
+    path = "/rooms/{name:str}/participants"
     guards = (refuse_hidden_slashes,)
-    dependencies = MappingProxyType({"rooms": Provide(project_rooms)})
-    tags = ("Participants",)
+    dependencies = ROOMS
+    tags = ("participants",)
 
-    @get(summary="List a room's participants")
+    @get(
+        operation_id="listParticipants",
+        summary="List a room's participants",
+        opt=described(errors=(*OF_ROOM, "invalid_cursor")),
+    )
     async def list_participants(
         self,
         rooms: NamedDependency[ProjectRooms],
@@ -32,24 +37,49 @@ class ParticipantsController(Controller):
         """By identity; all of them without `limit`. Hidden ones, agents and recorders too."""
         return await rooms.participants(name, limit, cursor)
 
-    @get("/{identity:str}", summary="One participant")
+    @get(
+        "/{identity:str}",
+        operation_id="getParticipant",
+        summary="One participant",
+        opt=described(errors=OF_PARTICIPANT),
+    )
     async def get_participant(
         self, rooms: NamedDependency[ProjectRooms], name: Name, identity: Identity
     ) -> ParticipantAnswer:
         return await rooms.participant(name, identity)
 
-    @patch("/{identity:str}", summary="Change a participant")
+    @patch(
+        "/{identity:str}",
+        operation_id="updateParticipant",
+        summary="Change a participant",
+        opt=described(
+            errors=(*OF_PARTICIPANT, "livekit_conflict"), example={"name": "Ada", "permission": {"canPublish": False}}
+        ),
+    )
     async def update_participant(
         self, rooms: NamedDependency[ProjectRooms], name: Name, identity: Identity, data: JSONBody[UpdateParticipant]
     ) -> ParticipantAnswer:
         return await rooms.update_participant(name, identity, data)
 
-    @delete("/{identity:str}", summary="Remove a participant")
+    @delete(
+        "/{identity:str}",
+        operation_id="removeParticipant",
+        summary="Remove a participant",
+        opt=described(errors=OF_PARTICIPANT),
+    )
     async def remove_participant(self, rooms: NamedDependency[ProjectRooms], name: Name, identity: Identity) -> None:
         """Disconnects them. A token that is still valid lets them come back."""
         await rooms.remove(name, identity)
 
-    @post("/{identity:str}/mute", status_code=200, summary="Mute a participant's tracks")
+    @post(
+        "/{identity:str}/mute",
+        operation_id="muteParticipant",
+        status_code=200,
+        summary="Mute a participant's tracks",
+        opt=described(
+            errors=(*OF_PARTICIPANT, "track_not_found", "livekit_conflict"), example={"source": "microphone"}
+        ),
+    )
     async def mute(
         self, rooms: NamedDependency[ProjectRooms], name: Name, identity: Identity, data: JSONBody[MuteTracks]
     ) -> MutedTracks:

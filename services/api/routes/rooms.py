@@ -1,18 +1,19 @@
 """`/v1/rooms`: the rooms of the key's project and mode."""
 
-from types import MappingProxyType
 from typing import Annotated, Any
 
-from litestar import Controller, Request, delete, get, patch, post
+from litestar import Controller, delete, get, patch, post
 from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency, Provide
 from litestar.handlers.base import BaseRouteHandler
 from litestar.params import FromPath, JSONBody, QueryParameter
 
 from services.api.context import Context
+from services.api.openapi import described
 from services.api.rooms import ProjectRooms
 from shared.errors import InvalidRequest
 from shared.models.names import RoomName
+from shared.models.projects import KeyRecord
 from shared.models.rooms import CreateRoom, RoomAnswer, RoomDetails, RoomPage, SendData, UpdateRoom
 
 MAX_PAGE = 1000
@@ -21,6 +22,9 @@ Limit = Annotated[
 ]
 Cursor = Annotated[str | None, QueryParameter(max_length=1024, description="`nextCursor` of the page before")]
 Name = FromPath[RoomName]
+# What every question to LiveKit can end in.
+LIVEKIT = ("livekit_refused", "livekit_unreachable", "livekit_credentials", "livekit_failed", "livekit_timeout")
+OF_ROOM = (*LIVEKIT, "room_not_found")
 
 
 def refuse_hidden_slashes(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
@@ -30,44 +34,63 @@ def refuse_hidden_slashes(connection: ASGIConnection[Any, Any, Any, Any], _handl
         raise InvalidRequest("names in this address must not be empty or contain a slash")
 
 
-async def project_rooms(request: Request[Any, Any, Any], context: NamedDependency[Context]) -> ProjectRooms:
-    key = await context.keys.authenticate(request.headers.get("authorization"))
+async def project_rooms(key: NamedDependency[KeyRecord], context: NamedDependency[Context]) -> ProjectRooms:
     return ProjectRooms(context.livekit, key.project_id, key.mode)
 
 
-class RoomsController(Controller):
-    path = "/v1/rooms"
-    guards = (refuse_hidden_slashes,)
-    dependencies = MappingProxyType({"rooms": Provide(project_rooms)})
-    tags = ("Rooms",)
+ROOMS = {"rooms": Provide(project_rooms)}
 
-    @get(summary="List the open rooms")
+
+class RoomsController(Controller):
+    path = "/rooms"
+    guards = (refuse_hidden_slashes,)
+    dependencies = ROOMS
+    tags = ("rooms",)
+
+    @get(operation_id="listRooms", summary="List the open rooms", opt=described(errors=(*LIVEKIT, "invalid_cursor")))
     async def list_rooms(
         self, rooms: NamedDependency[ProjectRooms], limit: Limit = None, cursor: Cursor = None
     ) -> RoomPage:
         """By name; all of them without `limit`."""
         return await rooms.open_rooms(limit, cursor)
 
-    @post(summary="Open a room")
+    @post(
+        operation_id="createRoom",
+        summary="Open a room",
+        opt=described(errors=(*LIVEKIT, "livekit_conflict"), example={"name": "lobby", "maxParticipants": 20}),
+    )
     async def create_room(self, rooms: NamedDependency[ProjectRooms], data: JSONBody[CreateRoom]) -> RoomAnswer:
         """A room of this name that is open already is answered as it is; nothing of it changes."""
         return await rooms.create(data)
 
-    @get("/{name:str}", summary="A room with its participants")
+    @get("/{name:str}", operation_id="getRoom", summary="A room with its participants", opt=described(errors=OF_ROOM))
     async def get_room(self, rooms: NamedDependency[ProjectRooms], name: Name) -> RoomDetails:
         return await rooms.get(name)
 
-    @patch("/{name:str}", summary="Change a room's metadata")
+    @patch(
+        "/{name:str}",
+        operation_id="updateRoom",
+        summary="Change a room's metadata",
+        opt=described(errors=OF_ROOM, example={"metadata": "chapter 2"}),
+    )
     async def update_room(
         self, rooms: NamedDependency[ProjectRooms], name: Name, data: JSONBody[UpdateRoom]
     ) -> RoomAnswer:
         return await rooms.update(name, data)
 
-    @delete("/{name:str}", summary="End a room")
+    @delete("/{name:str}", operation_id="endRoom", summary="End a room", opt=described(errors=OF_ROOM))
     async def end_room(self, rooms: NamedDependency[ProjectRooms], name: Name) -> None:
         """Disconnects everyone in it."""
         await rooms.end(name)
 
-    @post("/{name:str}/data", status_code=204, summary="Send data into a room")
+    @post(
+        "/{name:str}/data",
+        operation_id="sendData",
+        status_code=204,
+        summary="Send data into a room",
+        opt=described(
+            errors=(*OF_ROOM, "livekit_conflict", "participant_not_found"), example={"data": "hello", "topic": "chat"}
+        ),
+    )
     async def send_data(self, rooms: NamedDependency[ProjectRooms], name: Name, data: JSONBody[SendData]) -> None:
         await rooms.send(name, data)

@@ -4,17 +4,24 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
+from litestar import post
+from litestar.di import NamedDependency
+from litestar.params import JSONBody
 from livekit.protocol.room import RoomConfiguration
 
 from services.api.auth import KeyStore
 from services.api.decoding import decode_request
 from services.api.hot_routes import Handler, header
+from services.api.openapi import described
+from services.api.requests import refuse_query, require_json
 from shared import metrics
 from shared.clock import Clock, rfc3339
 from shared.errors import InvalidRequest
 from shared.ids import livekit_room
 from shared.livekit.access_token import TokenSigner
-from shared.models.wire import Request
+from shared.models.names import Identity, RoomName, Timestamp
+from shared.models.projects import KeyRecord
+from shared.models.wire import Request, Wire
 
 PATH = "/v1/tokens"
 BODY_LIMIT = 256 * 1024
@@ -23,34 +30,98 @@ MAX_TTL_S = 21600
 # LiveKit's own limit on metadata and on attributes (livekit-server, config.go: max_metadata_size, max_attributes_size).
 MAX_METADATA_BYTES = 64_000
 
-# \Z, not $: $ also matches before a trailing line break.
-Room = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9._:-]{1,128}\Z")]
-Identity = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9._:@-]{1,128}\Z")]
 Source = Literal["camera", "microphone", "screen_share", "screen_share_audio"]
 
 
 class Grants(Request):
-    """An empty ``canPublishSources`` would mean "all" to LiveKit, the opposite of what it says, so it is refused."""
+    """What the participant may do in the room."""
 
-    can_publish: bool = True
-    can_subscribe: bool = True
-    can_publish_data: bool = True
-    can_publish_sources: Annotated[list[Source], msgspec.Meta(min_length=1)] | None = None
-    can_update_own_metadata: bool | None = None
-    hidden: bool | None = None
+    can_publish: Annotated[bool, msgspec.Meta(description="Publish audio and video.")] = True
+    can_subscribe: Annotated[bool, msgspec.Meta(description="Receive what others publish.")] = True
+    can_publish_data: Annotated[bool, msgspec.Meta(description="Send data messages.")] = True
+    # An empty list would mean "all" to LiveKit, the opposite of what it says, so it is refused.
+    can_publish_sources: (
+        Annotated[
+            list[Source],
+            msgspec.Meta(
+                min_length=1,
+                description="Only these sources may be published. Not empty: to allow none, set `canPublish` to false.",
+                examples=[["microphone"]],
+            ),
+        ]
+        | None
+    ) = None
+    can_update_own_metadata: (
+        Annotated[bool, msgspec.Meta(description="Change their own name, metadata and attributes.")] | None
+    ) = None
+    hidden: Annotated[bool, msgspec.Meta(description="Invisible to the others. Still metered.")] | None = None
 
 
 class TokenRequest(Request):
-    """``ttl`` in seconds; more than ``MAX_TTL_S`` is lowered to it."""
+    """Who may join which room, and how."""
 
-    room: Room
+    room: RoomName
     identity: Identity
-    name: Annotated[str, msgspec.Meta(max_length=256)] | None = None
-    ttl: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    metadata: str | None = None
-    attributes: dict[str, str] | None = None
+    name: Annotated[str, msgspec.Meta(max_length=256, description="Shown to the others.", examples=["Ada"])] | None = (
+        None
+    )
+    ttl: (
+        Annotated[
+            int,
+            msgspec.Meta(
+                ge=1,
+                description="Seconds in which the token can be used to join. More than 21600 (six hours) is lowered to that.",
+                extra_json_schema={"default": DEFAULT_TTL_S},
+                examples=[600],
+            ),
+        ]
+        | None
+    ) = None
+    metadata: (
+        Annotated[
+            str,
+            msgspec.Meta(
+                max_length=MAX_METADATA_BYTES,
+                description="Opaque; seen by everyone in the room. At most 64,000 bytes in UTF-8.",
+            ),
+        ]
+        | None
+    ) = None
+    attributes: (
+        Annotated[
+            dict[str, str],
+            msgspec.Meta(
+                description="Key-value pairs, seen by everyone in the room. At most 64,000 bytes in UTF-8, keys included.",
+                examples=[{"role": "host"}],
+            ),
+        ]
+        | None
+    ) = None
     grants: Grants | None = None
-    room_config: dict[str, Any] | None = None
+    room_config: (
+        Annotated[
+            dict[str, Any],
+            msgspec.Meta(
+                description="LiveKit's RoomConfiguration, applied when joining creates the room. No credentials in it.",
+                examples=[{"maxParticipants": 4, "agents": [{"agentName": "scribe"}]}],
+            ),
+        ]
+        | None
+    ) = None
+
+
+class TokenAnswer(Wire):
+    """A LiveKit access token, and what to use it with."""
+
+    token: Annotated[
+        str, msgspec.Meta(description="JWT for LiveKit's client SDKs.", examples=["eyJhbGciOiJIUzI1NiIs…"])
+    ]
+    url: Annotated[str, msgspec.Meta(description="LiveKit's address.", examples=["wss://livekit.example.com"])]
+    room: Annotated[
+        str, msgspec.Meta(description="LiveKit's own name of the room.", examples=["p_k3v9x2m7q4w8t6na__lobby"])
+    ]
+    identity: Identity
+    expires_at: Timestamp
 
 
 _DEFAULT_GRANTS = Grants()
@@ -62,26 +133,53 @@ _CREDENTIALS = {
 }  # fmt: skip
 
 
-def token_handler(keys: KeyStore, signer: TokenSigner, livekit_url: str, clock: Clock) -> Handler:
-    """Raises what ``KeyStore.authenticate`` raises, and ``InvalidRequest``."""
+class Minter:
+    """Makes tokens for one LiveKit."""
 
-    minted = {mode: metrics.tokens[mode] for mode in ("live", "test")}
+    def __init__(self, signer: TokenSigner, livekit_url: str, clock: Clock) -> None:
+        self._signer, self._livekit_url, self._clock = signer, livekit_url, clock
+        self._minted = {mode: metrics.tokens[mode] for mode in ("live", "test")}
+
+    def mint(self, key: KeyRecord, request: TokenRequest) -> TokenAnswer:
+        """Raises ``InvalidRequest``."""
+        room = livekit_room(key.project_id, key.mode, request.room)
+        now_s = self._clock.now_ms() // 1000
+        ttl_s = min(request.ttl or DEFAULT_TTL_S, MAX_TTL_S)
+        token = self._signer.sign(token_claims(request, room), now_s=now_s, ttl_s=ttl_s)
+        self._minted[key.mode].count += 1
+        return TokenAnswer(
+            token=token,
+            url=self._livekit_url,
+            room=room,
+            identity=request.identity,
+            expires_at=rfc3339((now_s + ttl_s) * 1000),
+        )
+
+
+@post(
+    "/tokens",
+    operation_id="createToken",
+    tags=["tokens"],
+    status_code=200,
+    summary="Make a LiveKit access token",
+    description="For one identity and one room. The token carries no other right: it cannot list, create or administer.",
+    opt=described(example={"room": "lobby", "identity": "ada", "ttl": 600}),
+)
+async def create_token(
+    data: JSONBody[TokenRequest], key: NamedDependency[KeyRecord], minter: NamedDependency[Minter]
+) -> TokenAnswer:
+    """Described here, and answered by ``token_handler`` in front of the framework; both do the same."""
+    return minter.mint(key, data)
+
+
+def token_handler(keys: KeyStore, minter: Minter) -> Handler:
+    """Raises what ``KeyStore.authenticate`` raises, ``InvalidRequest`` and ``UnsupportedMediaType``."""
 
     async def create_token(scope: Any, body: bytes) -> bytes:
         key = await keys.authenticate(header(scope, b"authorization"))
-        request = decode_request(_decoder, body)
-        room = livekit_room(key.project_id, key.mode, request.room)
-        now_s = clock.now_ms() // 1000
-        ttl_s = min(request.ttl or DEFAULT_TTL_S, MAX_TTL_S)
-        answer = {
-            "token": signer.sign(token_claims(request, room), now_s=now_s, ttl_s=ttl_s),
-            "url": livekit_url,
-            "room": room,
-            "identity": request.identity,
-            "expiresAt": rfc3339((now_s + ttl_s) * 1000),
-        }
-        minted[key.mode].count += 1
-        return msgspec.json.encode(answer)
+        refuse_query(scope)
+        require_json(header(scope, b"content-type"))
+        return msgspec.json.encode(minter.mint(key, decode_request(_decoder, body)))
 
     return create_token
 

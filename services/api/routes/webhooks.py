@@ -3,29 +3,86 @@ never sends an event again after a 4xx, so nothing it signed is refused."""
 
 from typing import Any
 
+from litestar import post
+from litestar.connection import Request
+from litestar.di import NamedDependency
+from litestar.params import RawBody
+
 from services.api.hot_routes import Handler, header
 from services.api.intake import Intake
+from services.api.openapi import described
 from shared import metrics
 from shared.clock import Clock
 from shared.errors import WebhookRefused
 from shared.livekit.webhook import WebhookVerifier
+from shared.models.wire import Wire
 from shared.queries.events import Received
 
 PATH = "/api/webhooks/livekit"
 BODY_LIMIT = 1024 * 1024
 
 
-def webhook_handler(verifier: WebhookVerifier, intake: Intake, clock: Clock) -> Handler:
-    """Raises ``WebhookRefused`` (401), ``EventNotKept`` (503)."""
+class WebhookAnswer(Wire):
+    """The event is safe."""
 
-    async def receive_webhook(scope: Any, body: bytes) -> bytes:
-        now_ms = clock.now_ms()
+    received: bool
+
+
+class WebhookReceiver:
+    """Verifies what LiveKit sends and keeps it."""
+
+    def __init__(self, verifier: WebhookVerifier, intake: Intake, clock: Clock) -> None:
+        self._verifier, self._intake, self._clock = verifier, intake, clock
+
+    async def receive(self, body: bytes, authorization: str | None) -> None:
+        """Returns once the event is safe. Raises ``WebhookRefused`` (401), ``EventNotKept`` (503)."""
+        now_ms = self._clock.now_ms()
         try:
-            verifier.verify(body, header(scope, b"authorization"), now_s=now_ms / 1000)
+            self._verifier.verify(body, authorization, now_s=now_ms / 1000)
         except WebhookRefused as refusal:
             metrics.webhooks[refusal.reason].count += 1
             raise
-        await intake.keep(Received(now_ms, body))
+        await self._intake.keep(Received(now_ms, body))
+
+
+@post(
+    PATH,
+    operation_id="receiveLiveKitWebhook",
+    tags=["webhooks"],
+    status_code=200,
+    summary="Take in an event from LiveKit",
+    description="Where LiveKit's `webhook.urls` points. 200 once the event is safe; never another 4xx than these.",
+    security=[{"livekitSignature": []}],
+    request_max_body_size=BODY_LIMIT,
+    opt=described(
+        errors=(
+            "no_secret",
+            "missing_signature",
+            "malformed_signature",
+            "bad_signature",
+            "wrong_api_key",
+            "expired",
+            "not_yet_valid",
+            "body_mismatch",
+            "payload_too_large",
+            "event_not_kept",
+        ),
+        takes="application/webhook+json",
+    ),
+)
+async def receive_webhook(
+    body: RawBody, request: Request[Any, Any, Any], receiver: NamedDependency[WebhookReceiver]
+) -> WebhookAnswer:
+    """Described here, and answered by ``webhook_handler`` in front of the framework; both do the same."""
+    await receiver.receive(body, request.headers.get("authorization"))
+    return WebhookAnswer(received=True)
+
+
+def webhook_handler(receiver: WebhookReceiver) -> Handler:
+    """Raises what ``WebhookReceiver.receive`` raises."""
+
+    async def receive_webhook(scope: Any, body: bytes) -> bytes:
+        await receiver.receive(body, header(scope, b"authorization"))
         return b'{"received":true}'
 
     return receive_webhook
