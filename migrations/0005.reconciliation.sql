@@ -8,3 +8,7 @@ CREATE TABLE proof (
 
 -- Participants that are listed and that no node answers for.
 ALTER TABLE reconcile_run ADD COLUMN unproven integer NOT NULL DEFAULT 0;
+
+-- When the next room of the same name was created: this one was over by then.
+ALTER TABLE room ADD COLUMN superseded_ms bigint;
+CREATE INDEX room_by_name ON room (name, created_ms) WHERE name IS NOT NULL AND created_ms IS NOT NULL;

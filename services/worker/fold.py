@@ -12,8 +12,10 @@ import asyncpg
 import msgspec
 
 from services.worker.ledger import ConcurrentFold, fold_runs, fold_sessions
+from services.worker.succession import last_sightings, succeeded_rooms
 from shared.errors import UnfoldableEvent
 from shared.metering.observe import Observation, observe
+from shared.metering.state import Room
 from shared.models.livekit_event import LiveKitEvent, decode_event
 from shared.postgres import Connection
 from shared.queries import events as event_queries
@@ -84,13 +86,23 @@ async def fold_in_transaction(conn: Connection, partition: int, batch: Sequence[
         result.folded = len(new)
         result.unattributed = sum(1 for seen in new if seen.owner is None and seen.room_name)
         now_ms = max(received.received_ms for received in batch)
-        await fold_sessions(
-            conn, [seen.session for seen in new if seen.session], [seen.room for seen in new if seen.room], now_ms
-        )
+        rooms = [seen.room for seen in new if seen.room]
+        succeeded = await succeeded_rooms(conn, rooms)
+        sightings = await _keep_sightings(conn, succeeded, now_ms)
+        sessions = [seen.session for seen in (*new, *sightings) if seen.session]
+        await fold_sessions(conn, sessions, [*rooms, *succeeded], now_ms)
         await fold_runs(conn, [seen.run for seen in new if seen.run])
     if batch:
         await event_queries.record_progress(conn, partition, max(received.received_ms for received in batch))
     return result
+
+
+async def _keep_sightings(conn: Connection, succeeded: Sequence[Room], now_ms: int) -> list[Observation]:
+    """Turns the last confirmation of sessions that end with their room's succession into kept events."""
+    bodies = await last_sightings(conn, succeeded)
+    reads = [_read(Received(now_ms, body)) for body in bodies]
+    new_ids = await event_queries.insert_events(conn, [read.row for read in reads]) if reads else set()
+    return [read.observation for read in reads if read.row.id in new_ids]
 
 
 def _read(received: Received) -> _Read:

@@ -54,8 +54,8 @@ async def fold_sessions(
         sessions[session.sid] = merge_session(sessions[session.sid], session) if session.sid in sessions else session
     if not rooms and not sessions:
         return
-    finished = sorted(room.sid for room in rooms.values() if room.finished_ms)
-    before = await session_queries.lock_sessions(conn, sorted(sessions), finished)
+    over = sorted(room.sid for room in rooms.values() if room.finished_ms or room.superseded_ms)
+    before = await session_queries.lock_sessions(conn, sorted(sessions), over)
     after = dict(before)
     for sid, session in sessions.items():
         after[sid] = merge_session(before[sid], session) if sid in before else session

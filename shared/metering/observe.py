@@ -29,6 +29,8 @@ SEEN, GONE, TRACK_GONE = "relay_participant_seen", "relay_participant_gone", "re
 EGRESS_SEEN, EGRESS_GONE = "relay_egress_seen", "relay_egress_gone"
 INGRESS_SEEN, INGRESS_GONE = "relay_ingress_seen", "relay_ingress_gone"
 _RECONCILED = {SEEN, GONE, TRACK_GONE}
+# These describe the room as a whole; the others name it at most.
+_WITH_ROOM = _ROOM_EVENTS | _PARTICIPANT_EVENTS | {SEEN}
 _RUN_GONE = {EGRESS_GONE, INGRESS_GONE}
 _NS_PER_MS = 1_000_000
 
@@ -71,7 +73,7 @@ def _room_name(event: LiveKitEvent) -> str:
 
 def _room(event: LiveKitEvent, owner: RoomName | None, created_ms: int) -> Room | None:
     info = event.room
-    if info is None or (event.event not in _ROOM_EVENTS and event.event not in _PARTICIPANT_EVENTS):
+    if info is None or event.event not in _WITH_ROOM:
         return None
     return Room(
         sid=info.sid,

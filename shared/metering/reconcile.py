@@ -147,7 +147,7 @@ def decide(
     for room_listing in listing.rooms.values():
         for sid, person in (room_listing.people or {}).items():
             here = person.state == "ACTIVE" and verdicts.get(sid, "here") == "here"
-            if here and _is_missing(listing, person, known.get(sid)):
+            if here and _is_missing(listing, room_listing, person, known.get(sid)):
                 found.events.append(seen_event(room_listing, person))
                 found.opened += 1
     return found
@@ -159,10 +159,11 @@ def _room_name(session: Session) -> str | None:
     return livekit_room(session.project_id, session.mode, session.room)
 
 
-def _is_missing(listing: Listing, person: ParticipantInfo, entry: Known | None) -> bool:
-    """Whether someone who is there has no open session: nothing told of them, or they were closed too soon."""
+def _is_missing(listing: Listing, room: RoomListing, person: ParticipantInfo, entry: Known | None) -> bool:
+    """Whether someone who is there has no open session: nothing told of them, or they were closed too soon. One who was in
+    the last room of this name was not: LiveKit's list goes by name."""
     if entry is not None:
-        return entry.ended_by == "reconciled"
+        return entry.ended_by == "reconciled" and entry.session.room_sid in (None, room.info.sid)
     joined_ms = person.joined_at_ms or person.joined_at * 1000
     return 0 < joined_ms <= listing.started_ms - SETTLE_MS
 
@@ -199,7 +200,7 @@ def _judge_open(
     if asked_ms - absence.since_ms < GRACE_MS:
         found.absences[sid, ""] = absence
         return
-    found.events.append(_gone_event(GONE, entry.session, room_name, absence))
+    found.events.append(gone_event(GONE, entry.session, room_name, absence))
     found.closed += 1
 
 
@@ -225,7 +226,7 @@ def _judge_tracks(
         if room.asked_ms - absence.since_ms < GRACE_MS:
             found.absences[session.sid, sid] = absence
         else:
-            found.events.append(_gone_event(TRACK_GONE, session, room.info.name, absence, sid, track))
+            found.events.append(gone_event(TRACK_GONE, session, room.info.name, absence, sid, track))
             found.corrected += 1
 
 
@@ -250,9 +251,10 @@ def seen_event(room: RoomListing, person: ParticipantInfo) -> LiveKitEvent:
     )
 
 
-def _gone_event(
+def gone_event(
     name: str, session: Session, room_name: str, absence: Absence, track_sid: str = "", track: Track | None = None
 ) -> LiveKitEvent:
+    """LiveKit was found without this participant, or without one of its tracks."""
     return LiveKitEvent(
         event=name,
         id=":".join(filter(None, (name, session.sid, track_sid, str(absence.since_ms)))),

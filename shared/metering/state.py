@@ -6,6 +6,7 @@ Times are unix milliseconds; None means "never seen". ``gc=False``: frozen trees
 """
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Literal, TypeVar
 
 import msgspec
@@ -62,7 +63,11 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Room(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One room sid. It can finish more than once: a stored room that is opened again keeps its sid."""
+    """One room sid. It can finish more than once: a stored room that is opened again keeps its sid.
+
+    ``superseded_ms``: when the next room of the same name was created. No event tells it; it follows from two rooms
+    (``succession``), whichever becomes known first.
+    """
 
     sid: str
     name: str | None = None
@@ -70,6 +75,7 @@ class Room(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     mode: Mode | None = None
     created_ms: int | None = None
     finished_ms: tuple[int, ...] = ()
+    superseded_ms: int | None = None
 
 
 class MediaRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -161,7 +167,26 @@ def merge_room(a: Room, b: Room) -> Room:
         mode=_greatest(a.mode, b.mode),
         created_ms=least(a.created_ms, b.created_ms),
         finished_ms=_union(a.finished_ms, b.finished_ms),
+        superseded_ms=least(a.superseded_ms, b.superseded_ms),
     )
+
+
+def succession(rooms: Iterable[Room]) -> list[Room]:
+    """What rooms of the same name tell of one another, as states to be merged: LiveKit has one room of a name at a time
+    (pkg/service/roommanager.go keeps them by name), so each was over when the next was created. Of two created in the same
+    millisecond nothing is told."""
+    by_name: dict[str, list[Room]] = {}
+    for room in rooms:
+        if room.name and room.created_ms is not None:
+            by_name.setdefault(room.name, []).append(room)
+    told = []
+    for namesakes in by_name.values():
+        created = sorted({room.created_ms for room in namesakes if room.created_ms is not None})
+        following = dict(pairwise(created))
+        for room in namesakes:
+            if room.created_ms in following:
+                told.append(Room(sid=room.sid, superseded_ms=following[room.created_ms]))
+    return told
 
 
 def merge_run(a: MediaRun, b: MediaRun) -> MediaRun:

@@ -47,9 +47,10 @@ def interval_of(session: Session, room: Room | None) -> Interval | None:
     """When the participant was connected; None if it never was.
 
     The end is the participant's own leaving (or abort) where known; else the first finishing of its room after it came,
-    unless LiveKit was by then already found without it; else, where LiveKit was found without it, the last sign of it. An
-    aborted connection counts only if it was connected before: ``joined`` seconds earlier, media published, or listed by
-    LiveKit. A ``joined`` not earlier than the abort is a race inside LiveKit and no usage.
+    unless LiveKit was by then already found without it; else, where LiveKit was found without it or the next room of this
+    name exists, the last sign of it. An aborted connection counts only if it was connected before: ``joined`` seconds
+    earlier, media published, or listed by LiveKit. A ``joined`` not earlier than the abort is a race inside LiveKit and no
+    usage.
     """
     start_ms = start_of(session)
     if start_ms is None:
@@ -67,6 +68,9 @@ def interval_of(session: Session, room: Room | None) -> Interval | None:
             if gone_ms is None or finished_ms <= gone_ms:
                 return Interval(start_ms, max(start_ms, finished_ms), "room_finished")
             break
+    superseded_ms = room.superseded_ms if room is not None else None
+    if superseded_ms is not None and superseded_ms > start_ms:
+        return Interval(start_ms, min(last_sign_ms, superseded_ms), "reconciled")
     if gone_ms is not None:
         return Interval(start_ms, last_sign_ms, "reconciled")
     return Interval(start_ms, None, None)

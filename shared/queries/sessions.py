@@ -1,6 +1,7 @@
 """Sessions and rooms. Their state is msgspec's JSON of shared/metering/state.py; the columns beside it are derived."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -27,7 +28,7 @@ async def lock_sessions(conn: Connection, sids: list[str], room_sids: list[str])
 
 async def lock_rooms(conn: Connection, sids: list[str]) -> dict[str, Room]:
     rows = await conn.fetch(
-        "SELECT sid, name, project_id, mode, created_ms, finished_ms FROM room WHERE sid = ANY ($1::text[])"
+        "SELECT sid, name, project_id, mode, created_ms, finished_ms, superseded_ms FROM room WHERE sid = ANY ($1::text[])"
         " ORDER BY sid FOR UPDATE",
         sids,
     )
@@ -108,10 +109,10 @@ async def update_sessions(conn: Connection, pairs: Sequence[tuple[Session, Room 
 async def insert_rooms(conn: Connection, rooms: Sequence[Room]) -> int:
     """Stores new rooms; returns how many, as ``insert_sessions``."""
     status = await conn.execute(
-        "INSERT INTO room (sid, name, project_id, mode, created_ms, finished_ms)"
-        " SELECT sid, name, project_id, mode, created_ms, finished::bigint[]"
-        " FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[])"
-        " AS n (sid, name, project_id, mode, created_ms, finished) ON CONFLICT DO NOTHING",
+        "INSERT INTO room (sid, name, project_id, mode, created_ms, finished_ms, superseded_ms)"
+        " SELECT sid, name, project_id, mode, created_ms, finished::bigint[], superseded_ms"
+        " FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bigint[])"
+        " AS n (sid, name, project_id, mode, created_ms, finished, superseded_ms) ON CONFLICT DO NOTHING",
         [room.sid for room in rooms],
         [room.name for room in rooms],
         [room.project_id for room in rooms],
@@ -119,15 +120,53 @@ async def insert_rooms(conn: Connection, rooms: Sequence[Room]) -> int:
         [room.created_ms for room in rooms],
         # unnest flattens arrays of arrays, so the inner ones travel as literals of whole numbers.
         ["{" + ",".join(map(str, room.finished_ms)) + "}" for room in rooms],
+        [room.superseded_ms for room in rooms],
     )
     return int(status.rpartition(" ")[2])
 
 
 async def update_rooms(conn: Connection, rooms: Sequence[Room]) -> None:
     await conn.executemany(
-        "UPDATE room SET name = $2, project_id = $3, mode = $4, created_ms = $5, finished_ms = $6 WHERE sid = $1",
-        [(room.sid, room.name, room.project_id, room.mode, room.created_ms, list(room.finished_ms)) for room in rooms],
+        "UPDATE room SET name = $2, project_id = $3, mode = $4, created_ms = $5, finished_ms = $6, superseded_ms = $7"
+        " WHERE sid = $1",
+        [(r.sid, r.name, r.project_id, r.mode, r.created_ms, list(r.finished_ms), r.superseded_ms) for r in rooms],
     )
+
+
+async def namesakes(conn: Connection, rooms: Sequence[Room]) -> list[Room]:
+    """Of rooms that are not stored yet with this creation: the stored room of the same name before each, and the one after.
+    A room that is known as it is costs a look at its row."""
+    rows = await conn.fetch(
+        "SELECT DISTINCT near.sid, near.name, near.created_ms"
+        " FROM unnest($1::text[], $2::text[], $3::bigint[]) AS n (sid, name, created_ms), LATERAL ("
+        " (SELECT sid, name, created_ms FROM room WHERE name = n.name AND created_ms < n.created_ms"
+        " ORDER BY created_ms DESC LIMIT 1) UNION ALL"
+        " (SELECT sid, name, created_ms FROM room WHERE name = n.name AND created_ms > n.created_ms"
+        " ORDER BY created_ms LIMIT 1)) AS near"
+        " WHERE near.sid <> n.sid AND NOT EXISTS"
+        " (SELECT FROM room AS known WHERE known.sid = n.sid AND known.created_ms = n.created_ms)",
+        [room.sid for room in rooms],
+        [room.name for room in rooms],
+        [room.created_ms for room in rooms],
+    )
+    return [Room(**row) for row in rows]
+
+
+class Confirmed(NamedTuple):
+    """An open session that LiveKit listed at ``confirmed_ms`` (unix ms)."""
+
+    session: Session
+    confirmed_ms: int
+
+
+async def confirmed_in_rooms(conn: Connection, room_sids: Sequence[str]) -> list[Confirmed]:
+    """The open sessions of these room sids that reconciliation has confirmed."""
+    rows = await conn.fetch(
+        "SELECT state, confirmed_ms FROM session WHERE room_sid = ANY ($1::text[]) AND ended_by IS NULL"
+        " AND started_ms IS NOT NULL AND confirmed_ms IS NOT NULL ORDER BY sid",
+        list(room_sids),
+    )
+    return [Confirmed(_decode(row["state"]), row["confirmed_ms"]) for row in rows]
 
 
 async def open_sessions(conn: Connection, project_id: str, mode: str) -> list[Session]:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Sequence
 from functools import reduce
 from operator import add
+from random import Random
 from typing import Any, TypeVar
 
 from hypothesis import given, settings
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from shared.errors import UnfoldableEvent
 from shared.metering.observe import observe
 from shared.metering.peak import EMPTY, Stretch, combine, daily_peaks
-from shared.metering.state import Room, Session, Track, merge_room, merge_session
+from shared.metering.state import Room, Session, Track, merge_room, merge_session, succession
 from shared.metering.usage import interval_of, is_metered, kind_of, usage_of
 from shared.models.livekit_event import decode_event
 from tests.unit import brute_force_meter as brute
@@ -199,6 +200,7 @@ rooms_of_a_sid = st.builds(
     mode=st.sampled_from([None, "live", "test"]),
     created_ms=maybe_ms,
     finished_ms=st.sets(st.integers(0, 3)).map(lambda times: tuple(sorted(times))),
+    superseded_ms=maybe_ms,
 )
 
 
@@ -218,6 +220,32 @@ def test_rooms_are_a_semilattice(a: Room, b: Room, c: Room) -> None:
     assert merge_room(a, b) == merge_room(b, a)
     assert merge_room(merge_room(a, b), c) == merge_room(a, merge_room(b, c))
     assert merge_room(a, Room(sid="RM")) == a
+
+
+namesakes = st.lists(
+    st.builds(Room, sid=st.sampled_from("abcd"), name=st.sampled_from([None, "x", "y"]), created_ms=maybe_ms),
+    unique_by=lambda room: room.sid,
+)
+
+
+@laws
+@given(namesakes, st.randoms(use_true_random=False))
+def test_the_next_room_of_a_name_is_found_whatever_is_known_first(rooms: list[Room], order: Random) -> None:
+    """By pairs as they become known, merged, and all at once: the same."""
+    known: dict[str, Room] = {}
+    for room in order.sample(rooms, len(rooms)):
+        known[room.sid] = room
+        for told in succession(known.values()):
+            known[told.sid] = merge_room(known[told.sid], told)
+    for room in rooms:
+        later = [
+            other.created_ms
+            for other in rooms
+            if other.name
+            and other.name == room.name
+            and (other.created_ms or 0) > (9 if room.created_ms is None else room.created_ms)
+        ]
+        assert known[room.sid].superseded_ms == min(filter(None, later), default=None), rooms
 
 
 def test_no_event_leaves_an_empty_text_in_the_state() -> None:

@@ -1,0 +1,43 @@
+"""A newer room of the same name proves the older one over, whichever of their events comes first."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from shared.ids import livekit_room
+from shared.metering.observe import GONE
+from shared.metering.reconcile import Absence, gone_event
+from shared.metering.state import Room, merge_room, succession
+from shared.postgres import Connection
+from shared.queries import sessions as session_queries
+
+_encode = msgspec.json.Encoder().encode
+
+
+async def succeeded_rooms(conn: Connection, observed: Sequence[Room]) -> list[Room]:
+    """What the rooms just observed and the stored ones of their names tell of one another: states to be merged. Events of a
+    room name are in one partition, and the caller holds its lock."""
+    rooms: dict[str, Room] = {}
+    for room in observed:
+        rooms[room.sid] = merge_room(rooms[room.sid], room) if room.sid in rooms else room
+    dated = [room for room in rooms.values() if room.name and room.created_ms is not None]
+    if not dated:
+        return []
+    stored = await session_queries.namesakes(conn, dated)
+    return succession([*dated, *(room for room in stored if room.sid not in rooms)])
+
+
+async def last_sightings(conn: Connection, succeeded: Sequence[Room]) -> list[bytes]:
+    """Bodies of events that keep when LiveKit last listed the open sessions of rooms that are over: confirmations are no part
+    of a session's state, and it ends at its last sign."""
+    superseded = {room.sid: room.superseded_ms for room in succeeded}
+    if not superseded:
+        return []
+    bodies = []
+    for session, confirmed_ms in await session_queries.confirmed_in_rooms(conn, sorted(superseded)):
+        over_ms = superseded[session.room_sid or ""]
+        if over_ms is None or session.project_id is None or session.mode is None or session.room is None:
+            continue
+        name = livekit_room(session.project_id, session.mode, session.room)
+        bodies.append(_encode(gone_event(GONE, session, name, Absence(over_ms, confirmed_ms))))
+    return bodies

@@ -1,0 +1,121 @@
+"""A newer room of the same name proves the older one over (scenario 16), in any order, up to its last sign of life."""
+
+import itertools
+from typing import Any
+
+import pytest
+
+from services.worker.fold import fold_batch
+from shared.event_stream import partition_of
+from shared.ids import livekit_room
+from shared.metering.observe import observe
+from shared.models.livekit_event import decode_event
+from shared.models.projects import CreatedProject
+from shared.postgres import Pool
+from shared.queries.events import Received
+from tests import livekit_bodies as bodies
+
+T = bodies.BASE_S
+Session = tuple[int | None, int | None, str | None]
+
+
+async def fold(pool: Pool, *batches: list[bytes]) -> None:
+    async with pool.acquire() as conn:
+        for batch in batches:
+            by_partition: dict[int, list[Received]] = {}
+            for body in batch:
+                by_partition.setdefault(partition_of(body), []).append(Received((T + 90_000) * 1000, body))
+            for partition, received in by_partition.items():
+                await fold_batch(conn, partition, received)
+
+
+async def sessions(pool: Pool) -> dict[str, Session]:
+    """(start, end, ended by) by sid; seconds after T."""
+    async with pool.acquire() as conn:
+        rows = await conn.fetch("SELECT sid, started_ms, ended_ms, ended_by FROM session ORDER BY sid")
+    return {row["sid"]: (_since(row["started_ms"]), _since(row["ended_ms"]), row["ended_by"]) for row in rows}
+
+
+def _since(at_ms: int | None) -> int | None:
+    return None if at_ms is None else at_ms // 1000 - T
+
+
+def joined(name: str, number: int, at_s: int) -> bytes:
+    room = bodies.room(name, f"RM_{number}", at_s)
+    who = bodies.participant(f"PA_{number}", "ada", at_s * 1000)
+    return bodies.body("participant_joined", f"EV_j{number}", at_s + 1, room=room, participant=who)
+
+
+def published(name: str, number: int, at_s: int) -> bytes:
+    parts: dict[str, Any] = {
+        "room": {"sid": f"RM_{number}", "name": name},
+        "participant": {"sid": f"PA_{number}", "identity": "ada"},
+        "track": {"sid": f"TR_{number}", "type": "VIDEO"},
+    }
+    return bodies.body("track_published", f"EV_t{number}", at_s, **parts)
+
+
+async def rollup(pool: Pool) -> tuple[int, ...]:
+    async with pool.acquire() as conn:
+        row = await conn.fetchrow(
+            "SELECT sum(participant_ms)::bigint, sum(video_ms)::bigint, sum(inferred_ms)::bigint FROM usage_hour"
+        )
+    return tuple(row or ())
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+async def test_any_order_ends_the_same(pool: Pool, project: CreatedProject, order: tuple[int, ...]) -> None:
+    """LiveKit crashed in a call: no `left`, no `room_finished`; the next morning the room is opened under a new sid."""
+    name = livekit_room(project.project_id, "live", "lobby")
+    events = [joined(name, 1, T), published(name, 1, T + 600), joined(name, 2, T + 30_000), joined(name, 3, T + 60_000)]
+    await fold(pool, *([events[index]] for index in order))
+    assert await sessions(pool) == {
+        "PA_1": (0, 600, "reconciled"),
+        "PA_2": (30_000, 30_001, "reconciled"),
+        "PA_3": (60_000, None, None),
+    }
+    assert await rollup(pool) == (601_000, 0, 601_000)
+
+
+async def test_in_one_batch_and_repeated(pool: Pool, project: CreatedProject) -> None:
+    name = livekit_room(project.project_id, "live", "lobby")
+    events = [joined(name, 2, T + 30_000), joined(name, 1, T), published(name, 1, T + 600)]
+    await fold(pool, events, events, events[::-1])
+    assert (await sessions(pool))["PA_1"] == (0, 600, "reconciled")
+    assert await rollup(pool) == (600_000, 0, 600_000)
+
+
+async def test_what_livekit_last_confirmed_counts_and_is_kept_as_an_event(pool: Pool, project: CreatedProject) -> None:
+    name = livekit_room(project.project_id, "live", "lobby")
+    await fold(pool, [joined(name, 1, T)])
+    async with pool.acquire() as conn:
+        await conn.execute("UPDATE session SET confirmed_ms = $1", (T + 7200) * 1000)
+    await fold(pool, [joined(name, 2, T + 30_000)])
+    assert (await sessions(pool))["PA_1"] == (0, 7200, "reconciled")
+    async with pool.acquire() as conn:
+        kept = await conn.fetch("SELECT body FROM event WHERE name = 'relay_participant_gone'")
+    # From the kept events alone the same comes out: that is what makes it provable.
+    assert len(kept) == 1
+    seen = observe(decode_event(kept[0]["body"]), (T + 30_001) * 1000).session
+    assert seen is not None
+    assert (seen.sid, seen.sighted_ms, seen.gone_ms) == ("PA_1", (T + 7200) * 1000, (T + 30_000) * 1000)
+
+
+async def test_a_real_leave_overrides(pool: Pool, project: CreatedProject) -> None:
+    name = livekit_room(project.project_id, "live", "lobby")
+    await fold(pool, [joined(name, 1, T)], [joined(name, 2, T + 30_000)])
+    who = bodies.participant("PA_1", "ada", T * 1000)
+    left = bodies.body("participant_left", "EV_l", T + 900, room=bodies.room(name, "RM_1", T), participant=who)
+    await fold(pool, [left])
+    assert (await sessions(pool))["PA_1"] == (0, 900, "left")
+    assert await rollup(pool) == (900_000, 0, 0)
+
+
+async def test_other_names_modes_and_the_same_sid_prove_nothing(pool: Pool, project: CreatedProject) -> None:
+    name = livekit_room(project.project_id, "live", "lobby")
+    await fold(pool, [joined(name, 1, T)])
+    await fold(pool, [joined(livekit_room(project.project_id, "live", "lobby2"), 2, T + 30_000)])
+    await fold(pool, [joined(livekit_room(project.project_id, "test", "lobby"), 3, T + 30_000)])
+    room = bodies.room(name, "RM_1", T)
+    await fold(pool, [bodies.body("room_started", "EV_again", T + 30_000, room=room)])
+    assert {end for _, end, _ in (await sessions(pool)).values()} == {None}
