@@ -1,0 +1,197 @@
+"""Requests counted in this process and, behind it, in Redis: for the minting path, which waits for nobody.
+
+A window is a minute of the wall clock, the same in every process. What was used is estimated as for a sliding minute: this
+window's count and the part of the last one that the minute still covers. The count is of this process as of now, and of the
+others as of the last exchange with Redis, every ``EXCHANGE_S``. So a limit may be passed by what arrives in the meantime: for
+a count of one process to reach another takes two exchanges at most, hence **at most the requests of 2 x EXCHANGE_S and the
+round trips above the limit**, never less than the limit. While Redis is away each process holds the limit alone.
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from redis import asyncio as redis_asyncio
+from redis.exceptions import RedisError
+
+from shared import metrics
+from shared.clock import MINUTE_MS, Clock
+
+log = logging.getLogger("relay.api")
+
+EXCHANGE_S: Final = 0.25
+WINDOW_MS: Final = MINUTE_MS
+UNAVAILABLE = (RedisError, OSError, TimeoutError)
+_TIMEOUT_S = 1.0
+# Windows exchanged in one pipeline: three commands each, and other requests of this process wait while it is put together.
+_AT_ONCE = 500
+_FORGET_EVERY_MS = 2 * WINDOW_MS
+
+
+class Window:
+    """What one key or one project used."""
+
+    __slots__ = ("_flying", "_index", "_known", "_late", "_previous", "_unsent", "limit", "name")
+
+    def __init__(self, name: str, limit: int, index: int) -> None:
+        self.name, self.limit = name, limit
+        self._index = index
+        # Of this window: what Redis knows, what is on its way there, what is not.
+        self._known = self._flying = self._unsent = 0
+        # Of the window before: what was used in all, and what of it Redis was not told.
+        self._previous = self._late = 0
+
+    def left(self, now_ms: int) -> float:
+        """How many more requests fit in."""
+        index, elapsed_ms = divmod(now_ms, WINDOW_MS)
+        if index != self._index:
+            self._roll(index)
+        used = self._known + self._flying + self._unsent
+        return self.limit - used - self._previous * (1 - elapsed_ms / WINDOW_MS)
+
+    def _roll(self, index: int) -> None:
+        follows = index == self._index + 1
+        self._previous = self._known + self._flying + self._unsent if follows else 0
+        self._late = self._unsent if follows else 0
+        self._known = self._flying = self._unsent = 0
+        self._index = index
+
+    def take(self) -> None:
+        """Counts one request, right after ``left``."""
+        self._unsent += 1
+
+    def wait_s(self, now_ms: int) -> int:
+        """Whole seconds until a request fits in again, if nobody makes any meanwhile."""
+        elapsed_ms = now_ms % WINDOW_MS
+        used = self._known + self._flying + self._unsent
+        until_ms = _covered_until_ms(self._previous, self.limit - 1 - used)
+        if until_ms is None:  # not in this window; the next one begins with all of this as its last
+            until_ms = WINDOW_MS + (_covered_until_ms(used, self.limit - 1) or 0)
+        return max(1, math.ceil((until_ms - elapsed_ms) / 1000))
+
+    def to_send(self) -> tuple[int, int, int]:
+        """The window's number, what Redis does not know yet of it, and of the one before."""
+        self._flying, self._unsent = self._unsent, 0
+        return self._index, self._flying, self._late
+
+    def sent(self, index: int, known: int, previous: int) -> None:
+        """Redis has it, and says what all processes used."""
+        if index == self._index:
+            self._known, self._previous, self._flying, self._late = known, previous, 0, 0
+
+    def not_sent(self, index: int) -> None:
+        if index == self._index:
+            self._unsent += self._flying
+            self._flying = 0
+
+    def is_over(self, now_ms: int) -> bool:
+        """Whether nothing of it counts any more."""
+        return now_ms // WINDOW_MS > self._index + 1
+
+
+def _covered_until_ms(previous: int, room: float) -> float | None:
+    """From when on, within a window, what is left of ``previous`` fits into ``room``; None if it never does."""
+    if room < 0:
+        return None
+    return WINDOW_MS * (1 - room / previous) if previous > room else 0
+
+
+class Verdict(NamedTuple):
+    """What became of a request: the limit that is nearest to being reached, what is left of it, whole seconds until its
+    window ends, and whole seconds to wait if the request was refused (else 0)."""
+
+    limit: int
+    left: int
+    reset_s: int
+    wait_s: int
+
+
+class RateWindows:
+    """The windows of this process. ``run`` exchanges them with Redis until it is cancelled."""
+
+    def __init__(self, redis: "redis_asyncio.Redis", clock: Clock) -> None:
+        self._redis, self._clock = redis, clock
+        self._windows: dict[str, Window] = {}
+        self._changed: set[Window] = set()
+        self._forgot_ms = 0
+        self._shared = True
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def take(self, limits: Sequence[tuple[str, int]], now_ms: int) -> Verdict:
+        """Counts a request against limits of (name, requests a minute), if it fits into all of them."""
+        tight: Window | None = None
+        least = math.inf
+        windows = [self._windows.get(name) or self._window(name, limit, now_ms) for name, limit in limits]
+        for window in windows:
+            left = window.left(now_ms)
+            if left < least:
+                least, tight = left, window
+        if tight is None:
+            raise ValueError("no limits to count against")
+        self._changed.update(windows)
+        reset_s = (WINDOW_MS - now_ms % WINDOW_MS + 999) // 1000
+        if least < 1:
+            return Verdict(tight.limit, 0, reset_s, tight.wait_s(now_ms))
+        for window in windows:
+            window.take()
+        return Verdict(tight.limit, int(least) - 1, reset_s, 0)
+
+    def _window(self, name: str, limit: int, now_ms: int) -> Window:
+        window = self._windows[name] = Window(name, limit, now_ms // WINDOW_MS)
+        return window
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(EXCHANGE_S)
+            try:
+                await self.exchange()
+            except Exception:  # a defect here must not end the counting for good
+                log.exception("exchanging rate limits failed")
+
+    async def exchange(self) -> None:
+        """Tells Redis what this process counted and learns what all did. Fails with a line in the log."""
+        now_ms = self._clock.now_ms()
+        if now_ms - self._forgot_ms > _FORGET_EVERY_MS:
+            self._forgot_ms = now_ms
+            self._windows = {name: window for name, window in self._windows.items() if not window.is_over(now_ms)}
+        changed, self._changed = list(self._changed), set()
+        for start in range(0, len(changed), _AT_ONCE):
+            await self._exchange(changed[start : start + _AT_ONCE])
+
+    async def _exchange(self, windows: list[Window]) -> None:
+        told = [(window, *window.to_send()) for window in windows]
+        pipeline = self._redis.pipeline(transaction=False)
+        for window, index, count, late in told:
+            for at, amount in ((index - 1, late), (index, count)):
+                pipeline.incrby(_redis_key(window.name, at), amount)
+                pipeline.pexpire(_redis_key(window.name, at), 3 * WINDOW_MS)
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                answers = await pipeline.execute()
+        except UNAVAILABLE as error:
+            self._failed(error)
+            for window, index, count, _ in told:
+                window.not_sent(index)
+                metrics.rate_limits.labels("unchecked").inc(count)
+            # They are exchanged again though nobody may use them meanwhile.
+            self._changed.update(windows)
+            return
+        if not self._shared:
+            self._shared = True
+            log.warning("Redis is back: token limits are counted over all processes again")
+        for number, (window, index, _, _) in enumerate(told):
+            previous, _, known, _ = answers[4 * number : 4 * number + 4]
+            window.sent(index, known, previous)
+
+    def _failed(self, error: Exception) -> None:
+        if self._shared:
+            self._shared = False
+            log.warning("Redis is away (%s): token limits are counted by each process alone", type(error).__name__)
+
+
+def _redis_key(name: str, index: int) -> str:
+    return f"relay:limit:{name}:{index}"
