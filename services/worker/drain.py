@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from services.worker.fold import FoldResult, fold_batch, fold_in_transaction
+from services.worker.fold import FoldResult, fold_batch
 from shared import event_stream, metrics
 from shared.postgres import Connection, Pool
 from shared.queries import events as event_queries
@@ -55,7 +55,7 @@ async def drain_inbox(conn: Connection) -> int:
                 await event_queries.lock_partition(conn, partition)
                 batch = await event_queries.take_from_inbox(conn, partition, BATCH)
                 if batch:
-                    await fold_in_transaction(conn, partition, batch)
+                    await fold_batch(conn, partition, batch)
             if not batch:
                 break
             count += len(batch)

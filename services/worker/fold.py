@@ -22,6 +22,9 @@ from shared.queries import events as event_queries
 from shared.queries import projects as project_queries
 from shared.queries.events import EventRow, Received
 
+# How often a batch is tried before somebody else's locks, or a partition that was made meanwhile, count as a failure.
+ATTEMPTS = 5
+
 
 class FoldResult(msgspec.Struct):
     """What a batch did, in events."""
@@ -38,16 +41,22 @@ class _Read(msgspec.Struct):
 
 
 async def fold_batch(conn: Connection, partition: int, batch: Sequence[Received]) -> FoldResult:
-    """Folds events of one partition and commits. An event that cannot be used is set aside with its reason."""
-    for attempt in range(5):
+    """Folds events of one partition and commits (if the caller has a transaction, with it). An event that cannot be used is
+    set aside with its reason."""
+    attempt = 0
+    while True:
+        attempt += 1
         try:
             async with conn.transaction():
                 await event_queries.lock_partition(conn, partition)
                 return await fold_in_transaction(conn, partition, batch)
         except (ConcurrentFold, asyncpg.DeadlockDetectedError, asyncpg.SerializationError):
-            if attempt == 4:
+            if attempt == ATTEMPTS:
                 raise
         except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, UnicodeError) as error:
+            if isinstance(error, asyncpg.CheckViolationError) and attempt < ATTEMPTS:
+                # A day got its partition after its events were routed to the default one: routed again, they fit.
+                continue
             # Something in one of the events that Postgres will not hold. Halving finds it without stopping the others.
             if len(batch) == 1:
                 async with conn.transaction():
@@ -56,7 +65,6 @@ async def fold_batch(conn: Connection, partition: int, batch: Sequence[Received]
             middle = len(batch) // 2
             first = await fold_batch(conn, partition, batch[:middle])
             return _sum(first, await fold_batch(conn, partition, batch[middle:]))
-    raise AssertionError("unreachable: the last attempt returns or raises")
 
 
 def _sum(a: FoldResult, b: FoldResult) -> FoldResult:

@@ -1,6 +1,6 @@
 """Everything the worker does on a schedule."""
 
-from services.worker import reconcile
+from services.worker import partitions, reconcile
 from services.worker.periodic import Job
 from shared.settings import Settings
 
@@ -9,4 +9,6 @@ def periodic_jobs(settings: Settings) -> list[Job]:
     """The jobs of one worker; which of several workers runs one is decided when it is due."""
     return [
         Job(reconcile.JOB, settings.reconcile_interval_s, reconcile.reconcile_on_schedule, limit_s=reconcile.LIMIT_S),
+        # An hour late is early enough: days are made a week ahead.
+        Job(partitions.JOB, 3600, partitions.partition_events, limit_s=3600),
     ]

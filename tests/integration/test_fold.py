@@ -222,3 +222,17 @@ async def test_the_inbox_is_folded_once(pool: Pool, project: CreatedProject) -> 
         assert await drain_inbox(conn) == 8
         assert await drain_inbox(conn) == 0
     assert await usage(pool, project.project_id) == DayUsage(*meeting_usage())
+
+
+async def test_what_cannot_be_stored_does_not_block_the_inbox(pool: Pool, project: CreatedProject) -> None:
+    """It comes there while Redis is away, and whenever it is replayed."""
+    name = livekit_room(project.project_id, "live", "lobby")
+    ada = participant("PA_x", "ada", BASE_S * 1000)
+    bad = body("participant_joined", "EV_b4\0", BASE_S, room=room(name), participant=ada)
+    async with pool.acquire() as conn:
+        await event_queries.put_in_inbox(conn, [(3, one) for one in received([bad, *meeting(name), bad])])
+        assert await drain_inbox(conn) == 10
+        assert await drain_inbox(conn) == 0
+        rows = await conn.fetch("SELECT reason FROM set_aside_event")
+        assert [row["reason"] for row in rows] == ["not_storable"]
+    assert await usage(pool, project.project_id) == DayUsage(*meeting_usage())

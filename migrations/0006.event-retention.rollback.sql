@@ -1,0 +1,2 @@
+DROP INDEX event_roomless;
+DROP TABLE event_horizon;

@@ -1,0 +1,102 @@
+"""Keeps raw events in day partitions: made ahead of their day, dropped when they have been kept long enough.
+
+Events of a day without a partition lie in the default one, and every day found there gets its partition and its rows moved.
+Only a default partition that has grown large, on an installation older than its partitions, keeps its days until they are
+deleted bit by bit: moving them would stop the fold for as long as that takes.
+"""
+
+import logging
+
+import asyncpg
+import msgspec
+
+from services.worker.periodic import Context
+from shared.clock import DAY_MS, HOUR_MS, floor_to
+from shared.postgres import Connection
+from shared.queries import partitions as queries
+
+log = logging.getLogger("relay.worker")
+
+JOB = "partitions"
+DAYS_AHEAD = 7
+# Up to here the default partition may be locked for as long as moving a day's rows takes: well under a second.
+SMALL_BYTES = 16 * 1024 * 1024
+# No event lies further in the future: the fold takes none that does (observe.FUTURE_TOLERANCE_MS is half of it).
+SURELY_EMPTY_AFTER_MS = 2 * HOUR_MS
+DELETE_BATCH = 5_000
+
+
+class Kept(msgspec.Struct):
+    """What a run did: days by unix ms of their midnight, rows by number. ``busy`` days are tried again next time."""
+
+    created: list[int] = []
+    moved: int = 0
+    dropped: list[int] = []
+    deleted: int = 0
+    busy: list[int] = []
+
+
+class PartitionsBusy(Exception):
+    """Some partitions could not be made or dropped because a long query reads events; the job is to be run again soon."""
+
+
+async def partition_events(context: Context, now_ms: int) -> None:
+    """The periodic job."""
+    async with context.pool.acquire() as conn:
+        # A worker whose clock jumps ahead must not take a month of events with it: both clocks have to agree that it is time.
+        now_ms = min(now_ms, await queries.database_now_ms(conn))
+        kept = await keep_partitions(conn, now_ms, context.settings.event_retention_days)
+    if kept != Kept():
+        log.info(
+            "events: %d days made, %d rows moved, %d days dropped, %d old rows deleted",
+            len(kept.created),
+            kept.moved,
+            len(kept.dropped),
+            kept.deleted,
+        )
+    if kept.busy:
+        raise PartitionsBusy(f"{len(kept.busy)} days are busy")
+
+
+async def keep_partitions(conn: Connection, now_ms: int, retention_days: int) -> Kept:
+    """Makes the partitions of today and of the days ahead, and of any day in the default partition; deletes what is older than
+    ``retention_days`` full days. Each step is a transaction of its own, and any number of workers may run it at once."""
+    kept = Kept()
+    today = floor_to(now_ms, DAY_MS)
+    cutoff = today - retention_days * DAY_MS
+    await queries.drop_proofs(conn)
+    await _retire(conn, cutoff, kept)
+    have = set(await queries.days_with_partition(conn))
+    small = await queries.default_bytes(conn) <= SMALL_BYTES
+    in_default = await queries.days_in_default(conn) if small else []
+    wanted = {today + number * DAY_MS for number in range(DAYS_AHEAD + 1)}
+    for day in sorted((wanted | set(in_default)) - have):
+        try:
+            if small:
+                moved = await queries.add_day(conn, day)
+                created = moved is not None
+                kept.moved += moved or 0
+            elif day >= now_ms + SURELY_EMPTY_AFTER_MS:
+                created = await queries.add_future_day(conn, day)
+            else:
+                continue
+        except asyncpg.LockNotAvailableError:
+            kept.busy.append(day)
+            continue
+        if created:
+            kept.created.append(day)
+    return kept
+
+
+async def _retire(conn: Connection, cutoff_ms: int, kept: Kept) -> None:
+    for day in await queries.days_with_partition(conn):
+        if day + DAY_MS > cutoff_ms:
+            break
+        try:
+            await queries.drop_day(conn, day)
+        except asyncpg.LockNotAvailableError:
+            kept.busy.append(day)
+            continue
+        kept.dropped.append(day)
+    while deleted := await queries.delete_from_default(conn, cutoff_ms, DELETE_BATCH):
+        kept.deleted += deleted

@@ -1,0 +1,201 @@
+"""Day partitions: made ahead, filled from the default one, dropped behind; never in the way of the fold for long."""
+
+import asyncio
+import time
+
+import asyncpg
+import pytest
+
+from services.worker import partitions
+from services.worker.fold import FoldResult, fold_batch
+from services.worker.partitions import DAYS_AHEAD, Kept, PartitionsBusy, keep_partitions, partition_events
+from services.worker.periodic import Context
+from shared import event_stream
+from shared.clock import DAY_MS, SystemClock, floor_to
+from shared.ids import livekit_room
+from shared.models.projects import CreatedProject
+from shared.postgres import Connection, Pool
+from shared.queries import partitions as queries
+from shared.queries.events import Received
+from shared.settings import Settings
+from tests.livekit_bodies import BASE_S, body, meeting, room
+
+NOW_MS = BASE_S * 1000
+TODAY = floor_to(NOW_MS, DAY_MS)
+ALL = [TODAY + number * DAY_MS for number in range(DAYS_AHEAD + 1)]
+
+
+async def fold_meeting(conn: Connection, project: CreatedProject, start_s: int, tag: str = "a") -> FoldResult:
+    bodies = meeting(livekit_room(project.project_id, "live", "lobby"), start_s=start_s, tag=tag)
+    return await fold_batch(conn, 0, [Received((start_s + 3600) * 1000, one) for one in bodies])
+
+
+async def where(conn: Connection) -> dict[str, int]:
+    """How many events lie in which partition."""
+    rows = await conn.fetch("SELECT tableoid::regclass::text AS name, count(*) AS n FROM event GROUP BY 1")
+    return {row["name"]: row["n"] for row in rows}
+
+
+async def test_days_are_made_ahead_and_take_what_the_default_partition_had(pool: Pool, project: CreatedProject) -> None:
+    async with pool.acquire() as conn:
+        await fold_meeting(conn, project, BASE_S)
+        await fold_meeting(conn, project, BASE_S - 3 * 86400, "old")
+        assert await where(conn) == {"event_default": 16}
+        kept = await keep_partitions(conn, NOW_MS, 90)
+        assert kept == Kept(created=[TODAY - 3 * DAY_MS, *ALL], moved=16)
+        assert set(await where(conn)) == {"event_20261118", "event_20261115"}
+        assert await queries.days_with_partition(conn) == [TODAY - 3 * DAY_MS, *ALL]
+        # Known events are still known where they lie now, and the next day's go where they belong.
+        assert await fold_meeting(conn, project, BASE_S) == FoldResult(known=8)
+        await fold_meeting(conn, project, BASE_S + 86400, "next")
+        assert (await where(conn))["event_20261119"] == 8
+        assert await keep_partitions(conn, NOW_MS, 90) == Kept()
+
+
+async def test_partitions_have_the_indexes_of_their_parent(pool: Pool) -> None:
+    async with pool.acquire() as conn:
+        await keep_partitions(conn, NOW_MS, 90)
+        rows = await conn.fetch(
+            "SELECT tablename::text, count(*) AS n FROM pg_indexes WHERE tablename LIKE 'event\\_2%' OR tablename = 'event'"
+            " GROUP BY 1"
+        )
+        assert len({row["n"] for row in rows}) == 1
+        assert len(rows) == len(ALL) + 1
+        left = "SELECT count(*) FROM pg_constraint WHERE conname IN ('of_its_day') OR conname LIKE 'without%'"
+        assert await conn.fetchval(left) == 0
+
+
+async def test_old_days_go_and_so_do_late_events_of_days_that_went(pool: Pool, project: CreatedProject) -> None:
+    async with pool.acquire() as conn:
+        await fold_meeting(conn, project, BASE_S - 5 * 86400, "old")
+        await keep_partitions(conn, NOW_MS - 5 * DAY_MS, 2)
+        assert await queries.horizon(conn) is None
+        # Two full days are kept besides today.
+        assert (await keep_partitions(conn, NOW_MS - 3 * DAY_MS, 2)).dropped == []
+        usage = await conn.fetch("SELECT * FROM usage_hour ORDER BY hour")
+        kept = await keep_partitions(conn, NOW_MS, 2)
+        assert kept.dropped == [TODAY - number * DAY_MS for number in (5, 4, 3)]
+        assert await where(conn) == {}
+        assert await queries.horizon(conn) == TODAY - 2 * DAY_MS
+        assert await conn.fetch("SELECT * FROM usage_hour ORDER BY hour") == usage
+        # An event of a day that is gone is metered, kept in the default partition, and goes at the next run.
+        await fold_meeting(conn, project, BASE_S - 5 * 86400, "late")
+        assert await where(conn) == {"event_default": 8}
+        assert await keep_partitions(conn, NOW_MS, 2) == Kept(deleted=8)
+        assert await where(conn) == {}
+
+
+async def test_a_large_default_partition_is_locked_for_moments_only(
+    pool: Pool, project: CreatedProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its days stay where they are until they are deleted, in batches; days to come get their partitions all the same."""
+    monkeypatch.setattr(partitions, "SMALL_BYTES", 0)
+    monkeypatch.setattr(partitions, "DELETE_BATCH", 3)
+    async with pool.acquire() as conn:
+        await fold_meeting(conn, project, BASE_S)
+        kept = await keep_partitions(conn, NOW_MS, 90)
+        assert kept == Kept(created=ALL[1:])
+        assert await where(conn) == {"event_default": 8}
+        assert await keep_partitions(conn, NOW_MS + 3 * DAY_MS, 2) == Kept(
+            created=[ALL[-1] + number * DAY_MS for number in (1, 2, 3)], deleted=8
+        )
+        left = "SELECT count(*) FROM pg_constraint WHERE conname LIKE 'without%'"
+        assert await conn.fetchval(left) == 0
+
+
+async def test_the_rows_of_a_large_default_partition_are_not_read_under_its_lock(
+    pool: Pool, project: CreatedProject
+) -> None:
+    async with pool.acquire() as conn:
+        messages: list[str] = []
+
+        def listen(_: object, message: asyncpg.PostgresLogMessage) -> None:
+            messages.append(str(message))
+
+        await fold_meeting(conn, project, BASE_S)
+        await conn.execute("SET client_min_messages = debug1")
+        conn.add_log_listener(listen)
+        assert await queries.add_future_day(conn, ALL[3])
+        await conn.execute("RESET client_min_messages")
+        async with asyncio.timeout(5):  # listeners are called from the loop, later
+            while not any("event_default" in message and "is implied by" in message for message in messages):
+                await conn.fetchval("SELECT 1")
+        conn.remove_log_listener(listen)
+        assert not await queries.add_future_day(conn, ALL[3])
+
+
+async def test_what_an_interrupted_run_left_refuses_no_event(pool: Pool, project: CreatedProject) -> None:
+    async with pool.acquire() as conn:
+        await conn.execute(
+            "ALTER TABLE event_default ADD CONSTRAINT without_event_20261118"
+            " CHECK (created_at < '2026-11-18 00:00+00' OR created_at >= '2026-11-19 00:00+00') NOT VALID"
+        )
+        await keep_partitions(conn, NOW_MS - 30 * DAY_MS, 90)
+        assert (await fold_meeting(conn, project, BASE_S)).folded == 8
+
+
+async def test_a_long_query_over_events_holds_the_fold_up_for_moments_only(pool: Pool, project: CreatedProject) -> None:
+    async with pool.acquire() as reader, pool.acquire() as conn, pool.acquire() as fold:
+        await keep_partitions(conn, NOW_MS - 9 * DAY_MS, 2)
+        async with reader.transaction():
+            await reader.fetch("SELECT count(*) FROM event")
+            started = time.monotonic()
+            working = asyncio.create_task(keep_partitions(conn, NOW_MS, 2))
+            folded = await asyncio.wait_for(fold_meeting(fold, project, BASE_S), 10)
+            kept = await working
+            assert folded.folded == 8
+            assert kept.created == []
+            assert len(kept.busy) > DAYS_AHEAD
+            assert time.monotonic() - started < 20
+        kept = await keep_partitions(conn, NOW_MS, 2)
+        assert (kept.busy, kept.moved) == ([], 8)
+
+
+async def test_many_workers_at_once_while_events_arrive(pool: Pool, project: CreatedProject) -> None:
+    name = livekit_room(project.project_id, "live", "lobby")
+
+    async def fold_some(number: int) -> int:
+        async with pool.acquire() as conn:
+            count = 0
+            for turn in range(30):
+                at_s = BASE_S - 86400 * (turn % 3)
+                one = body("room_started", f"EV_{number}_{turn}", at_s, room=room(name, f"RM_{number}_{turn}"))
+                count += (await fold_batch(conn, number, [Received(at_s * 1000, one)])).folded
+            return count
+
+    async def keep() -> Kept:
+        async with pool.acquire() as conn:
+            return await keep_partitions(conn, NOW_MS, 90)
+
+    folded = await asyncio.gather(*(fold_some(number) for number in range(4)), *(keep() for _ in range(3)))
+    await keep()
+    async with pool.acquire() as conn:
+        assert sum(count for count in folded if isinstance(count, int)) == 120
+        assert await conn.fetchval("SELECT count(*) FROM event") == 120
+        assert await conn.fetchval("SELECT count(*) FROM event_default") == 0
+        assert await conn.fetchval("SELECT count(*) FROM set_aside_event") == 0
+
+
+async def test_a_clock_that_jumps_ahead_drops_nothing(
+    settings: Settings, pool: Pool, project: CreatedProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_ms = SystemClock().now_ms()
+    redis = event_stream.connect_redis(settings.redis_url)
+    context = Context(pool, redis, settings, SystemClock())
+    async with pool.acquire() as conn:
+        await fold_meeting(conn, project, now_ms // 1000 - 86400)
+        await partition_events(context, now_ms + 400 * DAY_MS)
+        assert await conn.fetchval("SELECT count(*) FROM event") == 8
+        assert max(await queries.days_with_partition(conn)) <= now_ms + (DAYS_AHEAD + 1) * DAY_MS
+
+        async def refuse(conn: Connection, day_ms: int) -> None:
+            raise asyncpg.LockNotAvailableError("busy")
+
+        # A job that could not do everything says so: it is then repeated within a minute.
+        await conn.execute("SELECT 1")
+        monkeypatch.setattr(queries, "drop_day", refuse)
+        old = floor_to(now_ms - 200 * DAY_MS, DAY_MS)
+        await queries.add_day(conn, old)
+        with pytest.raises(PartitionsBusy):
+            await partition_events(context, now_ms)
+    await redis.aclose()
