@@ -183,6 +183,14 @@ class ParticipantNotFound(RelayError):
         self.room, self.identity = room, identity
 
 
+class SessionNotFound(RelayError):
+    """The project has no metered session of this participant sid, in this mode."""
+
+    def __init__(self, sid: str) -> None:
+        super().__init__(f"there is no session {sid[:100]!r}")
+        self.sid = sid
+
+
 class TrackNotFound(RelayError):
     """The participant publishes no such track. ``room`` is the name that its project gave it."""
 

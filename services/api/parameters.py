@@ -52,3 +52,11 @@ def instant(given: Mapping[str, str], name: str) -> int:
     except (ValueError, OverflowError):
         raise InvalidRequest(f"{name} must be a time like 2026-06-18T00:00:00Z (RFC 3339)", name) from None
     return since.days * 86_400_000 + since.seconds * 1000 + since.microseconds // 1000
+
+
+def name_like(given: Mapping[str, str], name: str) -> str | None:
+    """A name of somebody or something, to look for; None if it is not given."""
+    value = given.get(name)
+    if value is not None and (not value or len(value) > 512 or "\0" in value):
+        raise InvalidRequest(f"{name} must be 1 to 512 characters", name)
+    return value

@@ -32,6 +32,12 @@ CODES: Final[dict[str, Code]] = {
     "range_too_long": Code(
         400, "More days than one request may ask for.", "granularity=hour takes at most 31 days", "from"
     ),
+    "too_many_groups": Code(
+        400,
+        "More rooms or identities than are ordered by minutes at once.",
+        "this range holds too many room days to order by minutes; take a shorter one, or order=name",
+        "order",
+    ),
     "invalid_cursor": Code(
         400,
         "The cursor is none that this request answered with.",
@@ -87,6 +93,9 @@ CODES: Final[dict[str, Code]] = {
     "room_not_found": Code(404, "No such room is open.", "there is no room 'lobby' at the moment"),
     "participant_not_found": Code(
         404, "Nobody of this identity is in the room.", "there is no participant 'ada' in room 'lobby'"
+    ),
+    "session_not_found": Code(
+        404, "The project has no metered session of this participant sid, in this mode.", "there is no session 'PA_x'"
     ),
     "track_not_found": Code(
         404,

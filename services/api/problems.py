@@ -27,6 +27,7 @@ from shared.errors import (
     PublishableKeyRefused,
     RelayError,
     RoomNotFound,
+    SessionNotFound,
     StoreUnavailable,
     TooManyKeys,
     TrackNotFound,
@@ -139,6 +140,8 @@ def problem_of(error: Exception) -> Problem:
             return Problem(404, "room_not_found", str(error))
         case ParticipantNotFound():
             return Problem(404, "participant_not_found", str(error))
+        case SessionNotFound():
+            return Problem(404, "session_not_found", str(error))
         case TrackNotFound():
             return Problem(404, "track_not_found", str(error))
         case KeyNotFound():

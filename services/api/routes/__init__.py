@@ -4,7 +4,7 @@ from typing import Final
 
 from litestar.types import ControllerRouterHandler
 
-from services.api.routes import health, metrics, tokens, usage, webhooks
+from services.api.routes import events, health, metrics, sessions, tokens, usage, webhooks
 from services.api.routes.participants import ParticipantsController
 from services.api.routes.rooms import RoomsController
 
@@ -14,6 +14,9 @@ V1: Final[list[ControllerRouterHandler]] = [
     RoomsController,
     ParticipantsController,
     usage.get_usage,
+    sessions.list_sessions,
+    sessions.get_session,
+    events.list_events,
 ]
 # Each with its full path and its own idea of who may ask.
 OPEN: Final[list[ControllerRouterHandler]] = [

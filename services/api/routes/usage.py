@@ -28,7 +28,7 @@ from shared.queries.usage_ranges import Asked
     summary="Usage of the key's project and mode",
     description="By `period`, or from `from` up to `to`; as JSON or CSV, by `Accept`.",
     opt=described(
-        errors=("range_too_long", "invalid_cursor", "missing_field"),
+        errors=("range_too_long", "invalid_cursor", "missing_field", "too_many_groups"),
         answers=UsageAnswer,
         also_answers={MEDIA_TYPE: "date,participantMinutes,videoMinutes\r\n2026-06-18T00:00:00.000Z,96.5,60.25\r\n"},
         answer_headers={"Relay-Next-Cursor": "With CSV: the cursor of the next page, where there is one."},

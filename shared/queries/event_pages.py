@@ -1,0 +1,82 @@
+"""A project's kept events, for those who read them."""
+
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from shared.postgres import Connection
+from shared.queries.pages import Condition, Listing, page_of
+from shared.queries.usage import Scope
+
+_COLUMNS = "created_at, id, received_at, name, room, room_sid, participant_sid, identity, body"
+# LiveKit names a session's start before its first event, and the events of its end may follow it.
+_AROUND_SESSION_MS = 60_000
+
+
+class Wanted(NamedTuple):
+    """Those that LiveKit created in ``[from_ms, to_ms)`` and that fit all that is given. ``session``: a participant sid."""
+
+    event: str | None = None
+    room: str | None = None
+    identity: str | None = None
+    session: str | None = None
+    from_ms: int | None = None
+    to_ms: int | None = None
+
+
+class ListedEvent(NamedTuple):
+    """An event as it was received; ``created_at`` is LiveKit's time, ``received_at`` Relay's."""
+
+    created_at: datetime
+    id: str
+    received_at: datetime
+    name: str
+    room: str | None
+    room_sid: str | None
+    participant_sid: str | None
+    identity: str | None
+    body: bytes
+
+
+class EventPage(NamedTuple):
+    rows: list[ListedEvent]
+    next_key: tuple[int, str] | None
+
+
+async def page_of_events(
+    conn: Connection, scope: Scope, wanted: Wanted, after: tuple[int, str] | None, limit: int
+) -> EventPage:
+    """Those that LiveKit created last come first. ``after``: the ``next_key`` (unix ms, id) of the page before."""
+    from_ms, to_ms = wanted.from_ms, wanted.to_ms
+    if wanted.session is not None:
+        row = await conn.fetchrow(
+            "SELECT started_ms, ended_ms FROM session WHERE sid = $1 AND project_id = $2 AND mode = $3",
+            wanted.session,
+            *scope,
+        )
+        if row is not None and row["started_ms"] is not None:
+            from_ms = max(from_ms or 0, row["started_ms"] - _AROUND_SESSION_MS)
+            if row["ended_ms"] is not None:
+                # An inferred end is the last sign of the session, found out later: its events may be as late as that.
+                to_ms = min(to_ms or 1 << 52, row["ended_ms"] + 60 * _AROUND_SESSION_MS)
+    indexed = [Condition("project_id = {} AND mode = {} AND project_id IS NOT NULL", tuple(scope))]
+    if from_ms is not None:
+        indexed.append(Condition("created_at >= {}", (_utc(from_ms),)))
+    if to_ms is not None:
+        indexed.append(Condition("created_at < {}", (_utc(to_ms),)))
+    columns = {
+        "name": wanted.event,
+        "room": wanted.room,
+        "identity": wanted.identity,
+        "participant_sid": wanted.session,
+    }
+    filters = [Condition(f"{column} = {{}}", (value,)) for column, value in columns.items() if value is not None]
+    listing = Listing("event", _COLUMNS, ("created_at", "id"), indexed, filters)
+    key = None if after is None else (_utc(after[0]), after[1])
+    page = await page_of(conn, listing, key, limit)
+    next_key = None if page.next_key is None else (round(page.next_key[0].timestamp() * 1000), page.next_key[1])
+    return EventPage([ListedEvent(*row) for row in page.rows], next_key)
+
+
+def _utc(at_ms: int) -> datetime:
+    """Within what a timestamp of ours can be."""
+    return datetime.fromtimestamp(min(max(at_ms, 0), 1 << 47) / 1000, UTC)

@@ -1,0 +1,84 @@
+"""A project's metered sessions, for those who read them."""
+
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from shared.metering.state import Session
+from shared.postgres import Connection
+from shared.queries.pages import Condition, Listing, page_of
+from shared.queries.usage import Scope
+
+Status = Literal["open", "ended"]
+Key = tuple[int, str]
+_COLUMNS = "sid, room, identity, kind, started_ms, ended_ms, ended_by, confirmed_ms, state"
+_decode = msgspec.json.Decoder(Session).decode
+
+
+class Wanted(NamedTuple):
+    """Which sessions: those that began in ``[from_ms, to_ms)`` and fit all that is given."""
+
+    room: str | None = None
+    identity: str | None = None
+    kind: str | None = None
+    status: Status | None = None
+    from_ms: int | None = None
+    to_ms: int | None = None
+
+
+class ListedSession(NamedTuple):
+    """A session with the columns derived from its state (unix ms); ``confirmed_ms``: when LiveKit last listed it."""
+
+    session: Session
+    kind: str
+    started_ms: int
+    ended_ms: int | None
+    ended_by: str | None
+    confirmed_ms: int | None
+
+
+def _listed(row: Any) -> ListedSession:
+    return ListedSession(_decode(row["state"]), *(row[name] for name in ListedSession._fields[1:]))
+
+
+class SessionPage(NamedTuple):
+    rows: list[ListedSession]
+    next_key: Key | None
+
+
+async def page_of_sessions(
+    conn: Connection, scope: Scope, wanted: Wanted, after: Key | None, limit: int
+) -> SessionPage:
+    """Those that began last come first. ``after``: the ``next_key`` of the page before."""
+    # started_ms IS NOT NULL is what makes the partial indexes fit.
+    indexed = [Condition("project_id = {} AND mode = {} AND started_ms IS NOT NULL", tuple(scope))]
+    filters: list[Condition] = []
+    if wanted.from_ms is not None:
+        indexed.append(Condition("started_ms >= {}", (wanted.from_ms,)))
+    if wanted.to_ms is not None:
+        indexed.append(Condition("started_ms < {}", (wanted.to_ms,)))
+    # One of these decides which index is read, the most telling first; the others filter what it finds.
+    if wanted.identity is not None:
+        indexed.append(Condition("identity = {}", (wanted.identity,)))
+    if wanted.room is not None:
+        (indexed if wanted.identity is None else filters).append(Condition("room = {}", (wanted.room,)))
+    if wanted.status == "open":
+        named = wanted.identity is not None or wanted.room is not None
+        (filters if named else indexed).append(Condition("ended_ms IS NULL", ()))
+    elif wanted.status == "ended":
+        filters.append(Condition("ended_ms IS NOT NULL", ()))
+    if wanted.kind is not None:
+        filters.append(Condition("kind = {}", (wanted.kind,)))
+    listing = Listing("session", _COLUMNS, ("started_ms", "sid"), indexed, filters)
+    page = await page_of(conn, listing, after, limit)
+    return SessionPage([_listed(row) for row in page.rows], page.next_key)
+
+
+async def session_of(conn: Connection, scope: Scope, sid: str) -> ListedSession | None:
+    """A metered session of this project and mode; None if it has no such."""
+    row = await conn.fetchrow(
+        f"SELECT {_COLUMNS} FROM session WHERE sid = $1 AND project_id = $2 AND mode = $3 AND started_ms IS NOT NULL",
+        sid,
+        *scope,
+    )
+    return None if row is None else _listed(row)

@@ -1,0 +1,222 @@
+"""`GET /v1/sessions` and `GET /v1/events`: pages that neither repeat nor miss what was there, and only one's own."""
+
+import json
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from services.cli.projects import create_project
+from services.worker.fold import fold_batch
+from shared.ids import livekit_room
+from shared.models.projects import CreatedProject
+from shared.postgres import Pool
+from shared.queries import pages
+from shared.queries.events import Received
+from shared.settings import Settings
+from tests.integration.conftest import key_of
+from tests.livekit_bodies import body, meeting, participant, room
+
+START_S = int(time.time()) // 3600 * 3600 - 7200
+
+
+async def fold(pool: Pool, bodies: list[bytes]) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    async with pool.acquire() as conn:
+        await fold_batch(conn, 0, [Received(now_ms, one) for one in bodies])
+
+
+async def get(api: httpx.AsyncClient, path: str, headers: dict[str, str], **params: Any) -> dict[str, Any]:
+    answer = await api.get(f"/v1/{path}", params=params, headers=headers)
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+async def walk(api: httpx.AsyncClient, path: str, headers: dict[str, str], **params: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    while True:
+        answer = await get(api, path, headers, **params)
+        found += answer[path]
+        if answer["nextCursor"] is None:
+            return found
+        params["cursor"] = answer["nextCursor"]
+
+
+@pytest.fixture
+async def lobby(pool: Pool, project: CreatedProject) -> str:
+    """Five meetings a minute apart; returns LiveKit's name of their room."""
+    name = livekit_room(project.project_id, "live", "lobby")
+    for number in range(5):
+        await fold(pool, meeting(name, start_s=START_S + 60 * number, tag=f"m{number}"))
+    return name
+
+
+async def test_a_session_is_told_in_full(api: httpx.AsyncClient, project: CreatedProject, lobby: str) -> None:
+    sessions = await walk(api, "sessions", key_of(project))
+    assert len(sessions) == 10
+    assert [s["startedAt"] for s in sessions] == sorted((s["startedAt"] for s in sessions), reverse=True)
+    detail = await get(api, "sessions/PA_m01", key_of(project))
+    listed = next(s for s in sessions if s["sid"] == "PA_m01")
+    (track,) = detail.pop("tracks")
+    assert detail == listed
+    assert (listed["room"], listed["identity"], listed["kind"], listed["endedBy"]) == (
+        "lobby",
+        "ada",
+        "STANDARD",
+        "left",
+    )
+    assert listed["completeness"] == "observed"
+    assert round(listed["participantMinutes"] * 60_000) == 600_000 - 250
+    assert round(listed["videoMinutes"] * 60_000) == 299_000
+    assert listed["participantMinutes"] == pytest.approx(listed["videoMinutes"] + listed["audioMinutes"], abs=1e-9)
+    assert (track["sid"], track["type"], track["source"]) == ("TR_m01", "VIDEO", "CAMERA")
+    assert track["publishedAt"] < track["unpublishedAt"]
+    assert listed["endedAt"] == listed["countedUntil"]
+
+
+async def test_the_sum_of_the_sessions_is_the_usage(
+    api: httpx.AsyncClient, project: CreatedProject, lobby: str
+) -> None:
+    sessions = await walk(api, "sessions", key_of(project), limit=3)
+    totals = (await get(api, "usage", key_of(project), period="7d"))["totals"]
+    for field in ("participantMinutes", "videoMinutes", "audioMinutes", "screenShareMinutes"):
+        assert round(totals[field] * 60_000) == sum(round(session[field] * 60_000) for session in sessions)
+    assert totals["sessions"] == len(sessions)
+
+
+async def test_open_sessions_are_provisional_and_filters_combine(
+    api: httpx.AsyncClient, pool: Pool, project: CreatedProject, lobby: str
+) -> None:
+    headers = key_of(project)
+    stage = room(livekit_room(project.project_id, "live", "stage"), "RM_s", START_S)
+    bot = participant("PA_bot", "ada", START_S * 1000 + 999_000, kind="AGENT")
+    await fold(pool, [body("participant_joined", "EV_bot", START_S + 999, room=stage, participant=bot)])
+
+    async def sids(**params: Any) -> set[str]:
+        return {session["sid"] for session in await walk(api, "sessions", headers, limit=2, **params)}
+
+    assert await sids(status="open") == await sids(kind="AGENT") == await sids(room="stage") == {"PA_bot"}
+    assert await sids(status="open", room="lobby") == await sids(kind="SIP") == await sids(identity="eve") == set()
+    assert len(await sids(status="ended")) == 10
+    assert await sids(identity="ada") == {"PA_bot", *(f"PA_m{n}1" for n in range(5))}
+    assert await sids(identity="ada", room="stage", kind="AGENT", status="open") == {"PA_bot"}
+    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(START_S + 60))
+    until = time.strftime("%Y-%m-%dT%H:%M:%S.251+01:00", time.gmtime(START_S + 3600 + 120))
+    assert await sids(identity="ada", room="lobby", **{"from": since, "to": until}) == {"PA_m11", "PA_m21"}
+    detail = await get(api, "sessions/PA_bot", headers)
+    assert (detail["completeness"], detail["endedAt"], detail["endedBy"]) == ("provisional", None, None)
+
+
+@pytest.mark.parametrize(("path", "key"), [("sessions", "sid"), ("events", "id")])
+async def test_pages_are_stable_while_data_arrives(
+    api: httpx.AsyncClient, pool: Pool, project: CreatedProject, lobby: str, path: str, key: str
+) -> None:
+    """What was there at the first page is seen once, whatever arrives before, between and behind."""
+    there = [one[key] for one in await walk(api, path, key_of(project), limit=200)]
+    seen: list[str] = []
+    params: dict[str, Any] = {"limit": 3}
+    for number in range(100):
+        answer = await get(api, path, key_of(project), **params)
+        seen += [one[key] for one in answer[path]]
+        for shift in (-600, 60 * number, 6000):
+            await fold(pool, meeting(lobby, start_s=START_S + shift, seconds=20, tag=f"x{number}{shift}"))
+        if answer["nextCursor"] is None or set(there) <= set(seen):
+            break
+        params["cursor"] = answer["nextCursor"]
+    assert len(seen) == len(set(seen))
+    assert [one for one in seen if one in set(there)] == there
+
+
+async def test_a_rare_match_costs_bounded_pages_and_is_found(
+    api: httpx.AsyncClient, project: CreatedProject, lobby: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "SCANNED", 4)
+    first = await get(api, "events", key_of(project), event="room_started")
+    assert len(first["events"]) < 5
+    assert first["nextCursor"] is not None
+    found = await walk(api, "events", key_of(project), event="room_started")
+    assert len(found) == 5
+    for one in (
+        await walk(api, "sessions", key_of(project), kind="STANDARD"),
+        await walk(api, "sessions", key_of(project)),
+    ):
+        assert len(one) == 10
+
+
+async def test_events_are_what_livekit_sent(api: httpx.AsyncClient, project: CreatedProject, lobby: str) -> None:
+    events = await walk(api, "events", key_of(project), limit=7)
+    assert len(events) == 40
+    sent = {json.loads(one)["id"]: json.loads(one) for one in meeting(lobby, start_s=START_S, tag="m0")}
+    for event in events:
+        if event["id"] in sent:
+            assert event["payload"] == sent[event["id"]]
+            assert event["event"] == event["payload"]["event"]
+    left = await walk(api, "events", key_of(project), event="participant_left", identity="bob", room="lobby")
+    assert [(event["event"], event["identity"]) for event in left] == [("participant_left", "bob")] * 5
+    of_session = await walk(api, "events", key_of(project), session="PA_m01")
+    names = [event["event"] for event in of_session]
+    assert sorted(names) == ["participant_joined", "participant_left", "track_published", "track_unpublished"]
+    assert await walk(api, "events", key_of(project), session="PA_nobody") == []
+
+
+async def test_only_the_own_project_and_mode(
+    api: httpx.AsyncClient, project: CreatedProject, settings: Settings, lobby: str
+) -> None:
+    other = await create_project(settings.database, "other")
+    for headers in (key_of(project, "test"), key_of(other), key_of(other, "test")):
+        assert await walk(api, "sessions", headers) == await walk(api, "events", headers) == []
+        assert await walk(api, "events", headers, session="PA_m01") == []
+        answer = await api.get("/v1/sessions/PA_m01", headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (404, "session_not_found")
+    mine = await get(api, "sessions", key_of(project), limit=2)
+    # A cursor holds a position and no right: another project's key finds its own sessions with it, which are none.
+    assert (await get(api, "sessions", key_of(other), limit=2, cursor=mine["nextCursor"]))["sessions"] == []
+
+
+@pytest.mark.parametrize("path", ["sessions", "events"])
+@pytest.mark.parametrize(
+    ("params", "param"),
+    [
+        ({"limit": "0"}, "limit"),
+        ({"limit": "201"}, "limit"),
+        ({"limit": "ten"}, "limit"),
+        ({"limit": "٣"}, "limit"),
+        ({"form": "2026-01-01T00:00:00Z"}, "form"),
+        ({"from": "yesterday"}, "from"),
+        ({"from": "2026-01-01"}, "from"),
+        ({"from": "2026-13-01T00:00:00Z"}, "from"),
+        ({"to": "2026-01-01T00:00:00"}, "to"),
+        ({"from": "2026-01-02T00:00:00Z", "to": "2026-01-02T00:00:00Z"}, "from"),
+        ({"cursor": "x"}, "cursor"),
+        ({"cursor": "W10"}, "cursor"),
+        ({"cursor": "A" * 3000}, "cursor"),
+        ({"room": ""}, "room"),
+        ({"room": "a\0b"}, "room"),
+        ({"identity": "x" * 513}, "identity"),
+        ([("room", "a"), ("room", "b")], "room"),
+    ],
+)
+async def test_bad_requests(
+    api: httpx.AsyncClient, project: CreatedProject, path: str, params: Any, param: str
+) -> None:
+    answer = await api.get(f"/v1/{path}", params=params, headers=key_of(project))
+    assert (answer.status_code, answer.json()["param"]) == (400, param)
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_bad_values_of_one_listing_only(api: httpx.AsyncClient, project: CreatedProject, lobby: str) -> None:
+    headers = key_of(project)
+    for path, params in (("sessions", {"status": "closed"}), ("sessions", {"event": "x"}), ("events", {"kind": "SIP"})):
+        answer = await api.get(f"/v1/{path}", params=params, headers=headers)
+        assert (answer.status_code, answer.json()["param"]) == (400, next(iter(params)))
+    cursor = (await get(api, "sessions", headers, limit=1))["nextCursor"]
+    for path, more in (("sessions", {"room": "lobby"}), ("events", {})):
+        answer = await api.get(f"/v1/{path}", params={"cursor": cursor, **more}, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (400, "invalid_cursor")
+    for sid in ("PA_nobody", "a%00b", "%F0%9F%92%A9"):
+        answer = await api.get(f"/v1/sessions/{sid}", headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (404, "session_not_found")
+    for path in ("sessions", "sessions/PA_m01", "events"):
+        assert (await api.get(f"/v1/{path}")).status_code == 401
+        assert (await api.get(f"/v1/{path}", headers=key_of(project, "live", "publishable"))).status_code == 403
