@@ -197,3 +197,31 @@ class TrackNotFound(RelayError):
     def __init__(self, room: str, identity: str, track: str) -> None:
         super().__init__(f"participant {identity!r} in room {room!r} publishes no track {track!r}")
         self.room, self.identity, self.track = room, identity, track
+
+
+class SignUpClosed(RelayError):
+    """This instance takes no new accounts without an invitation."""
+
+    def __init__(self) -> None:
+        super().__init__("this Relay takes new accounts by invitation only")
+
+
+class AddressTaken(RelayError):
+    """An account with this e-mail address exists."""
+
+    def __init__(self) -> None:
+        super().__init__("there is an account with this address already")
+
+
+class InvitationUnusable(RelayError):
+    """A link that does not exist, was used or withdrawn, or has expired."""
+
+    def __init__(self) -> None:
+        super().__init__("this link has been used, was withdrawn or has expired")
+
+
+class LastOwner(RelayError):
+    """A project would be left without anybody who may do everything."""
+
+    def __init__(self) -> None:
+        super().__init__("a project needs at least one owner; make somebody else owner first")

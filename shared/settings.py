@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 import msgspec
 
 from shared.errors import SettingsInvalid
+from shared.models.accounts import SIGN_UPS, SignUp
 
 _SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
 _NUMBER = re.compile(r"[0-9]{1,9}")  # int() refuses a number of thousands of digits with an error of its own
@@ -84,6 +85,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: str = "info"
     rate_limits: RateLimits = RateLimits()
     trusted_proxies: tuple[str, ...] = DEFAULT_TRUSTED_PROXIES
+    sign_up: SignUp = "first"
 
     def __repr__(self) -> str:
         return f"Settings(relay_api_url={self.relay_api_url!r}, port={self.port}, …)"
@@ -214,6 +216,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     proxies = tuple(env.get("TRUSTED_PROXIES", "").replace(",", " ").split()) or DEFAULT_TRUSTED_PROXIES
     if not all(_is_network(proxy) for proxy in proxies):
         lines.append("TRUSTED_PROXIES must be addresses or networks, like 10.0.0.0/8, separated by commas")
+    sign_up = choice("RELAY_SIGNUP", "first", SIGN_UPS)
     if lines:
         raise SettingsInvalid(lines)
     return Settings(
@@ -236,6 +239,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         log_level=log_level,
         rate_limits=rate_limits,
         trusted_proxies=proxies,
+        sign_up=next((known for known in SIGN_UPS if known == sign_up), "first"),
     )
 
 

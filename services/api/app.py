@@ -16,6 +16,8 @@ from services.api.auth import KeyStore
 from services.api.context import Context
 from services.api.hot_routes import HotRoutes
 from services.api.intake import Intake
+from services.api.portal.portal import create_portal
+from services.api.portal.routes import portal_router
 from services.api.problems import answer_error
 from services.api.reference import reference_routes
 from services.api.requests import (
@@ -54,6 +56,7 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
     stale_ms = stale_after_ms(settings.reconcile_interval_s)
     livekit = RoomService(settings.livekit_api_url, settings.livekit_api_key, settings.livekit_api_secret, clock)
     context = Context(keys, pool, redis, clock, backlog, stale_ms, drain or Drain(), livekit)
+    portal = create_portal(settings, pool, redis, clock)
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
@@ -91,7 +94,7 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
         "receiver": _given(receiver),
     }
     app = Litestar(
-        route_handlers=[*described, *reference_routes(described, dependencies, settings.relay_api_url)],
+        route_handlers=[*described, *reference_routes(described, dependencies, settings.relay_api_url), portal_router(portal)],
         dependencies=dependencies,
         exception_handlers={Exception: answer_error},
         request_class=JsonRequest,

@@ -1,0 +1,97 @@
+"""Signing in and out."""
+
+from litestar import Controller, get, post
+from litestar.di import NamedDependency
+
+from services.api.portal import throttle
+from services.api.portal.gate import SESSION_IDLE, safe_path
+from services.api.portal.throttle import TooManyAttempts
+from services.api.portal.visit import Page, Visit
+from shared.accounts import actor_of, record, secret_digest
+from shared.models.accounts import Account, BrowserSession
+from shared.postgres import Connection
+from shared.queries import accounts as queries
+
+_WRONG = "The address or the password is wrong."
+
+
+class SignInController(Controller):
+    @get("/sign-in", opt={"public": True})
+    async def form(self, visit: NamedDependency[Visit]) -> Page:
+        wanted = safe_path(visit.request.query_params.get("next", ""))
+        if visit.signed_in:
+            return visit.redirect(wanted)
+        async with visit.reading() as conn:
+            if not await queries.any_account(conn):
+                return visit.redirect("/sign-up")
+        return _page(visit, wanted)
+
+    @post("/sign-in", opt={"public": True})
+    async def sign_in(self, visit: NamedDependency[Visit]) -> Page:
+        wanted, email, password = safe_path(visit.form["next"]), visit.form.email("email"), visit.form["password"]
+        if not password:
+            visit.form.fail("password", "Enter your password.")
+        if not visit.form.is_valid:
+            return _page(visit, wanted, status=422)
+        address = address_of(visit)
+        subjects = throttle.subjects_of(email, address)
+        try:
+            async with visit.portal.pool.acquire() as conn:
+                await throttle.count(conn, subjects, visit.now)
+                found = await queries.credentials(conn, email)
+        except TooManyAttempts as error:
+            visit.form.fail("password", str(error))
+            return _page(visit, wanted, status=429)
+        # No connection is held while a password is checked: the pool is the token path's too.
+        right = await visit.portal.passwords.matches(found and found.password_hash, password)
+        if found is None or not right:
+            visit.form.fail("password", _WRONG)
+            return _page(visit, wanted, status=422)
+        if found.account.disabled_at is not None:
+            visit.form.fail("email", "This account is disabled. Ask an administrator of this Relay.")
+            return _page(visit, wanted, status=422)
+        renewed = None
+        if visit.portal.passwords.is_outdated(found.password_hash):
+            renewed = await visit.portal.passwords.hash(password)
+        async with visit.writing() as conn:
+            await throttle.forgive(conn, subjects)
+            await queries.delete_past_attempts(conn, visit.now)
+            if renewed is not None:
+                await queries.set_password(conn, found.account.account_id, renewed, visit.now)
+            await start_session(visit, conn, found.account)
+        return visit.redirect(wanted)
+
+    @post("/sign-out", opt={"public": True})
+    async def sign_out(self, visit: NamedDependency[Visit]) -> Page:
+        if visit.signed_in:
+            async with visit.writing() as conn:
+                await queries.delete_session(conn, secret_digest(visit.browser))
+        visit.take_browser(visit.portal.cookies.new_browser())
+        return visit.redirect("/sign-in")
+
+
+def _page(visit: Visit, wanted: str, status: int = 200) -> Page:
+    return visit.page("sign_in.html", status=status, wanted=wanted)
+
+
+def address_of(visit: Visit) -> str:
+    """Where the request comes from; uvicorn has already taken it from a trusted proxy's header."""
+    client = visit.request.client
+    return client.host if client is not None else ""
+
+
+async def start_session(visit: Visit, conn: Connection, account: Account) -> None:
+    """Signs this browser in, under bits that nobody could have planted in it before. What it was signed in as ends."""
+    await queries.delete_session(conn, secret_digest(visit.browser))
+    visit.take_browser(visit.portal.cookies.new_browser())
+    session = BrowserSession(
+        digest=secret_digest(visit.browser),
+        created_at=visit.now,
+        seen_at=visit.now,
+        expires_at=visit.now + SESSION_IDLE,
+        address=address_of(visit),
+        user_agent=visit.request.headers.get("user-agent", "")[:300],
+    )
+    await queries.delete_expired_sessions(conn, visit.now)
+    await queries.insert_session(conn, account.account_id, session)
+    await record(conn, actor_of(account), "signed_in", visit.now, target=account.email, detail=session.address)

@@ -1,0 +1,66 @@
+"""What a form sent, and what is wrong with it, field by field."""
+
+import re
+from collections.abc import Mapping
+from urllib.parse import parse_qsl
+
+from litestar.exceptions import ClientException
+
+MAX_FIELDS = 100
+_EMAIL = re.compile(r"[^\s@<>\"'()\[\],;:\\]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,250}[A-Za-z0-9])?")
+# Control characters and those that turn the direction of text around: a name must not disguise what stands beside it.
+_INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufffd]")
+
+
+class Form:
+    """Values as sent, and ``errors`` by field name in sentences. Reading a field checks it and collects its error, so a page
+    can name all of them at once."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self._values = values
+        self.errors: dict[str, str] = {}
+
+    def __getitem__(self, name: str) -> str:
+        return self._values.get(name, "")
+
+    @property
+    def is_valid(self) -> bool:
+        return not self.errors
+
+    def fail(self, name: str, sentence: str) -> None:
+        self.errors.setdefault(name, sentence)
+
+    def text(self, name: str, what: str, *, longest: int, required: bool = True) -> str:
+        """One line of visible text."""
+        value = self[name].strip()
+        if not value and required:
+            self.fail(name, f"Enter {what}.")
+        elif len(value) > longest:
+            self.fail(name, f"Use at most {longest} characters.")
+        elif _INVISIBLE.search(value):
+            self.fail(name, "It holds a character that cannot be seen.")
+        return value
+
+    def email(self, name: str) -> str:
+        value = self[name].strip()
+        if not value:
+            self.fail(name, "Enter your e-mail address.")
+        elif len(value) > 254 or not _EMAIL.fullmatch(value):
+            self.fail(name, "This is no e-mail address.")
+        return value
+
+    def choice(self, name: str, choices: tuple[str, ...]) -> str:
+        value = self[name]
+        if value not in choices:
+            self.fail(name, f"Choose one of {', '.join(choices)}.")
+            return choices[0]
+        return value
+
+
+def parse_form(body: bytes) -> Form:
+    """An urlencoded body; of a field sent twice the last counts. Raises ``ClientException``."""
+    try:
+        pairs = parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=MAX_FIELDS)
+    except ValueError:
+        raise ClientException("the form has too many fields") from None
+    return Form(dict(pairs))

@@ -1,0 +1,27 @@
+"""What a page says after something was done. The address carries only the key, so nobody can make us say anything else."""
+
+from typing import Final
+
+NOTICES: Final[dict[str, str]] = {
+    "signed_out_elsewhere": "Signed out everywhere else.",
+    "session_ended": "That browser is signed out.",
+    "password_changed": "Password changed. Every other browser is signed out.",
+    "name_changed": "Name changed.",
+    "password_set": "Password set. Sign in with it.",
+    "joined": "Welcome to the project.",
+    "project_renamed": "Project renamed.",
+    "project_archived": "Project archived. Its keys no longer work.",
+    "project_restored": "Project restored. Its keys work again, except those that were revoked.",
+    "role_changed": "Role changed.",
+    "member_removed": "Member removed.",
+    "left": "You have left the project.",
+    "invitation_withdrawn": "Invitation withdrawn. Its link no longer works.",
+    "key_revoked": "Key revoked. It stops working within a second, everywhere.",
+    "room_ended": "Room ended. Everybody in it was disconnected.",
+    "participant_removed": "Participant removed.",
+    "event_replayed": "Event sent to be counted again.",
+    "account_disabled": "Account disabled and signed out everywhere.",
+    "account_enabled": "Account enabled.",
+    "admin_given": "This account administers the instance now.",
+    "admin_taken": "This account no longer administers the instance.",
+}

@@ -1,0 +1,33 @@
+"""Style, script and pictures of the portal: read once, served from memory under an address that changes with the content."""
+
+import hashlib
+from pathlib import Path
+
+from litestar import Response
+from litestar.exceptions import NotFoundException
+
+FOLDER = Path(__file__).parent / "static"
+_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
+
+
+class StaticFiles:
+    """``url("portal.css")`` for templates; ``answer`` for the route."""
+
+    def __init__(self, folder: Path = FOLDER) -> None:
+        self._files = {
+            path.name: (path.read_bytes(), _TYPES[path.suffix]) for path in folder.iterdir() if path.suffix in _TYPES
+        }
+        self._versions = {name: hashlib.sha256(body).hexdigest()[:12] for name, (body, _) in self._files.items()}
+
+    def url(self, name: str) -> str:
+        return f"/static/{self._versions[name]}/{name}"
+
+    def answer(self, version: str, name: str) -> Response[bytes]:
+        """Raises ``NotFoundException``. Content of another version is given as well, but not kept by the browser: after an
+        update, pages that were rendered before it still ask for the old one."""
+        if name not in self._files:
+            raise NotFoundException
+        body, media_type = self._files[name]
+        current = version == self._versions[name]
+        cache = "public, max-age=31536000, immutable" if current else "no-cache"
+        return Response(body, media_type=media_type, headers={"cache-control": cache})

@@ -1,0 +1,198 @@
+"""What is done with accounts and invitations. Every function takes a connection inside the caller's transaction and the time
+as it is now; passwords come as their hashes."""
+
+import hashlib
+import secrets
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from shared.errors import (
+    AddressTaken,
+    InvitationUnusable,
+    LastOwner,
+    SignUpClosed,
+)
+from shared.ids import new_id
+from shared.models.accounts import Account, Invitation, Purpose, Role, SignUp, at_least
+from shared.postgres import Connection
+from shared.queries import accounts as account_queries
+from shared.queries import audit_log
+from shared.queries import memberships as queries
+
+INVITATION_LIFETIME = timedelta(days=7)
+RESET_LIFETIME = timedelta(hours=24)
+
+
+class Actor(NamedTuple):
+    """Whoever does something: an account, or the command line with none."""
+
+    account_id: str | None
+    name: str
+
+
+COMMAND_LINE = Actor(None, "command line")
+
+
+def actor_of(account: Account) -> Actor:
+    return Actor(account.account_id, account.email)
+
+
+def secret_digest(secret: str) -> bytes:
+    """The only form in which the database knows a link's or a cookie's secret (256 random bits need no salt)."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+
+
+async def record(
+    conn: Connection,
+    actor: Actor,
+    action: str,
+    now: datetime,
+    *,
+    project_id: str | None = None,
+    target: str = "",
+    detail: str = "",
+) -> None:
+    """Writes to the audit log. ``action`` is snake_case and stable, such as ``key_revoked``."""
+    await audit_log.insert_entry(
+        conn,
+        now,
+        account_id=actor.account_id,
+        actor=actor.name,
+        project_id=project_id,
+        action=action,
+        target=target,
+        detail=detail,
+    )
+
+
+async def sign_up_is_open(conn: Connection, sign_up: SignUp) -> bool:
+    """Whether someone without an invitation may make an account now."""
+    return sign_up == "open" or (sign_up == "first" and not await account_queries.any_account(conn))
+
+
+async def sign_up(
+    conn: Connection,
+    email: str,
+    name: str,
+    password_hash: str,
+    now: datetime,
+    *,
+    rule: SignUp,
+    invitation: str | None = None,
+) -> Account:
+    """Makes an account; the first of an instance administers it. ``invitation`` is the secret of a link, which is used up.
+    Raises ``SignUpClosed``, ``InvitationUnusable``, ``AddressTaken``."""
+    await account_queries.lock_sign_up(conn)
+    first = not await account_queries.any_account(conn)
+    if invitation is None and not await sign_up_is_open(conn, rule):
+        raise SignUpClosed
+    account = Account(new_id(), email, name, is_admin=first, created_at=now)
+    if not await account_queries.insert_account(conn, account, password_hash):
+        raise AddressTaken
+    await record(conn, actor_of(account), "signed_up", now, target=email)
+    if invitation is not None:
+        await accept_invitation(conn, account, invitation, now)
+    return account
+
+
+async def invite(
+    conn: Connection,
+    actor: Actor,
+    purpose: Purpose,
+    now: datetime,
+    *,
+    project_id: str | None = None,
+    role: Role | None = None,
+    account_id: str | None = None,
+    note: str = "",
+) -> str:
+    """Makes a link's secret, which is returned once and stored as its SHA-256."""
+    secret = secrets.token_urlsafe(32)
+    lifetime = RESET_LIFETIME if purpose == "password" else INVITATION_LIFETIME
+    await queries.insert_invitation(
+        conn,
+        new_id(),
+        secret_digest(secret),
+        purpose,
+        project_id=project_id,
+        role=role,
+        account_id=account_id,
+        note=note,
+        created_by=actor.account_id,
+        now=now,
+        expires_at=now + lifetime,
+    )
+    action = {"sign_up": "instance_invited", "project": "member_invited", "password": "password_link_made"}[purpose]
+    await record(conn, actor, action, now, project_id=project_id, target=note, detail=role or "")
+    return secret
+
+
+async def usable_invitation(conn: Connection, secret: str, now: datetime, *, lock: bool = False) -> Invitation:
+    """Raises ``InvitationUnusable``: unknown, used, withdrawn or expired, which a stranger is not told apart."""
+    found = await queries.invitation_by_digest(conn, secret_digest(secret), now, lock=lock)
+    if found is None:
+        raise InvitationUnusable
+    return found
+
+
+async def accept_invitation(conn: Connection, account: Account, secret: str, now: datetime) -> Invitation:
+    """Uses a link to the instance or to a project up. A member keeps a role that is already greater. Raises
+    ``InvitationUnusable``."""
+    invitation = await usable_invitation(conn, secret, now, lock=True)
+    if invitation.purpose == "password":
+        raise InvitationUnusable
+    await queries.use_invitation(conn, invitation.invitation_id, account.account_id, now)
+    if invitation.project_id is not None and invitation.role is not None:
+        held = await queries.project_access(conn, invitation.project_id, account.account_id, everything=False)
+        if held is None:
+            await queries.insert_membership(conn, invitation.project_id, account.account_id, invitation.role, now)
+        elif not at_least(held.role, invitation.role):
+            await queries.set_role(conn, invitation.project_id, account.account_id, invitation.role)
+        await record(
+            conn,
+            actor_of(account),
+            "member_joined",
+            now,
+            project_id=invitation.project_id,
+            target=account.email,
+            detail=invitation.role,
+        )
+    return invitation
+
+
+async def change_password(conn: Connection, account: Account, password_hash: str, now: datetime, keep: bytes) -> int:
+    """Sets the password and ends every session but ``keep``; how many ended."""
+    await account_queries.set_password(conn, account.account_id, password_hash, now)
+    await record(conn, actor_of(account), "password_changed", now, target=account.email)
+    return await account_queries.delete_sessions_of(conn, account.account_id, keep)
+
+
+async def reset_password(conn: Connection, secret: str, password_hash: str, now: datetime) -> Account:
+    """Sets a password by a link and ends every session of the account. Raises ``InvitationUnusable``."""
+    invitation = await usable_invitation(conn, secret, now, lock=True)
+    account = None
+    if invitation.purpose == "password" and invitation.account_id is not None:
+        account = await account_queries.account_by_id(conn, invitation.account_id)
+    if account is None:
+        raise InvitationUnusable
+    await queries.use_invitation(conn, invitation.invitation_id, account.account_id, now)
+    await account_queries.set_password(conn, account.account_id, password_hash, now)
+    await account_queries.delete_sessions_of(conn, account.account_id)
+    await record(conn, actor_of(account), "password_changed", now, target=account.email, detail="by a link")
+    return account
+
+
+async def change_role(conn: Connection, project_id: str, account_id: str, role: Role | None) -> str | None:
+    """Gives a member another role, or with None removes them; their address, or None if they are no member. Raises
+    ``LastOwner``: a project keeps one who can do everything."""
+    members = await queries.members(conn, project_id, lock=True)
+    member = next((member for member in members if member.account_id == account_id), None)
+    if member is None:
+        return None
+    if member.role == "owner" and role != "owner" and sum(other.role == "owner" for other in members) == 1:
+        raise LastOwner
+    if role is None:
+        await queries.delete_membership(conn, project_id, account_id)
+    else:
+        await queries.set_role(conn, project_id, account_id, role)
+    return member.email

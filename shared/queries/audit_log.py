@@ -1,0 +1,42 @@
+"""Who did what, in the portal and on the command line."""
+
+from datetime import datetime
+
+from shared.models.accounts import LogEntry
+from shared.postgres import Connection
+
+
+async def insert_entry(
+    conn: Connection,
+    now: datetime,
+    *,
+    account_id: str | None,
+    actor: str,
+    project_id: str | None,
+    action: str,
+    target: str,
+    detail: str,
+) -> None:
+    await conn.execute(
+        "INSERT INTO audit_log (at, account_id, actor, project_id, action, target, detail)"
+        " VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        now,
+        account_id,
+        actor,
+        project_id,
+        action,
+        target,
+        detail,
+    )
+
+
+async def entries(conn: Connection, project_id: str | None, before: int | None, limit: int) -> list[LogEntry]:
+    """Newest first; of one project, or with None of the whole instance. ``before`` continues after an entry's id."""
+    rows = await conn.fetch(
+        "SELECT id, at, actor, project_id, action, target, detail FROM audit_log"
+        " WHERE ($1::text IS NULL OR project_id = $1) AND ($2::bigint IS NULL OR id < $2) ORDER BY id DESC LIMIT $3",
+        project_id,
+        before,
+        limit,
+    )
+    return [LogEntry(*row) for row in rows]

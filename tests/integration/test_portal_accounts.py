@@ -1,0 +1,230 @@
+"""Accounts in the portal, over HTTP: signing up and in, sessions, invitations, throttling."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+
+import msgspec
+import pytest
+
+from shared.postgres import Pool
+from shared.settings import Settings
+from tests.integration.conftest import serving
+from tests.portal_browser import PASSWORD, Browser
+
+NewBrowser = Callable[[], Browser]
+
+
+@pytest.fixture
+async def new_browser(settings: Settings) -> AsyncIterator[NewBrowser]:
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(serving(settings))
+        opened: list[Browser] = []
+
+        def make() -> Browser:
+            opened.append(Browser(url))
+            return opened[-1]
+
+        yield make
+        for browser in opened:
+            await browser.client.aclose()
+
+
+async def test_the_first_account_administers_and_closes_sign_up(new_browser: NewBrowser) -> None:
+    ada, eve = new_browser(), new_browser()
+    assert (await ada.follow(await ada.get("/"))).headers["location"] == "/sign-up"
+    assert "Make the first account" in (await ada.get("/sign-up")).text
+    await ada.sign_up("ada")
+    assert (await ada.get("/projects")).headers["location"] == "/projects/new"
+    assert "by invitation only" in (await eve.get("/sign-up")).text
+    await eve.get("/sign-in")
+    refused = await eve.submit("/sign-up", name="eve", email="eve@example.com", password=PASSWORD)
+    assert refused.status_code == 403
+    assert (await eve.sign_in("eve")).status_code == 422
+
+
+async def test_of_two_first_sign_ups_one_administers(new_browser: NewBrowser, pool: Pool) -> None:
+    browsers = [new_browser() for _ in range(4)]
+    for browser in browsers:
+        await browser.get("/sign-up")
+    answers = await asyncio.gather(
+        *(
+            browser.submit("/sign-up", name="a", email=f"a{number}@example.com", password=PASSWORD)
+            for number, browser in enumerate(browsers)
+        )
+    )
+    assert sorted(answer.status_code for answer in answers) == [303, 403, 403, 403]
+    assert await pool.fetchval("SELECT count(*) FROM account WHERE is_admin") == 1
+    assert await pool.fetchval("SELECT count(*) FROM account") == 1
+
+
+async def test_open_sign_up_makes_no_second_administrator(settings: Settings, pool: Pool) -> None:
+    async with (
+        serving(msgspec.structs.replace(settings, sign_up="open")) as url,
+        Browser(url) as ada,
+        Browser(url) as bob,
+    ):
+        await ada.sign_up("ada")
+        await bob.sign_up("bob")
+    assert await pool.fetchval("SELECT array_agg(email) FROM account WHERE is_admin") == ["ada@example.com"]
+
+
+async def test_nothing_of_a_password_or_a_cookie_is_stored(new_browser: NewBrowser, pool: Pool) -> None:
+    ada = new_browser()
+    await ada.sign_up("ada")
+    row = await pool.fetchrow("SELECT a.password_hash, s.digest FROM account a, portal_session s")
+    assert row is not None
+    assert row["password_hash"].startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+    browser_id = ada.client.cookies["relay"].split(".")[0]
+    assert browser_id.encode() not in row["digest"]
+    assert len(row["digest"]) == 32
+
+
+async def test_signing_in_takes_a_new_cookie(new_browser: NewBrowser) -> None:
+    """Whoever planted the cookie beforehand is not signed in by it."""
+    ada, planted = new_browser(), new_browser()
+    await ada.sign_up("ada")
+    await ada.submit("/sign-out")
+    await ada.get("/sign-in")
+    before = ada.client.cookies["relay"]
+    planted.client.cookies.set("relay", before)
+    assert (await ada.sign_in("ada")).status_code == 303
+    assert ada.client.cookies["relay"] != before
+    assert (await ada.get("/account")).status_code == 200
+    assert (await planted.get("/account")).status_code == 303
+
+
+async def test_a_session_ends_on_the_server(new_browser: NewBrowser) -> None:
+    ada, thief = new_browser(), new_browser()
+    await ada.sign_up("ada")
+    thief.client.cookies.set("relay", ada.client.cookies["relay"])
+    assert (await thief.get("/account")).status_code == 200
+    await ada.submit("/sign-out")
+    assert (await thief.get("/account")).status_code == 303
+
+
+async def test_signing_out_everywhere_keeps_this_browser(new_browser: NewBrowser) -> None:
+    here, there = new_browser(), new_browser()
+    await here.sign_up("ada")
+    await there.sign_in("ada")
+    assert (await there.get("/account")).status_code == 200
+    await here.submit("/account/sign-out-everywhere")
+    assert (await here.get("/account")).status_code == 200
+    assert (await there.get("/account")).status_code == 303
+
+
+async def test_changing_the_password(new_browser: NewBrowser) -> None:
+    here, there = new_browser(), new_browser()
+    await here.sign_up("ada")
+    await there.sign_in("ada")
+    await here.get("/account")
+    wrong = await here.submit("/account/password", present="not it at all", password="another long one")
+    assert wrong.status_code == 422
+    short = await here.submit("/account/password", present=PASSWORD, password="short")
+    assert "at least 10 characters" in short.text
+    assert (await there.get("/account")).status_code == 200
+    assert (await here.submit("/account/password", present=PASSWORD, password="another long one")).status_code == 303
+    assert (await here.get("/account")).status_code == 200
+    assert (await there.get("/account")).status_code == 303
+    assert (await there.sign_in("ada")).status_code == 422
+    assert (await there.sign_in("ada", "another long one")).status_code == 303
+
+
+async def test_guessing_is_slowed_down(new_browser: NewBrowser) -> None:
+    ada, eve = new_browser(), new_browser()
+    await ada.sign_up("ada")
+    await eve.get("/sign-in")
+    statuses = [(await eve.sign_in("ada", f"guess number {number}")).status_code for number in range(12)]
+    assert statuses == [422] * 10 + [429] * 2
+    assert (await eve.sign_in("ada")).status_code == 429  # not even the right one
+
+
+async def test_signing_in_often_is_no_guessing(new_browser: NewBrowser) -> None:
+    ada = new_browser()
+    await ada.sign_up("ada")
+    for _ in range(15):
+        assert (await ada.sign_in("ada")).status_code == 303
+        await ada.get("/account")
+        await ada.submit("/sign-out")
+
+
+async def test_an_invitation_works_once(new_browser: NewBrowser) -> None:
+    ada, bob, eve = new_browser(), new_browser(), new_browser()
+    await ada.sign_up("ada")
+    project = await ada.create_project("acme")
+    link = await ada.invitation(project, "viewer")
+    assert "Join acme" in (await bob.get(link)).text
+    assert (await bob.sign_up("bob", link)).headers["location"] == f"/projects/{project}?done=joined"
+    assert (await bob.get(f"/projects/{project}/members")).status_code == 200
+    assert (await eve.get(link)).status_code == 410
+    await eve.get("/sign-in")
+    assert (await eve.submit(link, name="eve", email="eve@example.com", password=PASSWORD)).status_code == 410
+
+
+async def test_an_invitation_is_used_by_one_of_two(new_browser: NewBrowser, pool: Pool) -> None:
+    ada, bob, eve = new_browser(), new_browser(), new_browser()
+    await ada.sign_up("ada")
+    link = await ada.invitation(await ada.create_project("acme"), "viewer")
+    await bob.get(link)
+    await eve.get(link)
+    answers = await asyncio.gather(
+        bob.submit(link, name="bob", email="bob@example.com", password=PASSWORD),
+        eve.submit(link, name="eve", email="eve@example.com", password=PASSWORD),
+    )
+    assert sorted(answer.status_code for answer in answers) == [303, 410]
+    assert await pool.fetchval("SELECT count(*) FROM account") == 2
+    assert await pool.fetchval("SELECT count(*) FROM membership") == 2
+
+
+async def test_a_withdrawn_or_expired_invitation_does_not_work(new_browser: NewBrowser, pool: Pool) -> None:
+    ada, eve = new_browser(), new_browser()
+    await ada.sign_up("ada")
+    project = await ada.create_project("acme")
+    link = await ada.invitation(project, "viewer")
+    invitation = await pool.fetchval("SELECT id FROM invitation")
+    assert (await ada.submit(f"/projects/{project}/members/withdraw", invitation=invitation)).status_code == 303
+    assert (await eve.get(link)).status_code == 410
+    link = await ada.invitation(project, "viewer")
+    await pool.execute("UPDATE invitation SET expires_at = now() - interval '1 s'")
+    assert (await eve.get(link)).status_code == 410
+
+
+async def test_a_project_keeps_an_owner(new_browser: NewBrowser, pool: Pool) -> None:
+    ada = new_browser()
+    await ada.sign_up("ada")
+    project = await ada.create_project("acme")
+    account = await pool.fetchval("SELECT id FROM account")
+    members = f"/projects/{project}/members/{account}"
+    await ada.get(f"/projects/{project}/members")
+    assert (await ada.submit(f"{members}/role", role="viewer")).status_code == 422
+    assert (await ada.submit(f"{members}/remove")).status_code == 422
+    assert await pool.fetchval("SELECT role FROM membership") == "owner"
+
+
+async def test_keys_of_an_archived_project_are_refused_until_it_is_restored(new_browser: NewBrowser) -> None:
+    ada = new_browser()
+    await ada.sign_up("ada")
+    await ada.get("/projects/new")
+    created = await ada.submit("/projects/new", name="acme")
+    key = re.search(r"sk_live_[0-9A-Za-z]+", created.text)
+    project = re.search(r"/projects/([a-z0-9]+)/", created.text)
+    assert key is not None
+    assert project is not None
+
+    async def mint() -> int:
+        headers = {"authorization": f"Bearer {key[0]}"}
+        return (await ada.client.post("/v1/tokens", json={"room": "a", "identity": "b"}, headers=headers)).status_code
+
+    async def becomes(status: int) -> None:
+        async with asyncio.timeout(5):
+            while await mint() != status:  # noqa: ASYNC110  # what changes is in the server
+                await asyncio.sleep(0.02)
+
+    await becomes(200)
+    await ada.get(f"/projects/{project[1]}/archive")
+    assert (await ada.submit(f"/projects/{project[1]}/archive", name="something else")).status_code == 422
+    assert (await ada.submit(f"/projects/{project[1]}/archive", name="acme")).status_code == 303
+    await becomes(401)
+    await ada.submit(f"/projects/{project[1]}/restore")
+    await becomes(200)

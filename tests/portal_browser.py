@@ -1,0 +1,74 @@
+"""A browser without JavaScript, for tests of the portal over HTTP: keeps cookies, fills in forms."""
+
+import html
+import re
+from typing import Any
+
+import httpx
+
+_TOKEN = re.compile(r'name="form_token" value="([^"]+)"')
+_LINK = re.compile(r"(/invitations/[A-Za-z0-9_-]+)")
+PASSWORD = "correct horse battery"
+
+
+class Browser:
+    """``get`` a page, then ``submit`` one of its forms."""
+
+    def __init__(self, base_url: str) -> None:
+        self.client = httpx.AsyncClient(base_url=base_url, trust_env=False, timeout=20)
+        self.form_token = ""
+
+    async def __aenter__(self) -> "Browser":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.client.aclose()
+
+    async def get(self, path: str, **query: Any) -> httpx.Response:
+        answer = await self.client.get(path, params=query or None, headers={"accept": "text/html"})
+        return self._noted(answer)
+
+    async def submit(self, path: str, **fields: str) -> httpx.Response:
+        """Posts a form with the token of the page seen last."""
+        answer = await self.client.post(path, data={"form_token": self.form_token, **fields})
+        return self._noted(answer)
+
+    def _noted(self, answer: httpx.Response) -> httpx.Response:
+        found = _TOKEN.search(answer.text)
+        if found is not None:
+            self.form_token = html.unescape(found[1])
+        return answer
+
+    async def follow(self, answer: httpx.Response) -> httpx.Response:
+        assert answer.status_code == 303, answer.text
+        return await self.get(answer.headers["location"])
+
+    async def sign_up(self, name: str, path: str = "/sign-up") -> httpx.Response:
+        """As ``name``@example.com."""
+        await self.get(path)
+        answer = await self.submit(path, name=name, email=f"{name}@example.com", password=PASSWORD)
+        assert answer.status_code == 303, answer.text
+        await self.get("/account")
+        return answer
+
+    async def sign_in(self, name: str, password: str = PASSWORD, wanted: str = "/") -> httpx.Response:
+        await self.get("/sign-in")
+        return await self.submit("/sign-in", email=f"{name}@example.com", password=password, next=wanted)
+
+    async def create_project(self, name: str) -> str:
+        """Its id."""
+        await self.get("/projects/new")
+        answer = await self.submit("/projects/new", name=name)
+        assert answer.status_code == 201, answer.text
+        found = re.search(r"/projects/([a-z0-9]+)/quickstart", answer.text)
+        assert found is not None
+        return found[1]
+
+    async def invitation(self, project_id: str, role: str) -> str:
+        """The path of a fresh link."""
+        await self.get(f"/projects/{project_id}/members")
+        answer = await self.submit(f"/projects/{project_id}/members/invite", role=role, note="somebody")
+        assert answer.status_code == 201, answer.text
+        found = _LINK.search(answer.text)
+        assert found is not None
+        return found[1]
