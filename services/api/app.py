@@ -55,8 +55,9 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
     backlog = Backlog(pool, redis, broker, clock)
     stale_ms = stale_after_ms(settings.reconcile_interval_s)
     livekit = RoomService(settings.livekit_api_url, settings.livekit_api_key, settings.livekit_api_secret, clock)
-    context = Context(keys, pool, redis, clock, backlog, stale_ms, drain or Drain(), livekit)
-    portal = create_portal(settings, pool, redis, clock)
+    drain = drain or Drain()
+    context = Context(keys, pool, redis, clock, backlog, stale_ms, drain, livekit)
+    portal = create_portal(settings, context)
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:

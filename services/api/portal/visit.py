@@ -52,6 +52,11 @@ class Visit:
         return actor_of(self.account)
 
     @property
+    def creator(self) -> str:
+        """``created_by`` of keys made here."""
+        return f"user:{self.account.account_id}"
+
+    @property
     def session(self) -> BrowserSession:
         assert self._session is not None, "the gate lets nobody through here without a session"  # noqa: S101
         return self._session

@@ -6,7 +6,6 @@ from litestar.di import NamedDependency
 from services.api.portal.visit import Page, Visit
 from shared import accounts, projects
 from shared.queries import audit_log, memberships
-from shared.queries import projects as project_queries
 
 NAME_LENGTH = 100
 LOG_PAGE = 50
@@ -36,7 +35,7 @@ class ProjectListController(Controller):
         if not visit.form.is_valid:
             return visit.page("project_new.html", status=422)
         async with visit.writing() as conn:
-            created = await projects.create_project(conn, name, visit.now)
+            created = await projects.create_project(conn, name, visit.now, created_by=visit.creator)
             await memberships.insert_membership(conn, created.project_id, visit.account.account_id, "owner", visit.now)
             await accounts.record(
                 conn, visit.actor, "project_created", visit.now, project_id=created.project_id, target=name
@@ -57,7 +56,7 @@ class ProjectController(Controller):
         if not visit.form.is_valid:
             return visit.page("settings.html", status=422)
         async with visit.writing() as conn:
-            await project_queries.rename_project(conn, visit.project.project_id, name)
+            await projects.rename_project(conn, visit.project.project_id, name)
             await visit.record(conn, "project_renamed", target=name, detail=f"was {visit.project.name}")
         return visit.redirect(visit.url("settings"), done="project_renamed")
 
@@ -71,14 +70,14 @@ class ProjectController(Controller):
             visit.form.fail("name", "This is not the project's name.")
             return visit.page("project_archive.html", status=422)
         async with visit.writing() as conn:
-            await project_queries.set_archived(conn, visit.project.project_id, visit.now)
+            await projects.archive_project(conn, visit.project.project_id, visit.now)
             await visit.record(conn, "project_archived", target=visit.project.name)
         return visit.redirect("/projects", done="project_archived")
 
     @post("/restore", opt={"role": "owner"})
     async def restore(self, visit: NamedDependency[Visit]) -> Page:
         async with visit.writing() as conn:
-            await project_queries.set_archived(conn, visit.project.project_id, None)
+            await projects.restore_project(conn, visit.project.project_id)
             await visit.record(conn, "project_restored", target=visit.project.name)
         return visit.redirect(visit.url("settings"), done="project_restored")
 
