@@ -95,7 +95,11 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
         "receiver": _given(receiver),
     }
     app = Litestar(
-        route_handlers=[*described, *reference_routes(described, dependencies, settings.relay_api_url), portal_router(portal)],
+        route_handlers=[
+            *described,
+            *reference_routes(described, dependencies, settings.relay_api_url),
+            portal_router(portal),
+        ],
         dependencies=dependencies,
         exception_handlers={Exception: answer_error},
         request_class=JsonRequest,
