@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 LOCK   ?= requirements-dev.lock
 
-.PHONY: run test check bench setup lock clean
+.PHONY: run test check bench setup lock images clean
 .DEFAULT_GOAL := run
 
 setup: $(VENV)/.$(LOCK)
@@ -32,9 +32,14 @@ check: setup
 bench: setup
 	$(BIN)/python -m benchmarks $(ARGS)
 
+# Both images, step by step in a clean root, without Docker. Needs root and debootstrap; MIRROR names a mirror of Debian.
+images: setup
+	$(BIN)/python -m tests.images.run $(if $(MIRROR),--mirror $(MIRROR))
+
 # Needs `uv`. Locks carry versions and hashes only, so they install from whatever index the machine is set up with.
 lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url -c requirements.lock requirements-worker.in -o requirements-worker.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --extra embedded --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --extra embedded --extra dev --extra ci -c requirements-dev.lock pyproject.toml -o requirements-ci.lock
 

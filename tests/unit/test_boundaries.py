@@ -193,4 +193,9 @@ def test_lock_files_pin_by_hash_and_name_no_host(path: Path) -> None:
 
 
 def test_there_are_lock_files() -> None:
-    assert [path.name for path in LOCKS] == ["requirements-ci.lock", "requirements-dev.lock", "requirements.lock"]
+    assert [path.name for path in LOCKS] == [
+        "requirements-ci.lock",
+        "requirements-dev.lock",
+        "requirements-worker.lock",
+        "requirements.lock",
+    ]
