@@ -50,6 +50,7 @@ def build(dockerfile: Path, context: Path, base: Path, scratch: Path) -> Image:
             image = stages[name] = Image(
                 scratch / name, {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
             )
+            scratch.mkdir(parents=True, exist_ok=True)
             subprocess.run(["cp", "-a", str(base), str(image.root)], check=True)
             continue
         assert image is not None, "a Dockerfile begins with FROM"

@@ -17,7 +17,7 @@ ENTRY_POINTS = {
     "Dockerfile.worker": ("services/worker/main.py",),
 }
 # What compose needs and Relay never sees.
-COMPOSE_ONLY = {"POSTGRES_PASSWORD"}
+COMPOSE_ONLY = {"POSTGRES_PASSWORD", "LIVEKIT_NODE_IP"}
 COMPLETE = {
     "DATABASE_URL": "postgresql://relay:pw@localhost:5432/relay",
     "REDIS_URL": "redis://localhost:6379/0",

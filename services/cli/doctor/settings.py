@@ -19,11 +19,11 @@ def is_local(url: str) -> bool:
 def check_settings(settings: Settings) -> Iterator[Finding]:
     """Combinations that each service accepts and no deployment should have."""
     public = not is_local(settings.relay_api_url)
-    if settings.livekit_api_secret == "secret":  # noqa: S105 - the published pair of `livekit-server --dev`
+    if settings.livekit_api_secret == "secret" or settings.livekit_api_secret.startswith("demo-"):  # noqa: S105 - published
         yield Finding(
             "settings",
             "error" if public or not is_local(settings.livekit_url) else "note",
-            "LIVEKIT_API_SECRET is the published one of `livekit-server --dev`: anybody can sign tokens and webhooks with it",
+            "LIVEKIT_API_SECRET is a published one (`livekit-server --dev`, deploy/demo.env): anybody can sign with it",
             "fine on one's own machine; elsewhere make a pair with `livekit-server generate-keys`",
         )
     elif len(settings.livekit_api_secret) < _LIVEKIT_SECRET_LENGTH:
