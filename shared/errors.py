@@ -102,6 +102,20 @@ class TooManyKeys(RelayError):
         self.limit = limit
 
 
+class RateLimited(RelayError):
+    """Too many requests. ``headers`` are those of the answer; ``code`` tells which limit it was."""
+
+    def __init__(
+        self,
+        detail: str,
+        retry_after_s: int,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+        code: str = "rate_limited",
+    ) -> None:
+        super().__init__(detail)
+        self.retry_after_s, self.headers, self.code = retry_after_s, headers, code
+
+
 class StoreUnavailable(RelayError):
     """Postgres cannot be reached; the request may be repeated."""
 

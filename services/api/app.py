@@ -14,8 +14,11 @@ from litestar.types import ASGIApp
 from services.api import routes
 from services.api.auth import KeyStore
 from services.api.context import Context
+from services.api.gate import Gate
 from services.api.hot_routes import HotRoutes
 from services.api.intake import Intake
+from services.api.last_used import LastUsed
+from services.api.limits import Limits, connect_limits_redis
 from services.api.portal.portal import create_portal
 from services.api.portal.routes import portal_router
 from services.api.problems import answer_error
@@ -50,13 +53,17 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
     pool = create_pool(settings.database, "relay api", max_size=POOL_SIZE)
     redis = event_stream.connect_redis(settings.redis_url)
     broker = create_broker(settings.redis_url, [])
-    keys = KeyStore(settings.database, pool, clock)
+    keys = KeyStore(settings.database, pool, clock, settings.rate_limits.unknown_keys)
+    limits_redis = connect_limits_redis(settings.redis_url)
+    limits = Limits(settings.rate_limits, limits_redis, clock)
+    last_used = LastUsed(pool, clock)
+    gate = Gate(keys, limits, last_used, clock)
     intake = Intake(redis, pool, broker)
     backlog = Backlog(pool, redis, broker, clock)
     stale_ms = stale_after_ms(settings.reconcile_interval_s)
     livekit = RoomService(settings.livekit_api_url, settings.livekit_api_key, settings.livekit_api_secret, clock)
     drain = drain or Drain()
-    context = Context(keys, pool, redis, clock, backlog, stale_ms, drain, livekit)
+    context = Context(gate, pool, redis, clock, backlog, stale_ms, drain, livekit)
     portal = create_portal(settings, context)
 
     @asynccontextmanager
@@ -64,15 +71,18 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
         async with pool, livekit:
             metrics.watch_pool(pool.get_size, pool.get_idle_size, POOL_SIZE)
             await _warn_of_weak_redis(redis)
-            listening = asyncio.create_task(keys.run())
+            background = [asyncio.create_task(run()) for run in (keys.run, limits.run, last_used.run)]
             storing = asyncio.create_task(intake.run())
             try:
                 yield
             finally:
                 intake.close()
                 await storing
-                listening.cancel()
-                await asyncio.gather(listening, return_exceptions=True)
+                for task in background:
+                    task.cancel()
+                await asyncio.gather(*background, return_exceptions=True)
+                await last_used.flush()
+                await limits_redis.aclose()
                 await redis.aclose()
                 broker.close()
 
@@ -111,7 +121,7 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
     )
     remember_parameters(app)
     hot = HotRoutes(app)
-    hot.post(tokens.PATH, tokens.token_handler(keys, minter), tokens.BODY_LIMIT)
+    hot.post(tokens.PATH, tokens.token_handler(gate, minter), tokens.BODY_LIMIT)
     hot.post(webhooks.PATH, webhooks.webhook_handler(receiver), webhooks.BODY_LIMIT)
     return hot
 

@@ -8,10 +8,11 @@ on for ``OUTAGE_MS``.
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 
+from services.api.strangers import Strangers
 from shared import metrics
 from shared.clock import Clock
 from shared.errors import PublishableKeyRefused, StoreUnavailable, Unauthenticated
@@ -27,6 +28,10 @@ TRUST_MS = 900
 HEARTBEAT_S = 0.3
 OUTAGE_MS = 5 * 60_000
 LOOKUP_TIMEOUT_S = 3.0
+# Of the pool's ten connections: a flood of unknown keys leaves the rest to those who are known.
+LOOKUPS_AT_ONCE = 4
+# Requests with the same key share one query if it began less than this ago.
+SHARE_MS = 200
 _CACHE_SIZE = 50_000
 
 
@@ -39,15 +44,27 @@ class _Cached:
         self.record, self.checked_ms, self.current = record, checked_ms, True
 
 
-class KeyStore:
-    """Finds and checks API keys. ``run`` must be running for the cache to be trusted."""
+class _UnderWay(NamedTuple):
+    """A lookup that has not been answered, and when it began: after how many announcements, and unix ms."""
 
-    def __init__(self, database: DatabaseUrl, pool: Pool, clock: Clock) -> None:
+    task: "asyncio.Task[KeyRecord | None]"
+    changes: int
+    since_ms: int
+
+
+class KeyStore:
+    """Finds and checks API keys. ``run`` must be running for the cache to be trusted. ``unknown_keys`` is how many lookups of
+    keys that do not exist an address has a minute (0: any number)."""
+
+    def __init__(self, database: DatabaseUrl, pool: Pool, clock: Clock, unknown_keys: int = 0) -> None:
         self._database, self._pool, self._clock = database, pool, clock
+        self._strangers = Strangers(unknown_keys)
+        self._lookups = asyncio.Semaphore(LOOKUPS_AT_ONCE)
+        self._under_way: dict[bytes, _UnderWay] = {}
         self._cache: dict[bytes, _Cached] = {}
         self._heard_ms = 0
-        # Counts announcements: a lookup that one overtook must not put its older answer into the cache.
         self._cache_hits = metrics.key_lookups["cache"]
+        # Counts announcements: a lookup that one overtook must not put its older answer into the cache.
         self.changes_heard = 0
 
     async def run(self) -> None:
@@ -82,9 +99,12 @@ class KeyStore:
         self.changes_heard += 1
         self._cache.pop(bytes.fromhex(str(payload)), None)
 
-    async def authenticate(self, authorization: str | None) -> KeyRecord:
-        """The secret key in an Authorization header. Raises ``Unauthenticated``, ``PublishableKeyRefused`` or
-        ``StoreUnavailable``."""
+    async def authenticate(self, authorization: str | None, address: str | None = None) -> KeyRecord:
+        """The secret key in an Authorization header that came from ``address``. Raises ``Unauthenticated``,
+        ``PublishableKeyRefused``, ``RateLimited`` or ``StoreUnavailable``.
+
+        Nothing here compares secrets, so there is no time to be measured: a key is found by its SHA-256, and whoever could
+        choose that could choose the key."""
         if not authorization:
             raise Unauthenticated("missing_key", "send your API key as `Authorization: Bearer sk_…`")
         scheme, _, key = authorization.partition(" ")
@@ -94,13 +114,14 @@ class KeyStore:
         key = key.strip()
         digest = key_digest(key)
         cached = self._cache.get(digest)
-        if cached is not None and cached.current and now_ms - self._heard_ms < TRUST_MS:
+        # Not older than zero either: after a clock was set back, silence would be trusted for as long.
+        if cached is not None and cached.current and 0 <= now_ms - self._heard_ms < TRUST_MS:
             self._cache_hits.count += 1
             record = cached.record
         else:
             if parse_key(key) is None:
                 raise _no_key(key)
-            record = await self._look_up(digest, cached, now_ms)
+            record = await self._look_up(digest, cached, address, now_ms)
         if record.archived:
             raise Unauthenticated("archived_project", "the project of this API key has been archived")
         if record.revoked_ms is not None:
@@ -113,24 +134,59 @@ class KeyStore:
             )
         return record
 
-    async def _look_up(self, digest: bytes, cached: _Cached | None, now_ms: int) -> KeyRecord:
+    async def _look_up(self, digest: bytes, cached: _Cached | None, address: str | None, now_ms: int) -> KeyRecord:
+        if cached is None:
+            if self._strangers.is_unknown(digest, now_ms):
+                raise _unknown()
+            self._strangers.check(address, now_ms)
         changes = self.changes_heard
         try:
-            async with asyncio.timeout(LOOKUP_TIMEOUT_S), self._pool.acquire() as conn:
-                record = await queries.key_by_digest(conn, digest)
+            record = await self._fetch(digest, now_ms)
         except (*UNAVAILABLE, asyncpg.PostgresError) as error:
-            if cached is not None and now_ms - cached.checked_ms < OUTAGE_MS:
+            if cached is not None and 0 <= now_ms - cached.checked_ms < OUTAGE_MS:
                 metrics.key_lookups["outage"].count += 1
                 return cached.record
             raise StoreUnavailable("API keys cannot be checked at the moment; try again shortly") from error
-        metrics.key_lookups["database"].count += 1
         if record is None:
-            raise Unauthenticated("unknown_key", "no such API key exists here")
+            self._strangers.note(digest, address, now_ms)
+            raise _unknown()
         if changes == self.changes_heard:
             if len(self._cache) >= _CACHE_SIZE:
                 self._cache.pop(next(iter(self._cache)))
             self._cache[digest] = _Cached(record, now_ms)
         return record
+
+    async def _fetch(self, digest: bytes, now_ms: int) -> KeyRecord | None:
+        """Asks Postgres; requests with the same key at the same time share the question. Not for long, and not past a change
+        that was heard: else an answer from before a revocation would reach a request from after it."""
+        under_way = self._under_way.get(digest)
+        if (
+            under_way is None
+            or under_way.changes != self.changes_heard
+            or not 0 <= now_ms - under_way.since_ms < SHARE_MS
+        ):
+            task = asyncio.create_task(self._query(digest))
+            under_way = self._under_way[digest] = _UnderWay(task, self.changes_heard, now_ms)
+            task.add_done_callback(lambda _: self._answered(digest, task))
+        # Shielded: a client that goes away must not take the answer from the others.
+        return await asyncio.shield(under_way.task)
+
+    def _answered(self, digest: bytes, task: "asyncio.Task[KeyRecord | None]") -> None:
+        under_way = self._under_way.get(digest)
+        if under_way is not None and under_way.task is task:
+            del self._under_way[digest]
+        if not task.cancelled():
+            task.exception()  # nobody may be waiting any more
+
+    async def _query(self, digest: bytes) -> KeyRecord | None:
+        async with asyncio.timeout(LOOKUP_TIMEOUT_S), self._lookups, self._pool.acquire() as conn:
+            record = await queries.key_by_digest(conn, digest)
+        metrics.key_lookups["database"].count += 1
+        return record
+
+
+def _unknown() -> Unauthenticated:
+    return Unauthenticated("unknown_key", "no such API key exists here")
 
 
 def _no_key(text: str) -> Unauthenticated:

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from services.api.auth import KeyStore
+from services.api.gate import Gate
 from services.api.server import Drain
 from shared.backlog import Backlog
 from shared.clock import Clock
@@ -14,7 +14,7 @@ from shared.postgres import Pool
 class Context(NamedTuple):
     """``stale_ms``: how long an open session that nothing confirms goes on counting (shared/metering/usage.py)."""
 
-    keys: KeyStore
+    gate: Gate
     pool: Pool
     redis: Redis
     clock: Clock

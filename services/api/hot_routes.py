@@ -10,6 +10,7 @@ from typing import Any
 
 from litestar.types import ASGIApp, Message, Receive, Send
 
+from services.api.gate import ANSWER_HEADERS
 from services.api.problems import MEDIA_TYPE, PayloadTooLarge, Problem, problem_of
 from shared.logs import request_id
 
@@ -90,16 +91,17 @@ class HotRoutes:
             problem = problem_of(error)
             if problem.status == 500:
                 log.exception("request %s failed", identifier)
-            await _send_problem(send, problem, shared)
+            await _send_problem(send, problem, (*shared, *scope.get(ANSWER_HEADERS, ())))
         else:
-            await _send(send, 200, answer, (_JSON, *shared))
+            await _send(send, 200, answer, (_JSON, *shared, *scope.get(ANSWER_HEADERS, ())))
 
     async def _framework(self, scope: Any, receive: Receive, send: Send, shared: Headers) -> None:
         async def send_with_shared(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = list(message["headers"])
                 given = {name.lower() for name, _ in headers}
-                message["headers"] = [*headers, *(header for header in shared if header[0] not in given)]
+                further = (*shared, *scope.get(ANSWER_HEADERS, ()))
+                message["headers"] = [*headers, *(header for header in further if header[0] not in given)]
             await send(message)
 
         await self._app(scope, receive, send_with_shared)

@@ -29,9 +29,16 @@ from services.api.problems import MEDIA_TYPE, TITLES, ProblemDetails
 _REF = "#/components/schemas/{name}"
 _KEY_ERRORS = (
     "missing_key", "malformed_key", "mistyped_key", "unknown_key", "revoked_key", "expired_key", "archived_project",
-    "publishable_key", "store_unavailable", "unknown_field",
+    "publishable_key", "store_unavailable", "unknown_field", "rate_limited", "too_many_unknown_keys",
 )  # fmt: skip
 _BODY_ERRORS = ("invalid_json", "invalid_request", "missing_field", "payload_too_large", "unsupported_media_type")
+# Not there where the instance has no limits, or could not count.
+_RATE_HEADERS = {
+    "RateLimit-Limit": "Requests a minute, of the limit that is nearest to being reached.",
+    "RateLimit-Remaining": "How many of them are left.",
+    "RateLimit-Reset": "Seconds until the minute is over.",
+    "RateLimit-Policy": "The limit and its window in seconds, like `3000;w=60`.",
+}
 # What Litestar knows of a parameter from elsewhere than its type: its default, and limits given to ``QueryParameter``.
 _OF_A_PARAMETER = ("default", "description", "minimum", "maximum", "minLength", "maxLength", "pattern")
 _TAGS = {
@@ -169,7 +176,8 @@ def _refine(operation: dict[str, Any], handler: HTTPRouteHandler, schema_of: dic
         operation["requestBody"] = {"required": True, "content": {said["takes"]: content}}
     success = operation["responses"].pop(str(handler.status_code))
     answer = _answer_type(handler)
-    success["headers"] = _headers(said["answer_headers"])
+    limited = _RATE_HEADERS if {"secretKey": []} in operation.get("security", []) else {}
+    success["headers"] = _headers({**limited, **said["answer_headers"]})
     if answer is not None:
         success["content"] = {"application/json": {"schema": schema_of[id(answer)]}}
         if said["answer_example"] is not None:
@@ -241,6 +249,8 @@ def _error_answer(status: int, codes: list[str]) -> dict[str, Any]:
     further = {}
     if status in (429, 503):
         further["Retry-After"] = "Seconds to wait before trying again."
+    if status == 429:
+        further |= _RATE_HEADERS
     if status == 401:
         further["WWW-Authenticate"] = "How to authenticate."
     return {

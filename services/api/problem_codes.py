@@ -132,6 +132,17 @@ CODES: Final[dict[str, Code]] = {
     "unsupported_media_type": Code(
         415, "The body is of a type that is not read here.", "send the body as `Content-Type: application/json`"
     ),
+    # 429: too often
+    "rate_limited": Code(
+        429,
+        "More requests in a minute than the key or its project may make; `Retry-After` says how long to wait.",
+        "more than 3000 requests in a minute; try again in 12 s",
+    ),
+    "too_many_unknown_keys": Code(
+        429,
+        "Too many keys that do not exist came from this address; `Retry-After` says how long to wait.",
+        "too many keys that do not exist came from your address; wait a moment",
+    ),
     # 5xx: us, and LiveKit
     "internal_error": Code(500, "Our fault.", "something went wrong on our side; the request id finds it in the logs"),
     "livekit_unreachable": Code(502, "LiveKit cannot be reached.", "LiveKit cannot be reached; try again shortly"),

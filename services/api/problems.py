@@ -25,6 +25,7 @@ from shared.errors import (
     ParticipantNotFound,
     ProjectArchived,
     PublishableKeyRefused,
+    RateLimited,
     RelayError,
     RoomNotFound,
     SessionNotFound,
@@ -160,6 +161,9 @@ def problem_of(error: Exception) -> Problem:
             return Problem(413, "payload_too_large", str(error), headers=(("connection", "close"),))
         case UnsupportedMediaType():
             return Problem(415, "unsupported_media_type", str(error))
+        case RateLimited():
+            shown = tuple((name.decode(), value.decode()) for name, value in error.headers)
+            return Problem(429, error.code, str(error), headers=(("retry-after", str(error.retry_after_s)), *shown))
         case EventNotKept():
             return Problem(503, "event_not_kept", str(error), headers=(("retry-after", str(RETRY_AFTER_S)),))
         case StoreUnavailable():

@@ -33,7 +33,7 @@ _FORGET_EVERY_MS = 2 * WINDOW_MS
 class Window:
     """What one key or one project used."""
 
-    __slots__ = ("_flying", "_index", "_known", "_late", "_previous", "_unsent", "limit", "name")
+    __slots__ = ("_flying", "_index", "_known", "_late", "_previous", "_unchecked", "_unsent", "limit", "name")
 
     def __init__(self, name: str, limit: int, index: int) -> None:
         self.name, self.limit = name, limit
@@ -42,6 +42,8 @@ class Window:
         self._known = self._flying = self._unsent = 0
         # Of the window before: what was used in all, and what of it Redis was not told.
         self._previous = self._late = 0
+        # Of what was not sent: what has been reported as unchecked already.
+        self._unchecked = 0
 
     def left(self, now_ms: int) -> float:
         """How many more requests fit in."""
@@ -55,7 +57,7 @@ class Window:
         follows = index == self._index + 1
         self._previous = self._known + self._flying + self._unsent if follows else 0
         self._late = self._unsent if follows else 0
-        self._known = self._flying = self._unsent = 0
+        self._known = self._flying = self._unsent = self._unchecked = 0
         self._index = index
 
     def take(self) -> None:
@@ -79,12 +81,16 @@ class Window:
     def sent(self, index: int, known: int, previous: int) -> None:
         """Redis has it, and says what all processes used."""
         if index == self._index:
-            self._known, self._previous, self._flying, self._late = known, previous, 0, 0
+            self._known, self._previous, self._flying, self._late, self._unchecked = known, previous, 0, 0, 0
 
-    def not_sent(self, index: int) -> None:
-        if index == self._index:
-            self._unsent += self._flying
-            self._flying = 0
+    def not_sent(self, index: int, count: int) -> int:
+        """Redis does not have it. Returns how many of ``count`` were not known to be unchecked before."""
+        if index != self._index:
+            return 0
+        new, self._unchecked = count - self._unchecked, count
+        self._unsent += self._flying
+        self._flying = 0
+        return new
 
     def is_over(self, now_ms: int) -> bool:
         """Whether nothing of it counts any more."""
@@ -175,8 +181,7 @@ class RateWindows:
         except UNAVAILABLE as error:
             self._failed(error)
             for window, index, count, _ in told:
-                window.not_sent(index)
-                metrics.rate_limits.labels("unchecked").inc(count)
+                metrics.rate_limits.labels("unchecked").inc(window.not_sent(index, count))
             # They are exchanged again though nobody may use them meanwhile.
             self._changed.update(windows)
             return

@@ -56,9 +56,9 @@ def _decoder_of(handler: BaseRouteHandler) -> "msgspec.json.Decoder[Any]":
 
 
 async def require_secret_key(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
-    """A guard: who has no valid secret key gets no further. Raises what ``KeyStore.authenticate`` raises."""
-    keys = connection.app.state.context.keys
-    connection.scope["relay_key"] = await keys.authenticate(connection.headers.get("authorization"))  # type: ignore[typeddict-unknown-key]  # a scope may carry an application's own keys
+    """A guard: who has no valid secret key gets no further. Raises what ``Gate.admit`` raises."""
+    gate = connection.app.state.context.gate
+    connection.scope["relay_key"] = await gate.admit(connection.scope)  # type: ignore[typeddict-unknown-key]  # a scope may carry an application's own keys
 
 
 async def provide_key(request: JsonRequest) -> KeyRecord:

@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from services.api.auth import OUTAGE_MS, TRUST_MS, KeyStore
+from services.api.strangers import network_of
 from services.cli.projects import archive_project, create_key, create_project, restore_project, revoke_key
 from shared.clock import SystemClock
 from shared.errors import StoreUnavailable, Unauthenticated
@@ -168,3 +169,43 @@ async def test_noting_the_last_use_leaves_the_cache_alone(harness: Harness, sett
     assert harness.keys.changes_heard == 2
     await harness.keys.authenticate(authorization)
     assert harness.pool.taken == before
+
+
+async def test_requests_with_the_same_key_share_a_query(harness: Harness, settings: Settings) -> None:
+    """A process that has just started gets the requests of all its clients at once."""
+    project = await create_project(settings.database, "acme")
+    authorization = f"Bearer {project.keys[0].key}"
+    records = await asyncio.gather(*(harness.keys.authenticate(authorization) for _ in range(50)))
+    assert len({record.key_id for record in records}) == 1
+    assert harness.pool.taken == 1
+
+
+async def test_a_client_that_goes_away_takes_the_answer_from_nobody(harness: Harness, settings: Settings) -> None:
+    project = await create_project(settings.database, "acme")
+    asking = [asyncio.create_task(harness.keys.authenticate(f"Bearer {project.keys[0].key}")) for _ in range(3)]
+    await asyncio.sleep(0)
+    asking[0].cancel()
+    results = await asyncio.gather(*asking, return_exceptions=True)
+    assert isinstance(results[0], asyncio.CancelledError)
+    assert all(not isinstance(result, BaseException) for result in results[1:])
+
+
+async def test_a_clock_that_is_set_back_makes_no_silence_trusted(settings: Settings, pool: Pool) -> None:
+    """Else a listener that died unnoticed would be trusted until the clock caught up."""
+    harness = Harness(settings, pool)
+    project = await create_project(settings.database, "acme")
+    authorization = f"Bearer {project.keys[0].key}"
+    listening = asyncio.create_task(harness.keys.run())
+    await listened(harness, authorization)
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+    before = harness.pool.taken
+    harness.clock.ahead_ms = -3_600_000
+    await harness.keys.authenticate(authorization)
+    assert harness.pool.taken == before + 1
+
+
+async def test_an_address_of_strangers_is_a_customer_network() -> None:
+    assert network_of("2001:db8:1:2:3:4:5:6") == network_of("2001:db8:1:2::9") != network_of("2001:db8:1:3::9")
+    assert network_of("::ffff:192.0.2.7") == network_of("192.0.2.7") == "192.0.2.7"
+    assert network_of("not an address") == "not an address"

@@ -165,7 +165,9 @@ async def test_a_request_while_the_numbers_travel_is_not_lost() -> None:
     window.sent(index, count, 0)
     assert window.left(START_MS) == 8
     assert window.to_send() == (MINUTE, 1, 0)
-    window.not_sent(MINUTE)
+    assert window.not_sent(MINUTE, 1) == 1
+    window.to_send()
+    assert window.not_sent(MINUTE, 1) == 0
     assert window.to_send() == (MINUTE, 1, 0)
 
 

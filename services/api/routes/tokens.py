@@ -9,8 +9,8 @@ from litestar.di import NamedDependency
 from litestar.params import JSONBody
 from livekit.protocol.room import RoomConfiguration
 
-from services.api.auth import KeyStore
 from services.api.decoding import decode_request
+from services.api.gate import Gate
 from services.api.hot_routes import Handler, header
 from services.api.openapi import described
 from services.api.requests import refuse_query, require_json
@@ -172,11 +172,11 @@ async def create_token(
     return minter.mint(key, data)
 
 
-def token_handler(keys: KeyStore, minter: Minter) -> Handler:
-    """Raises what ``KeyStore.authenticate`` raises, ``InvalidRequest`` and ``UnsupportedMediaType``."""
+def token_handler(gate: Gate, minter: Minter) -> Handler:
+    """Raises what ``Gate.admit_token`` raises, ``InvalidRequest`` and ``UnsupportedMediaType``."""
 
     async def create_token(scope: Any, body: bytes) -> bytes:
-        key = await keys.authenticate(header(scope, b"authorization"))
+        key = await gate.admit_token(scope)
         refuse_query(scope)
         require_json(header(scope, b"content-type"))
         return msgspec.json.encode(minter.mint(key, decode_request(_decoder, body)))

@@ -1,0 +1,44 @@
+"""The way in for API keys: who asks, whether they ask too often, and that the key was used. Both the hot routes below the
+framework and the framework's handlers come through here."""
+
+from typing import Any
+
+from services.api.auth import KeyStore
+from services.api.last_used import LastUsed
+from services.api.limits import Limits
+from shared.clock import Clock
+from shared.models.projects import KeyRecord
+
+# Where what passes the gate leaves headers for the answer, whichever it becomes.
+ANSWER_HEADERS = "relay_headers"
+
+
+class Gate:
+    """Lets requests with a working secret key through. Everything raises ``Unauthenticated``, ``PublishableKeyRefused``,
+    ``RateLimited`` or ``StoreUnavailable``."""
+
+    def __init__(self, keys: KeyStore, limits: Limits, last_used: LastUsed, clock: Clock) -> None:
+        self._keys, self._limits, self._last_used, self._clock = keys, limits, last_used, clock
+
+    async def admit_token(self, scope: Any) -> KeyRecord:
+        """The key of a request that mints: no I/O for a key that this process knows."""
+        key = await self._key(scope)
+        scope[ANSWER_HEADERS] = self._limits.of_token(key, self._clock.now_ms())
+        return key
+
+    async def admit(self, scope: Any) -> KeyRecord:
+        """The key of any other request."""
+        key = await self._key(scope)
+        scope[ANSWER_HEADERS] = await self._limits.of_request(key)
+        return key
+
+    async def _key(self, scope: Any) -> KeyRecord:
+        authorization = None
+        for name, value in scope["headers"]:
+            if name == b"authorization":
+                authorization = value.decode("latin-1")
+                break
+        client = scope.get("client")
+        key = await self._keys.authenticate(authorization, None if client is None else client[0])
+        self._last_used.seen[key.key_id] = self._clock.now_ms()
+        return key

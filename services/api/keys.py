@@ -1,0 +1,91 @@
+"""A project's API keys in the hands of one of them. Live keys see and make live keys, test keys test keys: what leaks from a
+test machine must not reach the customers (docs/decisions/0008)."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from services.api.cursors import read_cursor, write_cursor
+from services.api.transaction import transaction
+from shared import keys
+from shared.clock import Clock
+from shared.errors import InvalidRequest, KeyNotFound
+from shared.models import keys as wire
+from shared.models.projects import KeyInfo, KeyRecord
+from shared.postgres import Connection, Pool
+from shared.queries import keys as queries
+
+
+class ProjectKeys:
+    """What ``key`` may do with the keys of its project and mode. Raises ``KeyNotFound`` for all others, and what
+    shared/keys.py does."""
+
+    def __init__(self, pool: Pool, key: KeyRecord, clock: Clock) -> None:
+        self._pool, self._key = pool, key
+        self._now = datetime.fromtimestamp(clock.now_ms() / 1000, UTC)
+        self._by = keys.made_by_key(key.key_id)
+
+    async def page(self, limit: int, cursor: str | None) -> wire.KeyPage:
+        request = ("keys", self._key.project_id, self._key.mode)
+        position = read_cursor(cursor, request, (str,))
+        async with transaction(self._pool) as conn:
+            try:
+                after = None if position is None else await self._find(conn, position[0])
+            except KeyNotFound:
+                raise InvalidRequest("cursor names no key of this project", "cursor", "invalid_cursor") from None
+            found = await queries.key_page(conn, self._key.project_id, self._key.mode, limit + 1, after)
+        following = write_cursor(request, (found[limit - 1].key_id,)) if len(found) > limit else None
+        return wire.KeyPage(keys=self._answers(found[:limit]), next_cursor=following)
+
+    async def get(self, key_id: str) -> wire.KeyAnswer:
+        async with transaction(self._pool) as conn:
+            return self._answer(await self._find(conn, key_id))
+
+    async def create(self, request: wire.CreateKey) -> wire.NewKeyAnswer:
+        async with transaction(self._pool) as conn:
+            made = await keys.create_key(
+                conn,
+                self._key.project_id,
+                self._key.mode,
+                request.type,
+                request.name,
+                self._now,
+                expires_at=request.expires_at,
+                created_by=self._by,
+            )
+        return wire.new_key_answer(made, self._key.key_id, self._now)
+
+    async def rotate(self, key_id: str, request: wire.RotateKey) -> wire.NewKeyAnswer:
+        async with transaction(self._pool) as conn:
+            made = await keys.rotate_key(
+                conn,
+                key_id,
+                self._now,
+                grace=timedelta(seconds=request.grace_seconds),
+                project_id=self._key.project_id,
+                mode=self._key.mode,
+                created_by=self._by,
+            )
+        return wire.new_key_answer(made, self._key.key_id, self._now)
+
+    async def rename(self, key_id: str, request: wire.RenameKey) -> wire.KeyAnswer:
+        project_id, mode = self._key.project_id, self._key.mode
+        async with transaction(self._pool) as conn:
+            return self._answer(await keys.rename_key(conn, key_id, request.name, project_id=project_id, mode=mode))
+
+    async def revoke(self, key_id: str, and_made: bool) -> wire.RevokedKeys:
+        project_id, mode = self._key.project_id, self._key.mode
+        async with transaction(self._pool) as conn:
+            if and_made:
+                revoked = await keys.revoke_key_and_made(conn, key_id, self._now, project_id=project_id, mode=mode)
+            else:
+                revoked = [await keys.revoke_key(conn, key_id, self._now, project_id=project_id, mode=mode)]
+        return wire.RevokedKeys(revoked=self._answers(revoked))
+
+    async def _find(self, conn: Connection, key_id: str) -> KeyInfo:
+        return await keys.find_key(conn, key_id, project_id=self._key.project_id, mode=self._key.mode)
+
+    def _answer(self, info: KeyInfo) -> wire.KeyAnswer:
+        return wire.key_answer(info, self._key.key_id, self._now)
+
+    def _answers(self, infos: Sequence[KeyInfo]) -> list[wire.KeyAnswer]:
+        return [self._answer(info) for info in infos]

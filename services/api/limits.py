@@ -1,0 +1,134 @@
+"""How many requests a minute keys and projects may make (docs/limits.md).
+
+Tokens are counted in this process and exchanged with Redis behind the requests (``rate_windows``), all other requests exactly,
+in Redis. Where Redis is away nobody is refused for it. Live and test mode of a project count apart, so that a load test takes
+nothing from the customers. Headers as in draft-ietf-httpapi-ratelimit-headers-06.
+"""
+
+import asyncio
+import logging
+import math
+from typing import Final
+
+from limits import RateLimitItemPerMinute
+from limits.aio.storage import RedisStorage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from redis import asyncio as redis_asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from services.api.rate_windows import UNAVAILABLE, RateWindows, Verdict
+from shared import metrics
+from shared.clock import Clock
+from shared.errors import RateLimited
+from shared.models.projects import KeyRecord
+from shared.settings import RateLimits
+
+log = logging.getLogger("relay.api")
+
+Headers = tuple[tuple[bytes, bytes], ...]
+_TIMEOUT_S: Final = 0.5
+# After a failure Redis is left alone for a while: no request waits for a time-out that the one before it had already.
+_PAUSE_MS: Final = 1000
+
+
+def connect_limits_redis(url: str) -> "redis_asyncio.Redis":
+    """A client of its own that gives up early: requests wait for it."""
+    client: redis_asyncio.Redis = redis_asyncio.from_url(
+        url, protocol=2, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S, retry=Retry(NoBackoff(), 1)
+    )
+    return client
+
+
+class Limits:
+    """Counts requests and refuses those above the limits. ``run`` must be running for tokens to be counted together."""
+
+    def __init__(self, rates: RateLimits, redis: "redis_asyncio.Redis", clock: Clock) -> None:
+        self._rates, self._clock = rates, clock
+        self._windows = RateWindows(redis, clock)
+        storage = RedisStorage(
+            "async+redis://",
+            implementation="redispy",
+            key_prefix="relay:limit",
+            connection_pool=redis.connection_pool,  # type: ignore[arg-type]  # documented, not in the annotation
+        )
+        self._counter = SlidingWindowCounterRateLimiter(storage)
+        self._pause_until_ms = 0
+        self._counting = True
+
+    async def run(self) -> None:
+        await self._windows.run()
+
+    def of_token(self, key: KeyRecord, now_ms: int) -> Headers:
+        """Counts a token; returns the answer's headers. Raises ``RateLimited``."""
+        limits = []
+        if self._rates.tokens_per_key:
+            limits.append((key.key_id, self._rates.tokens_per_key))
+        if self._rates.tokens_per_project:
+            limits.append((f"{key.mode}:{key.project_id}", self._rates.tokens_per_project))
+        return _headers(self._windows.take(limits, now_ms)) if limits else ()
+
+    async def of_request(self, key: KeyRecord) -> Headers:
+        """Counts any other request; returns the answer's headers. Raises ``RateLimited``."""
+        limits = [
+            (RateLimitItemPerMinute(rate), name)
+            for rate, name in (
+                (self._rates.api_per_key, f"api:{key.key_id}"),
+                (self._rates.api_per_project, f"api:{key.mode}:{key.project_id}"),
+            )
+            if rate
+        ]
+        if not limits:
+            return ()
+        now_ms = self._clock.now_ms()
+        if now_ms < self._pause_until_ms:
+            metrics.rate_limits.labels("unchecked").inc()
+            return ()
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                verdict = await self._take(limits, now_ms)
+        except UNAVAILABLE as error:
+            self._failed(error, now_ms)
+            return ()
+        if not self._counting:
+            self._counting = True
+            log.warning("Redis is back: requests are limited again")
+        return _headers(verdict)
+
+    async def _take(self, limits: list[tuple[RateLimitItemPerMinute, str]], now_ms: int) -> Verdict:
+        """The key first: what it is refused takes nothing from its project."""
+        nearest: Verdict | None = None
+        for limit, name in limits:
+            taken = await self._counter.hit(limit, name)
+            reset, left = await self._counter.get_window_stats(limit, name)
+            wait_s = min(max(1, math.ceil(reset - now_ms / 1000)), 60)  # it may be a hair more by two clocks
+            verdict = Verdict(limit.amount, left if taken else 0, wait_s, 0 if taken else wait_s)
+            if not taken:
+                return verdict
+            if nearest is None or verdict.left < nearest.left:
+                nearest = verdict
+        assert nearest is not None  # noqa: S101  # there is at least one limit
+        return nearest
+
+    def _failed(self, error: Exception, now_ms: int) -> None:
+        metrics.rate_limits.labels("unchecked").inc()
+        self._pause_until_ms = now_ms + _PAUSE_MS
+        if self._counting:
+            self._counting = False
+            log.warning("Redis is away (%s): requests are not limited", type(error).__name__)
+
+
+def _headers(verdict: Verdict) -> Headers:
+    limit = b"%d" % verdict.limit
+    headers = (
+        (b"ratelimit-limit", limit),
+        (b"ratelimit-remaining", b"%d" % verdict.left),
+        (b"ratelimit-reset", b"%d" % verdict.reset_s),
+        (b"ratelimit-policy", limit + b";w=60"),
+    )
+    if verdict.wait_s:
+        metrics.rate_limits.labels("limited").inc()
+        raise RateLimited(
+            f"more than {verdict.limit} requests in a minute; try again in {verdict.wait_s} s", verdict.wait_s, headers
+        )
+    return headers

@@ -1,0 +1,20 @@
+"""One request, one transaction: opened by the edge that handles the request, never by what it calls."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+
+from shared.errors import StoreUnavailable
+from shared.postgres import UNAVAILABLE, Connection, Pool
+
+
+@asynccontextmanager
+async def transaction(pool: Pool) -> AsyncIterator[Connection]:
+    """A connection in a transaction that is committed at the end, or rolled back by an exception. Raises
+    ``StoreUnavailable`` while Postgres is away."""
+    try:
+        async with pool.acquire() as conn, conn.transaction():
+            yield conn
+    except (*UNAVAILABLE, asyncpg.InternalClientError) as error:
+        raise StoreUnavailable("this cannot be done at the moment; try again shortly") from error

@@ -1,0 +1,182 @@
+"""Rate limits over HTTP, with a real Redis and without one."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from services.api.rate_windows import EXCHANGE_S
+from services.cli.projects import create_key
+from shared.ids import new_key
+from shared.models.projects import CreatedProject
+from shared.settings import RateLimits, Settings
+from tests.integration.conftest import key_of, serving
+
+NONE = RateLimits(tokens_per_key=0, tokens_per_project=0, api_per_key=0, api_per_project=0, unknown_keys=0)
+TOKEN = {"room": "lobby", "identity": "ada"}
+
+
+def limited(settings: Settings, **rates: int) -> Settings:
+    return msgspec.structs.replace(settings, rate_limits=msgspec.structs.replace(NONE, **rates))
+
+
+@asynccontextmanager
+async def client_of(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    async with serving(settings) as url, httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as client:
+        yield client
+
+
+async def early_in_a_minute() -> None:
+    """A window that turns in the middle of a test would begin a count of its own."""
+    left = 60 - time.time() % 60
+    if left < 8:
+        await asyncio.sleep(left)
+
+
+async def mint(client: httpx.AsyncClient, headers: dict[str, str]) -> httpx.Response:
+    return await client.post("/v1/tokens", json=TOKEN, headers=headers)
+
+
+async def usage(client: httpx.AsyncClient, headers: dict[str, str]) -> httpx.Response:
+    return await client.get("/v1/usage", headers=headers)
+
+
+def told(answer: httpx.Response) -> dict[str, Any]:
+    names = ("limit", "remaining", "policy")
+    return {name: answer.headers.get(f"ratelimit-{name}") for name in names}
+
+
+@pytest.mark.parametrize(("ask", "rate"), [(mint, "tokens_per_key"), (usage, "api_per_key")])
+async def test_a_key_is_limited_and_told_so(settings: Settings, project: CreatedProject, ask: Any, rate: str) -> None:
+    await early_in_a_minute()
+    async with client_of(limited(settings, **{rate: 3})) as client:
+        for left in (2, 1, 0):
+            answer = await ask(client, key_of(project))
+            assert answer.status_code == 200
+            assert told(answer) == {"limit": "3", "remaining": str(left), "policy": "3;w=60"}
+            assert 0 < int(answer.headers["ratelimit-reset"]) <= 60
+        refused = await ask(client, key_of(project))
+        problem = refused.json()
+        assert (refused.status_code, problem["code"], problem["title"]) == (429, "rate_limited", "Too many requests")
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert 1 <= int(refused.headers["retry-after"]) <= 120
+        assert told(refused)["remaining"] == "0"
+        # Another mode of the same project, and a key of another kind of request, are not concerned.
+        assert (await ask(client, key_of(project, "test"))).status_code == 200
+
+
+@pytest.mark.parametrize(("ask", "rate"), [(mint, "tokens_per_project"), (usage, "api_per_project")])
+async def test_the_keys_of_a_project_share_a_limit(
+    settings: Settings, project: CreatedProject, ask: Any, rate: str
+) -> None:
+    await early_in_a_minute()
+    second = await create_key(settings.database, project.project_id, "live", "secret", "second")
+    headers = [key_of(project), {"Authorization": f"Bearer {second.key}"}]
+    async with client_of(limited(settings, **{rate: 4})) as client:
+        codes = [(await ask(client, headers[number % 2])).status_code for number in range(6)]
+    assert codes == [200] * 4 + [429] * 2
+
+
+async def test_what_is_refused_for_the_key_takes_nothing_from_its_project(
+    settings: Settings, project: CreatedProject
+) -> None:
+    await early_in_a_minute()
+    second = await create_key(settings.database, project.project_id, "live", "secret", "second")
+    async with client_of(limited(settings, api_per_key=2, api_per_project=4)) as client:
+        assert [(await usage(client, key_of(project))).status_code for _ in range(6)] == [200] * 2 + [429] * 4
+        other = {"Authorization": f"Bearer {second.key}"}
+        assert [(await usage(client, other)).status_code for _ in range(3)] == [200] * 2 + [429]
+
+
+async def test_two_processes_count_together(settings: Settings, project: CreatedProject) -> None:
+    await early_in_a_minute()
+    own = limited(settings, tokens_per_key=40, api_per_key=10)
+    async with client_of(own) as one, client_of(own) as two:
+        assert [(await mint(one, key_of(project))).status_code for _ in range(30)] == [200] * 30
+        assert (await mint(two, key_of(project))).status_code == 200
+        deadline = time.monotonic() + 20 * EXCHANGE_S
+        while True:  # until the second knows of the first; each look costs one
+            answer = await mint(two, key_of(project))
+            if answer.status_code == 429 or int(answer.headers["ratelimit-remaining"]) < 10:
+                break
+            assert time.monotonic() < deadline, "the second process never heard of the first one's tokens"
+            await asyncio.sleep(EXCHANGE_S)
+        codes = [(await usage(client, key_of(project))).status_code for _ in range(6) for client in (one, two)]
+        assert codes == [200] * 10 + [429] * 2
+
+
+async def test_an_error_of_a_request_that_counted_tells_too(settings: Settings, project: CreatedProject) -> None:
+    async with client_of(limited(settings, tokens_per_key=9, api_per_key=9)) as client:
+        wrong = await client.post("/v1/tokens", json={"room": "a b"}, headers=key_of(project))
+        assert (wrong.status_code, told(wrong)["limit"]) == (400, "9")
+        wrong = await client.get("/v1/usage?period=never", headers=key_of(project))
+        assert (wrong.status_code, told(wrong)["limit"]) == (400, "9")
+
+
+async def test_no_limit_no_headers(settings: Settings, project: CreatedProject) -> None:
+    async with client_of(limited(settings)) as client:
+        for ask in (mint, usage):
+            answer = await ask(client, key_of(project))
+            assert answer.status_code == 200
+            assert not [name for name in answer.headers if name.startswith("ratelimit")]
+
+
+async def unchecked(client: httpx.AsyncClient) -> float:
+    text = (await client.get("/metrics")).text
+    samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+    return sum(s.value for s in samples if s.name == "relay_rate_limits_total" and s.labels == {"verdict": "unchecked"})
+
+
+async def test_without_redis_nobody_is_refused_and_the_metrics_say_so(
+    settings: Settings, project: CreatedProject, caplog: pytest.LogCaptureFixture
+) -> None:
+    await early_in_a_minute()
+    own = msgspec.structs.replace(limited(settings, tokens_per_key=3, api_per_key=3), redis_url="redis://127.0.0.1:1")
+    async with client_of(own) as client:
+        before = await unchecked(client)
+        started = time.monotonic()
+        assert [(await client.get("/v1/usage", headers=key_of(project))).status_code for _ in range(8)] == [200] * 8
+        assert time.monotonic() - started < 8, "requests waited for a Redis that is away"
+        assert await unchecked(client) == before + 8
+        # Each process still holds the limit of tokens by its own count.
+        assert [(await mint(client, key_of(project))).status_code for _ in range(5)] == [200] * 3 + [429] * 2
+    assert "requests are not limited" in caplog.text
+
+
+async def test_unknown_keys_are_limited_by_address_and_known_ones_are_not(
+    settings: Settings, project: CreatedProject
+) -> None:
+    async with client_of(limited(settings, unknown_keys=5)) as client:
+        assert (await mint(client, key_of(project))).status_code == 200
+        await early_in_a_minute()
+
+        async def unknown(key: str) -> tuple[int, str]:
+            answer = await mint(client, {"Authorization": f"Bearer {key}"})
+            return answer.status_code, answer.json()["code"]
+
+        again = new_key("live", "secret")
+        # The same wrong key over and over is one lookup, and its answer stays what it is.
+        assert {await unknown(again) for _ in range(20)} == {(401, "unknown_key")}
+        for _ in range(4):
+            assert await unknown(new_key("live", "secret")) == (401, "unknown_key")
+        answer = await mint(client, {"Authorization": f"Bearer {new_key('live', 'secret')}"})
+        assert (answer.status_code, answer.json()["code"]) == (429, "too_many_unknown_keys")
+        assert int(answer.headers["retry-after"]) >= 1
+        assert (await mint(client, key_of(project))).status_code == 200
+        assert await unknown("sk_live_x") == (401, "mistyped_key")
+
+
+async def test_webhooks_are_never_limited(settings: Settings, signed: Any) -> None:
+    own = limited(settings, tokens_per_key=1, tokens_per_project=1, api_per_key=1, api_per_project=1, unknown_keys=1)
+    async with client_of(own) as client:
+        for number in range(50):
+            body = b'{"id":"EV_%d","event":"room_started"}' % number
+            answer = await client.post("/api/webhooks/livekit", content=body, headers=signed(body))
+            assert answer.status_code == 200
+            assert "ratelimit-limit" not in answer.headers
