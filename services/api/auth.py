@@ -8,6 +8,7 @@ on for ``OUTAGE_MS``.
 
 import asyncio
 import logging
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import asyncpg
@@ -98,6 +99,17 @@ class KeyStore:
     def _forget(self, _connection: Any, _pid: int, _channel: str, payload: object) -> None:
         self.changes_heard += 1
         self._cache.pop(bytes.fromhex(str(payload)), None)
+
+    def forget(self, *, key_ids: Collection[str] = (), project_id: str | None = None) -> None:
+        """For whoever changed keys in this very process: the next request here sees it, not the one after the announcement."""
+        self.changes_heard += 1
+        changed = [
+            digest
+            for digest, cached in self._cache.items()
+            if cached.record.key_id in key_ids or cached.record.project_id == project_id
+        ]
+        for digest in changed:
+            del self._cache[digest]
 
     async def authenticate(self, authorization: str | None, address: str | None = None) -> KeyRecord:
         """The secret key in an Authorization header that came from ``address``. Raises ``Unauthenticated``,

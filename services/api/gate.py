@@ -1,6 +1,7 @@
 """The way in for API keys: who asks, whether they ask too often, and that the key was used. Both the hot routes below the
 framework and the framework's handlers come through here."""
 
+from collections.abc import Collection
 from typing import Any
 
 from services.api.auth import KeyStore
@@ -31,6 +32,10 @@ class Gate:
         key = await self._key(scope)
         scope[ANSWER_HEADERS] = await self._limits.of_request(key)
         return key
+
+    def changed(self, *, key_ids: Collection[str] = (), project_id: str | None = None) -> None:
+        """After a transaction of this process that revoked or rotated keys, or archived a project."""
+        self._keys.forget(key_ids=key_ids, project_id=project_id)
 
     async def _key(self, scope: Any) -> KeyRecord:
         authorization = None

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from services.api.cursors import read_cursor, write_cursor
+from services.api.gate import Gate
 from services.api.transaction import transaction
 from shared import keys
 from shared.clock import Clock
@@ -19,8 +20,8 @@ class ProjectKeys:
     """What ``key`` may do with the keys of its project and mode. Raises ``KeyNotFound`` for all others, and what
     shared/keys.py does."""
 
-    def __init__(self, pool: Pool, key: KeyRecord, clock: Clock) -> None:
-        self._pool, self._key = pool, key
+    def __init__(self, pool: Pool, gate: Gate, key: KeyRecord, clock: Clock) -> None:
+        self._pool, self._gate, self._key = pool, gate, key
         self._now = datetime.fromtimestamp(clock.now_ms() / 1000, UTC)
         self._by = keys.made_by_key(key.key_id)
 
@@ -65,6 +66,7 @@ class ProjectKeys:
                 mode=self._key.mode,
                 created_by=self._by,
             )
+        self._gate.changed(key_ids=[key_id])
         return wire.new_key_answer(made, self._key.key_id, self._now)
 
     async def rename(self, key_id: str, request: wire.RenameKey) -> wire.KeyAnswer:
@@ -79,6 +81,7 @@ class ProjectKeys:
                 revoked = await keys.revoke_key_and_made(conn, key_id, self._now, project_id=project_id, mode=mode)
             else:
                 revoked = [await keys.revoke_key(conn, key_id, self._now, project_id=project_id, mode=mode)]
+        self._gate.changed(key_ids={info.key_id for info in revoked})
         return wire.RevokedKeys(revoked=self._answers(revoked))
 
     async def _find(self, conn: Connection, key_id: str) -> KeyInfo:

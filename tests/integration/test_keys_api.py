@@ -38,7 +38,7 @@ class Client:
         return Client(self._api, {"Authorization": f"Bearer {key}"})
 
     async def me(self) -> str:
-        return next(key["keyId"] for key in (await self.ok("GET"))["keys"] if key["current"])
+        return str(next(key["keyId"] for key in (await self.ok("GET"))["keys"] if key["current"]))
 
 
 @pytest.fixture
@@ -158,6 +158,10 @@ async def test_no_secret_is_ever_listed(live: Client, settings: Settings, projec
         assert secret[12:-4] not in str(info)
 
 
+async def expiring(client: Client, at: str) -> object:
+    return await client.problem("POST", json={"name": "x", "expiresAt": at})
+
+
 @pytest.mark.parametrize(
     ("ask", "problem"),
     [
@@ -167,9 +171,9 @@ async def test_no_secret_is_ever_listed(live: Client, settings: Settings, projec
         (lambda c: c.problem("POST", json={"name": "a\0"}), (400, "invalid_request", "name")),
         (lambda c: c.problem("POST", json={"name": "x", "mode": "live"}), (400, "unknown_field", "mode")),
         (lambda c: c.problem("POST", json={"name": "x", "type": "root"}), (400, "invalid_request", "type")),
-        (lambda c: c.problem("POST", json={"name": "x", "expiresAt": "2020-01-01T00:00:00Z"}), (400, "invalid_request", "expiresAt")),
-        (lambda c: c.problem("POST", json={"name": "x", "expiresAt": "2030-01-01T00:00:00"}), (400, "invalid_request", "expiresAt")),
-        (lambda c: c.problem("POST", json={"name": "x", "expiresAt": "9999-12-31T23:59:59Z"}), (400, "invalid_request", "expiresAt")),
+        (lambda c: expiring(c, "2020-01-01T00:00:00Z"), (400, "invalid_request", "expiresAt")),
+        (lambda c: expiring(c, "2030-01-01T00:00:00"), (400, "invalid_request", "expiresAt")),
+        (lambda c: expiring(c, "9999-12-31T23:59:59Z"), (400, "invalid_request", "expiresAt")),
         (lambda c: c.problem("POST", "/nosuchkey/rotate", json={"graceSeconds": -1}), (400, "invalid_request", "graceSeconds")),
         (lambda c: c.problem("POST", "/nosuchkey/rotate", json={}), (404, "key_not_found", None)),
         (lambda c: c.problem("DELETE", "/nosuchkey"), (404, "key_not_found", None)),

@@ -5,12 +5,14 @@ from typing import Final
 from litestar.types import ControllerRouterHandler
 
 from services.api.routes import events, health, metrics, sessions, tokens, usage, webhooks
+from services.api.routes.keys import KeysController
 from services.api.routes.participants import ParticipantsController
 from services.api.routes.rooms import RoomsController
 
 # Under /v1, for secret keys: see ``services/api/requests.py`` for what holds for all of them.
 V1: Final[list[ControllerRouterHandler]] = [
     tokens.create_token,
+    KeysController,
     RoomsController,
     ParticipantsController,
     usage.get_usage,

@@ -1,68 +1,90 @@
 """`/v1/keys`: the API keys of the asking key's project and mode."""
 
-from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
-from litestar import Controller, Request, delete, get, patch, post
-from litestar.datastructures import CacheControlHeader
+from litestar import Controller, delete, get, patch, post
 from litestar.di import NamedDependency, Provide
-from litestar.params import FromPath, JSONBody, QueryParameter
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from services.api.context import Context
+from services.api.cursors import Cursor
 from services.api.keys import ProjectKeys
+from services.api.openapi import described
 from shared.models.keys import CreateKey, KeyAnswer, KeyPage, NewKeyAnswer, RenameKey, RevokedKeys, RotateKey
+from shared.models.projects import KeyRecord
 
 MAX_PAGE = 100
-Limit = Annotated[int, QueryParameter(ge=1, le=MAX_PAGE, description="at most this many")]
-Cursor = Annotated[str | None, QueryParameter(max_length=1024, description="`nextCursor` of the page before")]
+KeyId = FromPath[Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9]{1,64}\Z", examples=["h7q2m9x4k8t6w3na"])]]
+Limit = FromQuery[Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE, description="at most this many")]]
 AndMade = Annotated[
     bool, QueryParameter(name="andMade", description="also every key that was made with it, and with those, and so on")
 ]
-KeyId = FromPath[Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9]{1,64}\Z", examples=["k3v9x2m7q4w8t6na"])]]
+_ADDS = ("key_inactive", "project_archived")
 
 
-async def project_keys(request: Request[Any, Any, Any], context: NamedDependency[Context]) -> ProjectKeys:
-    return ProjectKeys(context.pool, await context.gate.admit(request.scope), context.clock)
+async def project_keys(key: NamedDependency[KeyRecord], context: NamedDependency[Context]) -> ProjectKeys:
+    return ProjectKeys(context.pool, context.gate, key, context.clock)
+
+
+KEYS = {"keys": Provide(project_keys)}
 
 
 class KeysController(Controller):
-    path = "/v1/keys"
-    dependencies = MappingProxyType({"keys": Provide(project_keys)})
-    # Some answers hold a secret, the others what changes at any moment.
-    cache_control = CacheControlHeader(no_store=True)
-    tags = ("Keys",)
+    path = "/keys"
+    dependencies = KEYS
+    tags = ("keys",)
 
-    @get(summary="List the keys")
+    @get(operation_id="listKeys", summary="List the keys", opt=described(errors=("invalid_cursor",)))
     async def list_keys(
-        self, keys: NamedDependency[ProjectKeys], limit: Limit = MAX_PAGE, cursor: Cursor = None
+        self, keys: NamedDependency[ProjectKeys], limit: Limit = MAX_PAGE, cursor: FromQuery[Cursor | None] = None
     ) -> KeyPage:
         """Newest first; revoked and expired ones too. No answer but the one that makes a key holds its secret."""
         return await keys.page(limit, cursor)
 
-    @post(summary="Make a key")
+    @post(
+        operation_id="createKey",
+        summary="Make a key",
+        opt=described(errors=(*_ADDS, "too_many_keys"), example={"name": "server, Frankfurt"}),
+    )
     async def create_key(self, keys: NamedDependency[ProjectKeys], data: JSONBody[CreateKey]) -> NewKeyAnswer:
         """Of the project and mode of the asking key, whose id is kept with it. `key` is shown this once."""
         return await keys.create(data)
 
-    @get("/{key_id:str}", summary="A key")
+    @get("/{key_id:str}", operation_id="getKey", summary="Show a key", opt=described(errors=("key_not_found",)))
     async def get_key(self, keys: NamedDependency[ProjectKeys], key_id: KeyId) -> KeyAnswer:
         return await keys.get(key_id)
 
-    @patch("/{key_id:str}", summary="Rename a key")
+    @patch(
+        "/{key_id:str}",
+        operation_id="renameKey",
+        summary="Rename a key",
+        opt=described(errors=("key_not_found",), example={"name": "server, Dublin"}),
+    )
     async def rename_key(
         self, keys: NamedDependency[ProjectKeys], key_id: KeyId, data: JSONBody[RenameKey]
     ) -> KeyAnswer:
         return await keys.rename(key_id, data)
 
-    @post("/{key_id:str}/rotate", summary="Replace a key")
+    @post(
+        "/{key_id:str}/rotate",
+        operation_id="rotateKey",
+        summary="Replace a key",
+        opt=described(errors=(*_ADDS, "key_not_found", "key_already_rotated"), example={"graceSeconds": 3600}),
+    )
     async def rotate_key(
         self, keys: NamedDependency[ProjectKeys], key_id: KeyId, data: JSONBody[RotateKey]
     ) -> NewKeyAnswer:
         """Both keys work for `graceSeconds`; the new one lives as long as the old one was made to."""
         return await keys.rotate(key_id, data)
 
-    @delete("/{key_id:str}", status_code=200, summary="Revoke a key")
+    @delete(
+        "/{key_id:str}",
+        operation_id="revokeKey",
+        status_code=200,
+        summary="Revoke a key",
+        opt=described(errors=("key_not_found",)),
+    )
     async def revoke_key(
         self, keys: NamedDependency[ProjectKeys], key_id: KeyId, and_made: AndMade = False
     ) -> RevokedKeys:
