@@ -4,10 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import fold, machine, processes, tokens, webhooks
+from benchmarks import fold, latency, machine, processes, start, tokens, webhooks
 from benchmarks.machine import Spread
 
-WHAT = ("tokens", "webhooks", "fold")
+WHAT = ("tokens", "webhooks", "fold", "latency", "start")
 
 
 def main() -> int:
@@ -28,6 +28,11 @@ def main() -> int:
 
 
 def _run(what: str, arguments: argparse.Namespace) -> None:
+    if what in ("latency", "start"):
+        alone = latency.measure(arguments.rounds) if what == "latency" else start.measure(arguments.rounds)
+        machine.show(what, ["", ""], [[name, str(spread)] for name, spread in alone.items()])
+        machine.keep(arguments.out, what, {name: spread.values for name, spread in alone.items()})
+        return
     if what == "tokens":
         result = tokens.measure(arguments.rounds, arguments.seconds)
     elif what == "webhooks":
