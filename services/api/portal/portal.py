@@ -7,6 +7,7 @@ from jinja2 import Environment
 
 from services.api.context import Context
 from services.api.portal.cookies import Cookies
+from services.api.portal.live import LiveUpdates
 from services.api.portal.passwords import Passwords
 from services.api.portal.static_files import StaticFiles
 from services.api.portal.templating import create_templates
@@ -26,6 +27,7 @@ class Portal(NamedTuple):
     templates: Environment
     static: StaticFiles
     signer: TokenSigner
+    live: LiveUpdates
 
 
 def create_portal(settings: Settings, context: Context) -> Portal:
@@ -41,4 +43,5 @@ def create_portal(settings: Settings, context: Context) -> Portal:
         templates=create_templates(static),
         static=static,
         signer=TokenSigner(settings.livekit_api_key, settings.livekit_api_secret),
+        live=LiveUpdates(context.pool),
     )

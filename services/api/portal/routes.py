@@ -11,7 +11,17 @@ from litestar.params import FromPath
 from litestar.response import Response as LitestarResponse
 from litestar.types import ControllerRouterHandler
 
-from services.api.portal.controllers import account, members, projects, sign_in, sign_up
+from services.api.portal.controllers import (
+    account,
+    keys,
+    members,
+    overview,
+    projects,
+    quickstart,
+    sign_in,
+    sign_up,
+    usage,
+)
 from services.api.portal.gate import BODY_LIMIT, Gate, visit_of
 from services.api.portal.passwords import TooBusy
 from services.api.portal.portal import Portal
@@ -37,11 +47,15 @@ HEADERS = {
 _HSTS = "max-age=31536000"
 HANDLERS: list[ControllerRouterHandler] = [
     account.AccountController,
+    keys.KeyController,
     members.MemberController,
+    overview.OverviewController,
     projects.ProjectListController,
     projects.ProjectController,
+    quickstart.QuickstartController,
     sign_in.SignInController,
     sign_up.SignUpController,
+    usage.UsageController,
 ]
 
 

@@ -1,9 +1,9 @@
-"""Jinja as the portal uses it: everything escaped, a missing value is an error, times and numbers written in one way."""
+"""Jinja as the portal uses it: all HTML escaped, a missing value is an error, times and numbers written in one way."""
 
 from datetime import UTC, datetime
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context, select_autoescape
 from jinja2.runtime import Context
 from markupsafe import Markup
 
@@ -16,7 +16,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 def create_templates(static: StaticFiles) -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
+        # Snippets are text: they are escaped as a whole by the page that shows them.
+        autoescape=select_autoescape(disabled_extensions=("txt",), default=True, default_for_string=True),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -26,7 +27,7 @@ def create_templates(static: StaticFiles) -> Environment:
     environment.filters.update(
         number=number, minutes=minutes, duration=duration, ago=ago, moment=moment, day=day, plural=plural
     )
-    environment.filters.update(browser=browser, sentence=sentence)
+    environment.filters.update(browser=browser, sentence=sentence, label_of=label_of)
     return environment
 
 
@@ -117,3 +118,8 @@ def browser(user_agent: str) -> str:
 def sentence(action: str) -> str:
     """``Key revoked`` for ``key_revoked``."""
     return action[:1].upper() + action[1:].replace("_", " ")
+
+
+def label_of(option: tuple[str, tuple[object, str]]) -> tuple[str, str]:
+    """(value, label) of an entry like ``{"7d": (timedelta(days=7), "7 days")}``, for a select."""
+    return option[0], option[1][1]

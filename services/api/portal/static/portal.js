@@ -70,3 +70,22 @@ if (live && "EventSource" in window) {
   });
   open();
 }
+
+// Charts: one stop for the tab key, and the arrow keys inside.
+for (const plot of document.querySelectorAll(".plot")) rove(plot);
+function rove(plot) {
+  const spots = [...plot.querySelectorAll(".spot")];
+  spots.forEach((spot, index) => { spot.tabIndex = index === spots.length - 1 ? 0 : -1; });
+}
+document.addEventListener("keydown", (event) => {
+  const spot = event.target.closest?.(".spot");
+  if (!spot) return;
+  const spots = [...spot.closest(".plot").querySelectorAll(".spot")];
+  const at = spots.indexOf(spot);
+  const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: spots.length - 1 }[event.key];
+  if (to === undefined || !spots[to]) return;
+  event.preventDefault();
+  spot.tabIndex = -1;
+  spots[to].tabIndex = 0;
+  spots[to].focus();
+});

@@ -1,0 +1,94 @@
+"""Geometry of a bar chart. Across, everything is in per cent of the width, so that a chart fits a phone and its text stays
+readable; upwards it is in pixels. The template (templates/charts.html) draws it."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+PLOT_HEIGHT = 176
+_GAP = 0.28
+_MOST_LABELS, _MOST_TIPS = 8, 48
+
+
+class Column(NamedTuple):
+    """One bar. ``title`` heads its tooltip, ``lines`` are the (name, text, class of the dot) below it; ``parts`` are stacked
+    from below, as many as the chart's ``series``."""
+
+    label: str
+    title: str
+    parts: tuple[float, ...]
+    lines: tuple[tuple[str, str, str], ...]
+
+
+class Bar(NamedTuple):
+    x: float
+    y: float
+    width: float
+    height: float
+    series: str
+
+
+class Spot(NamedTuple):
+    """Where a column can be pointed at, and its tooltip, which opens to the left in the right half."""
+
+    x: float
+    width: float
+    middle: float
+    opens_left: bool
+    column: Column
+
+
+class Chart(NamedTuple):
+    height: int
+    bars: list[Bar]
+    spots: list[Spot]
+    ticks: list[tuple[float, str]]
+    labels: list[tuple[float, str, bool]]
+    tip_height: int
+    # More columns than that have a tooltip of the browser's own, and the table below them.
+    has_tips: bool
+
+
+def nice_top(greatest: float) -> float:
+    """The end of the axis: the next of 1, 2, 2.5, 4, 5, 8, 10 times a power of ten, and at least 1."""
+    if greatest <= 1:
+        return 1
+    power: float = 10 ** math.floor(math.log10(greatest))
+    return next(step * power for step in (1, 2, 2.5, 4, 5, 8, 10) if step * power >= greatest - 1e-9)
+
+
+def bar_chart(columns: Sequence[Column], series: Sequence[str], height: int = PLOT_HEIGHT) -> Chart:
+    """``series`` names the class of each part."""
+    step = 100 / max(len(columns), 1)
+    top = nice_top(max((sum(column.parts) for column in columns), default=0))
+    bars, spots = [], []
+    for index, column in enumerate(columns):
+        base = float(height)
+        for part, name in zip(column.parts, series, strict=True):
+            size = part / top * height
+            # What is there is seen, however little it is.
+            size = max(size, 1.5) if part > 0 else 0
+            if size:
+                base = max(base - size, 0)
+                bars.append(Bar(_r(index * step + step * _GAP / 2), _r(base), _r(step * (1 - _GAP)), _r(size), name))
+        middle = (index + 0.5) * step
+        spots.append(Spot(_r(index * step), _r(step), _r(middle), middle > 50, column))
+    ticks = [(_r(height - height * part), _tick(top * part)) for part in (0.25, 0.5, 0.75, 1)]
+    every = max(1, math.ceil(len(columns) / _MOST_LABELS))
+    # Every other label gives way on a phone.
+    shown = [index for index in range(len(columns)) if (len(columns) - 1 - index) % every == 0]
+    labels = [
+        (_r((index + 0.5) * step), columns[index].label, order % 2 == 1) for order, index in enumerate(reversed(shown))
+    ]
+    lines = max((len(column.lines) for column in columns), default=0)
+    return Chart(height, bars, spots, ticks, labels, 34 + 18 * lines, len(columns) <= _MOST_TIPS)
+
+
+def _r(value: float) -> float:
+    return round(value, 3)
+
+
+def _tick(value: float) -> str:
+    if value >= 1_000_000:
+        return f"{value / 1_000_000:g}M"
+    return f"{value / 1000:g}k" if value >= 10_000 else f"{value:g}"

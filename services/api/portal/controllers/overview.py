@@ -1,0 +1,96 @@
+"""What a project's people look at first: right now, today, the last 30 days, how sure the numbers are, LiveKit's reports."""
+
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+from litestar import Controller, Response, get
+from litestar.di import NamedDependency
+from litestar.response import Stream
+
+from services.api.portal.usage_view import asked, completeness, read_usage, spans_of, usage_chart
+from services.api.portal.visit import Page, Visit
+from shared import keys
+from shared.models.usage import UsageAnswer
+from shared.queries import overview as queries
+
+_ROOMS_SHOWN = 6
+# A webhook older than this, while people are connected, is worth a word.
+QUIET_MS = 10 * 60_000
+
+
+class Step(NamedTuple):
+    """One of the first visit's steps."""
+
+    title: str
+    text: str
+    done: bool
+    page: str
+    action: str
+
+
+class OverviewController(Controller):
+    path = "/projects/{project_id:str}"
+
+    @get()
+    async def show(self, visit: NamedDependency[Visit]) -> Page:
+        answer = await read_usage(visit, {"period": "30d"})
+        async with visit.reading() as conn:
+            live = await queries.live_now(conn, visit.scope, asked(visit), _ROOMS_SHOWN)
+            webhooks = await queries.webhooks(conn, visit.scope, visit.now_ms)
+            known = await keys.list_keys(conn, visit.project.project_id, visit.mode)
+        steps = _steps(visit, answer, webhooks, used=any(key.last_used_at is not None for key in known))
+        return visit.page(
+            "overview.html",
+            live=live,
+            today=spans_of(answer)[-1],
+            answer=answer,
+            peak=max(span.peak_participants for span in spans_of(answer)),
+            chart=usage_chart(answer),
+            shares=completeness(answer.totals),
+            webhooks=webhooks,
+            is_quiet=live.people > 0 and visit.now_ms - (webhooks.last_ms or 0) > QUIET_MS,
+            steps=[] if all(step.done for step in steps) else steps,
+        )
+
+    @get("/live")
+    async def live(self, visit: NamedDependency[Visit]) -> Response[str] | Stream:
+        """Tells an open page when it is out of date."""
+        if visit.portal.live.is_full(visit.account.account_id):
+            return Response("", status_code=429, headers={"retry-after": "60"}, media_type="text/plain")
+        stream: AsyncIterator[bytes] = visit.portal.live.stream(visit)
+        return Stream(stream, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+
+
+def _steps(visit: Visit, answer: UsageAnswer, webhooks: queries.Webhooks, *, used: bool) -> list[Step]:
+    heard = webhooks.last_ms is not None
+    return [
+        Step(
+            "Create the project",
+            "Its keys were shown when it was created; make more at any time.",
+            True,
+            "keys",
+            "API keys",
+        ),
+        Step(
+            "Mint a token",
+            "With a test token from here, or with a key from your backend.",
+            used or heard,
+            "quickstart",
+            "Quickstart",
+        ),
+        Step(
+            "Connect LiveKit's webhook",
+            "LiveKit reports to Relay who joins and leaves."
+            + (" It does already, for other projects." if webhooks.instance_last_ms is not None else ""),
+            heard or webhooks.instance_last_ms is not None,
+            "quickstart",
+            "livekit.yaml",
+        ),
+        Step(
+            "See the first usage",
+            f"Join a room: the minutes appear here, in {visit.mode} mode.",
+            answer.totals.sessions > 0,
+            "quickstart",
+            "Join a room",
+        ),
+    ]

@@ -1,0 +1,93 @@
+"""The usage page: any range, by hour, day or month, by room, identity or kind, and the same as CSV."""
+
+from typing import Any, Final
+
+from litestar import Controller, Response, get
+from litestar.di import NamedDependency
+from msgspec import UNSET
+
+from services.api.portal.usage_view import (
+    completeness,
+    peak_chart,
+    read_usage,
+    spans_of,
+    title_of,
+    usage_chart,
+)
+from services.api.portal.visit import Page, Visit
+from services.api.usage_csv import usage_csv
+from shared.errors import InvalidRequest
+
+PERIODS: Final = (("today", "Today"), ("7d", "7 days"), ("30d", "30 days"), ("all", "All"))
+GROUPINGS: Final = (("", "Total"), ("room", "Room"), ("identity", "Identity"), ("kind", "Kind"))
+GRANULARITIES: Final = (("hour", "Hour"), ("day", "Day"), ("month", "Month"))
+# A page stays under 150 kB: longer ranges have a plainer chart or none, and the CSV has every row.
+_MOST_COLUMNS, _MOST_ROWS = 400, 100
+
+
+class UsageController(Controller):
+    path = "/projects/{project_id:str}"
+
+    @get("/usage")
+    async def show(self, visit: NamedDependency[Visit]) -> Page:
+        params = _params(visit)
+        try:
+            answer = await read_usage(visit, params)
+        except InvalidRequest as error:
+            text = str(error)
+            return visit.page(
+                "usage.html", status=422, params=params, problem=f"{text[:1].upper()}{text[1:]}.", **_LISTS
+            )
+        spans = spans_of(answer)
+        drawable = len(spans) <= _MOST_COLUMNS
+        return visit.page(
+            "usage.html",
+            params=params,
+            problem=None,
+            answer=answer,
+            spans=spans[-_MOST_ROWS:],
+            cut=len(spans) > _MOST_ROWS,
+            groups=answer.groups if answer.groups is not UNSET else None,
+            rest=answer.rest if answer.rest is not UNSET else None,
+            next_cursor=answer.next_cursor if answer.next_cursor is not UNSET else None,
+            chart=usage_chart(answer) if drawable else None,
+            peaks=peak_chart(answer) if drawable else None,
+            shares=completeness(answer.totals),
+            title_of=title_of,
+            **_LISTS,
+        )
+
+    @get("/usage.csv")
+    async def download(self, visit: NamedDependency[Visit]) -> Response[bytes]:
+        answer = await read_usage(visit, _params(visit))
+        name = f"usage-{visit.project.project_id}-{visit.mode}-{answer.from_[:10]}.csv"
+        headers = {"content-disposition": f'attachment; filename="{name}"'}
+        return Response(usage_csv(answer), media_type="text/csv; charset=utf-8", headers=headers)
+
+
+_LISTS: Final[dict[str, Any]] = {"periods": PERIODS, "groupings": GROUPINGS, "granularities": GRANULARITIES}
+
+
+def _params(visit: Visit) -> dict[str, str]:
+    """The page's address as the parameters of `GET /v1/usage`. Days are given as dates, the last one included."""
+    given = visit.request.query_params
+    params: dict[str, str] = {}
+    if given.get("from"):
+        params["from"] = _midnight(given.get("from", ""))
+        if given.get("to"):
+            params["to"] = _midnight(given.get("to", ""))
+    else:
+        params["period"] = given.get("period") or "30d"
+    for name in ("granularity", "groupBy", "order", "cursor"):
+        if given.get(name):
+            params[name] = given[name]
+    if params.get("groupBy") in ("room", "identity"):
+        params.setdefault("order", "minutes")
+        params.setdefault("limit", "50")
+    else:
+        params.pop("order", None)
+    return params
+
+
+def _midnight(day: str) -> str:
+    return f"{day}T00:00:00Z" if len(day) == 10 else day

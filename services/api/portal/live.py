@@ -1,0 +1,108 @@
+"""Live pages: a stream that says when something of a project changed, whereupon the page fetches its live parts anew.
+
+Each stream looks once a second; streams of one project share a look. A stream ends after some minutes, and when whoever
+opened it may no longer see the project: the browser comes back by itself, through the gate.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from shared.accounts import secret_digest
+from shared.clock import from_ms
+from shared.postgres import UNAVAILABLE, Pool
+from shared.queries import accounts as account_queries
+from shared.queries import memberships
+from shared.queries import overview as queries
+from shared.queries.usage import Scope
+
+if TYPE_CHECKING:  # a visit holds the portal, which holds this
+    from services.api.portal.visit import Visit
+
+LOOK_EVERY_S = 0.9
+RECHECK_EVERY_S = 10
+LONGEST_S = 300
+# Minutes of open sessions grow without any event.
+_AT_LEAST_EVERY_S = 20
+STREAMS_PER_ACCOUNT = 12
+_RETRY = b"retry: 2000\n\n"
+
+
+class LiveUpdates:
+    """Shared by all streams of the process."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._seen: dict[Scope, tuple[float, str]] = {}
+        self._locks: dict[Scope, asyncio.Lock] = {}
+        self._watching: Counter[Scope] = Counter()
+        self._of_account: Counter[str] = Counter()
+
+    def is_full(self, account_id: str) -> bool:
+        return self._of_account[account_id] >= STREAMS_PER_ACCOUNT
+
+    async def stream(self, visit: "Visit") -> AsyncIterator[bytes]:
+        """Server-sent events: ``changed`` whenever the page is out of date, a comment where nothing is."""
+        scope, account_id = visit.scope, visit.account.account_id
+        self._watching[scope] += 1
+        self._of_account[account_id] += 1
+        try:
+            async for piece in self._stream(visit, scope):
+                yield piece
+        finally:
+            self._of_account[account_id] -= 1
+            self._watching[scope] -= 1
+            if not self._watching[scope]:
+                for shared in (self._seen, self._locks, self._watching):
+                    shared.pop(scope, None)
+
+    async def _stream(self, visit: "Visit", scope: Scope) -> AsyncIterator[bytes]:
+        started = told = checked = time.monotonic()
+        known = await self._look(scope)
+        yield _RETRY
+        while time.monotonic() - started < LONGEST_S and not visit.portal.context.drain.started:
+            await asyncio.sleep(LOOK_EVERY_S)
+            if time.monotonic() - checked > RECHECK_EVERY_S:
+                checked = time.monotonic()
+                if not await self._still_allowed(visit):
+                    return
+            seen = await self._look(scope)
+            if seen is not None and (seen != known or time.monotonic() - told > _AT_LEAST_EVERY_S):
+                known, told = seen, time.monotonic()
+                yield b"event: changed\ndata: 1\n\n"
+            else:
+                yield b":\n\n"
+
+    async def _look(self, scope: Scope) -> str | None:
+        """The project's fingerprint, not older than a look; None while Postgres is away."""
+        async with self._locks.setdefault(scope, asyncio.Lock()):
+            at, seen = self._seen.get(scope, (0.0, ""))
+            if time.monotonic() - at < LOOK_EVERY_S:
+                return seen
+            try:
+                async with self._pool.acquire(timeout=5) as conn:
+                    seen = await queries.fingerprint(conn, scope)
+            except (*UNAVAILABLE, asyncpg.PostgresError):
+                return None
+            self._seen[scope] = (time.monotonic(), seen)
+            return seen
+
+    async def _still_allowed(self, visit: "Visit") -> bool:
+        try:
+            async with self._pool.acquire(timeout=5) as conn:
+                found = await account_queries.session_by_digest(
+                    conn, secret_digest(visit.browser), from_ms(visit.portal.clock.now_ms())
+                )
+                if found is None:
+                    return False
+                account, _ = found
+                project_id = visit.project.project_id
+                return (
+                    await memberships.project_access(conn, project_id, account.account_id, account.is_admin) is not None
+                )
+        except (*UNAVAILABLE, asyncpg.PostgresError):
+            return True
