@@ -5,6 +5,7 @@ A handler gets the scope and the body and returns (status, body); errors are rai
 
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from litestar.types import ASGIApp, Message, Receive, Send
 
 from services.api.gate import ANSWER_HEADERS
 from services.api.problems import MEDIA_TYPE, PayloadTooLarge, Problem, problem_of
+from shared import metrics
 from shared.logs import request_id
 
 log = logging.getLogger("relay.api")
@@ -22,6 +24,9 @@ _JSON = (b"content-type", b"application/json")
 _PROBLEM = (b"content-type", MEDIA_TYPE.encode())
 # No answer of ours is a page or a script, whatever a browser may sniff, and none may be kept by a cache: they hold tokens.
 _EVERYWHERE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
+
+
+_METHODS = {name: name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
 
 
 def new_request_id() -> str:
@@ -96,8 +101,12 @@ class HotRoutes:
             await _send(send, 200, answer, (_JSON, *shared, *scope.get(ANSWER_HEADERS, ())))
 
     async def _framework(self, scope: Any, receive: Receive, send: Send, shared: Headers) -> None:
+        started, status = time.perf_counter(), 0
+
         async def send_with_shared(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
+                status = message["status"]
                 headers = list(message["headers"])
                 given = {name.lower() for name, _ in headers}
                 further = (*shared, *scope.get(ANSWER_HEADERS, ()))
@@ -105,6 +114,9 @@ class HotRoutes:
             await send(message)
 
         await self._app(scope, receive, send_with_shared)
+        # The route as it is declared: a path holds names that strangers chose, and there is no end of them.
+        labels = (_METHODS.get(scope["method"], "other"), scope.get("path_template") or "none", str(status))
+        metrics.request_seconds.labels(*labels).observe(time.perf_counter() - started)
 
 
 async def _send_problem(send: Send, problem: Problem, shared: Headers) -> None:

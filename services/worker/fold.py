@@ -13,6 +13,7 @@ import msgspec
 
 from services.worker.ledger import ConcurrentFold, fold_runs, fold_sessions
 from services.worker.succession import last_sightings, succeeded_rooms
+from shared import metrics
 from shared.errors import UnfoldableEvent
 from shared.metering.observe import Observation, observe
 from shared.metering.state import Room
@@ -88,6 +89,8 @@ async def fold_in_transaction(conn: Connection, partition: int, batch: Sequence[
     result.known = len(batch) - result.set_aside
     if reads:
         await _attribute(conn, list(reads.values()))
+        newest = max(reads.values(), key=lambda read: read.row.created_ms).row
+        metrics.livekit_delay_seconds.observe(max(0, newest.received_ms - newest.created_ms) / 1000)
         new_ids = await event_queries.insert_events(conn, [read.row for read in reads.values()])
         new = [reads[event_id].observation for event_id in reads if event_id in new_ids]
         result.known -= len(new_ids)

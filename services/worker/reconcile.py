@@ -15,6 +15,7 @@ import msgspec
 
 from services.worker.fold import fold_batch
 from services.worker.periodic import Context
+from shared import metrics
 from shared.clock import Clock
 from shared.errors import LiveKitError, RoomNotFound
 from shared.event_stream import partition_of
@@ -92,10 +93,20 @@ async def reconcile(pool: Pool, service: RoomService, clock: Clock) -> Report:
     except LiveKitError as error:
         async with pool.acquire() as conn:
             await queries.record_pass(conn, Pass(started_ms, clock.now_ms(), error=str(error)))
+        metrics.reconcile_passes.labels("failed").inc()
         raise
     async with pool.acquire() as conn:
         await queries.record_pass(conn, report.done)
+    _count(report.done, clock.now_ms())
     return report
+
+
+def _count(done: Pass, now_ms: int) -> None:
+    metrics.reconcile_passes.labels("partial" if done.rooms_failed else "complete").inc()
+    metrics.reconcile_last_success.set(now_ms / 1000)
+    metrics.reconcile_seconds.observe(max(0, now_ms - done.started_ms) / 1000)
+    for change, count in (("opened", done.opened), ("corrected", done.corrected), ("closed", done.closed)):
+        metrics.reconcile_changes.labels(change).inc(count)
 
 
 async def _pass(pool: Pool, service: RoomService, clock: Clock, started_ms: int) -> Report:

@@ -122,7 +122,7 @@ def _run(command: str, image: Image) -> None:
         target = image.root / str(file).lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(file, target)
-    handed_on = {name: value for name, value in os.environ.items() if _HANDED_ON.match(name)}
+    handed_on = {"PIP_QUIET": "1", **{name: value for name, value in os.environ.items() if _HANDED_ON.match(name)}}
     inside = f"cd {shlex.quote(image.workdir)} && {command}"
     try:
         subprocess.run(

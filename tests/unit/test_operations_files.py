@@ -1,0 +1,109 @@
+"""The dashboard and the alert rules name only what Relay measures, and everything it measures is shown somewhere.
+
+`promtool check rules` in .ci/run looks at their grammar.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from shared.metrics import REGISTRY
+
+ROOT = Path(__file__).resolve().parents[2]
+METRIC = re.compile(r"\b(?:relay|process)_[a-z_]+\b")
+# What Prometheus adds to the name of a metric, by its type.
+SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "info": ("_info",), "gauge": ("",)}
+
+
+def measured() -> dict[str, str]:
+    """Every series' name, and the metric it belongs to."""
+    return {
+        metric.name + suffix: metric.name
+        for metric in REGISTRY.collect()
+        for suffix in SUFFIXES.get(metric.type, ("",))
+    }
+
+
+def labels() -> dict[str, set[str]]:
+    """The labels of our own metrics, by the metric's name."""
+    own: dict[str, set[str]] = {}
+    for collector in list(REGISTRY._collector_to_names):
+        name = getattr(collector, "_name", "")
+        found = getattr(collector, "_labelnames", None) or (getattr(collector, "_label", ""),)
+        own[name] = {label for label in found if label}
+    return own
+
+
+def rules() -> list[dict[str, Any]]:
+    groups = yaml.safe_load((ROOT / "docs/operations/alerts.yml").read_text(encoding="utf-8"))["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def panels() -> list[dict[str, Any]]:
+    dashboard = json.loads((ROOT / "docs/operations/grafana.json").read_text(encoding="utf-8"))
+    return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+
+
+def expressions() -> dict[str, str]:
+    """By where they stand."""
+    shown = {f"{panel['title']} {target['refId']}": target["expr"] for panel in panels() for target in panel["targets"]}
+    return {**{rule["alert"]: rule["expr"] for rule in rules()}, **shown}
+
+
+def test_nothing_is_named_that_is_not_measured() -> None:
+    known = measured()
+    unknown = {
+        where: missing
+        for where, expression in expressions().items()
+        if (missing := set(METRIC.findall(expression)) - set(known))
+    }
+    assert unknown == {}
+
+
+def test_everything_of_ours_that_is_measured_is_shown() -> None:
+    known = measured()
+    shown = {
+        known[name] for expression in expressions().values() for name in METRIC.findall(expression) if name in known
+    }
+    assert {name for name in known.values() if name.startswith("relay_")} - shown == set()
+
+
+def test_labels_are_those_the_metrics_have() -> None:
+    own, known = labels(), measured()
+    for where, expression in expressions().items():
+        for name, matchers in re.findall(r"\b(relay_[a-z_]+)\{([^}]*)\}", expression):
+            used = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers))
+            assert used <= own[known[name]], where
+
+
+def test_every_alert_says_how_bad_and_what() -> None:
+    text = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    for rule in rules():
+        assert rule["labels"]["severity"] in {"warning", "critical"}, rule["alert"]
+        assert rule["annotations"]["summary"], rule["alert"]
+        assert f"`{rule['alert']}`" in text, f"docs/operations.md does not say what to do about {rule['alert']}"
+
+
+def test_panels_do_not_overlap() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in panels():
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        assert max(x for x, _ in cells) < 24
+        taken |= cells
+
+
+@pytest.mark.parametrize("place", ["docs/operations/grafana.json"])
+def test_the_dashboard_asks_for_its_datasource(place: str) -> None:
+    dashboard = json.loads((ROOT / place).read_text(encoding="utf-8"))
+    assert [variable["name"] for variable in dashboard["templating"]["list"]] == ["datasource"]
+    assert {panel["datasource"]["uid"] for panel in panels()} == {"${datasource}"}
