@@ -239,3 +239,27 @@ class LastOwner(RelayError):
 
     def __init__(self) -> None:
         super().__init__("a project needs at least one owner; make somebody else owner first")
+
+
+class IdempotencyKeyReused(RelayError):
+    """The Idempotency-Key came before with another request."""
+
+    def __init__(self) -> None:
+        super().__init__("this Idempotency-Key was used for another request; a new request needs a new key")
+
+
+class AttemptUnderWay(RelayError):
+    """A request with this Idempotency-Key is being carried out."""
+
+    def __init__(self) -> None:
+        super().__init__("a request with this Idempotency-Key is still being carried out; repeat it in a moment")
+
+
+class ShownOnce(RelayError):
+    """The request with this Idempotency-Key made ``what``, and its answer held a secret, which is kept nowhere."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"this request was carried out before and made {what}; its secret was in that answer and is kept nowhere. If you"
+            " do not have it, revoke it and make another"
+        )

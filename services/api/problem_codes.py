@@ -122,6 +122,23 @@ CODES: Final[dict[str, Code]] = {
     "livekit_conflict": Code(
         409, "LiveKit cannot do this as things are, or as it is configured.", "LiveKit cannot do this at the moment"
     ),
+    "attempt_under_way": Code(
+        409,
+        "A request with this `Idempotency-Key` is being carried out.",
+        "a request with this Idempotency-Key is still being carried out; repeat it in a moment",
+    ),
+    "shown_once": Code(
+        409,
+        "The request with this `Idempotency-Key` succeeded, and the secret in its answer is kept nowhere.",
+        "this request was carried out before and made key 'h7q2m9x4k8t6w3na'; its secret was in that answer and is kept"
+        " nowhere. If you do not have it, revoke it and make another",
+    ),
+    "idempotency_key_reused": Code(
+        422,
+        "The `Idempotency-Key` came before with another request.",
+        "this Idempotency-Key was used for another request; a new request needs a new key",
+        "Idempotency-Key",
+    ),
     # 404 … 415: the request as such
     "not_found": Code(404, "There is nothing at this address.", "there is nothing at this address"),
     "method_not_allowed": Code(405, "The address knows other methods; `Allow` lists them.", "only POST is known here"),

@@ -11,7 +11,9 @@ from litestar.exceptions import HTTPException, ValidationException
 from services.api.problem_codes import CODES
 from shared import metrics
 from shared.errors import (
+    AttemptUnderWay,
     EventNotKept,
+    IdempotencyKeyReused,
     InvalidRequest,
     KeyInactive,
     KeyNotFound,
@@ -29,6 +31,7 @@ from shared.errors import (
     RelayError,
     RoomNotFound,
     SessionNotFound,
+    ShownOnce,
     StoreUnavailable,
     TooManyKeys,
     TrackNotFound,
@@ -157,6 +160,12 @@ def problem_of(error: Exception) -> Problem:
             return Problem(409, "project_archived", str(error))
         case NotAcceptable():
             return Problem(406, "not_acceptable", str(error))
+        case IdempotencyKeyReused():
+            return Problem(422, "idempotency_key_reused", str(error), "Idempotency-Key")
+        case AttemptUnderWay():
+            return Problem(409, "attempt_under_way", str(error), headers=(("retry-after", "1"),))
+        case ShownOnce():
+            return Problem(409, "shown_once", str(error))
         case PayloadTooLarge():
             return Problem(413, "payload_too_large", str(error), headers=(("connection", "close"),))
         case UnsupportedMediaType():

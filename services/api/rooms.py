@@ -2,13 +2,14 @@
 
 import asyncio
 import binascii
-from base64 import b64decode, urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable
+from base64 import b64decode
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from livekit.protocol import models, room
 from msgspec import UNSET, UnsetType
 
+from services.api.cursors import read_cursor, write_cursor
 from services.api.room_answers import (
     LIVEKIT_SOURCE,
     participant_answer,
@@ -29,19 +30,19 @@ class ProjectRooms:
     Raises LiveKit's facts (``LiveKitError``), ``RoomNotFound``, ``ParticipantNotFound``, ``TrackNotFound``."""
 
     def __init__(self, livekit: RoomService, project_id: str, mode: Mode) -> None:
-        self._livekit, self._project_id, self._mode = livekit, project_id, mode
+        self._livekit, self.project_id, self.mode = livekit, project_id, mode
 
     def _name(self, display: str) -> str:
-        return livekit_room(self._project_id, self._mode, display)
+        return livekit_room(self.project_id, self.mode, display)
 
     async def open_rooms(self, limit: int | None, cursor: str | None) -> wire.RoomPage:
         """LiveKit knows no paging and lists everyone's rooms: what is ours is picked out here."""
         ours: dict[str, models.Room] = {}
         for found in await self._livekit.list_rooms():
             parsed = parse_livekit_room(found.name)
-            if parsed is not None and parsed[:2] == (self._project_id, self._mode):
+            if parsed is not None and parsed[:2] == (self.project_id, self.mode):
                 ours[parsed.display] = found
-        names, following = page(sorted(ours), str, limit, cursor)
+        names, following = page(sorted(ours), str, ("rooms",), limit, cursor)
         return wire.RoomPage(rooms=[room_answer(ours[name], name) for name in names], next_cursor=following)
 
     async def create(self, request: wire.CreateRoom) -> wire.RoomAnswer:
@@ -67,7 +68,7 @@ class ProjectRooms:
 
     async def participants(self, name: str, limit: int | None, cursor: str | None) -> wire.ParticipantPage:
         _, people = await self._room_and_people(name)
-        shown, following = page(people, lambda person: person.identity, limit, cursor)
+        shown, following = page(people, lambda person: person.identity, ("participants", name), limit, cursor)
         return wire.ParticipantPage(
             participants=[participant_answer(person) for person in shown], next_cursor=following
         )
@@ -179,21 +180,14 @@ def _payload(request: wire.SendData) -> bytes:
 
 
 def page(
-    items: list[T], key: Callable[[T], str], limit: int | None, cursor: str | None
+    items: list[T], key: Callable[[T], str], of: Sequence[str], limit: int | None, cursor: str | None
 ) -> tuple[list[T], str | UnsetType]:
-    """Those of the ordered ``items`` that follow ``cursor``, at most ``limit``, and the next cursor. A cursor is the last key
-    that was shown, so that pages stay right while items come and go. Raises ``InvalidRequest``."""
-    if cursor is not None:
-        after = _decode(cursor)
-        items = [item for item in items if key(item) > after]
+    """Those of the ordered ``items`` that follow ``cursor``, at most ``limit``, and the next cursor. A cursor holds the last key
+    that was shown, so that pages stay right while items come and go; ``of`` is what is listed. Raises ``InvalidRequest``."""
+    position = read_cursor(cursor, of, (str,))
+    if position is not None:
+        items = [item for item in items if key(item) > position[0]]
     if limit is None or len(items) <= limit:
         return items, UNSET
     shown = items[:limit]
-    return shown, urlsafe_b64encode(key(shown[-1]).encode()).rstrip(b"=").decode()
-
-
-def _decode(cursor: str) -> str:
-    try:
-        return urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4)).decode()
-    except ValueError:
-        raise InvalidRequest("cursor is not one that this API gave out", "cursor") from None
+    return shown, write_cursor(of, (key(shown[-1]),))

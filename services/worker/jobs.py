@@ -1,6 +1,6 @@
 """Everything the worker does on a schedule."""
 
-from services.worker import partitions, reconcile
+from services.worker import attempts, partitions, reconcile
 from services.worker.periodic import Job
 from shared.settings import Settings
 
@@ -11,4 +11,5 @@ def periodic_jobs(settings: Settings) -> list[Job]:
         Job(reconcile.JOB, settings.reconcile_interval_s, reconcile.reconcile_on_schedule, limit_s=reconcile.LIMIT_S),
         # An hour late is early enough: days are made a week ahead.
         Job(partitions.JOB, 3600, partitions.partition_events, limit_s=3600),
+        attempts.JOB,
     ]

@@ -2,14 +2,17 @@
 
 from typing import Annotated, Any
 
-from litestar import Controller, delete, get, patch, post
+from litestar import Controller, Response, delete, get, patch, post
 from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency, Provide
 from litestar.handlers.base import BaseRouteHandler
-from litestar.params import FromPath, JSONBody, QueryParameter
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
+from services.api import cursors
 from services.api.context import Context
+from services.api.idempotency import IDEMPOTENT, IDEMPOTENT_ERRORS, attempt_of, once
 from services.api.openapi import described
+from services.api.requests import JsonRequest
 from services.api.rooms import ProjectRooms
 from shared.errors import InvalidRequest
 from shared.models.names import RoomName
@@ -20,7 +23,7 @@ MAX_PAGE = 1000
 Limit = Annotated[
     int | None, QueryParameter(ge=1, le=MAX_PAGE, description="at most this many, with a cursor if more follow")
 ]
-Cursor = Annotated[str | None, QueryParameter(max_length=1024, description="`nextCursor` of the page before")]
+Cursor = FromQuery[cursors.Cursor | None]
 Name = FromPath[RoomName]
 # What every question to LiveKit can end in.
 LIVEKIT = ("livekit_refused", "livekit_unreachable", "livekit_credentials", "livekit_failed", "livekit_timeout")
@@ -57,11 +60,22 @@ class RoomsController(Controller):
     @post(
         operation_id="createRoom",
         summary="Open a room",
-        opt=described(errors=(*LIVEKIT, "livekit_conflict"), example={"name": "lobby", "maxParticipants": 20}),
+        opt=described(
+            errors=(*LIVEKIT, "livekit_conflict", *IDEMPOTENT_ERRORS),
+            example={"name": "lobby", "maxParticipants": 20},
+            **IDEMPOTENT,
+        ),
     )
-    async def create_room(self, rooms: NamedDependency[ProjectRooms], data: JSONBody[CreateRoom]) -> RoomAnswer:
+    async def create_room(
+        self,
+        request: JsonRequest,
+        context: NamedDependency[Context],
+        rooms: NamedDependency[ProjectRooms],
+        data: JSONBody[CreateRoom],
+    ) -> Response[RoomAnswer]:
         """A room of this name that is open already is answered as it is; nothing of it changes."""
-        return await rooms.create(data)
+        attempt = attempt_of(request, rooms.project_id, rooms.mode, data)
+        return await once(context.pool, attempt, context.clock.now_ms(), lambda: rooms.create(data))
 
     @get("/{name:str}", operation_id="getRoom", summary="A room with its participants", opt=described(errors=OF_ROOM))
     async def get_room(self, rooms: NamedDependency[ProjectRooms], name: Name) -> RoomDetails:

@@ -1,0 +1,18 @@
+-- Requests that carried an Idempotency-Key, for a day. The key is kept as its SHA-256: clients put what they like into it.
+CREATE TABLE attempt (
+    project_id text NOT NULL REFERENCES project (id) ON DELETE CASCADE,
+    mode text NOT NULL CHECK (mode IN ('live', 'test')),
+    -- Method and path, such as `POST /v1/rooms`.
+    endpoint text NOT NULL,
+    key_digest bytea NOT NULL,
+    request_digest bytea NOT NULL,
+    started_ms bigint NOT NULL,
+    -- NULL while it is being carried out.
+    status smallint,
+    -- The answer as it was sent; NULL if it held a secret, and then shown_once says what it was.
+    body bytea,
+    shown_once text,
+    PRIMARY KEY (project_id, mode, endpoint, key_digest),
+    CHECK (status IS NULL OR (body IS NULL) <> (shown_once IS NULL))
+);
+CREATE INDEX attempt_by_age ON attempt (started_ms);

@@ -1,0 +1,199 @@
+"""`Idempotency-Key`: carried out once, answered as often as asked."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from services.api.idempotency import ABANDONED_MS, KEPT_MS, once, once_committed
+from services.worker.attempts import forget_attempts
+from services.worker.periodic import Context
+from shared.errors import AttemptUnderWay, IdempotencyKeyReused, ShownOnce
+from shared.ids import livekit_room
+from shared.models.projects import CreatedProject
+from shared.models.wire import Wire
+from shared.postgres import Connection, Pool
+from shared.queries.attempts import Attempt
+from shared.settings import Settings
+from tests.fake_livekit import FakeLiveKit, fake_livekit, twirp_failure
+from tests.integration.conftest import key_of
+
+NOW_MS = 1_800_000_000_000
+
+
+@pytest.fixture
+async def livekit() -> AsyncIterator[FakeLiveKit]:
+    async with fake_livekit() as fake:
+        yield fake
+
+
+@pytest.fixture
+def settings(settings: Settings, livekit: FakeLiveKit) -> Settings:
+    return msgspec.structs.replace(settings, livekit_api_url=livekit.url)
+
+
+class Made(Wire):
+    number: int
+
+
+@dataclass
+class Maker:
+    """Counts how often it was asked."""
+
+    count: int = 0
+
+    async def make(self, _conn: Connection | None = None) -> Made:
+        self.count += 1
+        return Made(number=self.count)
+
+
+@pytest.fixture
+def attempt(project: CreatedProject) -> Attempt:
+    return Attempt(project.project_id, "live", "POST /v1/things", b"key", b"request")
+
+
+async def test_a_repeated_request_is_answered_and_not_repeated(
+    api: httpx.AsyncClient, project: CreatedProject, livekit: FakeLiveKit
+) -> None:
+    headers = {**key_of(project), "Idempotency-Key": "order 1"}
+    first = await api.post("/v1/rooms", json={"name": "lobby", "emptyTimeout": 60}, headers=headers)
+    assert first.status_code == 201
+    assert "idempotent-replayed" not in first.headers
+    livekit.rooms.clear()
+    # The same request, spelt otherwise.
+    body = b'{ "emptyTimeout": 60, "name": "lobby" }'
+    again = await api.post("/v1/rooms", content=body, headers={**headers, "Content-Type": "application/json"})
+    assert (again.status_code, again.content) == (201, first.content)
+    assert again.headers["idempotent-replayed"] == "true"
+    assert again.headers["content-type"] == "application/json"
+    assert len(livekit.orders("CreateRoom")) == 1
+    other = await api.post("/v1/rooms", json={"name": "hall"}, headers=headers)
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+    assert len(livekit.orders("CreateRoom")) == 1
+    for bad in ("", "x" * 256, "a\tb"):
+        refused = await api.post("/v1/rooms", json={"name": "hall"}, headers={**headers, "Idempotency-Key": bad})
+        assert (refused.status_code, refused.json()["param"]) == (400, "Idempotency-Key")
+
+
+async def test_a_key_belongs_to_one_project_and_mode(
+    api: httpx.AsyncClient, project: CreatedProject, livekit: FakeLiveKit, settings: Settings
+) -> None:
+    from services.cli.projects import create_project
+
+    other = await create_project(settings.database, "globex")
+    for headers in (key_of(project), key_of(project, "test"), key_of(other)):
+        answer = await api.post("/v1/rooms", json={"name": "lobby"}, headers={**headers, "Idempotency-Key": "1"})
+        assert (answer.status_code, answer.headers.get("idempotent-replayed")) == (201, None)
+    assert len(livekit.rooms) == 3
+
+
+async def test_a_failure_is_not_kept(api: httpx.AsyncClient, project: CreatedProject, livekit: FakeLiveKit) -> None:
+    headers = {**key_of(project), "Idempotency-Key": "1"}
+    livekit.failure = twirp_failure(503, "unavailable")
+    assert (await api.post("/v1/rooms", json={"name": "lobby"}, headers=headers)).status_code == 502
+    livekit.failure = None
+    answer = await api.post("/v1/rooms", json={"name": "lobby"}, headers=headers)
+    assert (answer.status_code, answer.headers.get("idempotent-replayed")) == (201, None)
+
+
+async def test_of_many_at_once_one_is_carried_out(
+    api: httpx.AsyncClient, project: CreatedProject, livekit: FakeLiveKit
+) -> None:
+    headers = {**key_of(project), "Idempotency-Key": "1"}
+    livekit.delay_s = 0.2
+    requests = [api.post("/v1/rooms", json={"name": "lobby"}, headers=headers) for _ in range(10)]
+    answers = await asyncio.gather(*requests)
+    assert len(livekit.orders("CreateRoom")) == 1
+    told = [(answer.status_code, answer.json().get("code")) for answer in answers]
+    assert told.count((201, None)) >= 1
+    assert set(told) <= {(201, None), (409, "attempt_under_way")}
+    assert all("retry-after" in answer.headers for answer in answers if answer.status_code == 409)
+
+
+async def test_kept_for_a_day_and_then_forgotten(pool: Pool, attempt: Attempt, settings: Settings) -> None:
+    maker = Maker()
+
+    async def ask(at_ms: int) -> Any:
+        return (await once(pool, attempt, at_ms, maker.make)).content
+
+    assert await ask(NOW_MS) == Made(number=1)
+    assert await ask(NOW_MS + KEPT_MS) == b'{"number":1}'
+    context = Context(pool, None, settings, None)  # type: ignore[arg-type]  # the job uses its pool alone
+    await forget_attempts(context, NOW_MS + KEPT_MS)
+    assert await ask(NOW_MS + KEPT_MS) == b'{"number":1}'
+    # A key that the job has not come to yet is free all the same.
+    assert await ask(NOW_MS + KEPT_MS + 1) == Made(number=2)
+    await forget_attempts(context, NOW_MS + 3 * KEPT_MS)
+    assert await pool.fetchval("SELECT count(*) FROM attempt") == 0
+
+
+async def test_an_attempt_whose_process_died_is_free_after_a_minute(pool: Pool, attempt: Attempt) -> None:
+    maker = Maker()
+
+    async def dies() -> Made:
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await once(pool, attempt, NOW_MS, dies)
+    with pytest.raises(AttemptUnderWay):
+        await once(pool, attempt, NOW_MS + ABANDONED_MS, maker.make)
+    with pytest.raises(IdempotencyKeyReused):
+        await once(pool, msgspec.structs.replace(attempt, request_digest=b"other"), NOW_MS, maker.make)
+    assert (await once(pool, attempt, NOW_MS + ABANDONED_MS + 1, maker.make)).content == Made(number=1)
+
+
+async def test_what_is_made_in_postgres_is_committed_with_its_answer(pool: Pool, attempt: Attempt) -> None:
+    async def rename(conn: Connection) -> Made:
+        await conn.execute("UPDATE project SET name = name || '!'")
+        return Made(number=1)
+
+    async def fails(conn: Connection) -> Made:
+        await rename(conn)
+        raise ValueError("after the change")
+
+    with pytest.raises(ValueError, match="after the change"):
+        await once_committed(pool, attempt, NOW_MS, fails)
+    assert await pool.fetchval("SELECT name FROM project") == "acme"
+    first = await once_committed(pool, attempt, NOW_MS, rename)
+    again = await once_committed(pool, attempt, NOW_MS, rename)
+    replayed: Any = again.content
+    assert (first.content, replayed) == (Made(number=1), b'{"number":1}')
+    assert again.headers == {"Idempotent-Replayed": "true"}
+    assert await pool.fetchval("SELECT name FROM project") == "acme!"
+    unkeyed = await once_committed(pool, None, NOW_MS, rename)
+    assert (unkeyed.content, await pool.fetchval("SELECT name FROM project")) == (Made(number=1), "acme!!")
+
+
+async def test_an_answer_with_a_secret_is_kept_nowhere(pool: Pool, attempt: Attempt) -> None:
+    maker = Maker()
+
+    def told(made: Made) -> str:
+        return f"thing {made.number}"
+
+    first = await once_committed(pool, attempt, NOW_MS, maker.make, told)
+    assert first.content == Made(number=1)
+    with pytest.raises(ShownOnce, match="thing 1"):
+        await once_committed(pool, attempt, NOW_MS, maker.make, told)
+    assert maker.count == 1
+    row = await pool.fetchrow("SELECT body, shown_once FROM attempt")
+    assert row is not None
+    assert tuple(row) == (None, "thing 1")
+
+
+async def test_without_postgres_nothing_is_promised(
+    settings: Settings, project: CreatedProject, livekit: FakeLiveKit, api: httpx.AsyncClient, pool: Pool
+) -> None:
+    """The key is cached: a room can be opened, but not with an Idempotency-Key."""
+    headers = key_of(project)
+    assert (await api.get("/v1/rooms", headers=headers)).status_code == 200
+    await pool.execute("ALTER TABLE attempt RENAME TO away")
+    keyed = await api.post("/v1/rooms", json={"name": "lobby"}, headers={**headers, "Idempotency-Key": "1"})
+    assert (keyed.status_code, keyed.json()["code"]) == (503, "store_unavailable")
+    assert livekit.orders("CreateRoom") == []
+    plain = await api.post("/v1/rooms", json={"name": "lobby"}, headers=headers)
+    assert plain.status_code == 201
+    assert list(livekit.rooms) == [livekit_room(project.project_id, "live", "lobby")]
