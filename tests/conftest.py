@@ -4,6 +4,7 @@ import itertools
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -50,16 +51,20 @@ def migrated_template(servers: EmbeddedServers) -> str:
 @pytest.fixture
 def empty_database(servers: EmbeddedServers) -> Iterator[DatabaseUrl]:
     """A database without any table, for tests of the migrations."""
-    yield from _database(servers, "template1")
+    with fresh_database(servers, "template1") as made:
+        yield made
 
 
 @pytest.fixture
 def database(servers: EmbeddedServers, migrated_template: str) -> Iterator[DatabaseUrl]:
     """A migrated database of this test's own."""
-    yield from _database(servers, migrated_template)
+    with fresh_database(servers, migrated_template) as made:
+        yield made
 
 
-def _database(servers: EmbeddedServers, template: str) -> Iterator[DatabaseUrl]:
+@contextmanager
+def fresh_database(servers: EmbeddedServers, template: str) -> Iterator[DatabaseUrl]:
+    """A copy of ``template``, dropped at the end of the block."""
     name = f"test_{next(_numbers)}"
     with psycopg.connect(servers.database_url, autocommit=True) as connection:
         create = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY")

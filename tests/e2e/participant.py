@@ -42,10 +42,14 @@ class Person:
     async def join(self, url: str, token: str) -> "Person":
         self._room = self.rtc.Room()
         self._room.on("disconnected", self._on_disconnected)
+        self._listen()
         self.calling = time.time()
         await self._room.connect(url, token)
         self.connected = time.time()
         return self
+
+    def _listen(self) -> None:
+        """Called before connecting: the place to hear of more."""
 
     def _on_disconnected(self, *_: object) -> None:
         if not self.gone:
