@@ -37,12 +37,14 @@ class ProjectRooms:
 
     async def open_rooms(self, limit: int | None, cursor: str | None) -> wire.RoomPage:
         """LiveKit knows no paging and lists everyone's rooms: what is ours is picked out here."""
+        of = ("rooms",)
+        after = _after(cursor, of)
         ours: dict[str, models.Room] = {}
         for found in await self._livekit.list_rooms():
             parsed = parse_livekit_room(found.name)
             if parsed is not None and parsed[:2] == (self.project_id, self.mode):
                 ours[parsed.display] = found
-        names, following = page(sorted(ours), str, ("rooms",), limit, cursor)
+        names, following = page(sorted(ours), str, of, limit, after)
         return wire.RoomPage(rooms=[room_answer(ours[name], name) for name in names], next_cursor=following)
 
     async def create(self, request: wire.CreateRoom) -> wire.RoomAnswer:
@@ -67,8 +69,10 @@ class ProjectRooms:
         return room_answer(await self._livekit.update_room_metadata(self._name(name), request.metadata), name)
 
     async def participants(self, name: str, limit: int | None, cursor: str | None) -> wire.ParticipantPage:
+        of = ("participants", name)
+        after = _after(cursor, of)
         _, people = await self._room_and_people(name)
-        shown, following = page(people, lambda person: person.identity, ("participants", name), limit, cursor)
+        shown, following = page(people, lambda person: person.identity, of, limit, after)
         return wire.ParticipantPage(
             participants=[participant_answer(person) for person in shown], next_cursor=following
         )
@@ -180,14 +184,19 @@ def _payload(request: wire.SendData) -> bytes:
 
 
 def page(
-    items: list[T], key: Callable[[T], str], of: Sequence[str], limit: int | None, cursor: str | None
+    items: list[T], key: Callable[[T], str], of: Sequence[str], limit: int | None, after: str | None
 ) -> tuple[list[T], str | UnsetType]:
-    """Those of the ordered ``items`` that follow ``cursor``, at most ``limit``, and the next cursor. A cursor holds the last key
-    that was shown, so that pages stay right while items come and go; ``of`` is what is listed. Raises ``InvalidRequest``."""
-    position = read_cursor(cursor, of, (str,))
-    if position is not None:
-        items = [item for item in items if key(item) > position[0]]
+    """Those of the ordered ``items`` whose key is beyond ``after``, at most ``limit``, and the next cursor, which holds the last
+    key that was shown: pages stay right while items come and go. ``of`` is what is listed."""
+    if after is not None:
+        items = [item for item in items if key(item) > after]
     if limit is None or len(items) <= limit:
         return items, UNSET
     shown = items[:limit]
     return shown, write_cursor(of, (key(shown[-1]),))
+
+
+def _after(cursor: str | None, of: Sequence[str]) -> str | None:
+    """Raises ``InvalidRequest``."""
+    position = read_cursor(cursor, of, (str,))
+    return None if position is None else str(position[0])
