@@ -186,8 +186,8 @@ def _payload(request: wire.SendData) -> bytes:
 def page(
     items: list[T], key: Callable[[T], str], of: Sequence[str], limit: int | None, after: str | None
 ) -> tuple[list[T], str | UnsetType]:
-    """Those of the ordered ``items`` whose key is beyond ``after``, at most ``limit``, and the next cursor, which holds the last
-    key that was shown: pages stay right while items come and go. ``of`` is what is listed."""
+    """Those of the ordered ``items`` whose key is beyond ``after``, at most ``limit``, and the next cursor, which holds the
+    last key that was shown: pages stay right while items come and go. ``of`` is what is listed."""
     if after is not None:
         items = [item for item in items if key(item) > after]
     if limit is None or len(items) <= limit:
