@@ -57,7 +57,7 @@ async def test_each_grant_does_what_it_says(gateway: Gateway) -> None:
     # canPublish, canPublishSources
     # At once: the SDK waits ten seconds for the permission that does not come.
     refusals = (refused_to_publish(muzzled, camera=False), refused_to_publish(speaker, camera=True, microphone=False))
-    assert await asyncio.gather(*refusals) == [True, True]
+    assert all(await asyncio.gather(*refusals))
     assert not await refused_to_publish(speaker, camera=False)
     await listener.until(lambda: ("speaker", "KIND_AUDIO") in listener.tracks, "heard the one who may speak")
     assert not any(identity == "muzzled" for identity, _ in listener.tracks)
