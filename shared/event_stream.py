@@ -6,14 +6,16 @@ ones its successor reads, without waiting for them to grow idle.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 from zlib import crc32
 
 from redis import asyncio as redis_asyncio
-from redis.exceptions import RedisError, ResponseError
+from redis.asyncio.cluster import RedisCluster
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from shared.models.livekit_event import routing_key
 from shared.queries.events import Received
+from shared.settings import Settings
 
 PARTITIONS = 16
 GROUP = "fold"
@@ -23,7 +25,7 @@ BELL_TTL_MS = 2000
 SOCKET_TIMEOUT_S = 2.0
 
 Redis = redis_asyncio.Redis
-UNAVAILABLE = (RedisError, OSError, TimeoutError)
+UNAVAILABLE = (RedisError, RedisClusterException, OSError, TimeoutError)
 
 
 def connect_redis(url: str) -> "Redis":
@@ -36,6 +38,23 @@ def connect_redis(url: str) -> "Redis":
         health_check_interval=15,
     )
     return client
+
+
+def connect_streams(settings: Settings) -> "Redis":
+    """The Redis of the streams: a cluster, where REDIS_STREAMS_URL names one of its nodes, else the Redis of everything.
+
+    What this module asks is the same of both. A cluster's client splits a pipeline by node and asks them at the same time; the
+    answers come back in the order of the commands. It joins the cluster with its first command, not here."""
+    if settings.redis_streams_url is None:
+        return connect_redis(settings.redis_url)
+    cluster = RedisCluster.from_url(
+        settings.redis_streams_url,
+        protocol=2,
+        socket_timeout=SOCKET_TIMEOUT_S,
+        socket_connect_timeout=SOCKET_TIMEOUT_S,
+        health_check_interval=15,
+    )
+    return cast("Redis", cluster)
 
 
 def partition_of(body: bytes) -> int:

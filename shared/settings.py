@@ -79,6 +79,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     reconcile_interval_s: int = DEFAULT_RECONCILE_INTERVAL_S
     event_retention_days: int = DEFAULT_EVENT_RETENTION_DAYS
     livekit_previous: KeyPair | None = None
+    redis_streams_url: str | None = None
     worker_port: int = 0
     drain_s: int = 0
     log_format: str = LOG_FORMATS[0]
@@ -165,6 +166,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     redis_url = url(
         "REDIS_URL", required("REDIS_URL", "the URL of Redis, rediss:// with TLS"), "redis", "rediss", "unix"
     )
+    streams_url = url("REDIS_STREAMS_URL", env.get("REDIS_STREAMS_URL", "").strip(), "redis", "rediss")
     livekit_url = url(
         "LIVEKIT_URL", required("LIVEKIT_URL", "the wss:// URL of LiveKit, given to clients"), "wss", "ws"
     )
@@ -222,6 +224,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     return Settings(
         database=database,
         redis_url=redis_url,
+        redis_streams_url=streams_url or None,
         livekit_url=livekit_url,
         livekit_api_url=livekit_api_url or derive_livekit_api_url(livekit_url),
         livekit_api_key=api_key,

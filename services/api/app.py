@@ -51,7 +51,7 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
     """The ASGI application. Opens nothing before its lifespan starts; call it on the event loop it will run on."""
     clock = clock or SystemClock()
     pool = create_pool(settings.database, "relay api", max_size=POOL_SIZE)
-    redis = event_stream.connect_redis(settings.redis_url)
+    redis = event_stream.connect_streams(settings)
     broker = create_broker(settings.redis_url, [])
     keys = KeyStore(settings.database, pool, clock, settings.rate_limits.unknown_keys)
     limits_redis = connect_limits_redis(settings.redis_url)

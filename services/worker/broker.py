@@ -78,7 +78,7 @@ class Resources(Middleware):
         conn = await connect(self._settings.database, "relay worker")
         await conn.close()
         self._pool = await create_pool(self._settings.database, "relay worker", max_size=POOL_SIZE)
-        self._redis = event_stream.connect_redis(self._settings.redis_url)
+        self._redis = event_stream.connect_streams(self._settings)
         self._sweep = asyncio.create_task(self._sweep_for_ever(broker))
         metrics.watch_pool(self._pool.get_size, self._pool.get_idle_size, self._pool.get_max_size())
         backlog = Backlog(self._pool, self._redis, broker, self._clock)

@@ -25,6 +25,7 @@ def start_worker(settings: Settings, log: Path) -> "subprocess.Popen[bytes]":
         {
             "DATABASE_URL": settings.database.dsn,
             "REDIS_URL": settings.redis_url,
+            "REDIS_STREAMS_URL": settings.redis_streams_url or "",
             "LIVEKIT_URL": settings.livekit_url,
             "LIVEKIT_API_KEY": settings.livekit_api_key,
             "LIVEKIT_API_SECRET": settings.livekit_api_secret,
@@ -40,7 +41,7 @@ def start_worker(settings: Settings, log: Path) -> "subprocess.Popen[bytes]":
 
 async def feed(settings: Settings, events: list[Event], stop: asyncio.Event) -> None:
     """Appends as the API does, paced so that the load outlasts the killing."""
-    redis = event_stream.connect_redis(settings.redis_url)
+    redis = event_stream.connect_streams(settings)
     broker = create_broker(settings.redis_url, [])
     try:
         for start in range(0, len(events), 100):
@@ -58,7 +59,7 @@ async def feed(settings: Settings, events: list[Event], stop: asyncio.Event) -> 
 
 
 async def waiting(settings: Settings) -> int | None:
-    redis = event_stream.connect_redis(settings.redis_url)
+    redis = event_stream.connect_streams(settings)
     try:
         return await event_stream.oldest_unfolded_ms(redis)
     finally:
@@ -71,15 +72,19 @@ async def counted(pool: Pool) -> int:
 
 
 async def test_nothing_is_lost_or_doubled(settings: Settings, tmp_path: Path) -> None:
+    await kill_under_load(settings, tmp_path, KILLS, 40_000)
+
+
+async def kill_under_load(settings: Settings, tmp_path: Path, kills: int, events: int) -> None:
     owners = [((await create_project(settings.database, name)).project_id, name) for name in ("one", "two")]
-    options = ("--events", "40000", "--rooms", "20", "--people", "8", "--shuffle", "--duplicate", "0.1")
+    options = ("--events", str(events), "--rooms", "20", "--people", "8", "--shuffle", "--duplicate", "0.1")
     traffic = traffic_for(owners, time.time_ns() // 1_000_000, *options)
     log, rng, stop = tmp_path / "worker.log", random.Random(1), asyncio.Event()
     worker = start_worker(settings, log)
     feeding = asyncio.create_task(feed(settings, traffic.events, stop))
     try:
         async with create_pool(settings.database, "tests") as pool:
-            for number in range(KILLS):
+            for number in range(kills):
                 before, deadline = await counted(pool), time.monotonic() + 30
                 # Only a worker that has folded something is worth killing, somewhere in the middle of the next batch.
                 while await counted(pool) == before and not feeding.done():

@@ -108,13 +108,14 @@ def _duration(seconds: int) -> str:
 
 async def check_redis(settings: Settings, now_ms: int) -> list[Finding]:
     """Reachable, new enough, durable, not full; what waits in the streams and what failed for good."""
-    redis = event_stream.connect_redis(settings.redis_url)
+    redis, streams = event_stream.connect_redis(settings.redis_url), event_stream.connect_streams(settings)
     try:
         info = await redis.info()
         findings = [_version(info)]
-        findings += await _durability(redis, info)
+        if settings.redis_streams_url is None:  # a cluster's nodes are many, and each is configured by itself
+            findings += await _durability(redis, info)
         findings += _memory(info)
-        findings += await _streams(redis, now_ms)
+        findings += await _streams(streams, now_ms)
     except AuthenticationError as error:
         return [Finding("redis", "error", f"Redis refuses the login: {error}", "correct the password in REDIS_URL")]
     except event_stream.UNAVAILABLE as error:
@@ -122,6 +123,7 @@ async def check_redis(settings: Settings, now_ms: int) -> list[Finding]:
         return [Finding("redis", "error", f"Redis cannot be reached ({type(error).__name__})", advice)]
     finally:
         await redis.aclose()
+        await streams.aclose()
     return findings + await asyncio.to_thread(_dead, settings)
 
 
