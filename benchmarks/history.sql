@@ -35,6 +35,10 @@ FROM plan, generate_series(started_ms - started_ms % 3600000, greatest(ended_ms 
 INSERT INTO usage_hour (project_id, mode, hour, kind, participant_ms, video_ms, sessions)
 SELECT project_id, 'live', hour, kind, sum(participant_ms), sum(video_ms), sum(begun) FROM pieces GROUP BY 1, 2, 3, 4;
 
+INSERT INTO usage_day (project_id, mode, day, kind, participant_ms, video_ms, screen_share_ms, inferred_ms, sessions)
+SELECT project_id, mode, hour - hour % 86400000, kind, sum(participant_ms), sum(video_ms), 0, 0, sum(sessions) FROM usage_hour
+GROUP BY 1, 2, 3, 4;
+
 INSERT INTO usage_group (project_id, mode, dimension, day, name, participant_ms, video_ms, screen_share_ms, inferred_ms,
     sessions, visits)
 SELECT project_id, 'live', 'room', hour - hour % 86400000, room, sum(participant_ms), sum(video_ms), 0, 0, sum(begun),

@@ -6,6 +6,7 @@ again the milliseconds it came from.
 """
 
 from collections.abc import Sequence
+from operator import add, sub
 from typing import NamedTuple
 
 MILLIONTHS = 1_000_000
@@ -33,7 +34,7 @@ class RunningSum:
 def shares(units: int, parts_ms: Sequence[int]) -> list[int]:
     """Cuts ``units`` in the proportion of ``parts_ms``; a part of 0 ms gets 0, and together they are ``units``."""
     total_ms = sum(parts_ms)
-    if total_ms <= 0:
+    if total_ms <= parts_ms[0]:
         return [units, *(0 for _ in parts_ms[1:])]
     shown, reached_ms, cut = [], 0, 0
     for part_ms in parts_ms:
@@ -54,7 +55,7 @@ class Amounts(NamedTuple):
     sessions: int = 0
 
     def plus(self, other: "Amounts") -> "Amounts":
-        return Amounts(*(a + b for a, b in zip(self, other, strict=True)))
+        return Amounts._make(map(add, self, other))
 
 
 class Shown(NamedTuple):
@@ -70,10 +71,10 @@ class Shown(NamedTuple):
     sessions: int = 0
 
     def plus(self, other: "Shown") -> "Shown":
-        return Shown(*(a + b for a, b in zip(self, other, strict=True)))
+        return Shown._make(map(add, self, other))
 
     def less(self, other: "Shown") -> "Shown":
-        return Shown(*(a - b for a, b in zip(self, other, strict=True)))
+        return Shown._make(map(sub, self, other))
 
 
 class Rounding:

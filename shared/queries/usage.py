@@ -36,16 +36,25 @@ async def lock_scopes(conn: Connection, scopes: Iterable[Scope]) -> None:
     )
 
 
+_ADDED = (
+    "DO UPDATE SET participant_ms = u.participant_ms + excluded.participant_ms, video_ms = u.video_ms + excluded.video_ms,"
+    " screen_share_ms = u.screen_share_ms + excluded.screen_share_ms, inferred_ms = u.inferred_ms + excluded.inferred_ms,"
+    " sessions = u.sessions + excluded.sessions"
+)
+
+
 async def add_usage(conn: Connection, changes: Mapping[RollupKey, Usage]) -> None:
-    """Adds differences (which may be negative) to the rollups."""
+    """Adds differences (which may be negative) to the rollups, by hour and by day. The scopes must be locked."""
     keys = sorted(changes)
     await conn.execute(
-        "INSERT INTO usage_hour AS u (project_id, mode, hour, kind, participant_ms, video_ms, screen_share_ms, inferred_ms,"
-        " sessions) SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[],"
-        " $7::bigint[], $8::bigint[], $9::bigint[]) ON CONFLICT (project_id, mode, hour, kind) DO UPDATE"
-        " SET participant_ms = u.participant_ms + excluded.participant_ms, video_ms = u.video_ms + excluded.video_ms,"
-        " screen_share_ms = u.screen_share_ms + excluded.screen_share_ms,"
-        " inferred_ms = u.inferred_ms + excluded.inferred_ms, sessions = u.sessions + excluded.sessions",
+        "WITH n AS (SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[],"
+        " $7::bigint[], $8::bigint[], $9::bigint[]) AS n (project_id, mode, hour, kind, participant_ms, video_ms,"
+        " screen_share_ms, inferred_ms, sessions)), by_day AS (INSERT INTO usage_day AS u (project_id, mode, day, kind,"
+        " participant_ms, video_ms, screen_share_ms, inferred_ms, sessions) SELECT project_id, mode, hour - hour % 86400000,"
+        " kind, sum(participant_ms), sum(video_ms), sum(screen_share_ms), sum(inferred_ms), sum(sessions) FROM n"
+        f" GROUP BY 1, 2, 3, 4 ON CONFLICT (project_id, mode, day, kind) {_ADDED})"
+        " INSERT INTO usage_hour AS u (project_id, mode, hour, kind, participant_ms, video_ms, screen_share_ms, inferred_ms,"
+        f" sessions) SELECT * FROM n ON CONFLICT (project_id, mode, hour, kind) {_ADDED}",
         [key.project_id for key in keys],
         [key.mode for key in keys],
         [key.hour for key in keys],

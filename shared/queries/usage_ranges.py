@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import asyncpg
 
-from shared.clock import DAY_MS
+from shared.clock import DAY_MS, HOUR_MS
 from shared.metering.peak import Stretch
 from shared.metering.usage import Usage
 from shared.postgres import Connection
@@ -35,14 +35,13 @@ async def ended_usage(
     conn: Connection, scope: Scope, from_ms: int, to_ms: int, unit_ms: int
 ) -> dict[tuple[int, str], Usage]:
     """Sums of the sessions that have ended, by (start of hour or day, kind)."""
+    table, start = ("usage_hour", "hour") if unit_ms == HOUR_MS else ("usage_day", "day")
     rows = await conn.fetch(
-        "SELECT hour - hour % $5 AS start, kind, sum(participant_ms)::bigint, sum(video_ms)::bigint,"
-        " sum(screen_share_ms)::bigint, sum(inferred_ms)::bigint, sum(sessions)::bigint FROM usage_hour"
-        " WHERE project_id = $1 AND mode = $2 AND hour >= $3 AND hour < $4 GROUP BY 1, 2",
+        f"SELECT {start}, kind, participant_ms, video_ms, screen_share_ms, inferred_ms, sessions FROM {table}"
+        f" WHERE project_id = $1 AND mode = $2 AND {start} >= $3 AND {start} < $4",
         *scope,
         from_ms,
         to_ms,
-        unit_ms,
     )
     return {(row[0], row[1]): Usage(*row[2:]) for row in rows}
 
