@@ -8,6 +8,7 @@ import uvicorn
 import uvloop
 
 from services.api.app import create_app
+from services.api.connections import GuardedProtocol
 from services.api.server import Drain, Server
 from shared import metrics
 from shared.errors import RelayError, SettingsInvalid
@@ -46,7 +47,7 @@ async def _serve(settings: Settings) -> int:
         create_app(settings, drain=drain),
         host=settings.host,
         port=settings.port,
-        http="httptools",
+        http=GuardedProtocol,
         lifespan="on",
         access_log=False,
         server_header=False,

@@ -149,6 +149,12 @@ CODES: Final[dict[str, Code]] = {
     "unsupported_media_type": Code(
         415, "The body is of a type that is not read here.", "send the body as `Content-Type: application/json`"
     ),
+    "request_timeout": Code(
+        408, "The request did not arrive in time; the connection is closed.", "the request did not arrive within 30 s"
+    ),
+    "headers_too_large": Code(
+        431, "The headers are too large; the connection is closed.", "the headers are larger than 65536 bytes"
+    ),
     # 429: too often
     "rate_limited": Code(
         429,

@@ -1,0 +1,100 @@
+"""Connections that ask for nothing, slowly. Uvicorn bounds how long a connection may idle between requests, and nothing else: a
+client that opens one and sends a byte a minute would hold it for ever, and headers have no end."""
+
+import asyncio
+from typing import Any, Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from services.api.hot_routes import new_request_id
+from services.api.problems import MEDIA_TYPE, TITLES, Problem
+from shared.logs import request_id
+
+# Seconds from the first byte (of a new connection: from its opening) to the end of the headers, and to the end of the body.
+HEADERS_TIMEOUT_S: Final = 10.0
+REQUEST_TIMEOUT_S: Final = 30.0
+# Bytes that may arrive before the headers are over, and after: more than any route takes, with room for the chunks' own. Beyond
+# it are bodies that were refused already, and trailers without end.
+HEADERS_LIMIT: Final = 64 * 1024
+REQUEST_LIMIT: Final = 4 * 1024 * 1024
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """Answers 408 to a request that does not arrive in time and 431 to one whose headers are too large, and hangs up.
+
+    One timer a connection, which looks now and then how old the request is that is being received: a timer for each request
+    would cost the hot paths more than all the rest of this."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # When what is being received began, in the loop's time; None while nothing is.
+        self._since: float | None = None
+        self._in_headers = True
+        self._bytes = 0
+        self._watch: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
+        super().connection_made(transport)
+        self._since = self.loop.time()
+        self._watch = self.loop.call_later(HEADERS_TIMEOUT_S, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._since is None and (self.cycle is None or self.cycle.response_complete):
+            # Perhaps only an empty line, which begins no request, and which ends uvicorn's wait for the next one all the same.
+            self._since = self.loop.time()
+        self._bytes += len(data)
+        super().data_received(data)
+        if self._bytes > HEADERS_LIMIT and self._in_headers:
+            self._refuse(Problem(431, "headers_too_large", f"the headers are larger than {HEADERS_LIMIT} bytes"))
+        elif self._bytes > REQUEST_LIMIT:
+            self.transport.close()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_headers = True
+        if self._since is None:
+            self._since = self.loop.time()
+
+    def on_headers_complete(self) -> None:
+        self._in_headers, self._bytes = False, 0
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._since, self._in_headers, self._bytes = None, True, 0
+
+    def _look(self) -> None:
+        if self.transport.is_closing():
+            return
+        due = HEADERS_TIMEOUT_S
+        if self._since is not None:
+            allowed = HEADERS_TIMEOUT_S if self._in_headers else REQUEST_TIMEOUT_S
+            due = self._since + allowed - self.loop.time()
+            if due <= 0:
+                self._refuse(Problem(408, "request_timeout", f"the request did not arrive within {allowed:.0f} s"))
+                return
+        self._watch = self.loop.call_later(due, self._look)
+
+    def _refuse(self, problem: Problem) -> None:
+        """Answers where no answer has begun, and hangs up."""
+        if self.transport.is_closing():
+            return
+        if self._may_answer():
+            request_id.set(new_request_id())
+            body = problem.body()
+            head = f"HTTP/1.1 {problem.status} {TITLES[problem.status]}\r\nconnection: close\r\n"
+            head += (
+                f"content-type: {MEDIA_TYPE}\r\nx-request-id: {request_id.get()}\r\ncontent-length: {len(body)}\r\n\r\n"
+            )
+            self.transport.write(head.encode() + body)
+        self.transport.close()
+
+    def _may_answer(self) -> bool:
+        if self._in_headers:  # the cycle is still that of the request before
+            return self.cycle is None or self.cycle.response_complete
+        return not self.cycle.response_started and not self.pipeline

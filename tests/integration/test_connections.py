@@ -1,0 +1,144 @@
+"""Clients that send slowly, too much or nothing, over plain sockets."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+import pytest
+import uvicorn
+
+from services.api import connections
+from services.api.app import create_app
+from services.api.connections import GuardedProtocol
+from shared.settings import Settings
+
+SOON_S = 10.0
+
+
+class Talk(NamedTuple):
+    """One connection."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def say(self, text: bytes) -> None:
+        self.writer.write(text)
+        await self.writer.drain()
+
+    async def all(self) -> bytes:
+        """What comes until the server hangs up."""
+        async with asyncio.timeout(SOON_S):
+            return await self.reader.read()
+
+    async def some(self, until: bytes) -> bytes:
+        async with asyncio.timeout(SOON_S):
+            return await self.reader.readuntil(until)
+
+
+@pytest.fixture
+async def port(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
+    monkeypatch.setattr(connections, "HEADERS_TIMEOUT_S", 0.4)
+    monkeypatch.setattr(connections, "REQUEST_TIMEOUT_S", 0.8)
+    config = uvicorn.Config(create_app(settings), port=0, log_level="warning", lifespan="on", http=GuardedProtocol)
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve())
+    async with asyncio.timeout(15):
+        while not server.started:
+            assert not task.done(), "the API did not start"
+            await asyncio.sleep(0.01)
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    await task
+
+
+@pytest.fixture
+async def conversation(port: int) -> AsyncIterator[Talk]:
+    opened = Talk(*await asyncio.open_connection("127.0.0.1", port))
+    yield opened
+    opened.writer.close()
+    await asyncio.gather(opened.writer.wait_closed(), return_exceptions=True)  # the server may have reset it
+
+
+async def trickle(conversation: Talk, text: bytes) -> None:
+    """A byte at a time, for ever: the server has to end it."""
+    try:
+        for byte in text:
+            await conversation.say(bytes([byte]))
+            await asyncio.sleep(0.02)
+    except OSError:
+        pass  # it hung up, as it should
+
+
+@pytest.mark.parametrize("said", [b"", b"\r\n", b"GET /heal", b"GET /healthz HTTP/1.1\r\nhost: relay\r\n"])
+async def test_headers_that_never_end(conversation: Talk, said: bytes) -> None:
+    await conversation.say(said)
+    answer = await conversation.all()
+    assert answer.startswith(b"HTTP/1.1 408 Request timeout\r\n")
+    assert b'"code":"request_timeout"' in answer
+    assert b"application/problem+json" in answer
+
+
+@pytest.mark.parametrize(
+    ("begin", "drops"),
+    [
+        (b"", b"GET /healthz HTTP/1.1\r\nx: " + b"a" * 10_000),
+        (b"POST /api/webhooks/livekit HTTP/1.1\r\nhost: relay\r\ncontent-length: 9000\r\n\r\n", b" " * 9000),
+    ],
+)
+async def test_headers_and_bodies_that_trickle(conversation: Talk, begin: bytes, drops: bytes) -> None:
+    await conversation.say(begin)
+    trickling = asyncio.create_task(trickle(conversation, drops))
+    answer = await conversation.all()
+    trickling.cancel()
+    await asyncio.gather(trickling, return_exceptions=True)
+    assert answer.startswith(b"HTTP/1.1 408")
+
+
+async def test_a_body_that_is_awaited_and_never_comes(conversation: Talk, caplog: pytest.LogCaptureFixture) -> None:
+    await conversation.say(b"POST /api/webhooks/livekit HTTP/1.1\r\nhost: relay\r\ncontent-length: 10\r\n\r\n{")
+    assert (await conversation.all()).startswith(b"HTTP/1.1 408")
+    assert "Traceback" not in caplog.text
+
+
+async def test_an_empty_line_between_requests_holds_nothing_open(conversation: Talk) -> None:
+    await conversation.say(b"GET /healthz HTTP/1.1\r\nhost: relay\r\n\r\n")
+    assert b" 200 OK" in await conversation.some(b'"ok"}')
+    await conversation.say(b"\r\n")
+    assert (await conversation.all()).startswith(b"HTTP/1.1 408")
+
+
+async def test_a_quiet_connection_between_requests_is_kept(conversation: Talk) -> None:
+    for _ in range(2):
+        await conversation.say(b"GET /healthz HTTP/1.1\r\nhost: relay\r\n\r\n")
+        await conversation.some(b'"ok"}')
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1.0):  # longer than either time-out
+                await conversation.reader.read(1)
+
+
+async def test_headers_without_end_are_cut_off(conversation: Talk) -> None:
+    await conversation.say(b"GET /healthz HTTP/1.1\r\n" + b"x-filler: " + b"a" * 70_000)
+    answer = await conversation.all()
+    assert answer.startswith(b"HTTP/1.1 431")
+    assert b"headers_too_large" in answer
+
+
+async def test_a_large_body_behind_small_headers_is_no_large_header(conversation: Talk) -> None:
+    body = b"x" * 300_000
+    await conversation.say(
+        b"POST /api/webhooks/livekit HTTP/1.1\r\nhost: r\r\nconnection: close\r\ncontent-length: 300000\r\n\r\n" + body
+    )
+    assert b"missing_signature" in await conversation.all()
+
+
+async def test_a_body_without_end_is_cut_off(conversation: Talk) -> None:
+    await conversation.say(b"POST /api/webhooks/livekit HTTP/1.1\r\nhost: relay\r\ntransfer-encoding: chunked\r\n\r\n")
+    sent = 0
+    try:
+        async with asyncio.timeout(SOON_S):
+            while sent < 100 * connections.REQUEST_LIMIT:
+                await conversation.say(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+                sent += 65536
+    except OSError:
+        pass
+    assert sent < 20 * connections.REQUEST_LIMIT
