@@ -17,7 +17,7 @@ from services.worker.fold import fold_batch
 from services.worker.periodic import Context
 from shared import metrics
 from shared.clock import Clock
-from shared.errors import LiveKitError, RoomNotFound
+from shared.errors import LiveKitError, LiveKitTimedOut, LiveKitUnreachable, RoomNotFound
 from shared.event_stream import partition_of
 from shared.ids import parse_livekit_room
 from shared.livekit.listing import egress_info, ingress_info, participant_info, room_info
@@ -206,6 +206,10 @@ async def _fold(conn: Connection, clock: Clock, events: Iterable[LiveKitEvent]) 
         await fold_batch(conn, partition, batch)
 
 
+class _TimeOver(LiveKitError):
+    """A question that was not asked any more."""
+
+
 class _Asking:
     """Questions to LiveKit, so many at once, until the time for asking is over."""
 
@@ -220,7 +224,7 @@ class _Asking:
     async def _one(self, question: Callable[[], Awaitable[T]]) -> T | LiveKitError:
         async with self._turn:
             if time.monotonic() > self._until:
-                return LiveKitError("the time for asking was over")
+                return _TimeOver("the time for asking was over")
             try:
                 return await question()
             except LiveKitError as error:
@@ -254,8 +258,8 @@ async def _list_runs(
 async def _prove(
     service: RoomService, clock: Clock, asking: _Asking, questions: list[Question]
 ) -> dict[str, tuple[Verdict, Proof | None]]:
-    """Asks the nodes. Where a node does not answer for a participant, its room is asked for, once: if that is served, the
-    participant is gone; if not, nothing is known. A LiveKit that cannot be asked like this leaves the listing believed."""
+    """Asks the nodes. Where none answers for a participant, its room is asked for, once: if that is served, the participant is
+    gone; if not, nothing is known. A LiveKit that does not know the question leaves the listing believed."""
     by_room: defaultdict[str, list[Question]] = defaultdict(list)
     for question in questions:
         by_room[question.room].append(question)
@@ -279,7 +283,8 @@ async def _prove(
     for room, answer in zip(rooms, await asking.all([_bound(prove_room, i) for i in range(len(rooms))]), strict=True):
         if isinstance(answer, LiveKitError):
             log.warning("reconcile: participants of a room cannot be proven: %s", answer)
-            verdicts.update({question.sid: ("here", None) for question in by_room[room]})
+            unasked = isinstance(answer, LiveKitUnreachable | LiveKitTimedOut | _TimeOver)
+            verdicts.update({question.sid: ("unknown" if unasked else "here", None) for question in by_room[room]})
         else:
             verdicts.update(answer)
     return verdicts

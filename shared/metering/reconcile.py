@@ -9,7 +9,8 @@ through the same fold as LiveKit's: the kept events then prove every minute. Thr
   old connection's end deletes the entry that is by then the new one's).
 - Who is listed need not be there: LiveKit keeps its list in Redis without an end, and a crash leaves everyone in it
   (pkg/service/redisstore.go). So a listing is believed for ``PROVE_AFTER_MS`` after the last real sign of life; then the
-  node that serves the participant has to answer for it (``to_prove``).
+  node that serves the participant has to answer for it (``to_prove``). One for whom no node answers is not confirmed, and
+  after two such questions ends at the last real sign of life.
 """
 
 from collections.abc import Iterable, Mapping
@@ -31,8 +32,8 @@ PROVE_AFTER_MS = 300_000
 # Questions to nodes in one pass; the rest is believed until the next.
 PROOFS_A_PASS = 2000
 
-# What a node said of a participant that is listed: served there; not served although the room is; no answer, which says
-# nothing.
+# What became of asking for a participant that is listed: its node answered for it; a node has the room and not the
+# participant; nobody answered for either, which alone says little and after ``PROVE_AFTER_MS`` of it enough.
 Verdict = Literal["here", "gone", "unknown"]
 
 
@@ -112,7 +113,7 @@ def to_prove(
             if listing.started_ms - alive_ms <= PROVE_AFTER_MS and not (entry and entry.ended_by):
                 continue
             asked_ms = proof.asked_ms if proof is not None else 0
-            # One that was missed is asked again at once: the second poll decides.
+            # One that was missed is asked again in every pass: these decide.
             asked_lately = asked_ms > alive_ms and listing.started_ms - asked_ms < PROVE_AFTER_MS
             if asked_lately and (sid, "") not in absences:
                 unknown[sid] = "unknown"
@@ -186,18 +187,18 @@ def _judge_open(
     person = room.people.get(sid) if room is not None and room.people is not None else None
     verdict = verdicts.get(sid, "here")
     start_ms = start_of(entry.session)
-    if person is not None and person.state != "DISCONNECTED" and verdict != "gone":
-        if verdict == "here" and room is not None:
-            found.confirmed[sid] = asked_ms
-            _judge_tracks(found, listing, room, person, entry, absences)
+    if room is not None and person is not None and person.state != "DISCONNECTED" and verdict == "here":
+        found.confirmed[sid] = asked_ms
+        _judge_tracks(found, listing, room, person, entry, absences)
         return
     if start_ms is None or start_ms >= listing.started_ms:
         return
     seen_ms = entry.confirmed_ms
-    if person is not None:  # listed, and its node says it is not there: the listing was no confirmation
+    if person is not None:  # listed, and nobody has it: the listing was no confirmation
         seen_ms = last_life(person, entry, proofs.get(sid))
     absence = absences.get((sid, "")) or Absence(asked_ms, seen_ms)
-    if asked_ms - absence.since_ms < GRACE_MS:
+    wait_ms = PROVE_AFTER_MS if verdict == "unknown" else GRACE_MS
+    if asked_ms - absence.since_ms < wait_ms:
         found.absences[sid, ""] = absence
         return
     found.events.append(gone_event(GONE, entry.session, room_name, absence))

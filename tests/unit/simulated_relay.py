@@ -1,0 +1,112 @@
+"""Relay's fold and its reconciliation, in memory and without a clock: the pure parts put together as the worker does it."""
+
+import json
+from collections.abc import Iterable, Mapping
+from random import Random
+
+import msgspec
+
+from shared.errors import UnfoldableEvent
+from shared.metering.observe import GONE, observe
+from shared.metering.reconcile import Absence, Known, Listing, Proof, RoomListing, Verdict, decide, gone_event, to_prove
+from shared.metering.state import Room, Session, merge_room, merge_session, succession
+from shared.metering.usage import interval_of, is_metered
+from shared.models.livekit_event import decode_event
+from tests.unit.simulated_livekit import Event, SimulatedLiveKit
+
+RECEIVED_MS = 1 << 61
+
+
+class SimulatedRelay:
+    """``kept``: every event folded, its own included, as the bodies that the event table holds."""
+
+    def __init__(self, livekit: SimulatedLiveKit) -> None:
+        self._livekit = livekit
+        self.sessions: dict[str, Session] = {}
+        self.rooms: dict[str, Room] = {}
+        self.confirmed: dict[str, int] = {}
+        self.kept: list[bytes] = []
+        self._absences: dict[tuple[str, str], Absence] = {}
+        self._proofs: dict[str, Proof] = {}
+        self.polled: list[int] = []
+
+    def receive(self, event: Event) -> None:
+        self.fold([json.dumps(event).encode()])
+
+    def fold(self, bodies: Iterable[bytes]) -> None:
+        for body in bodies:
+            try:
+                seen = observe(decode_event(body), RECEIVED_MS)
+            except UnfoldableEvent:
+                continue
+            self.kept.append(body)
+            if seen.session is not None:
+                known = self.sessions.get(seen.session.sid)
+                merged = seen.session if known is None else merge_session(known, seen.session)
+                self.sessions[seen.session.sid] = merged
+            if seen.room is not None:
+                known_room = self.rooms.get(seen.room.sid)
+                self.rooms[seen.room.sid] = seen.room if known_room is None else merge_room(known_room, seen.room)
+                self._succeed()
+
+    def _succeed(self) -> None:
+        for told in succession(self.rooms.values()):
+            if self.rooms[told.sid].superseded_ms == told.superseded_ms or told.superseded_ms is None:
+                continue
+            sightings = [
+                gone_event(GONE, session, self.rooms[told.sid].name or "", Absence(told.superseded_ms, confirmed_ms))
+                for sid, session in self.sessions.items()
+                if session.room_sid == told.sid
+                and self._ended_by(session) is None
+                and (confirmed_ms := self.confirmed.get(sid)) is not None
+            ]
+            self.rooms[told.sid] = merge_room(self.rooms[told.sid], told)
+            self.fold(map(msgspec.json.encode, sightings))
+
+    def room_of(self, session: Session) -> Room | None:
+        return self.rooms.get(session.room_sid or "")
+
+    def _ended_by(self, session: Session) -> str | None:
+        """As stored: one that is never metered counts as ended."""
+        interval = interval_of(session, self.room_of(session)) if is_metered(session) else None
+        return "aborted" if interval is None else interval.ended_by
+
+    def poll(self, at_ms: int, failing: Mapping[str, bool]) -> None:
+        """One pass; the participants of ``failing`` rooms cannot be listed."""
+        answered = self._livekit.listing(at_ms)
+        if answered is None:
+            return
+        self.polled.append(at_ms)
+        rooms = {
+            name: RoomListing(room.info, room.asked_ms, None if failing.get(name) else room.people)
+            for name, room in answered.rooms.items()
+        }
+        listing = Listing(at_ms, rooms)
+        listed = {sid for room in rooms.values() for sid in (room.people or {})}
+        known: dict[str, Known] = {}
+        for sid, session in self.sessions.items():
+            ended_by = self._ended_by(session)
+            if session.project_id is not None and (ended_by is None or sid in listed):
+                known[sid] = Known(session, self.confirmed.get(sid), ended_by)  # type: ignore[arg-type]  # a str, not the Literal
+        questions, verdicts = to_prove(listing, known, self._proofs, self._absences)
+        for question in questions:
+            here = self._livekit.serves_participant(question.sid, at_ms)
+            there = here or self._livekit.serves_room(question.room, at_ms)
+            verdict: Verdict = "here" if here else "gone" if there else "unknown"
+            verdicts[question.sid] = verdict
+            before = self._proofs.get(question.sid)
+            answered_ms = at_ms if here else before.answered_ms if before else None
+            self._proofs[question.sid] = Proof(at_ms, answered_ms)
+        found = decide(listing, known, self._absences, verdicts, self._proofs)
+        self.fold(map(msgspec.json.encode, found.events))
+        self.confirmed.update(found.confirmed)
+        self._absences = found.absences
+
+
+def refold(livekit: SimulatedLiveKit, kept: list[bytes], rng: Random) -> SimulatedRelay:
+    """Another Relay that is told the same events in any order, some of them twice."""
+    sent = kept + rng.sample(kept, len(kept) // 4)
+    rng.shuffle(sent)
+    other = SimulatedRelay(livekit)
+    other.fold(sent)
+    return other
