@@ -1,7 +1,6 @@
 """Applies the migrations, whichever process comes first, while the others wait."""
 
 import time
-from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import psycopg
@@ -10,9 +9,9 @@ from yoyo import get_backend, read_migrations
 
 from shared.errors import RelayError
 from shared.queries import migrations as queries
+from shared.schema import MIGRATIONS
 from shared.settings import DatabaseUrl
 
-MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 _WAIT_S = 120.0
 _POLL_S = 0.2
 
@@ -56,16 +55,6 @@ def migrate(database: DatabaseUrl) -> list[str]:
         finally:
             backend.connection.close()
         return applied
-
-
-def known_migrations() -> list[str]:
-    """The ids of all migrations this code knows, oldest first."""
-    return sorted(path.name.removesuffix(".sql") for path in MIGRATIONS.glob("*.sql") if ".rollback." not in path.name)
-
-
-def latest_migration() -> str:
-    """The id of the newest migration this code knows."""
-    return known_migrations()[-1]
 
 
 def rollback_all(database: DatabaseUrl) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import sys
 
-import psycopg
 import uvicorn
 import uvloop
 
@@ -13,7 +12,7 @@ from services.api.server import Drain, Server
 from shared import metrics
 from shared.errors import RelayError, SettingsInvalid
 from shared.logs import set_up_logging
-from shared.migrate import migrate
+from shared.schema import ensure_migrated
 from shared.settings import Settings, load_settings
 from shared.version import VERSION
 
@@ -27,15 +26,12 @@ def run() -> int:
         settings = load_settings()
         set_up_logging(settings.log_format, settings.log_level)
         metrics.describe_build("api", VERSION)
-        migrate(settings.database)
+        ensure_migrated(settings.database)
     except SettingsInvalid as error:
         sys.stderr.write("".join(f"relay api: {line}\n" for line in error.lines))
         return 2
     except RelayError as error:
         sys.stderr.write(f"relay api: {error}\n")
-        return 1
-    except psycopg.OperationalError:
-        sys.stderr.write("relay api: cannot reach Postgres at DATABASE_URL\n")
         return 1
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(settings))

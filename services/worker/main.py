@@ -8,7 +8,6 @@ import threading
 from contextlib import ExitStack
 
 import dramatiq
-import psycopg
 from dramatiq.middleware import MiddlewareError
 
 from services.worker.actors import register_actors
@@ -17,7 +16,7 @@ from services.worker.probe import probe
 from shared import metrics
 from shared.errors import RelayError, SettingsInvalid
 from shared.logs import set_up_logging
-from shared.migrate import migrate
+from shared.schema import ensure_migrated
 from shared.settings import load_settings
 from shared.version import VERSION
 
@@ -39,15 +38,12 @@ def run() -> int:
         settings = load_settings()
         set_up_logging(settings.log_format, settings.log_level)
         metrics.describe_build("worker", VERSION)
-        migrate(settings.database)
+        ensure_migrated(settings.database)
     except SettingsInvalid as error:
         sys.stderr.write("".join(f"relay worker: {line}\n" for line in error.lines))
         return 2
     except RelayError as error:
         sys.stderr.write(f"relay worker: {error}\n")
-        return 1
-    except psycopg.OperationalError:
-        sys.stderr.write("relay worker: cannot reach Postgres at DATABASE_URL\n")
         return 1
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,11 +1,12 @@
 """Locks and facts about the state of the schema."""
 
 from collections.abc import Sequence
-from typing import Any
-
-import psycopg
+from typing import TYPE_CHECKING, Any
 
 from shared.postgres import Connection
+
+if TYPE_CHECKING:  # a driver that only migrating needs
+    import psycopg
 
 
 def try_migration_lock(conn: "psycopg.Connection[tuple[Any, ...]]", schema: str) -> bool:

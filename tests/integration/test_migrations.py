@@ -7,9 +7,10 @@ import msgspec
 import psycopg
 import pytest
 
-from shared.migrate import latest_migration, migrate, rollback_all
+from shared.migrate import migrate, rollback_all
 from shared.postgres import connect
 from shared.queries.migrations import is_applied
+from shared.schema import latest_migration
 from shared.settings import DatabaseUrl, parse_database_url
 
 

@@ -11,10 +11,10 @@ from litestar.di import NamedDependency
 from services.api.context import Context
 from services.api.openapi import described
 from shared import event_stream
-from shared.migrate import known_migrations
 from shared.models.wire import Wire
 from shared.postgres import UNAVAILABLE, Pool
 from shared.queries.migrations import missing_migrations
+from shared.schema import known_migrations
 
 CHECK_TIMEOUT_S = 2.0
 

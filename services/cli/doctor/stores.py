@@ -9,10 +9,10 @@ from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from services.cli.doctor.finding import Finding
 from shared import event_stream
 from shared.doorbell import create_broker, dead_messages
-from shared.migrate import known_migrations
 from shared.postgres import UNAVAILABLE, Connection, connect
 from shared.queries import operations as queries
 from shared.queries.migrations import missing_migrations
+from shared.schema import known_migrations
 from shared.settings import Settings
 
 OLDEST_POSTGRES = 15
