@@ -119,6 +119,13 @@ def _parser() -> argparse.ArgumentParser:
         "ids", nargs="+", type=_bounded(int, 1, _LARGEST_ID), metavar="ID", help="see `relay events set-aside`"
     )
 
+    data = commands.add_parser("data", help="personal data").add_subparsers(required=True, metavar="…")
+    erase = _command(
+        data, "erase", _data_erase, "take one identity out of everything stored, totals unchanged", json=True
+    )
+    erase.add_argument("--project", required=True, metavar="ID", help="see `relay projects list`")
+    erase.add_argument("--identity", required=True, help="as the tokens named it")
+
     doctor = _command(
         commands, "doctor", _doctor, "check the configuration and what runs, and say what to do", json=True
     )
@@ -341,6 +348,17 @@ def _events(what: str) -> Any:
         return int(getattr(events, f"run_{what}")(arguments, _database(arguments)))
 
     return run
+
+
+def _data_erase(arguments: argparse.Namespace) -> int:
+    from services.cli.erase import erase, printed
+
+    erased = asyncio.run(erase(_database(arguments), arguments.project, arguments.identity))
+    if arguments.json:
+        _print(erased)
+    else:
+        print(printed(erased))
+    return 0
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -1,0 +1,151 @@
+"""One identity's data erased: nothing of it is left, and every total is what it was."""
+
+import time
+from typing import Any
+
+import asyncpg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.cli.projects import create_project
+from services.worker.fold import fold_batch
+from shared.erasure import PSEUDONYM_PREFIX, IdentityConnected, erase_identity, without_person
+from shared.ids import livekit_room
+from shared.metering.state import Session, merge_session
+from shared.postgres import Pool
+from shared.queries import events as event_queries
+from shared.queries.events import Received
+from shared.settings import Settings
+from tests.integration.test_volume import metered, traffic_for
+from tests.livekit_bodies import body
+
+PERSON = b"Ada Lovelace, ada@example.com"
+
+
+async def totals(pool: Pool, owners: list[tuple[str, str]]) -> Any:
+    async with pool.acquire() as conn:
+        groups = await conn.fetch(
+            "SELECT dimension, day, count(*), sum(participant_ms), sum(video_ms), sum(sessions) FROM usage_group"
+            " GROUP BY 1, 2 ORDER BY 1, 2"
+        )
+        names = await conn.fetch("SELECT * FROM usage_group_count ORDER BY 1, 2, 3, 4")
+        distinct = await conn.fetchrow(
+            "SELECT count(DISTINCT (project_id, identity)), count(*), count(DISTINCT id) FROM event"
+        )
+    return await metered(pool, owners), list(map(tuple, groups)), list(map(tuple, names)), tuple(distinct or ())
+
+
+async def folded(pool: Pool, bodies: list[bytes]) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    async with pool.acquire() as conn, event_queries.partition_reader(conn, 0):
+        await fold_batch(conn, 0, [Received(now_ms, each) for each in bodies])
+
+
+async def test_totals_stay_and_the_person_goes(settings: Settings, pool: Pool) -> None:
+    owners = [((await create_project(settings.database, name)).project_id, name) for name in ("one", "two")]
+    traffic = traffic_for(owners, time.time_ns() // 1_000_000, "--events", "600", "--rooms", "6", "--people", "5")
+    await folded(pool, [event.body.replace(b'"name":"Ada"', b'"name":"' + PERSON + b'"') for event in traffic.events])
+    before, project_id = await totals(pool, owners), owners[0][0]
+    async with pool.acquire() as conn, conn.transaction():
+        erased = await erase_identity(conn, project_id, "ada")
+    assert erased.sessions > 0
+    assert erased.events > erased.sessions
+    assert await totals(pool, owners) == before
+    async with pool.acquire() as conn:
+        assert (
+            await conn.fetchval("SELECT count(*) FROM event WHERE identity = 'ada' AND project_id = $1", project_id)
+            == 0
+        )
+        for row in await conn.fetch("SELECT body FROM event WHERE project_id = $1", project_id):
+            assert b'"ada"' not in row["body"]
+            assert PERSON not in row["body"]
+        # Somebody else's Ada is somebody else.
+        assert await conn.fetchval(
+            "SELECT count(*) FROM session WHERE identity = 'ada' AND project_id = $1", owners[1][0]
+        )
+        assert (
+            await conn.fetchval("SELECT count(*) FROM session WHERE identity = $1", erased.pseudonym) == erased.sessions
+        )
+        assert await conn.fetchval("SELECT count(*) FROM usage_group WHERE name = $1", erased.pseudonym)
+
+
+async def test_a_late_event_of_an_erased_session_does_not_bring_it_back(pool: Pool, settings: Settings) -> None:
+    project_id = (await create_project(settings.database, "one")).project_id
+    room = {"sid": "RM_1", "name": livekit_room(project_id, "live", "lobby")}
+    at_s = time.time_ns() // 1_000_000_000 - 600
+    who = {"sid": "PA_1", "identity": "zoe", "name": "Zoe", "joinedAtMs": str(at_s * 1000)}
+    joined = body("participant_joined", "EV_1", at_s, room=room, participant=who)
+    left = body("participant_left", "EV_2", at_s + 60, room=room, participant=who)
+    await folded(pool, [joined])
+    async with pool.acquire() as conn, conn.transaction():
+        with pytest.raises(IdentityConnected, match="1 open sessions"):
+            await erase_identity(conn, project_id, "zoe")
+    await folded(pool, [left])
+    async with pool.acquire() as conn, conn.transaction():
+        erased = await erase_identity(conn, project_id, "zoe")
+    late = body(
+        "track_published", "EV_3", at_s + 30, room=room, participant=who, track={"sid": "TR_1", "type": "VIDEO"}
+    )
+    await folded(pool, [late, left])
+    async with pool.acquire() as conn:
+        assert await conn.fetchval("SELECT identity FROM session") == erased.pseudonym
+
+
+async def test_what_was_set_aside_is_looked_through_too(pool: Pool, settings: Settings) -> None:
+    project_id = (await create_project(settings.database, "one")).project_id
+    name = livekit_room(project_id, "live", "lobby").encode()
+    bodies = (
+        b'{"room":{"name":"%s"},"participant":{"identity":"eve","metadata":"her life"}}' % name,
+        b'{"room":{"name":"%s"},"participant":{"identity":"eve"' % name,
+        b'{"room":{"name":"elsewhere"},"participant":{"identity":"eve"}}',
+    )
+    async with pool.acquire() as conn, conn.transaction():
+        for each in bodies:
+            await event_queries.set_aside(conn, Received(0, each), "not_an_event", "")
+        assert (await erase_identity(conn, project_id, "eve")).set_aside == 2
+        left = [row["body"] for row in await conn.fetch("SELECT body FROM set_aside_event ORDER BY id")]
+    assert len(left) == 2
+    assert b"eve" not in left[0]
+    assert b"her life" not in left[0]
+    assert left[1] == bodies[2]
+
+
+async def test_erasing_nobody_changes_nothing(pool: Pool, settings: Settings) -> None:
+    project_id = (await create_project(settings.database, "one")).project_id
+    async with pool.acquire() as conn, conn.transaction():
+        erased = await erase_identity(conn, project_id, "nobody")
+    assert (erased.sessions, erased.events, erased.set_aside) == (0, 0, 0)
+
+
+async def test_it_happens_all_at_once(pool: Pool, settings: Settings) -> None:
+    """A pseudonym is random: half an erasure would leave two of them."""
+    project_id = (await create_project(settings.database, "one")).project_id
+    async with pool.acquire() as conn:
+        await conn.execute("ALTER TABLE usage_group RENAME TO elsewhere")
+        with pytest.raises(asyncpg.UndefinedTableError):
+            async with conn.transaction():
+                await erase_identity(conn, project_id, "ada")
+
+
+names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+
+
+@given(names, names)
+def test_the_pseudonym_outlives_every_plain_identity(identity: str, other: str) -> None:
+    if identity > "~" or other > "~":  # beyond ASCII a name may still be greater
+        return
+    erased = Session(sid="PA_1", identity=PSEUDONYM_PREFIX + "0")
+    assert merge_session(erased, Session(sid="PA_1", identity=identity)).identity == erased.identity
+
+
+def test_only_what_is_the_person_s_goes() -> None:
+    given_body = (
+        b'{"event":"egress_ended","egressInfo":{"participant":{"identity":"ann","name":"Ann"},"roomName":"r","error":"ann"},'
+        b'"participant":{"identity":"bob","name":"Bob"},"new":[{"participantIdentity":"ann","participantName":"Ann"}]}'
+    )
+    assert without_person(given_body, "ann", "~x") == (
+        b'{"event":"egress_ended","egressInfo":{"participant":{"identity":"~x"},"roomName":"r","error":"ann"},'
+        b'"participant":{"identity":"bob","name":"Bob"},"new":[{"participantIdentity":"~x"}]}'
+    )
+    assert without_person(b"\xff", "ann", "~x") is None
