@@ -9,7 +9,9 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from litestar.types import ASGIApp, Message, Receive, Send
+from litestar import Litestar
+from litestar.routes import HTTPRoute
+from litestar.types import Message, Receive, Send
 
 from services.api.gate import ANSWER_HEADERS
 from services.api.problems import MEDIA_TYPE, PayloadTooLarge, Problem, problem_of
@@ -65,8 +67,13 @@ class HotRoutes:
     The framework knows the same paths (``routes/``): that is where they are described, and where other methods are refused.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: Litestar) -> None:
         self._app = app
+        self._methods = {
+            route.path_format: ", ".join(sorted(route.methods)).encode()
+            for route in app.routes
+            if isinstance(route, HTTPRoute)
+        }
         self._routes: dict[str, tuple[Handler, int]] = {}
 
     def post(self, path: str, handler: Handler, body_limit: int) -> None:
@@ -108,6 +115,10 @@ class HotRoutes:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = list(message["headers"])
+                if scope["method"] == "OPTIONS" and scope.get("path_template") in self._methods:
+                    # Litestar's own answer lists only the methods that were there when it made this address.
+                    headers = [header for header in headers if header[0].lower() != b"allow"]
+                    headers.append((b"allow", self._methods[scope["path_template"]]))
                 given = {name.lower() for name, _ in headers}
                 further = (*shared, *scope.get(ANSWER_HEADERS, ()))
                 message["headers"] = [*headers, *(header for header in further if header[0] not in given)]

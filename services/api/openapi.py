@@ -25,6 +25,7 @@ from litestar.typing import FieldDefinition
 
 from services.api.problem_codes import CODES
 from services.api.problems import MEDIA_TYPE, TITLES, ProblemDetails
+from services.api.requests import never_null
 
 _REF = "#/components/schemas/{name}"
 _KEY_ERRORS = (
@@ -59,6 +60,7 @@ def described(
     answers: Any = None,
     answer_example: Any = None,
     also_statuses: Sequence[int] = (),
+    at_least_one: bool = False,
     takes: str = "application/json",
     also_answers: dict[str, str] | None = None,
     answer_headers: dict[str, str] | None = None,
@@ -66,7 +68,8 @@ def described(
 ) -> dict[str, Any]:
     """What a signature cannot say of a route, for its ``opt``.
 
-    ``errors``: codes beyond those that every route of its kind can give. ``example``: of the request. ``answers``: the type
+    ``errors``: codes beyond those that every route of its kind can give. ``example``: of the request. ``at_least_one``:
+    field must be in it. ``answers``: the type
     of the answer, where the handler encodes it itself. ``also_statuses``:
     further statuses with the same answer. ``also_answers``: further media types of it, each with an example.
     ``answer_headers``: name to description. ``request_headers``: name to OpenAPI parameter fields (``description``,
@@ -82,6 +85,7 @@ def described(
             "answers": answers,
             "answer_example": answer_example,
             "also_statuses": tuple(also_statuses),
+            "at_least_one": at_least_one,
             "takes": takes,
             "also_answers": also_answers or {},
             "answer_headers": answer_headers or {},
@@ -110,6 +114,9 @@ def build_document(handlers: Iterable[ControllerRouterHandler], dependencies: An
     schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
     for operation, handler in operations:
         _refine(operation, handler, {id(kind): schema for kind, schema in zip(types, schemas, strict=True)})
+    for _, handler in operations:
+        if _said_of(handler)["at_least_one"]:
+            components[handler.parsed_fn_signature.parameters["data"].annotation.__name__]["minProperties"] = 1
     document["components"]["schemas"] = {
         name: _finished(_always_there(schema)) for name, schema in sorted(components.items())
     }
@@ -148,15 +155,19 @@ def _config(api_url: str) -> OpenAPIConfig:
     )
 
 
+def _said_of(handler: HTTPRouteHandler) -> dict[str, Any]:
+    said: dict[str, Any] = handler.opt.get("described") or described()["described"]
+    return said
+
+
 def _body_type(handler: HTTPRouteHandler) -> Any:
     field = handler.parsed_fn_signature.parameters.get("data")
     return None if field is None else field.raw
 
 
 def _answer_type(handler: HTTPRouteHandler) -> Any:
-    said = handler.opt.get("described")
-    if said is not None and said["answers"] is not None:
-        return said["answers"]
+    if (answers := _said_of(handler)["answers"]) is not None:
+        return answers
     field: FieldDefinition = handler.parsed_fn_signature.return_type
     if field.is_subclass_of(Response):
         field = field.inner_types[0]
@@ -165,7 +176,7 @@ def _answer_type(handler: HTTPRouteHandler) -> Any:
 
 def _refine(operation: dict[str, Any], handler: HTTPRouteHandler, schema_of: dict[int, Any]) -> None:
     """Puts in place what Litestar cannot know: exact schemas, error answers, headers, examples."""
-    said = handler.opt.get("described") or described()["described"]
+    said = _said_of(handler)
     operation.pop("deprecated", None)
     _refine_parameters(operation, handler, said)
     body = _body_type(handler)
@@ -212,8 +223,7 @@ def _refine_parameters(operation: dict[str, Any], handler: HTTPRouteHandler, sai
             parameter.pop(noise, None)
         schema = parameter["schema"]
         if parameter["name"] in raw:
-            # A parameter is there or not; it is never null.
-            exact = _without_null(_finished(msgspec.json.schema(raw[parameter["name"]])))
+            exact = _finished(msgspec.json.schema(never_null(raw[parameter["name"]])))
             kept = {key: schema[key] for key in _OF_A_PARAMETER if schema.get(key) is not None}
             schema = {**kept, **exact}
         parameter["schema"] = schema
@@ -221,13 +231,6 @@ def _refine_parameters(operation: dict[str, Any], handler: HTTPRouteHandler, sai
             parameter["description"] = schema.pop("description")
     for name, fields in said["request_headers"].items():
         operation.setdefault("parameters", []).append({"name": name, "in": "header", "required": False, **fields})
-
-
-def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    sides = [side for side in schema.get("anyOf", ()) if side != {"type": "null"}]
-    if len(sides) != 1:
-        return schema
-    return {**{key: value for key, value in schema.items() if key != "anyOf"}, **sides[0]}
 
 
 def _headers(further: dict[str, str]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ So a handler declares what it takes and nothing else::
 The key is checked first, then the names in the query, then the body: whoever has no key learns nothing of the rest.
 """
 
-from typing import Any, NamedTuple
+from types import UnionType
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -61,7 +62,7 @@ async def require_secret_key(connection: ASGIConnection[Any, Any, Any, Any], _ha
     connection.scope["relay_key"] = await gate.admit(connection.scope)  # type: ignore[typeddict-unknown-key]  # a scope may carry an application's own keys
 
 
-async def provide_key(request: JsonRequest) -> KeyRecord:
+async def provide_key(request: Request[Any, Any, Any]) -> KeyRecord:
     """The dependency ``key`` of handlers behind ``require_secret_key``."""
     key: KeyRecord = request.scope["relay_key"]  # type: ignore[typeddict-item]  # as above
     return key
@@ -88,10 +89,20 @@ def _parameters_of(handler: HTTPRouteHandler, model: Any) -> _Parameters:
         fields |= dependency.parsed_fn_signature.parameters
     return _Parameters(
         *(
-            {parameter.field_alias: fields[parameter.field_name].raw for parameter in parameters}
+            {parameter.field_alias: never_null(fields[parameter.field_name].raw) for parameter in parameters}
             for parameters in (model.expected_query_params, model.expected_path_params)
         )
     )
+
+
+def never_null(kind: Any) -> Any:
+    """Without the None that stands for "not given": ``?limit=null`` is no number."""
+    sides = get_args(kind)
+    if get_origin(kind) is Annotated:
+        return Annotated[(never_null(sides[0]), *sides[1:])]
+    if get_origin(kind) in (Union, UnionType):
+        return Union[tuple(side for side in sides if side is not type(None))]  # noqa: UP007  # its sides are known at run time only
+    return kind
 
 
 async def check_parameters(request: Request[Any, Any, Any]) -> None:
@@ -118,8 +129,7 @@ def _check(name: str, value: Any, kind: Any) -> None:
     try:
         msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError as error:
-        schema = msgspec.json.schema(kind)
-        choices = [choice for side in schema.get("anyOf", [schema]) for choice in side.get("enum", ())]
+        choices = msgspec.json.schema(kind).get("enum", ())
         detail = f"{name} must be one of {', '.join(choices)}" if choices else in_words(name, str(error))
         raise InvalidRequest(detail, name) from None
 

@@ -108,7 +108,10 @@ async def test_ttl_is_capped(api: httpx.AsyncClient, project: CreatedProject) ->
         ({"grants": {"canPublishSources": ["webcam"]}}, "grants.canPublishSources[0]", "invalid_request"),
         ({"grants": {"roomAdmin": True}}, "grants.roomAdmin", "unknown_field"),
         ({"Room": "x"}, "Room", "unknown_field"),
-        ({"roomConfig": {"nonsense": 1}}, "roomConfig", "invalid_request"),
+        ({"roomConfig": {"nonsense": 1}}, "roomConfig.nonsense", "unknown_field"),
+        ({"roomConfig": {"maxParticipants": -1}}, "roomConfig.maxParticipants", "invalid_request"),
+        ({"roomConfig": {"agents": [{"agentName": 7}]}}, "roomConfig.agents[0].agentName", "invalid_request"),
+        ({"roomConfig": {"egress": {"nonsense": 1}}}, "roomConfig.egress", "invalid_request"),
         (
             {"roomConfig": {"egress": {"room": {"fileOutputs": [{"s3": {"secret": "s"}}]}}}},
             "roomConfig.egress.room.fileOutputs.s3.secret",

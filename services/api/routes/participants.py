@@ -53,7 +53,9 @@ class ParticipantsController(Controller):
         operation_id="updateParticipant",
         summary="Change a participant",
         opt=described(
-            errors=(*OF_PARTICIPANT, "livekit_conflict"), example={"name": "Ada", "permission": {"canPublish": False}}
+            errors=(*OF_PARTICIPANT, "livekit_conflict"),
+            at_least_one=True,
+            example={"name": "Ada", "permission": {"canPublish": False}},
         ),
     )
     async def update_participant(

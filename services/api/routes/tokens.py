@@ -21,6 +21,7 @@ from shared.ids import livekit_room
 from shared.livekit.access_token import TokenSigner
 from shared.models.names import Identity, RoomName, Timestamp
 from shared.models.projects import KeyRecord
+from shared.models.room_config import RoomConfig
 from shared.models.wire import Request, Wire
 
 PATH = "/v1/tokens"
@@ -98,16 +99,7 @@ class TokenRequest(Request):
         | None
     ) = None
     grants: Grants | None = None
-    room_config: (
-        Annotated[
-            dict[str, Any],
-            msgspec.Meta(
-                description="LiveKit's RoomConfiguration, applied when joining creates the room. No credentials in it.",
-                examples=[{"maxParticipants": 4, "agents": [{"agentName": "scribe"}]}],
-            ),
-        ]
-        | None
-    ) = None
+    room_config: RoomConfig | None = None
 
 
 class TokenAnswer(Wire):
@@ -219,11 +211,13 @@ def _check_size(param: str, size: int) -> None:
         raise InvalidRequest(f"{param} is {size} bytes long; LiveKit takes {MAX_METADATA_BYTES}", param)
 
 
-def _room_configuration(given: dict[str, Any]) -> dict[str, Any]:
+def _room_configuration(given: RoomConfig) -> dict[str, Any]:
     try:
-        configuration = ParseDict(given, RoomConfiguration())
+        configuration = ParseDict(msgspec.to_builtins(given), RoomConfiguration())
     except ParseError as error:
-        raise InvalidRequest(f"roomConfig is no LiveKit RoomConfiguration: {error}", "roomConfig") from None
+        # The lines that follow list every field there is.
+        reason = str(error).partition("\n")[0]
+        raise InvalidRequest(f"roomConfig.egress is no LiveKit RoomEgress: {reason}", "roomConfig.egress") from None
     _refuse_credentials(configuration, "roomConfig")
     return dict(MessageToDict(configuration))
 

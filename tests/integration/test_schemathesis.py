@@ -1,0 +1,61 @@
+"""schemathesis against the running API: thousands of requests made from the document, with every check it has.
+
+What it holds against each other are the two things that this project writes once (the declarations of the routes) and shows
+twice (the document and the behaviour).
+"""
+
+import asyncio
+import importlib.util
+import os
+import re
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from shared.ids import livekit_room
+from shared.models.projects import CreatedProject
+from shared.settings import Settings
+from tests.fake_livekit import fake_livekit
+from tests.integration.conftest import key_of, serving
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("schemathesis") is None,
+    reason="schemathesis is not installed; it comes with the extra `ci`",
+)
+SEED = "20261124"
+MAX_EXAMPLES = "120"
+ROOT = str(Path(__file__).resolve().parents[2])
+
+
+async def test_document_and_behaviour_agree(settings: Settings, project: CreatedProject, tmp_path: Path) -> None:
+    async with fake_livekit() as livekit:
+        reachable = msgspec.structs.replace(settings, livekit_api_url=livekit.url)
+        room = livekit_room(project.project_id, "live", "lobby")
+        livekit.add_room(room)
+        livekit.add_participant(room, "ada")
+        async with serving(reachable) as url:
+            report = await _run(url, key_of(project)["Authorization"], tmp_path)
+    print(report[-6000:])
+    sent = re.search(r"(\d+) generated", report.replace(",", ""))
+    assert sent is not None
+    assert int(sent[1]) > 2_000
+
+
+async def _run(url: str, authorization: str, directory: Path) -> str:
+    """The report. Fails with it where schemathesis found anything."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json", "--url", url),
+        *("--header", f"Authorization: {authorization}", "--checks", "all", "--max-examples", MAX_EXAMPLES),
+        *("--seed", SEED, "--continue-on-failure", "--generation-database", "none", "--no-color"),
+        cwd=directory,
+        env={**os.environ, "SCHEMATHESIS_HOOKS": "tests.integration.schemathesis_hooks",
+             "PYTHONPATH": ROOT, "NO_PROXY": "*"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    output, _ = await process.communicate()
+    report = "\n".join(line[:500] for line in output.decode().splitlines())
+    assert process.returncode == 0, report[-20_000:]
+    return report
