@@ -25,7 +25,7 @@ from litestar.typing import FieldDefinition
 
 from services.api.problem_codes import CODES
 from services.api.problems import MEDIA_TYPE, TITLES, ProblemDetails
-from services.api.requests import never_null
+from services.api.requests import JsonRequest, never_null
 
 _REF = "#/components/schemas/{name}"
 _KEY_ERRORS = (
@@ -98,7 +98,11 @@ def build_document(handlers: Iterable[ControllerRouterHandler], dependencies: An
     """The document of these routes, as JSON values."""
     # An application of its own, never served: with the served one Litestar would publish its own pages, which load from a CDN.
     app = Litestar(
-        route_handlers=list(handlers), dependencies=dependencies, openapi_config=_config(api_url), logging_config=None
+        route_handlers=list(handlers),
+        dependencies=dependencies,
+        request_class=JsonRequest,
+        openapi_config=_config(api_url),
+        logging_config=None,
     )
     document = copy.deepcopy(app.openapi_schema.to_schema())
     operations = [

@@ -7,12 +7,19 @@ from msgspec import Meta
 
 from shared.clock import rfc3339
 from shared.ids import KeyType, Mode
-from shared.models.names import Timestamp
+from shared.models.names import PRINTABLE, Timestamp
 from shared.models.projects import KeyInfo, NewKey
 from shared.models.wire import Request, Wire
 
 KeyName = Annotated[
-    str, Meta(min_length=1, max_length=200, description="To tell keys apart.", examples=["server, Frankfurt"])
+    str,
+    Meta(
+        pattern=PRINTABLE,
+        min_length=1,
+        max_length=200,
+        description="To tell keys apart.",
+        examples=["server, Frankfurt"],
+    ),
 ]
 State = Literal["active", "expired", "revoked"]
 

@@ -22,7 +22,7 @@ TOKEN = {"room": "lobby", "identity": "ada"}
         ("GET", "/v1/tokens", {}, 405, "method_not_allowed", None),
         ("PUT", "/healthz", {}, 405, "method_not_allowed", None),
         ("POST", "/v1/tokens", {"content": b"{", "headers": {"content-type": "application/json"}}, 400, "invalid_json", None),
-        ("POST", "/v1/tokens", {"content": b'{"roomConfig":{"a":' + b"[" * 100_000}, 400, "invalid_json", None),
+        ("POST", "/v1/tokens", {"content": b'{"roomConfig":{"egress":{"a":' + b"[" * 100_000}, 400, "invalid_json", None),
         ("POST", "/v1/tokens", {"data": TOKEN}, 415, "unsupported_media_type", None),
         ("POST", "/v1/tokens", {"content": b"{}", "headers": {"content-type": "text/csv"}}, 415,
          "unsupported_media_type", None),
