@@ -1,11 +1,14 @@
 """A project's API keys in the hands of one of them. Live keys see and make live keys, test keys test keys: what leaks from a
 test machine must not reach the customers (docs/decisions/0008)."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
+
+from litestar import Response
 
 from services.api.cursors import read_cursor, write_cursor
 from services.api.gate import Gate
+from services.api.idempotency import once_committed
 from services.api.transaction import transaction
 from shared import keys
 from shared.clock import Clock
@@ -14,6 +17,7 @@ from shared.models import keys as wire
 from shared.models.projects import KeyInfo, KeyRecord
 from shared.postgres import Connection, Pool
 from shared.queries import keys as queries
+from shared.queries.attempts import Attempt
 
 
 class ProjectKeys:
@@ -22,7 +26,8 @@ class ProjectKeys:
 
     def __init__(self, pool: Pool, gate: Gate, key: KeyRecord, clock: Clock) -> None:
         self._pool, self._gate, self._key = pool, gate, key
-        self._now = datetime.fromtimestamp(clock.now_ms() / 1000, UTC)
+        self._now_ms = clock.now_ms()
+        self._now = datetime.fromtimestamp(self._now_ms / 1000, UTC)
         self._by = keys.made_by_key(key.key_id)
 
     async def page(self, limit: int, cursor: str | None) -> wire.KeyPage:
@@ -41,8 +46,8 @@ class ProjectKeys:
         async with transaction(self._pool) as conn:
             return self._answer(await self._find(conn, key_id))
 
-    async def create(self, request: wire.CreateKey) -> wire.NewKeyAnswer:
-        async with transaction(self._pool) as conn:
+    async def create(self, request: wire.CreateKey, attempt: Attempt | None = None) -> Response[wire.NewKeyAnswer]:
+        async def perform(conn: Connection) -> wire.NewKeyAnswer:
             made = await keys.create_key(
                 conn,
                 self._key.project_id,
@@ -53,10 +58,14 @@ class ProjectKeys:
                 expires_at=request.expires_at,
                 created_by=self._by,
             )
-        return wire.new_key_answer(made, self._key.key_id, self._now)
+            return wire.new_key_answer(made, self._key.key_id, self._now)
 
-    async def rotate(self, key_id: str, request: wire.RotateKey) -> wire.NewKeyAnswer:
-        async with transaction(self._pool) as conn:
+        return await self._once(attempt, perform)
+
+    async def rotate(
+        self, key_id: str, request: wire.RotateKey, attempt: Attempt | None = None
+    ) -> Response[wire.NewKeyAnswer]:
+        async def perform(conn: Connection) -> wire.NewKeyAnswer:
             made = await keys.rotate_key(
                 conn,
                 key_id,
@@ -66,8 +75,19 @@ class ProjectKeys:
                 mode=self._key.mode,
                 created_by=self._by,
             )
+            return wire.new_key_answer(made, self._key.key_id, self._now)
+
+        answer = await self._once(attempt, perform)
         self._gate.changed(key_ids=[key_id])
-        return wire.new_key_answer(made, self._key.key_id, self._now)
+        return answer
+
+    async def _once(
+        self, attempt: Attempt | None, perform: Callable[[Connection], Awaitable[wire.NewKeyAnswer]]
+    ) -> Response[wire.NewKeyAnswer]:
+        """The secret is kept nowhere: whoever lost the answer is told the key's id, and can revoke or rotate it."""
+        return await once_committed(
+            self._pool, attempt, self._now_ms, perform, shown_once=lambda made: f"key {made.key_id}"
+        )
 
     async def rename(self, key_id: str, request: wire.RenameKey) -> wire.KeyAnswer:
         project_id, mode = self._key.project_id, self._key.mode

@@ -10,6 +10,7 @@ import pytest
 from services.cli.projects import create_project, list_keys
 from shared.ids import parse_key
 from shared.models.projects import CreatedProject
+from shared.postgres import Pool
 from shared.settings import Settings
 from tests.integration.conftest import key_of
 
@@ -21,7 +22,8 @@ class Client:
         self._api, self.headers = api, headers
 
     async def __call__(self, method: str, path: str = "", **more: Any) -> httpx.Response:
-        return await self._api.request(method, f"/v1/keys{path}", headers=self.headers, **more)
+        headers = {**self.headers, **more.pop("headers", {})}
+        return await self._api.request(method, f"/v1/keys{path}", headers=headers, **more)
 
     async def ok(self, method: str, path: str = "", **more: Any) -> Any:
         answer = await self(method, path, **more)
@@ -189,3 +191,20 @@ async def test_only_secret_keys_come_in(api: httpx.AsyncClient, project: Created
     for method, path, body in (("GET", "", None), ("POST", "", {"name": "x"}), ("DELETE", "/x", None)):
         assert await publishable.problem(method, path, json=body) == (403, "publishable_key", None)
         assert await Client(api, {}).problem(method, path, json=body) == (401, "missing_key", None)
+
+
+async def test_a_repeated_request_makes_no_second_key_and_keeps_no_secret(live: Client, pool: Pool) -> None:
+    once = {"Idempotency-Key": "3f1c"}
+    made = await live.ok("POST", json={"name": "server"}, headers=once)
+    again = await live("POST", json={"name": "server"}, headers=once)
+    assert (again.status_code, again.json()["code"]) == (409, "shown_once")
+    assert made["keyId"] in again.json()["detail"]
+    rotated = await live.ok("POST", f"/{made['keyId']}/rotate", json={}, headers={"Idempotency-Key": "4a2b"})
+    again = await live("POST", f"/{made['keyId']}/rotate", json={}, headers={"Idempotency-Key": "4a2b"})
+    assert again.json()["code"] == "shown_once"
+    assert [key["name"] for key in (await live.ok("GET"))["keys"]].count("server") == 2
+    async with pool.acquire() as conn:
+        kept = str([tuple(row) for row in await conn.fetch("SELECT * FROM attempt")])
+    assert made["keyId"] in kept
+    for secret in (made["key"], rotated["key"]):
+        assert secret[8:-6] not in kept

@@ -1,14 +1,15 @@
 """`/v1/keys`: the API keys of the asking key's project and mode."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
-from litestar import Controller, delete, get, patch, post
+from litestar import Controller, Request, Response, delete, get, patch, post
 from litestar.di import NamedDependency, Provide
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from services.api.context import Context
 from services.api.cursors import Cursor
+from services.api.idempotency import IDEMPOTENT, IDEMPOTENT_ERRORS, attempt_of
 from services.api.keys import ProjectKeys
 from services.api.openapi import described
 from shared.models.keys import CreateKey, KeyAnswer, KeyPage, NewKeyAnswer, RenameKey, RevokedKeys, RotateKey
@@ -20,6 +21,7 @@ Limit = FromQuery[Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE, description="at
 AndMade = Annotated[
     bool, QueryParameter(name="andMade", description="also every key that was made with it, and with those, and so on")
 ]
+_ONCE = (*IDEMPOTENT_ERRORS, "shown_once")
 _ADDS = ("key_inactive", "project_archived")
 
 
@@ -45,11 +47,22 @@ class KeysController(Controller):
     @post(
         operation_id="createKey",
         summary="Make a key",
-        opt=described(errors=(*_ADDS, "too_many_keys"), example={"name": "server, Frankfurt"}),
+        opt=described(
+            errors=(*_ADDS, *_ONCE, "too_many_keys"),
+            example={"name": "server, Frankfurt"},
+            request_headers=IDEMPOTENT["request_headers"],
+        ),
     )
-    async def create_key(self, keys: NamedDependency[ProjectKeys], data: JSONBody[CreateKey]) -> NewKeyAnswer:
-        """Of the project and mode of the asking key, whose id is kept with it. `key` is shown this once."""
-        return await keys.create(data)
+    async def create_key(
+        self,
+        request: Request[Any, Any, Any],
+        key: NamedDependency[KeyRecord],
+        keys: NamedDependency[ProjectKeys],
+        data: JSONBody[CreateKey],
+    ) -> Response[NewKeyAnswer]:
+        """Of the project and mode of the asking key, whose id is kept with it. `key` is shown this once: a request that is
+        repeated with its `Idempotency-Key` makes no second key and is told which one was made, not its secret."""
+        return await keys.create(data, attempt_of(request, key.project_id, key.mode, data))
 
     @get("/{key_id:str}", operation_id="getKey", summary="Show a key", opt=described(errors=("key_not_found",)))
     async def get_key(self, keys: NamedDependency[ProjectKeys], key_id: KeyId) -> KeyAnswer:
@@ -70,13 +83,22 @@ class KeysController(Controller):
         "/{key_id:str}/rotate",
         operation_id="rotateKey",
         summary="Replace a key",
-        opt=described(errors=(*_ADDS, "key_not_found", "key_already_rotated"), example={"graceSeconds": 3600}),
+        opt=described(
+            errors=(*_ADDS, *_ONCE, "key_not_found", "key_already_rotated"),
+            example={"graceSeconds": 3600},
+            request_headers=IDEMPOTENT["request_headers"],
+        ),
     )
     async def rotate_key(
-        self, keys: NamedDependency[ProjectKeys], key_id: KeyId, data: JSONBody[RotateKey]
-    ) -> NewKeyAnswer:
+        self,
+        request: Request[Any, Any, Any],
+        key: NamedDependency[KeyRecord],
+        keys: NamedDependency[ProjectKeys],
+        key_id: KeyId,
+        data: JSONBody[RotateKey],
+    ) -> Response[NewKeyAnswer]:
         """Both keys work for `graceSeconds`; the new one lives as long as the old one was made to."""
-        return await keys.rotate(key_id, data)
+        return await keys.rotate(key_id, data, attempt_of(request, key.project_id, key.mode, data))
 
     @delete(
         "/{key_id:str}",
