@@ -1,4 +1,6 @@
-"""The known ways to meter wrongly, by name. Each docstring says what "store the join, subtract at the leave" would answer."""
+"""The known ways to meter wrongly, by name. Each shows what "store the join, subtract at the leave" (tests/naive_meter.py)
+bills, and beside it what is right. Those that need a database or LiveKit: tests/integration/test_metering_scenarios_stored.py.
+"""
 
 from typing import Any
 
@@ -11,6 +13,7 @@ from shared.metering.rounding import Amounts, Rounding, Shown, millionths
 from shared.metering.usage import Interval, interval_of, usage_of
 from shared.models.livekit_event import decode_event
 from tests.livekit_bodies import body, participant
+from tests.naive_meter import NaiveMeter
 from tests.unit.brute_force_meter import Event
 from tests.unit.test_metering_properties import DAY, HOUR, MIDNIGHT, RECEIVED_MS, event, fold, rollups
 
@@ -41,6 +44,12 @@ def billed(*events: Event) -> tuple[int, int]:
     return sum(row[0] for row in rows), sum(row[1] for row in rows)
 
 
+def naive(*events: Event) -> tuple[int, int]:
+    """(participant ms, video ms) of who stores joins and subtracts them at leaves."""
+    meter = NaiveMeter(events)
+    return meter.participant_ms, meter.video_ms
+
+
 def interval(*events: Event, sid: str = "PA_1") -> Interval | None:
     sessions, rooms = fold(events)
     return interval_of(sessions[sid], rooms.get(sessions[sid].room_sid or ""))
@@ -48,29 +57,37 @@ def interval(*events: Event, sid: str = "PA_1") -> Interval | None:
 
 def test_01_joined_lost() -> None:
     """Naive: nothing to subtract from, 0. ``left`` names the joining time, so it alone is the whole session."""
+    assert naive(of("left", NOON + MINUTE)) == (0, 0)
     assert billed(of("left", NOON + MINUTE)) == (MINUTE, 0)
 
 
 def test_01_joined_lost_and_no_joining_time_known() -> None:
     """Naive: 0. The earliest track event shows that the participant was there."""
     left = event("participant_left", NOON + MINUTE, room=LOBBY, participant={"sid": "PA_1", "identity": "ada"})
+    assert naive(track("published", NOON, CAMERA), left) == (0, 0)
     assert billed(track("published", NOON, CAMERA), left) == (MINUTE, MINUTE)
 
 
 def test_02_left_lost_closes_with_its_room() -> None:
-    """Naive: open for ever, or never billed."""
-    assert billed(of("joined", NOON), room("finished", NOON + MINUTE)) == (MINUTE, 0)
+    """Naive without the room's end: open for ever, or never billed. With it, by name: see 16."""
+    joined = of("joined", NOON)
+    assert naive(joined) == (0, 0)
+    assert NaiveMeter([joined]).until(NOON + DAY) == DAY
+    assert billed(joined, room("finished", NOON + MINUTE)) == (MINUTE, 0)
 
 
 def test_02_a_late_left_overrides_the_rooms_end() -> None:
-    """Naive: whichever end came first stays. The participant's own leaving is better evidence, earlier or later."""
+    """Naive: whichever end came first stays, 60 s. The participant's own leaving is better evidence, earlier or later."""
     for left_ms in (NOON + 30 * SECOND, NOON + 90 * SECOND):
         events = (of("joined", NOON), room("finished", NOON + MINUTE), of("left", left_ms))
+        assert naive(*events) == (MINUTE, 0)
         assert interval(*events) == Interval(NOON, left_ms, "left")
 
 
 def test_03_left_before_joined() -> None:
     """Naive: the leave finds no session and is dropped, and the join that follows stays open for ever."""
+    backwards = NaiveMeter([of("left", NOON + MINUTE), of("joined", NOON)])
+    assert (backwards.participant_ms, backwards.until(NOON + DAY)) == (0, DAY)
     assert billed(of("left", NOON + MINUTE), of("joined", NOON)) == (MINUTE, 0)
 
 
@@ -78,6 +95,7 @@ def test_03_left_before_joined() -> None:
 def test_04_aborted_and_a_joined_not_earlier(joined_ms: int) -> None:
     """Naive: the ``joined`` after the abort opens a session that nothing closes. It is a race inside LiveKit: no usage."""
     events = [of("connection_aborted", NOON + 5 * SECOND), of("joined", joined_ms), room("finished", NOON + HOUR)]
+    assert naive(*events)[0] == NOON + HOUR - NOON
     assert billed(*events) == billed(*reversed(events)) == (0, 0)
     assert interval(*events) is None
 
@@ -91,6 +109,7 @@ def test_05_aborted_after_it_was_connected(proof: Event) -> None:
     """Naive: an abort is no usage. But this one was connected (a failed migration): counted to the abort, and told apart.
     An unpublish is proof too: the event of its publish was lost."""
     events = (proof, of("connection_aborted", NOON + MINUTE))
+    assert naive(*events) == (0, 0)
     assert interval(*events) == Interval(NOON, NOON + MINUTE, "aborted")
     assert billed(*events) == (MINUTE, 0)
 
@@ -98,6 +117,7 @@ def test_05_aborted_after_it_was_connected(proof: Event) -> None:
 def test_06_duplicate_delivery() -> None:
     """Naive: the second ``left`` is billed again, or the second ``joined`` opens a second session."""
     joined, left = of("joined", NOON), of("left", NOON + MINUTE)
+    assert naive(joined, left, left, joined, left) == (2 * MINUTE, 0)
     assert billed(joined, left, left, joined, left) == billed(joined, left) == (MINUTE, 0)
 
 
@@ -106,18 +126,25 @@ def test_07_old_left_after_the_new_joined() -> None:
     old, new = of("joined", NOON), of("joined", NOON + MINUTE, NOON + MINUTE, sid="PA_2")
     old_left = of("left", NOON + MINUTE + 2 * SECOND, disconnectReason="DUPLICATE_IDENTITY")
     new_left = of("left", NOON + HOUR, NOON + MINUTE, sid="PA_2")
+    assert naive(old, new, old_left, new_left) == (2 * SECOND, 0)
     assert interval(old, new, old_left, sid="PA_2") == Interval(NOON + MINUTE, None, None)
     assert billed(old, new, old_left, new_left) == (MINUTE + 2 * SECOND + HOUR - MINUTE, 0)
 
 
 def test_08_session_under_a_second() -> None:
     """Naive: -700 ms. ``createdAt`` is floored to the second, the joining time is not."""
-    assert billed(of("left", NOON + 900, NOON + 700)) == (0, 0)
+    assert naive(of("joined", NOON + 700, NOON + 700), of("left", NOON + 900, NOON + 700)) == (-700, 0)
+    assert billed(of("joined", NOON + 700, NOON + 700), of("left", NOON + 900, NOON + 700)) == (0, 0)
     assert interval(of("left", NOON, NOON + 700)) == Interval(NOON + 700, NOON + 700, "left")
 
 
 def test_09_the_receiving_time_meters_nothing() -> None:
     """Naive: usage moves with Relay's clock and with every delay of delivery."""
+    by_arrival = NaiveMeter()
+    by_arrival.take(of("joined", NOON), arrived_ms=NOON)
+    by_arrival.take(of("left", NOON + MINUTE), arrived_ms=NOON + 9 * DAY)
+    assert by_arrival.participant_ms == 9 * DAY
+    assert billed(of("joined", NOON), of("left", NOON + MINUTE)) == (MINUTE, 0)
     raw = body(
         "participant_left", "EV_1", (NOON + MINUTE) // 1000, room=LOBBY, participant=participant("PA", "ada", NOON)
     )
@@ -137,6 +164,7 @@ def test_09_the_receiving_time_meters_nothing() -> None:
 def test_09_a_time_that_cannot_be_true(reason: str, at_ms: int, joined_ms: int) -> None:
     """Naive: a year billed, or a negative sum. Set aside whole; what is believable of the session stays as it is."""
     lie = of("left", at_ms, joined_ms)
+    assert naive(of("joined", at_ms, joined_ms), lie)[0] == at_ms // SECOND * SECOND - joined_ms != MINUTE
     raw = body(lie["event"], "EV_1", at_ms // 1000, room=LOBBY, participant=lie["participant"])
     with pytest.raises(UnfoldableEvent) as refused:
         observe(decode_event(raw), RECEIVED_MS)
@@ -147,6 +175,7 @@ def test_09_a_time_that_cannot_be_true(reason: str, at_ms: int, joined_ms: int) 
 def test_10_over_midnights() -> None:
     """Naive: all of it on the day of the join (or of the leave)."""
     start, end = MIDNIGHT - 90 * SECOND, MIDNIGHT + DAY + 1 * SECOND
+    assert NaiveMeter([of("joined", start, start), of("left", end, start)]).by_day == {MIDNIGHT + DAY: end - start}
     hours = {row.hour: usage[0] for row, usage in rollups(fold([of("left", end, start)])).items()}
     assert hours[MIDNIGHT - HOUR] == 90 * SECOND
     assert sum(ms for hour, ms in hours.items() if MIDNIGHT <= hour < MIDNIGHT + DAY) == DAY
@@ -155,19 +184,28 @@ def test_10_over_midnights() -> None:
 
 
 def test_10_ending_on_the_hour_touches_no_next_hour() -> None:
-    """Naive: an empty row on the next day. Intervals are half-open."""
+    """Naive: all of it on the day that begins as it ends. Intervals are half-open."""
+    joined, left = of("joined", MIDNIGHT - MINUTE, MIDNIGHT - MINUTE), of("left", MIDNIGHT, MIDNIGHT - MINUTE)
+    assert NaiveMeter([joined, left]).by_day == {MIDNIGHT: MINUTE}
     assert [row.hour for row in rollups(fold([of("left", MIDNIGHT, MIDNIGHT - MINUTE)]))] == [MIDNIGHT - HOUR]
 
 
 def test_11_peaks() -> None:
-    """Naive: 2 on the first day (a leave and a join in one instant), 0 on the second (nobody joined), or a sum of hours."""
+    """Naive: 2 on the first day (a leave and a join in one instant, told in this order), 0 on the second: nobody joined."""
+    bob = {"sid": "PA_2", "identity": "bob", "joinedAtMs": str(NOON)}
+    ada = [of("joined", NOON - HOUR, NOON - HOUR), of("left", NOON, NOON - HOUR)]
+    events = [ada[0], event("participant_joined", NOON, room=LOBBY, participant=bob), ada[1]]
+    events.append(event("participant_left", NOON + DAY, room=LOBBY, participant=bob))
+    peaks = NaiveMeter(events).peaks
+    assert [peaks[MIDNIGHT], peaks[MIDNIGHT + DAY], peaks[MIDNIGHT + 2 * DAY]] == [2, 0, 0]
     one_leaves_as_one_comes = combine(Stretch(1, 1), Stretch(0, 0))
-    assert daily_peaks(0, [combine(one_leaves_as_one_comes, EMPTY), EMPTY, Stretch(-1, -1)]) == [1, 1, 0]
+    assert daily_peaks(0, [combine(one_leaves_as_one_comes, EMPTY), Stretch(-1, 0), EMPTY]) == [1, 1, 0]
     assert combine(Stretch(2, 3), Stretch(0, 1)) == Stretch(2, 3)
 
 
 def test_12_still_open() -> None:
     """Naive: nothing until the leave. Counted up to now when asked, and in no stored sum."""
+    assert naive(of("joined", NOON)) == (0, 0)
     session = fold([of("joined", NOON)])[0]["PA_1"]
     assert usage_of(session, None) == {}
     assert sum(hour.participant_ms for hour in usage_of(session, None, NOON + 2 * HOUR).values()) == 2 * HOUR
@@ -176,12 +214,16 @@ def test_12_still_open() -> None:
 def test_15_camera_and_screen_at_once() -> None:
     """Naive: 50 s + 40 s of video in a minute. An instant is video once, however many tracks."""
     tracks = [track("published", NOON + 10 * SECOND, CAMERA), track("published", NOON + 20 * SECOND, SCREEN)]
+    off = [track("unpublished", NOON + MINUTE, CAMERA), track("unpublished", NOON + MINUTE, SCREEN)]
+    assert naive(of("joined", NOON), *tracks, *off, of("left", NOON + MINUTE)) == (MINUTE, 90 * SECOND)
     assert billed(*tracks, of("left", NOON + MINUTE)) == (MINUTE, 50 * SECOND)
 
 
 def test_15_tracks_end_with_their_session() -> None:
     """Naive: an open track counts on; one unpublished late counts past the leave."""
     late = track("unpublished", NOON + HOUR, CAMERA)
+    published = track("published", NOON, CAMERA)
+    assert naive(of("joined", NOON), published, of("left", NOON + MINUTE), late) == (MINUTE, HOUR)
     assert billed(track("published", NOON, CAMERA), late, of("left", NOON + MINUTE)) == (MINUTE, MINUTE)
 
 
@@ -192,11 +234,16 @@ def test_15_an_unpublish_without_a_publish_has_no_start() -> None:
 
 def test_15_an_absent_type_is_audio() -> None:
     """Naive: any track is video. protojson omits zero values, and AUDIO is one."""
+    silent = [of("joined", NOON), track("published", NOON, VOICE), track("unpublished", NOON + MINUTE, VOICE)]
+    assert naive(*silent, of("left", NOON + MINUTE)) == (MINUTE, MINUTE)
     assert billed(track("published", NOON, VOICE), of("left", NOON + MINUTE)) == (MINUTE, 0)
 
 
 def test_16_a_room_of_the_same_name_closes_nothing() -> None:
     """Naive, by name: the late end of yesterday's lobby closes today's sessions."""
+    late_end = room("finished", NOON + MINUTE, "RM_0")
+    assert naive(of("joined", NOON), late_end, of("left", NOON + HOUR)) == (MINUTE, 0)
+    assert billed(of("joined", NOON), late_end, of("left", NOON + HOUR)) == (HOUR, 0)
     assert interval(of("joined", NOON), room("finished", NOON + MINUTE, "RM_0")) == Interval(NOON, None, None)
 
 
@@ -207,7 +254,8 @@ def test_16_repeated() -> None:
 
 
 def test_16_early() -> None:
-    """Naive: the end of the room's first opening closes, at nothing, the session of its second."""
+    """Naive, told late of the first opening's end: the session of the second ends before it began."""
+    assert naive(of("joined", NOON), room("finished", NOON - MINUTE), room("finished", NOON + MINUTE)) == (-MINUTE, 0)
     reopened = [room("finished", NOON - MINUTE), room("started", NOON - 30 * SECOND), of("joined", NOON)]
     assert interval(*reopened) == Interval(NOON, None, None)
     assert billed(*reopened, room("finished", NOON + MINUTE)) == (MINUTE, 0)
@@ -229,7 +277,9 @@ def test_16_finished_before_the_last_left() -> None:
 
 def test_19_recorders_are_no_participants() -> None:
     """Naive: recording a call doubles its bill. EGRESS joins the room it records; every other kind counts, by kind."""
-    assert billed(of("left", NOON + MINUTE, kind="EGRESS")) == (0, 0)
+    recorder = [of("joined", NOON, kind="EGRESS"), of("left", NOON + MINUTE, kind="EGRESS")]
+    assert naive(*recorder) == (MINUTE, 0)
+    assert billed(*recorder) == (0, 0)
     for kind in ("AGENT", "SIP", "INGRESS"):
         rows = rollups(fold([of("left", NOON + MINUTE, kind=kind)]))
         assert {row.kind: usage[:2] for row, usage in rows.items()} == {kind: (MINUTE, 0)}
@@ -256,6 +306,7 @@ def test_20_parts_add_up_to_their_total() -> None:
 def test_22_a_room_that_is_no_projects(name: str) -> None:
     """Naive: an error (and LiveKit gives the event up), or a bill to whatever project the name resembles."""
     stranger = {"sid": "RM_9", "name": name}
+    assert naive(of("joined", NOON, room=stranger), of("left", NOON + MINUTE, room=stranger)) == (MINUTE, 0)
     assert billed(of("joined", NOON, room=stranger), of("left", NOON + MINUTE, room=stranger)) == (0, 0)
     raw = body("participant_left", "EV_1", NOON // 1000, room=stranger, participant=participant("PA", "ada", NOON))
     seen = observe(decode_event(raw), RECEIVED_MS)
