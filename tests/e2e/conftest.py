@@ -34,8 +34,9 @@ class Stack(NamedTuple):
 
 
 @contextmanager
-def _relay(directory: Path, port: int, livekit_url: str) -> Iterator[Up]:
-    own = {"LIVEKIT_URL": livekit_url, "LIVEKIT_API_KEY": API_KEY, "LIVEKIT_API_SECRET": API_SECRET}
+def relay_up(directory: Path, port: int, livekit_url: str, **more: str) -> Iterator[Up]:
+    """`relay up` until the block ends; ``more`` are further settings."""
+    own = {"LIVEKIT_URL": livekit_url, "LIVEKIT_API_KEY": API_KEY, "LIVEKIT_API_SECRET": API_SECRET, **more}
     inherited = {name: value for name, value in inherited_environment({}).items() if name not in STORED}
     command = [sys.executable, "-c", _UP.format(port=port), str(directory)]
     with subprocess.Popen(
@@ -67,7 +68,7 @@ async def stack() -> AsyncIterator[Stack]:
         async with recording(webhook_port, f"{url}/api/webhooks/livekit") as recorder:
             with (
                 livekit_server(program, directory, recorder.url) as livekit,
-                _relay(directory / "data", port, livekit.url) as relay,
+                relay_up(directory / "data", port, livekit.url) as relay,
             ):
                 await asyncio.to_thread(relay.wait_for, "Relay is ready on")
                 database = parse_database_url(DataDir(directory / "data").stored()["DATABASE_URL"])

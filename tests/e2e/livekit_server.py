@@ -22,10 +22,11 @@ _STOP_WITHIN_S = 15.0
 
 
 class LiveKit(NamedTuple):
-    """A running server."""
+    """A running server, and its process."""
 
     url: str
     log: Path
+    pid: int = 0
 
     @property
     def api_url(self) -> str:
@@ -56,10 +57,12 @@ def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
     return number
 
 
-def _config(port: int, webhook_url: str) -> str:
+def _config(port: int, webhook_url: str, redis_address: str) -> str:
     """JSON, which is YAML as well."""
+    redis = {"redis": {"address": redis_address}} if redis_address else {}
     return json.dumps(
         {
+            **redis,
             "port": port,
             "bind_addresses": ["127.0.0.1"],
             "rtc": {
@@ -79,18 +82,20 @@ def _config(port: int, webhook_url: str) -> str:
 
 
 @contextmanager
-def livekit_server(program: str, directory: Path, webhook_url: str) -> Iterator[LiveKit]:
-    """Runs the server until the block ends. It must answer within 30 s."""
-    port = free_port()
+def livekit_server(
+    program: str, directory: Path, webhook_url: str, *, port: int | None = None, redis_address: str = ""
+) -> Iterator[LiveKit]:
+    """Runs the server until the block ends, with its state in memory or in a Redis. It must answer within 30 s."""
+    port = port or free_port()
     config, log = directory / "livekit.yaml", directory / "livekit.log"
-    config.write_text(_config(port, webhook_url))
+    config.write_text(_config(port, webhook_url, redis_address))
     with (
         log.open("wb") as output,
         subprocess.Popen([program, "--config", str(config)], stdout=output, stderr=output) as process,
     ):
         try:
             _wait_until_ready(process, f"http://127.0.0.1:{port}", log)
-            yield LiveKit(f"ws://127.0.0.1:{port}", log)
+            yield LiveKit(f"ws://127.0.0.1:{port}", log, process.pid)
         finally:
             process.terminate()
             try:

@@ -89,6 +89,11 @@ class Person:
         await self._stop_media()
         await self._room.disconnect()
 
+    async def give_up(self) -> None:
+        """Stops connecting again; the time of ``gone`` stays."""
+        await self._stop_media()
+        await self._room.disconnect()
+
     async def _stop_media(self) -> None:
         for task in self._media:
             task.cancel()

@@ -21,11 +21,12 @@ class Webhook(NamedTuple):
 
 
 class Recorder:
-    """Forwards to ``target`` and answers LiveKit as Relay answered."""
+    """Forwards to ``target`` and answers LiveKit as Relay answered; while ``blocked``, nothing gets through."""
 
     def __init__(self, target: str) -> None:
         self.target = target
         self.url = ""
+        self.blocked = False
         self.webhooks: list[Webhook] = []
         self.answers: list[int] = []
 
@@ -55,11 +56,16 @@ async def recording(port: int, target: str) -> AsyncIterator[Recorder]:
 
         async def forward(request: web.Request) -> web.Response:
             body = await request.read()
+            if recorder.blocked:
+                return web.Response(status=503)
             headers = {name: request.headers.get(name, "") for name in ("authorization", "content-type")}
             recorder.webhooks.append(Webhook(headers, body, time.time_ns() // 1_000_000))
-            async with client.post(recorder.target, data=body, headers=headers) as answer:
-                recorder.answers.append(answer.status)
-                return web.Response(status=answer.status, body=await answer.read())
+            try:
+                async with client.post(recorder.target, data=body, headers=headers) as answer:
+                    recorder.answers.append(answer.status)
+                    return web.Response(status=answer.status, body=await answer.read())
+            except aiohttp.ClientConnectionError:
+                return web.Response(status=502)
 
         app = web.Application()
         app.router.add_post("/", forward)

