@@ -76,7 +76,10 @@ async def append(redis: "Redis", entries: Sequence[tuple[int, Received]]) -> lis
     appended all the same, and appending them again is harmless."""
     pipeline = redis.pipeline(transaction=False)
     for partition, received in entries:
-        pipeline.execute_command("XADD", stream_key(partition), "*", "t", received.received_ms, "b", received.body)
+        trace = () if received.trace is None else ("c", received.trace)
+        pipeline.execute_command(
+            "XADD", stream_key(partition), "*", "t", received.received_ms, "b", received.body, *trace
+        )
     partitions = sorted({partition for partition, _ in entries})
     for partition in partitions:
         pipeline.set(bell_key(partition), 1, nx=True, px=BELL_TTL_MS)
@@ -126,7 +129,8 @@ async def _read(redis: "Redis", partition: int, start: str, limit: int) -> list[
 
 
 def _received(fields: dict[bytes, bytes]) -> Received:
-    return Received(int(fields[b"t"]), fields[b"b"])
+    trace = fields.get(b"c")
+    return Received(int(fields[b"t"]), fields[b"b"], trace.decode() if trace is not None else None)
 
 
 async def _create_group(redis: "Redis", key: str) -> None:

@@ -80,6 +80,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     event_retention_days: int = DEFAULT_EVENT_RETENTION_DAYS
     livekit_previous: KeyPair | None = None
     redis_streams_url: str | None = None
+    otlp_endpoint: str | None = None
     worker_port: int = 0
     drain_s: int = 0
     log_format: str = LOG_FORMATS[0]
@@ -170,6 +171,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     livekit_url = url(
         "LIVEKIT_URL", required("LIVEKIT_URL", "the wss:// URL of LiveKit, given to clients"), "wss", "ws"
     )
+    otlp = url("OTEL_EXPORTER_OTLP_ENDPOINT", env.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip(), "http", "https")
     livekit_api_url = url("LIVEKIT_API_URL", env.get("LIVEKIT_API_URL", "").strip(), "https", "http")
     api_key = required("LIVEKIT_API_KEY", "the key of the pair in LiveKit's own configuration")
     api_secret = required("LIVEKIT_API_SECRET", "the secret that belongs to LIVEKIT_API_KEY")
@@ -225,6 +227,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         database=database,
         redis_url=redis_url,
         redis_streams_url=streams_url or None,
+        otlp_endpoint=otlp or None,
         livekit_url=livekit_url,
         livekit_api_url=livekit_api_url or derive_livekit_api_url(livekit_url),
         livekit_api_key=api_key,

@@ -12,7 +12,7 @@ import asyncpg
 from dramatiq import Broker
 from redis.exceptions import RedisError
 
-from shared import event_stream, metrics
+from shared import event_stream, metrics, tracing
 from shared.doorbell import wake
 from shared.errors import EventNotKept
 from shared.postgres import UNAVAILABLE, Pool
@@ -83,7 +83,10 @@ class Intake:
 
     async def _store(self, entries: list[tuple[int, Received]]) -> EventNotKept | None:
         try:
-            silent = await event_stream.append(self._redis, entries)
+            with tracing.linked_span(
+                "keep webhooks", (received.trace for _, received in entries), webhooks=len(entries)
+            ):
+                silent = await event_stream.append(self._redis, entries)
         except event_stream.UNAVAILABLE as error:
             log.warning("Redis did not take %d events (%s); using the inbox", len(entries), type(error).__name__)
             return await self._store_in_inbox(entries)

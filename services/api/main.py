@@ -14,6 +14,7 @@ from shared.errors import RelayError, SettingsInvalid
 from shared.logs import set_up_logging
 from shared.schema import ensure_migrated
 from shared.settings import Settings, load_settings
+from shared.tracing import set_up_tracing, traced_app
 from shared.version import VERSION
 
 STOP_TIMEOUT_S = 20
@@ -26,6 +27,7 @@ def run() -> int:
         settings = load_settings()
         set_up_logging(settings.log_format, settings.log_level)
         metrics.describe_build("api", VERSION)
+        set_up_tracing(settings, "api")
         ensure_migrated(settings.database)
     except SettingsInvalid as error:
         sys.stderr.write("".join(f"relay api: {line}\n" for line in error.lines))
@@ -40,7 +42,7 @@ def run() -> int:
 async def _serve(settings: Settings) -> int:
     drain = Drain()
     config = uvicorn.Config(
-        create_app(settings, drain=drain),
+        traced_app(create_app(settings, drain=drain)),
         host=settings.host,
         port=settings.port,
         http=GuardedProtocol,

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 from services.worker.fold import FoldResult, fold_batch
-from shared import event_stream, metrics
+from shared import event_stream, metrics, tracing
 from shared.postgres import Connection, Pool
 from shared.queries import events as event_queries
 
@@ -28,9 +28,11 @@ async def drain_partition(
             if not entries:
                 return total
             started = time.monotonic()
-            result = await fold_batch(conn, partition, [received for _, received in entries])
+            traces = (received.trace for _, received in entries)
+            with tracing.linked_span("fold batch", traces, partition=partition, events=len(entries)):
+                result = await fold_batch(conn, partition, [received for _, received in entries])
+                await event_stream.acknowledge(redis, partition, [entry_id for entry_id, _ in entries])
             _count(result, entries[0][1].received_ms, time.monotonic() - started)
-            await event_stream.acknowledge(redis, partition, [entry_id for entry_id, _ in entries])
             for field in FoldResult.__struct_fields__:
                 setattr(total, field, getattr(total, field) + getattr(result, field))
             if time.monotonic() > deadline or stopping():

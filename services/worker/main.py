@@ -18,6 +18,7 @@ from shared.errors import RelayError, SettingsInvalid
 from shared.logs import set_up_logging
 from shared.schema import ensure_migrated
 from shared.settings import load_settings
+from shared.tracing import set_up_tracing
 from shared.version import VERSION
 
 # How long an idle consumer may sleep before it looks again; Dramatiq's default of a second would be most of the delay
@@ -38,6 +39,7 @@ def run() -> int:
         settings = load_settings()
         set_up_logging(settings.log_format, settings.log_level)
         metrics.describe_build("worker", VERSION)
+        set_up_tracing(settings, "worker")
         ensure_migrated(settings.database)
     except SettingsInvalid as error:
         sys.stderr.write("".join(f"relay worker: {line}\n" for line in error.lines))

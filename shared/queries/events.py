@@ -20,10 +20,11 @@ def _utc(at_ms: int) -> datetime:
 
 
 class Received(NamedTuple):
-    """A webhook body and when Relay received it (unix ms)."""
+    """A webhook body and when Relay received it (unix ms). ``trace``: the traceparent of the request, where that is traced."""
 
     received_ms: int
     body: bytes
+    trace: str | None = None
 
 
 class EventRow(msgspec.Struct):

@@ -11,7 +11,7 @@ from litestar.params import RawBody
 from services.api.hot_routes import Handler, header
 from services.api.intake import Intake
 from services.api.openapi import described
-from shared import metrics
+from shared import metrics, tracing
 from shared.clock import Clock
 from shared.errors import WebhookRefused
 from shared.livekit.webhook import WebhookVerifier
@@ -42,7 +42,7 @@ class WebhookReceiver:
         except WebhookRefused as refusal:
             metrics.webhooks[refusal.reason].count += 1
             raise
-        await self._intake.keep(Received(now_ms, body))
+        await self._intake.keep(Received(now_ms, body, tracing.current_context()))
 
 
 @post(

@@ -1,0 +1,136 @@
+"""One webhook's way through both processes, as a collector sees it; and nothing at all where no collector is named."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from services.cli.projects import create_project
+from shared.ids import livekit_room
+from shared.livekit.webhook import WebhookSigner
+from shared.settings import Settings
+from tests.e2e.livekit_server import free_port
+from tests.e2e.rolling_restart import environment_of
+from tests.livekit_bodies import BASE_S, body, participant, room
+
+PERSON = "somebody-private"
+
+
+class Collector:
+    """Spans by name, as (service, span), and everything as it came."""
+
+    def __init__(self) -> None:
+        self.raw = b""
+        self.spans: list[tuple[str, Any]] = []
+
+    def take(self, payload: bytes) -> None:
+        self.raw += payload
+        for resource in ExportTraceServiceRequest.FromString(payload).resource_spans:
+            service = next(a.value.string_value for a in resource.resource.attributes if a.key == "service.name")
+            self.spans += [(service, span) for scope in resource.scope_spans for span in scope.spans]
+
+    def named(self, service: str, name: str) -> list[Any]:
+        return [span for of, span in self.spans if of == service and span.name == name]
+
+
+@contextmanager
+def collecting() -> Iterator[tuple[Collector, str]]:
+    collector = Collector()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            collector.take(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield collector, f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextmanager
+def process(module: str, environment: dict[str, str], log: Path) -> Iterator[None]:
+    with log.open("ab") as output:
+        started = subprocess.Popen([sys.executable, "-m", module], env=environment, stdout=output, stderr=output)
+        try:
+            yield
+        finally:
+            started.terminate()
+            started.wait(40)
+
+
+def until(found: Any, log: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not found():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+
+
+def ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.usefixtures("short_tmp")
+async def test_a_webhook_from_request_to_fold(settings: Settings, tmp_path: Path) -> None:
+    project = await create_project(settings.database, "acme")
+    port, log = free_port(), tmp_path / "log"
+    url = f"http://127.0.0.1:{port}"
+    with collecting() as (collector, endpoint):
+        own = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_BSP_SCHEDULE_DELAY": "100", "PORT": str(port)}
+        environment = environment_of(settings, **own)
+        with process("services.api.main", environment, log), process("services.worker.main", environment, log):
+            until(lambda: ready(url), log)
+            who = participant("PA_1", PERSON, BASE_S * 1000, name=PERSON)
+            lobby = room(livekit_room(project.project_id, "live", "lobby"))
+            event = body("participant_joined", "EV_1", BASE_S, room=lobby, participant=who)
+            signer = WebhookSigner(settings.livekit_api_key, settings.livekit_api_secret)
+            headers = {"Authorization": signer.sign(event, now_s=int(time.time()))}
+            async with httpx.AsyncClient(trust_env=False) as client:
+                answer = await client.post(f"{url}/api/webhooks/livekit", content=event, headers=headers)
+            assert answer.status_code == 200
+            until(lambda: collector.named("relay-worker", "fold batch"), log)
+            until(
+                lambda: [span for of, span in collector.spans if of == "relay-api" and span.name == "keep webhooks"],
+                log,
+            )
+        (fold,) = collector.named("relay-worker", "fold batch")
+        (keep,) = collector.named("relay-api", "keep webhooks")
+        requests = [span for of, span in collector.spans if of == "relay-api" and span.kind == 2]
+        (request,) = [span for span in requests if "webhooks" in span.name]
+        assert [link.trace_id for link in fold.links] == [request.trace_id]
+        assert [link.span_id for link in keep.links] == [request.span_id]
+        # The fold's SQL and Redis calls are inside it; what nobody asked for is not traced at all.
+        assert [span for of, span in collector.spans if of == "relay-worker" and span.parent_span_id == fold.span_id]
+        assert all(span.parent_span_id or span.kind != 3 for _, span in collector.spans)
+        assert PERSON.encode() not in collector.raw
+
+
+def test_nothing_of_it_is_imported_unless_wanted() -> None:
+    # redis-py imports some of the API by itself where it is installed; what costs is the rest.
+    code = (
+        "import sys, services.api.main, services.worker.main\n"
+        "costly = ('opentelemetry.instrumentation', 'opentelemetry.exporter', 'opentelemetry.sdk.trace')\n"
+        "print([name for name in sys.modules if name.startswith(costly)])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "[]"
