@@ -1,8 +1,8 @@
 """Traces by OpenTelemetry: off, and nothing of it imported, unless OTEL_EXPORTER_OTLP_ENDPOINT is set.
 
 The libraries' own instrumentation makes the spans of HTTP, SQL and Redis; ours are two: keeping a group of webhooks, and
-folding a batch. Both stand for many requests at once, so they link to them instead of being children of one. The SDK reads its other
-variables (OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER, …) itself.
+folding a batch. Both stand for many requests at once, so they link to them instead of being children of one. The SDK reads its
+other variables (OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER, …) itself.
 """
 
 from collections.abc import Iterable, Iterator
