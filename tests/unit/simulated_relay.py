@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from random import Random
+from typing import Protocol
 
 import msgspec
 
@@ -12,15 +13,23 @@ from shared.metering.reconcile import Absence, Known, Listing, Proof, RoomListin
 from shared.metering.state import Room, Session, merge_room, merge_session, succession
 from shared.metering.usage import interval_of, is_metered
 from shared.models.livekit_event import decode_event
-from tests.unit.simulated_livekit import Event, SimulatedLiveKit
+from tests.unit.simulated_livekit import Event
 
 RECEIVED_MS = 1 << 61
+
+
+class AskedLiveKit(Protocol):
+    """What reconciliation asks LiveKit for."""
+
+    def listing(self, at_ms: int) -> Listing | None: ...
+    def serves_participant(self, sid: str, at_ms: int) -> bool: ...
+    def serves_room(self, name: str, at_ms: int) -> bool: ...
 
 
 class SimulatedRelay:
     """``kept``: every event folded, its own included, as the bodies that the event table holds."""
 
-    def __init__(self, livekit: SimulatedLiveKit) -> None:
+    def __init__(self, livekit: AskedLiveKit) -> None:
         self._livekit = livekit
         self.sessions: dict[str, Session] = {}
         self.rooms: dict[str, Room] = {}
@@ -103,7 +112,7 @@ class SimulatedRelay:
         self._absences = found.absences
 
 
-def refold(livekit: SimulatedLiveKit, kept: list[bytes], rng: Random) -> SimulatedRelay:
+def refold(livekit: AskedLiveKit, kept: list[bytes], rng: Random) -> SimulatedRelay:
     """Another Relay that is told the same events in any order, some of them twice."""
     sent = kept + rng.sample(kept, len(kept) // 4)
     rng.shuffle(sent)

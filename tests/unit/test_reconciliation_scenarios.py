@@ -1,0 +1,257 @@
+"""The known ways to meter wrongly that no webhook can help against, by the numbers of tests/unit/test_metering_scenarios.py.
+Each docstring says what "store the join, subtract at the leave" would answer, or what a careless reconciliation would."""
+
+import json
+
+import pytest
+
+from shared.metering.observe import observe
+from shared.metering.reconcile import PROVE_AFTER_MS, Listing, RoomListing
+from shared.metering.state import merge_run
+from shared.metering.usage import Interval, counted_until, interval_of, stale_after_ms, usage_of, usage_of_run
+from shared.models.livekit_event import ParticipantInfo, RoomInfo, decode_event
+from tests.unit.brute_force_meter import Event
+from tests.unit.simulated_relay import SimulatedRelay
+from tests.unit.test_metering_properties import event
+from tests.unit.test_metering_scenarios import CAMERA, LOBBY, MINUTE, NOON, SECOND, of, room, track
+
+NAME = LOBBY["name"]
+
+
+class Scripted:
+    """A LiveKit in which ``people`` are listed (None: it does not answer) and ``served`` are really there."""
+
+    def __init__(self) -> None:
+        self.people: list[ParticipantInfo] | None = []
+        self.served: set[str] | None = None
+        self.room_sid = "RM_1"
+        self.has_node = True
+
+    def join(self, sid: str = "PA_1", joined_ms: int = NOON) -> None:
+        assert self.people is not None
+        person = ParticipantInfo(
+            sid=sid, identity="ada", state="ACTIVE", joined_at=joined_ms // 1000, joined_at_ms=joined_ms
+        )
+        self.people.append(person)
+
+    def listing(self, at_ms: int) -> Listing | None:
+        if self.people is None:
+            return None
+        people = {person.sid: person for person in self.people}
+        return Listing(at_ms, {NAME: RoomListing(RoomInfo(sid=self.room_sid, name=NAME), at_ms, people)})
+
+    def serves_participant(self, sid: str, at_ms: int) -> bool:
+        return self.served is None or sid in self.served
+
+    def serves_room(self, name: str, at_ms: int) -> bool:
+        return self.has_node
+
+
+@pytest.fixture
+def livekit() -> Scripted:
+    return Scripted()
+
+
+@pytest.fixture
+def relay(livekit: Scripted) -> SimulatedRelay:
+    return SimulatedRelay(livekit)
+
+
+def tell(relay: SimulatedRelay, *events: Event) -> None:
+    for number, one in enumerate(events):
+        relay.receive({**one, "id": f"EV_{number}_{one['createdAt']}"})
+
+
+def poll(relay: SimulatedRelay, *at_s: int, failing: bool = False) -> None:
+    """Passes so many seconds after noon."""
+    for second in at_s:
+        relay.poll(NOON + second * SECOND, {NAME: failing})
+
+
+def interval(relay: SimulatedRelay, sid: str = "PA_1") -> Interval | None:
+    return interval_of(relay.sessions[sid], relay.room_of(relay.sessions[sid]))
+
+
+def test_01_every_event_lost(relay: SimulatedRelay, livekit: Scripted) -> None:
+    """Naive: nobody was there. LiveKit lists them, with the time of joining."""
+    livekit.join()
+    poll(relay, 300)
+    assert interval(relay) == Interval(NOON, None, None)
+
+
+def test_02_left_lost_and_the_room_goes_on(relay: SimulatedRelay, livekit: Scripted) -> None:
+    """Naive: open for ever. Closed at the last positive sighting, marked inferred; a real ``left`` later overrides."""
+    tell(relay, of("joined", NOON))
+    livekit.join()
+    poll(relay, 30, 60)
+    livekit.people = []
+    poll(relay, 90, 120)
+    assert interval(relay) == Interval(NOON, NOON + 60 * SECOND, "reconciled")
+    hours = usage_of(relay.sessions["PA_1"], None).values()
+    assert sum(hour.inferred_ms for hour in hours) == 60 * SECOND
+    tell(relay, of("left", NOON + 75 * SECOND))
+    assert interval(relay) == Interval(NOON, NOON + 75 * SECOND, "left")
+
+
+def test_02_the_rooms_end_is_no_news_of_one_who_was_missing(relay: SimulatedRelay, livekit: Scripted) -> None:
+    """Naive: the room ran on for an hour after the last sign of ada, and so did her bill."""
+    tell(relay, of("joined", NOON))
+    livekit.join()
+    poll(relay, 30)
+    livekit.people = []
+    poll(relay, 60, 90)
+    tell(relay, room("finished", NOON + 60 * MINUTE))
+    assert interval(relay) == Interval(NOON, NOON + 30 * SECOND, "reconciled")
+
+
+def test_12_an_open_session_that_nothing_confirms_bills_no_night(relay: SimulatedRelay, livekit: Scripted) -> None:
+    """Naive: joined at noon, LiveKit died at five past, asked in the morning: 20 hours."""
+    tell(relay, of("joined", NOON))
+    livekit.join()
+    poll(relay, 30, 300)
+    livekit.people = None
+    morning_ms, stale_ms = NOON + 20 * 60 * MINUTE, stale_after_ms(30)
+    session, confirmed_ms = relay.sessions["PA_1"], relay.confirmed["PA_1"]
+    assert counted_until(session, confirmed_ms, NOON + 310 * SECOND, stale_ms) == NOON + 310 * SECOND
+    assert counted_until(session, confirmed_ms, morning_ms, stale_ms) == NOON + 300 * SECOND
+    assert interval(relay) == Interval(NOON, None, None)
+
+
+def test_13_one_poll_is_no_proof(relay: SimulatedRelay, livekit: Scripted) -> None:
+    """Careless: one listing without ada, in the moment her reconnect replaces her entry, ends her call."""
+    tell(relay, of("joined", NOON))
+    livekit.join()
+    poll(relay, 30)
+    people, livekit.people = livekit.people, []
+    poll(relay, 60)
+    livekit.people = people
+    poll(relay, 90)
+    livekit.people = []
+    poll(relay, 120)
+    assert interval(relay) == Interval(NOON, None, None)
+
+
+def test_13_an_error_is_no_absence(relay: SimulatedRelay, livekit: Scripted) -> None:
+    """Careless: LiveKit's API restarts, and everybody is closed."""
+    tell(relay, of("joined", NOON))
+    livekit.people = None
+    poll(relay, 30, 60, 90, 120)
+    livekit.people = []
+    poll(relay, 150, 180, 210, failing=True)
+    assert interval(relay) == Interval(NOON, None, None)
+
+
+@pytest.mark.parametrize("room_is_served", [True, False])
+def test_13_a_ghost_is_not_believed_for_long(relay: SimulatedRelay, livekit: Scripted, room_is_served: bool) -> None:
+    """Careless: LiveKit's Redis lists ada for ever after a crash, so she is confirmed for ever."""
+    tell(relay, of("joined", NOON))
+    livekit.join()
+    poll(relay, 30)
+    livekit.served, livekit.has_node = set(), room_is_served
+    seconds = PROVE_AFTER_MS // SECOND
+    poll(relay, *range(60, 2 * seconds + 120, 30))
+    assert interval(relay) == Interval(NOON, NOON, "reconciled")
+    assert relay.confirmed["PA_1"] <= NOON + PROVE_AFTER_MS
+
+
+def test_14_a_join_newer_than_the_poll(relay: SimulatedRelay, livekit: Scripted) -> None:
+    """Careless: the webhook is folded while LiveKit is being asked; the list is older, and lacks ada."""
+    tell(relay, of("joined", NOON + 61 * SECOND, NOON + 60 * SECOND))
+    poll(relay, 60)
+    livekit.people = []
+    poll(relay, 80)
+    assert interval(relay) == Interval(NOON + 60 * SECOND, None, None)
+    # Missed by a pass that began after she came, she has one more.
+    poll(relay, 110)
+    assert interval(relay) == Interval(NOON + 60 * SECOND, NOON + 61 * SECOND, "reconciled")
+
+
+def test_14_a_poll_opens_before_its_webhook_comes(relay: SimulatedRelay, livekit: Scripted) -> None:
+    """Careless: opened by the poll and again by the webhook, twice as long."""
+    livekit.join()
+    poll(relay, 30)
+    tell(relay, of("joined", NOON), of("left", NOON + MINUTE))
+    assert list(relay.sessions) == ["PA_1"]
+    assert interval(relay) == Interval(NOON, NOON + MINUTE, "left")
+
+
+def test_15_tracks_whose_events_were_lost(relay: SimulatedRelay, livekit: Scripted) -> None:
+    """Naive: a camera whose unpublish was lost runs to the end of the session."""
+    tell(relay, of("joined", NOON), track("published", NOON, CAMERA))
+    livekit.join()
+    poll(relay, 30, 60)
+    tell(relay, of("left", NOON + 10 * MINUTE))
+    video = sum(hour.video_ms for hour in usage_of(relay.sessions["PA_1"], None).values())
+    assert video == 0  # never listed: no sign of it after its publishing
+
+
+def test_16_a_newer_room_of_the_same_name_proves_the_old_one_over(relay: SimulatedRelay) -> None:
+    """Naive: LiveKit crashed in yesterday's lobby; its sessions never end, whatever today's lobby says."""
+    yesterday = {**LOBBY, "creationTimeMs": str(NOON)}
+    today = {"sid": "RM_2", "name": NAME, "creationTimeMs": str(NOON + 24 * 60 * MINUTE)}
+    old = of("joined", NOON + SECOND, NOON, room=yesterday)
+    new = event("room_started", NOON + 24 * 60 * MINUTE, room=today)
+    tell(relay, old, new)
+    assert interval(relay) == Interval(NOON, NOON + SECOND, "reconciled")
+    other = SimulatedRelay(Scripted())
+    tell(other, new, old)
+    assert interval(other) == interval(relay)
+
+
+def test_17_relay_was_away(relay: SimulatedRelay, livekit: Scripted) -> None:
+    """Naive: who came while Relay was away and stays is free; who left in that time pays on."""
+    tell(relay, of("joined", NOON))
+    livekit.join()
+    poll(relay, 30)
+    livekit.people = []
+    livekit.join("PA_2", NOON + 20 * MINUTE)
+    poll(relay, 3600, 3630)
+    assert interval(relay) == Interval(NOON, NOON + 30 * SECOND, "reconciled")
+    assert interval(relay, "PA_2") == Interval(NOON + 20 * MINUTE, None, None)
+
+
+EGRESS = {"egressId": "EG_1", "roomName": NAME, "roomId": "RM_1", "startedAt": str(NOON * 1_000_000)}
+
+
+@pytest.mark.parametrize(
+    ("request_of", "kind"),
+    [
+        ({"roomComposite": {"roomName": NAME, "layout": "grid"}}, "room_composite"),
+        ({"web": {"url": "https://example.com"}}, "web"),
+        ({"track": {"trackId": "TR_1"}}, "track"),
+        ({"trackComposite": {"audioTrackId": "TR_1"}}, "track_composite"),
+        ({"participant": {"identity": "ada"}}, "participant"),
+        ({}, None),
+    ],
+)
+def test_19_egresses_by_type(request_of: Event, kind: str | None) -> None:
+    """Naive: a recording is one more participant, or nothing at all. It is a meter of its own, by what it records."""
+    ended = {**EGRESS, **request_of, "endedAt": str((NOON + MINUTE) * 1_000_000), "status": "EGRESS_COMPLETE"}
+    runs = [
+        observe(decode_event(json.dumps(one).encode()), NOON + 2 * MINUTE).run
+        for one in (
+            event("egress_started", NOON, egressInfo={**EGRESS, **request_of}),
+            event("egress_ended", NOON + MINUTE, egressInfo=ended),
+        )
+    ]
+    assert runs[0] is not None
+    assert runs[1] is not None
+    run = merge_run(runs[1], runs[0])
+    assert (run.type, run.room, run.project_id) == (kind, "lobby", "aaaaaaaa")
+    assert [usage.active_ms for usage in usage_of_run(run).values()] == [MINUTE]
+
+
+def test_19_each_use_of_an_ingress_is_a_run() -> None:
+    """Naive: one ingress used on two days is one run of two days."""
+    for start_ms, resource in ((NOON, "a"), (NOON + 60 * MINUTE, "b")):
+        state = {
+            "startedAt": str(start_ms * 1_000_000),
+            "endedAt": str((start_ms + MINUTE) * 1_000_000),
+            "resourceId": resource,
+        }
+        info = {"ingressId": "IN_1", "roomName": NAME, "inputType": "WHIP_INPUT", "state": state}
+        one = event("ingress_ended", start_ms + MINUTE, ingressInfo=info)
+        run = observe(decode_event(json.dumps(one).encode()), NOON + 120 * MINUTE).run
+        assert run is not None
+        assert (run.id, run.type) == (f"IN_1/{resource}", "whip")
+        assert [usage.active_ms for usage in usage_of_run(run).values()] == [MINUTE]
