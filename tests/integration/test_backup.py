@@ -1,0 +1,77 @@
+"""docs/operations.md's backup and restore, walked through: what comes back counts the same and goes on counting."""
+
+import asyncio
+import subprocess
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from services.cli.embedded import _postgres_binaries
+from services.cli.projects import create_project
+from services.worker.fold import fold_batch
+from shared import projects
+from shared.migrate import migrate
+from shared.postgres import create_pool
+from shared.queries import events as event_queries
+from shared.queries.events import Received
+from shared.settings import DatabaseUrl, Settings
+from tests.integration.test_volume import metered, traffic_for
+
+
+def contents(database: DatabaseUrl) -> dict[str, tuple[int, str]]:
+    """Of every table: its number of rows and a digest of them."""
+    found = {}
+    with psycopg.connect(database.dsn) as conn:
+        tables = conn.execute(
+            "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE n.nspname = 'public' AND c.relkind = 'r' ORDER BY 1"
+        ).fetchall()
+        for (table,) in tables:
+            query = sql.SQL("SELECT count(*), coalesce(md5(string_agg(t::text, '|' ORDER BY t::text)), '') FROM {} t")
+            row = conn.execute(query.format(sql.Identifier(table))).fetchone()
+            assert row is not None
+            found[table] = (int(row[0]), str(row[1]))
+    return found
+
+
+def _dump_and_restore(source: DatabaseUrl, target: DatabaseUrl, dump: Path) -> None:
+    binaries = _postgres_binaries()
+    options = ["--format", "custom", "--file", str(dump), "--dbname", source.dsn]
+    subprocess.run([str(binaries / "pg_dump"), *options], check=True)
+    options = ["--exit-on-error", "--no-owner", "--dbname", target.dsn, str(dump)]
+    subprocess.run([str(binaries / "pg_restore"), *options], check=True)
+
+
+async def test_what_is_restored_counts_the_same_and_goes_on(
+    settings: Settings, empty_database: DatabaseUrl, tmp_path: Path
+) -> None:
+    owners = [((await create_project(settings.database, name)).project_id, name) for name in ("one", "two")]
+    now_ms = time.time_ns() // 1_000_000
+    events = [
+        Received(now_ms, event.body)
+        for event in traffic_for(owners, now_ms, "--events", "800", "--rooms", "8", "--people", "5").events
+    ]
+    half = len(events) // 2
+    async with create_pool(settings.database, "tests") as pool, pool.acquire() as conn:
+        async with event_queries.partition_reader(conn, 0):
+            await fold_batch(conn, 0, events[:half])
+
+    await asyncio.to_thread(_dump_and_restore, settings.database, empty_database, tmp_path / "relay.dump")
+
+    assert contents(empty_database) == contents(settings.database)
+    assert migrate(empty_database) == []
+    async with create_pool(settings.database, "tests") as before, create_pool(empty_database, "tests") as after:
+        # Both get the rest, with an overlap: what was restored knows what it has seen.
+        for pool in (before, after):
+            async with pool.acquire() as conn, event_queries.partition_reader(conn, 0):
+                result = await fold_batch(conn, 0, events[half - 100 :])
+                assert result.known == 100
+        assert await metered(after, owners) == await metered(before, owners)
+        # Triggers and keys came back too.
+        async with after.acquire() as conn, conn.transaction():
+            created = await projects.create_project(conn, "three", datetime.now(UTC), created_by="tests")
+            assert created.keys
+            assert await conn.fetchval("SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal") > 0
