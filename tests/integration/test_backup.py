@@ -55,9 +55,12 @@ async def test_what_is_restored_counts_the_same_and_goes_on(
         for event in traffic_for(owners, now_ms, "--events", "800", "--rooms", "8", "--people", "5").events
     ]
     half = len(events) // 2
-    async with create_pool(settings.database, "tests") as pool, pool.acquire() as conn:
-        async with event_queries.partition_reader(conn, 0):
-            await fold_batch(conn, 0, events[:half])
+    async with (
+        create_pool(settings.database, "tests") as pool,
+        pool.acquire() as conn,
+        event_queries.partition_reader(conn, 0),
+    ):
+        await fold_batch(conn, 0, events[:half])
 
     await asyncio.to_thread(_dump_and_restore, settings.database, empty_database, tmp_path / "relay.dump")
 
