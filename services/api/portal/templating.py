@@ -25,7 +25,7 @@ def create_templates(static: StaticFiles) -> Environment:
     )
     environment.globals["static"] = static.url
     environment.filters.update(
-        number=number, minutes=minutes, duration=duration, ago=ago, moment=moment, day=day, plural=plural
+        number=number, fixed=fixed, minutes=minutes, duration=duration, ago=ago, moment=moment, day=day, plural=plural
     )
     environment.filters.update(browser=browser, sentence=sentence, label_of=label_of)
     return environment
@@ -35,6 +35,11 @@ def number(value: float) -> str:
     """``12,345``; one decimal only where there is one."""
     text = f"{value:,.1f}"
     return text.removesuffix(".0")
+
+
+def fixed(value: float) -> str:
+    """For columns: always one decimal, so that points stand below each other; a plain 0 where there is nothing."""
+    return f"{value:,.1f}" if value else "0"
 
 
 def minutes(ms: int) -> str:
