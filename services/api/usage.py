@@ -105,7 +105,7 @@ async def _add_groups(
     conn: Connection, scope: Scope, query: UsageQuery, span: Span, asked: Asked, found: Series, answer: UsageAnswer
 ) -> None:
     if query.group_by is None or query.group_by == "kind":
-        answer.groups = found.kinds
+        answer.groups = usage_answer.kinds(span, found)
         return
     days, dimension = (span.from_ms, span.to_ms), query.group_by
     if query.order == "minutes":

@@ -38,12 +38,12 @@ class Measured(NamedTuple):
 
 
 class Series(NamedTuple):
-    """The objects of a span, what they add up to, and the same cut by kind."""
+    """The objects of a span, what they add up to, and the same by kind: (date, part) of each."""
 
     spans: list[UsageOfSpan]
     totals: UsageTotals
     total: Shown
-    kinds: list[UsageOfGroup]
+    of_kinds: Mapping[str, Sequence[tuple[str, Shown]]]
 
 
 def minutes(shown: int) -> float:
@@ -91,11 +91,16 @@ def series(span: Span, measured: Measured) -> Series:
             )
         )
     totals = UsageTotals(**metered(total), **media.totals())
-    return Series(spans, totals, total, [_kind(span, kind, cells) for kind, cells in sorted(of_kinds.items())])
+    return Series(spans, totals, total, of_kinds)
 
 
 def _names(measured: Measured, start_ms: int) -> tuple[int | UnsetType, int | UnsetType]:
     return measured.names.get(start_ms, (0, 0)) if measured.names is not None else (UNSET, UNSET)
+
+
+def kinds(span: Span, found: Series) -> list[UsageOfGroup]:
+    """The kinds of participants by name, each with its hours, days or months."""
+    return [_kind(span, kind, cells) for kind, cells in sorted(found.of_kinds.items())]
 
 
 def _kind(span: Span, kind: str, cells: Sequence[tuple[str, Shown]]) -> UsageOfGroup:

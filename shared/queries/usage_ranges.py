@@ -64,7 +64,7 @@ _OPEN_USAGE = (
     " FROM open, unnest(video_edges) WITH ORDINALITY AS e (edge, n)"
     " UNION ALL SELECT kind, 1, until_ms, -1 FROM open WHERE cardinality(video_edges) % 2 = 1"
     " UNION ALL SELECT kind, 2, least(edge, until_ms), CASE WHEN n % 2 = 1 THEN 1 ELSE -1 END"
-    " FROM open, unnest(screen_share_edges) WITH ORDINALITY AS e (edge, n)"
+    " FROM open, unnest(screen_share_edges) WITH ORDINALITY AS e (edge, n) WHERE cardinality(screen_share_edges) > 0"
     " UNION ALL SELECT kind, 2, until_ms, -1 FROM open WHERE cardinality(screen_share_edges) % 2 = 1),"
     " inside AS (SELECT kind, meter, least(greatest(at, $5::bigint), $6::bigint) AS at, sign FROM edges)"
     " SELECT kind, meter, at - at % $7 AS start, sum(sign * ($7 - at % $7))::bigint AS ms, sum(sign)::bigint AS level"

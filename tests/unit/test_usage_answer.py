@@ -62,7 +62,7 @@ def answer(by_hour: dict[int, dict[str, Amounts]], granularity: Granularity) -> 
     return {
         "spans": msgspec.to_builtins(found.spans),
         "totals": msgspec.to_builtins(found.totals),
-        "kinds": msgspec.to_builtins(found.kinds),
+        "kinds": msgspec.to_builtins(usage_answer.kinds(span, found)),
     }
 
 
