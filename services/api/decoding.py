@@ -9,12 +9,15 @@ from shared.errors import InvalidRequest
 from shared.models.names import IN_WORDS
 
 T = TypeVar("T")
+NO_BODY = "the body is empty; it must be a JSON object"
 _PATH = re.compile(r"^(.*?)(?: - at `(?:key in )?\$\.?([^`]*)`)?$", re.DOTALL)
 _NAMED = re.compile(r"^Object (contains unknown|missing required) field `([^`]*)`$")
 
 
 def decode_request(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
     """The decoded body. Raises ``InvalidRequest`` with the dotted path of the field."""
+    if not body:
+        raise InvalidRequest(NO_BODY, code="invalid_json")
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:

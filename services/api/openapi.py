@@ -10,6 +10,7 @@ added to each, further ones are named by the route::
 
 import copy
 from collections.abc import Iterable, Sequence
+from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any
 
@@ -192,6 +193,7 @@ def _refine(operation: dict[str, Any], handler: HTTPRouteHandler, schema_of: dic
     success = operation["responses"].pop(str(handler.status_code))
     answer = _answer_type(handler)
     limited = _RATE_HEADERS if {"secretKey": []} in operation.get("security", []) else {}
+    success["description"] = HTTPStatus(handler.status_code).phrase
     success["headers"] = _headers({**limited, **said["answer_headers"]})
     if answer is not None:
         success["content"] = {"application/json": {"schema": schema_of[id(answer)]}}
@@ -201,7 +203,7 @@ def _refine(operation: dict[str, Any], handler: HTTPRouteHandler, schema_of: dic
         success.setdefault("content", {})[media_type] = {"schema": {"type": "string"}, "example": example}
     operation["responses"] = {
         str(handler.status_code): success,
-        **{str(status): {**success, "description": TITLES[status]} for status in said["also_statuses"]},
+        **{str(status): {**success, "description": HTTPStatus(status).phrase} for status in said["also_statuses"]},
         **_error_answers(_codes_of(operation, said, body is not None)),
     }
 

@@ -8,6 +8,7 @@ import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 
+from services.api.decoding import NO_BODY
 from services.api.problem_codes import CODES
 from shared import metrics
 from shared.errors import (
@@ -221,7 +222,7 @@ def _problem_of_parameter(error: ValidationException) -> Problem:
     first: Any = error.extra[0] if isinstance(error.extra, list) and error.extra else {}
     param, message = first.get("key"), str(first.get("message", ""))
     if param == "data":
-        return Problem(400, "invalid_json", "the body is empty; it must be a JSON object")
+        return Problem(400, "invalid_json", NO_BODY)
     if param is None:
         missing = re.search(r"Missing required \w+ parameter '([^']+)'", error.detail)
         if missing is not None:

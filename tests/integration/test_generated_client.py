@@ -60,8 +60,11 @@ def part(name: str) -> Any:
 async def test_mint_create_list_end(url: str, project: CreatedProject) -> None:
     models = part("models")
     key = key_of(project)["Authorization"].removeprefix("Bearer ")
-    client = part("client").AuthenticatedClient(base_url=url, token=key, raise_on_unexpected_status=True)
+    async with part("client").AuthenticatedClient(base_url=url, token=key, raise_on_unexpected_status=True) as client:
+        await _mint_create_list_end(client, models, project)
 
+
+async def _mint_create_list_end(client: Any, models: Any, project: CreatedProject) -> None:
     token = await part("api.tokens.create_token").asyncio(
         client=client,
         body=models.TokenRequest(room="lobby", identity="ada", ttl=60, grants=models.Grants(can_publish=False)),
@@ -77,7 +80,7 @@ async def test_mint_create_list_end(url: str, project: CreatedProject) -> None:
     listed = await part("api.rooms.list_rooms").asyncio(client=client)
     assert [each.room for each in listed.rooms] == ["lobby"]
 
-    usage = await part("api.usage.get_usage").asyncio(client=client, period="7d")
+    usage = await part("api.usage.get_usage").asyncio(client=client, period=models.GetUsagePeriod("7d"))
     assert len(usage.daily) == 7
 
     ended = await part("api.rooms.end_room").asyncio_detailed("lobby", client=client)
@@ -89,7 +92,7 @@ async def test_mint_create_list_end(url: str, project: CreatedProject) -> None:
 
 @pytest.mark.usefixtures("generated")
 async def test_errors_are_read_too(url: str) -> None:
-    client = part("client").AuthenticatedClient(base_url=url, token="sk_live_mistyped")
     body = part("models").TokenRequest(room="lobby", identity="ada")
-    problem = await part("api.tokens.create_token").asyncio(client=client, body=body)
-    assert (problem.status, problem.code) == (401, "malformed_key")
+    async with part("client").AuthenticatedClient(base_url=url, token="sk_live_mistyped") as client:
+        problem = await part("api.tokens.create_token").asyncio(client=client, body=body)
+    assert (problem.status, problem.code) == (401, "mistyped_key")

@@ -16,7 +16,11 @@ from shared.models.keys import CreateKey, KeyAnswer, KeyPage, NewKeyAnswer, Rena
 from shared.models.projects import KeyRecord
 
 MAX_PAGE = 100
-KeyId = FromPath[Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9]{1,64}\Z", examples=["h7q2m9x4k8t6w3na"])]]
+KeyId = FromPath[
+    Annotated[
+        str, msgspec.Meta(pattern=r"\A[a-z0-9]{1,64}\Z", description="`keyId` of a key.", examples=["h7q2m9x4k8t6w3na"])
+    ]
+]
 Limit = FromQuery[Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE, description="at most this many")]]
 AndMade = Annotated[
     bool, QueryParameter(name="andMade", description="also every key that was made with it, and with those, and so on")

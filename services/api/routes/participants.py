@@ -12,7 +12,7 @@ from services.api.routes.rooms import OF_ROOM, ROOMS, Cursor, Limit, Name, refus
 from shared.models.rooms import MutedTracks, MuteTracks, ParticipantAnswer, ParticipantPage, UpdateParticipant
 
 # Wider than what tokens are minted for: agents, phones and streams bring identities of their own.
-Identity = Annotated[str, PathParameter(min_length=1, max_length=256)]
+Identity = Annotated[str, PathParameter(min_length=1, max_length=256, description="Of the participant.")]
 OF_PARTICIPANT = (*OF_ROOM, "participant_not_found")
 
 

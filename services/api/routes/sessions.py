@@ -22,6 +22,10 @@ from shared.queries.usage_ranges import Asked
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=512, description="Only those of exactly this name.")]
 Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT, description="At most this many; a page may hold fewer.")]
 
+Sid = Annotated[
+    str, msgspec.Meta(max_length=512, description="LiveKit's sid of the participant.", examples=["PA_k3v9x2m7q4w8"])
+]
+
 
 @get(
     "/sessions",
@@ -38,7 +42,7 @@ async def list_sessions(
     room: FromQuery[Name | None] = None,
     identity: FromQuery[Name | None] = None,
     kind: FromQuery[Name | None] = None,
-    status: FromQuery[Status | None] = None,
+    status: FromQuery[Annotated[Status, msgspec.Meta(description="Without it both.")] | None] = None,
     since: Annotated[Timestamp | None, QueryParameter(name="from")] = None,
     to: FromQuery[Timestamp | None] = None,
     limit: FromQuery[Limit] = DEFAULT_LIMIT,
@@ -57,7 +61,7 @@ async def list_sessions(
     opt=described(errors=("session_not_found",), answers=ListedSession),
 )
 async def get_session(
-    key: NamedDependency[KeyRecord], context: NamedDependency[Context], sid: FromPath[str]
+    key: NamedDependency[KeyRecord], context: NamedDependency[Context], sid: FromPath[Sid]
 ) -> Response[bytes]:
     asked = Asked(context.clock.now_ms(), context.stale_ms)
     return answer(await session_for(context.pool, Scope(key.project_id, key.mode), sid, asked))

@@ -6,6 +6,7 @@ import msgspec
 from litestar import Request, Response, get
 from litestar.di import NamedDependency
 from litestar.params import FromQuery, QueryParameter
+from msgspec import Meta
 
 from services.api.context import Context
 from services.api.cursors import Cursor
@@ -19,6 +20,21 @@ from shared.models.projects import KeyRecord
 from shared.models.usage import GroupBy, Order, Period, UsageAnswer
 from shared.queries.usage import Scope
 from shared.queries.usage_ranges import Asked
+
+_Period = Annotated[
+    Period, Meta(description="Days up to and with today; `30d` where nothing is asked for. Not with `from`.")
+]
+_From = Annotated[
+    Timestamp, Meta(description="Start of the range: a UTC midnight, or with `granularity=hour` a full hour.")
+]
+_To = Annotated[Timestamp, Meta(description="End of the range, not in it; now where it is not given.")]
+_Granularity = Annotated[Granularity, Meta(description="Whether `hourly`, `daily` or `monthly` is answered.")]
+_GroupBy = Annotated[GroupBy, Meta(description="Adds `groups`: the parts of rooms, identities or kinds.")]
+# These two have no default here: a client that sent it along without `groupBy` would be refused.
+_Order = Annotated[Order, Meta(description="Of rooms or identities: `name`, or `minutes` for the greatest first.")]
+_Limit = Annotated[
+    int, Meta(ge=1, le=MAX_LIMIT, description=f"Of rooms or identities; {DEFAULT_LIMIT} where it is not given.")
+]
 
 
 @get(
@@ -38,13 +54,13 @@ async def get_usage(
     request: Request[Any, Any, Any],
     key: NamedDependency[KeyRecord],
     context: NamedDependency[Context],
-    period: FromQuery[Period | None] = None,
-    since: Annotated[Timestamp | None, QueryParameter(name="from")] = None,
-    to: FromQuery[Timestamp | None] = None,
-    granularity: FromQuery[Granularity] = "day",
-    group_by: Annotated[GroupBy | None, QueryParameter(name="groupBy")] = None,
-    order: FromQuery[Order] = "name",
-    limit: FromQuery[Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]] = DEFAULT_LIMIT,
+    period: FromQuery[_Period | None] = None,
+    since: Annotated[_From | None, QueryParameter(name="from")] = None,
+    to: FromQuery[_To | None] = None,
+    granularity: FromQuery[_Granularity] = "day",
+    group_by: Annotated[_GroupBy | None, QueryParameter(name="groupBy")] = None,
+    order: FromQuery[_Order | None] = None,
+    limit: FromQuery[_Limit | None] = None,
     cursor: FromQuery[Cursor | None] = None,
 ) -> Response[bytes]:
     """The parameters are declared one by one, and read together: which may go with which is for ``read_usage_query``."""
