@@ -1,4 +1,4 @@
-"""`GET /openapi.json`."""
+"""`GET /openapi.json`, and `GET /docs`, which is the same for people."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -9,6 +9,16 @@ from litestar import Response, get
 from litestar.types import ControllerRouterHandler
 
 from services.api.openapi import build_document
+from services.api.reference_page import TEMPLATES, render_reference
+
+# The page consists of itself and its style sheet.
+PAGE_HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; style-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
+    ),
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
 
 
 def reference_routes(
@@ -17,11 +27,28 @@ def reference_routes(
     """Routes that describe the routes ``described``; nothing is built before it is asked for."""
 
     @lru_cache(1)
-    def document() -> bytes:
-        return msgspec.json.encode(build_document(described, dependencies, api_url))
+    def document() -> dict[str, Any]:
+        return build_document(described, dependencies, api_url)
+
+    @lru_cache(1)
+    def page() -> str:
+        return render_reference(document())
 
     @get("/openapi.json", include_in_schema=False, sync_to_thread=False)
     def openapi_json() -> Response[bytes]:
-        return Response(document(), media_type="application/json")
+        headers = {"access-control-allow-origin": "*", "cache-control": "no-cache"}
+        return Response(msgspec.json.encode(document()), media_type="application/json", headers=headers)
 
-    return [openapi_json]
+    @get("/docs", include_in_schema=False, sync_to_thread=False)
+    def docs() -> Response[str]:
+        return Response(page(), media_type="text/html", headers=PAGE_HEADERS)
+
+    @get("/docs/reference.css", include_in_schema=False, sync_to_thread=False)
+    def style() -> Response[bytes]:
+        return Response(
+            (TEMPLATES / "reference.css").read_bytes(),
+            media_type="text/css",
+            headers={"cache-control": "no-cache"},
+        )
+
+    return [openapi_json, docs, style]

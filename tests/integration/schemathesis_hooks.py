@@ -2,6 +2,7 @@
 
 from base64 import b64encode
 from typing import Any
+from uuid import uuid4
 
 import schemathesis
 
@@ -20,6 +21,8 @@ def before_call(_ctx: schemathesis.HookContext, case: schemathesis.Case[Any], _k
         case.query = {name: value for name, value in case.query.items() if name not in refused}
     if case.method != "DELETE" and "{identity}" in case.operation.path and case.path_parameters:
         case.path_parameters = {**case.path_parameters, "name": "lobby", "identity": "ada"}
+    if "Idempotency-Key" in (case.headers or {}):
+        case.headers["Idempotency-Key"] = str(uuid4())  # the same one for another request is refused
     if isinstance(case.body, dict):
         case.body = _allowed(case.operation.definition.raw["operationId"], _with_whole_numbers(case.body))
 

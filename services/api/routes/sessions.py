@@ -23,7 +23,7 @@ Name = Annotated[str, msgspec.Meta(min_length=1, max_length=512, description="On
 Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT, description="At most this many; a page may hold fewer.")]
 
 Sid = Annotated[
-    str, msgspec.Meta(max_length=512, description="LiveKit's sid of the participant.", examples=["PA_k3v9x2m7q4w8"])
+    str, msgspec.Meta(max_length=512, description="LiveKit's participant sid.", examples=["PA_k3v9x2m7q4w8"])
 ]
 
 
