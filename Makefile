@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 LOCK   ?= requirements-dev.lock
 
-.PHONY: run test check bench setup lock images clean
+.PHONY: run test check faults bench setup lock images clean
 .DEFAULT_GOAL := run
 
 setup: $(VENV)/.$(LOCK)
@@ -27,6 +27,10 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Kills and starves one part after the other under load and counts what is left: ARGS="--rounds 10".
+faults: setup
+	$(BIN)/python -m faults $(ARGS)
 
 # Measures Relay beside its peers; needs wrk, node and npm. ARGS="tokens --rounds 2" for a part of it.
 bench: setup

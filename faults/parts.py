@@ -1,0 +1,101 @@
+"""The parts of a running Relay, each a process that can be killed and started again."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+
+from services.cli.embedded import Server, prepare_postgres, prepare_redis
+from shared.settings import inherited_environment
+
+ROOT = Path(__file__).resolve().parent.parent
+READY_WITHIN_S = 60.0
+_POLL_S = 0.02
+
+
+class Part:
+    """One process. ``launch`` starts it anew; ``ready`` blocks shortly and is True once it answers."""
+
+    def __init__(
+        self, name: str, launch: Callable[[], "subprocess.Popen[bytes]"], ready: Callable[["Part"], bool]
+    ) -> None:
+        self.name, self._launch, self._ready = name, launch, ready
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Returns once it is ready. A server whose predecessor's children still hold its directory is started again."""
+        self.process, deadline = self._launch(), time.monotonic() + READY_WITHIN_S
+        while not self._ready(self):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{self.name} was not ready within {READY_WITHIN_S:g} s")
+            if self.process.poll() is not None:
+                self.process = self._launch()
+            time.sleep(_POLL_S)
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.send_signal(number)
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+
+def server(prepare: Callable[[Path], Server], home: Path) -> tuple[Part, str]:
+    """An embedded server that syncs to disk, and its URL. Preparing it again after a kill clears away what is left of it."""
+
+    def launch() -> "subprocess.Popen[bytes]":
+        child = prepare(home).child
+        assert child.log is not None
+        with child.log.open("ab") as log:
+            return subprocess.Popen(child.argv, stdout=log, stderr=subprocess.STDOUT, **child.options())
+
+    prepared = prepare(home)
+    return Part(prepared.child.name, launch, lambda _: prepared.ready()), prepared.url
+
+
+def postgres(home: Path) -> tuple[Part, str]:
+    return server(prepare_postgres, home)
+
+
+def redis(home: Path) -> tuple[Part, str]:
+    return server(prepare_redis, home)
+
+
+def service(name: str, module: str, env: dict[str, str], home: Path, probe: str) -> Part:
+    """An api or a worker; ready once ``probe`` answers 200."""
+    log = home / f"{name}.log"
+
+    def launch() -> "subprocess.Popen[bytes]":
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", module],
+                cwd=ROOT,
+                env=inherited_environment(env),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+            )
+
+    return Part(name, launch, _answers(probe))
+
+
+def _answers(url: str) -> Callable[[Part], bool]:
+    def ready(_: Part) -> bool:
+        try:
+            return httpx.get(url, trust_env=False, timeout=1).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    return ready

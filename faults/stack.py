@@ -1,0 +1,173 @@
+"""A whole Relay with every part a process of its own, and what must hold of it after a fault."""
+
+import asyncio
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from faults import parts
+from faults.parts import ROOT, Part
+from services.cli.simulate.traffic import DayExpected, Stay, expected
+from shared import event_stream
+from shared.clock import DAY_MS, rfc3339
+from shared.migrate import migrate
+from shared.models.projects import CreatedProject
+from shared.postgres import connect
+from shared.queries import usage as usage_queries
+from shared.queries.usage import Scope
+from shared.settings import DatabaseUrl, inherited_environment, parse_database_url
+
+API_KEY, API_SECRET = "devkey", "a-secret-of-the-fault-harness-alone"
+_DRAINED_WITHIN_S = 180.0
+
+
+class Stack:
+    """Postgres, Redis, one api, and as many workers as were started."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.postgres, database_url = parts.postgres(home)
+        self.redis, self.redis_url = parts.redis(home)
+        self.database: DatabaseUrl = parse_database_url(database_url)
+        self.url = f"http://127.0.0.1:{_free_port()}"
+        self.environment = {
+            "DATABASE_URL": database_url,
+            "REDIS_URL": self.redis_url,
+            "LIVEKIT_URL": "ws://127.0.0.1:9",
+            "LIVEKIT_API_KEY": API_KEY,
+            "LIVEKIT_API_SECRET": API_SECRET,
+            "AUTH_SECRET": "f" * 32,
+            "RELAY_API_URL": self.url,
+            "PORT": self.url.rpartition(":")[2],
+            "RELAY_HOST": "127.0.0.1",
+            "RECONCILE_INTERVAL_SECONDS": "0",
+        }
+        self.api = parts.service("api", "services.api.main", self.environment, home, f"{self.url}/healthz")
+        self.workers: list[Part] = []
+
+    def add_worker(self, module: str = "services.worker.main") -> Part:
+        port = _free_port()
+        env = {**self.environment, "WORKER_PORT": str(port)}
+        name = f"worker{len(self.workers) + 1}"
+        worker = parts.service(name, module, env, self.home, f"http://127.0.0.1:{port}/healthz")
+        worker.start()
+        self.workers.append(worker)
+        return worker
+
+    def stop(self) -> None:
+        import signal
+
+        for part in (*self.workers, self.api, self.redis):
+            part.stop()
+        self.postgres.stop(signal.SIGINT)
+
+    async def drained(self) -> float:
+        """Waits until nothing waits to be folded; how long that took, in seconds."""
+        started, redis = time.monotonic(), event_stream.connect_redis(self.redis_url)
+        try:
+            while True:
+                conn = await connect(self.database)
+                try:
+                    inbox = await conn.fetchval("SELECT count(*) FROM webhook_inbox")
+                finally:
+                    await conn.close()
+                if not inbox and await event_stream.oldest_unfolded_ms(redis) is None:
+                    return time.monotonic() - started
+                if time.monotonic() - started > _DRAINED_WITHIN_S:
+                    raise RuntimeError(f"events still wait after {_DRAINED_WITHIN_S:g} s")
+                await asyncio.sleep(0.05)
+        finally:
+            await redis.aclose()
+
+    async def stored_ids(self, projects: Sequence[CreatedProject]) -> set[str]:
+        conn = await connect(self.database)
+        try:
+            ids = [project.project_id for project in projects]
+            rows = await conn.fetch("SELECT id FROM event WHERE project_id = ANY ($1::text[])", ids)
+            aside = await conn.fetchval("SELECT count(*) FROM set_aside_event")
+        finally:
+            await conn.close()
+        if aside:
+            raise RuntimeError(f"{aside} events were set aside")
+        return {row["id"] for row in rows}
+
+    async def sums(self, projects: Sequence[CreatedProject]) -> list[DayExpected]:
+        """What the rollups say, in the simulator's form."""
+        conn, found = await connect(self.database), []
+        try:
+            for project in projects:
+                scope, level = Scope(project.project_id, "live"), 0
+                days = await usage_queries.usage_by_day(conn, scope, 0, 2**45 // DAY_MS * DAY_MS)
+                _, stretches = await usage_queries.day_stretches(conn, scope, 0, 2**45)
+                for day, stretch in sorted(stretches.items()):
+                    usage = days[day]
+                    audio_ms = usage.participant_ms - usage.video_ms
+                    shown = (usage.participant_ms, usage.video_ms, audio_ms, level + stretch.peak)
+                    found.append(DayExpected(scope.project_id, "live", rfc3339(day)[:10], *shown))
+                    level += stretch.change
+        finally:
+            await conn.close()
+        return sorted(found, key=lambda day: (day.project_id, day.mode, day.date))
+
+    def verify(self) -> str:
+        """`relay usage verify`: '' where it finds nothing, else what it says."""
+        answer = subprocess.run(
+            [sys.executable, "-m", "services.cli.main", "usage", "verify"],
+            cwd=ROOT,
+            env=inherited_environment(self.environment),
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        return "" if answer.returncode == 0 else f"{answer.stdout}{answer.stderr}"[-2000:]
+
+
+async def faults_found(
+    stack: Stack, projects: Sequence[CreatedProject], acknowledged: Sequence[bytes], stays: list[Stay]
+) -> list[str]:
+    """What is not as it must be: every acknowledged event stored, nothing else stored, sums as planned, nothing to verify."""
+    found = []
+    sent = {msgspec.json.decode(body)["id"] for body in acknowledged}
+    stored = await stack.stored_ids(projects)
+    if sent - stored:
+        found.append(f"{len(sent - stored)} acknowledged events are not stored")
+    if stored - sent:
+        found.append(f"{len(stored - sent)} events are stored that nobody acknowledged")
+    if await stack.sums(projects) != expected(stays):
+        found.append("the rollups are not what the meetings add up to")
+    if said := await asyncio.to_thread(stack.verify):
+        found.append(f"relay usage verify: {said}")
+    return found
+
+
+@contextmanager
+def running() -> Iterator[Stack]:
+    """Everything started, one worker, on a disk; gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="relay-faults-", ignore_cleanup_errors=True) as directory:
+        home = Path(directory)
+        home.chmod(0o711)
+        stack = Stack(home)
+        try:
+            for part in (stack.postgres, stack.redis):
+                part.start()
+            migrate(stack.database)
+            stack.api.start()
+            stack.add_worker()
+            yield stack
+        finally:
+            stack.stop()
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
