@@ -381,6 +381,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _reconcile(arguments: argparse.Namespace) -> int:
     from services.cli.reconcile import describe, run_once
 
+    _database(arguments)  # says better than the settings what is wrong where no Relay is
     result = asyncio.run(run_once(load_settings({**environment(), **_environment(arguments)})))
     if arguments.json:
         _print(result)

@@ -9,6 +9,7 @@ import pytest
 from livekit.protocol import egress, ingress, models
 
 from services.cli import reconcile as command
+from services.worker import reconcile as reconciliation
 from services.worker.fold import fold_batch
 from services.worker.jobs import periodic_jobs
 from services.worker.periodic import Context, run_if_due
@@ -220,6 +221,21 @@ async def test_half_of_the_rooms_failing_concludes_only_about_the_others(world: 
     assert (await world.after(30).poll()).closed == 10
     ends = {end for identity, (_, end, _) in (await world.sessions()).items()}
     assert ends == {30_000}
+
+
+async def test_a_slow_livekit_is_not_asked_for_ever(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rooms that time did not suffice for are as if they had failed, and the pass concludes about the others."""
+    for number in range(60):
+        world.joins(f"person-{number}", livekit_room(world.project, "live", f"room-{number}"))
+    await world.after(30).poll()
+    world.livekit.people.clear()
+    world.livekit.delay_s = 0.1
+    monkeypatch.setattr(reconciliation, "ASK_WITHIN_S", 0.15)
+    for _ in range(2):
+        done = await world.after(30).poll()
+        assert 0 < done.rooms_failed < 60
+    assert done.closed <= 60 - done.rooms_failed
+    assert sum(1 for _, end, _ in (await world.sessions()).values() if end is None) == 60 - done.closed
 
 
 async def test_joins_newer_than_the_poll_are_not_missed(world: World) -> None:
