@@ -73,6 +73,8 @@ def _measure(arguments: argparse.Namespace, directory: Path) -> None:
                 "REDIS_URL": running.redis_url,
                 "AUTH_SECRET": "b" * 32,
                 "RELAY_API_URL": "http://127.0.0.1",
+                "RATE_LIMIT_API_PER_KEY": "0",
+                "RATE_LIMIT_API_PER_PROJECT": "0",
             }
         times: dict[str, dict[str, list[float]]] = {name: {question: [] for question in QUESTIONS} for name in sizes}
         with (

@@ -145,12 +145,19 @@ def _event(row: event_pages.ListedEvent) -> ListedEvent:
 
 
 def _payload(body: bytes) -> msgspec.Raw | None:
-    """The body as it is, if it can be part of an answer in UTF-8."""
+    """The body as it is but for the room's password to LiveKit's TURN server, which is nobody's to read; None if it is not in
+    UTF-8 and can be no part of an answer."""
     try:
-        body.decode()
-    except UnicodeDecodeError:
+        if b"turnPassword" not in body:
+            body.decode()
+            return msgspec.Raw(body)
+        payload = msgspec.json.decode(body)
+    except (UnicodeDecodeError, msgspec.DecodeError):
         return None
-    return msgspec.Raw(body)
+    for value in payload.values():
+        if isinstance(value, dict):
+            value.pop("turnPassword", None)
+    return msgspec.Raw(msgspec.json.encode(payload))
 
 
 def _utc(at: datetime) -> str:

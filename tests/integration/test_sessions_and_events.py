@@ -160,6 +160,15 @@ async def test_events_are_what_livekit_sent(api: httpx.AsyncClient, project: Cre
     assert await walk(api, "events", key_of(project), session="PA_nobody") == []
 
 
+async def test_a_rooms_turn_password_is_nobodys_to_read(
+    api: httpx.AsyncClient, pool: Pool, project: CreatedProject
+) -> None:
+    where = {**room(livekit_room(project.project_id, "live", "lobby")), "turnPassword": "s3cret"}
+    await fold(pool, [body("room_started", "EV_1", START_S, room=where)])
+    (event,) = await walk(api, "events", key_of(project))
+    assert event["payload"]["room"] == {key: value for key, value in where.items() if key != "turnPassword"}
+
+
 async def test_only_the_own_project_and_mode(
     api: httpx.AsyncClient, project: CreatedProject, settings: Settings, lobby: str
 ) -> None:
