@@ -83,6 +83,7 @@ class KeyStore:
     async def _listen(self) -> None:
         conn = await connect(self._database, "relay api keys")
         try:
+            conn.add_termination_listener(self._deafened)
             await conn.add_listener(queries.KEY_CHANGES, self._forget)
             # What was announced before we listened is not known to us.
             for cached in self._cache.values():
@@ -95,6 +96,10 @@ class KeyStore:
                 await asyncio.sleep(HEARTBEAT_S)
         finally:
             conn.terminate()
+
+    def _deafened(self, _connection: Any) -> None:
+        """The connection is gone, and we need not wait for the heartbeat to find out."""
+        self._heard_ms = 0
 
     def _forget(self, _connection: Any, _pid: int, _channel: str, payload: object) -> None:
         self.changes_heard += 1

@@ -66,13 +66,13 @@ def embedded_servers(data_dir: Path, *, fsync: bool = True) -> Iterator[Embedded
     home = DataDir(data_dir)
     with home.locked(), ExitStack() as stack:
         postgres, redis_server = prepare_postgres(home.path, fsync=fsync), prepare_redis(home.path)
-        postgres_pid = stack.enter_context(_running(postgres))
-        redis_pid = stack.enter_context(_running(redis_server))
+        postgres_pid = stack.enter_context(running(postgres))
+        redis_pid = stack.enter_context(running(redis_server))
         yield EmbeddedServers(postgres.url, redis_server.url, postgres_pid, redis_pid)
 
 
 @contextmanager
-def _running(server: Server) -> Iterator[int]:
+def running(server: Server) -> Iterator[int]:
     child, deadline = server.child, time.monotonic() + READY_WITHIN_S
     process = _start(child)
     try:

@@ -1,0 +1,19 @@
+"""A revoked key is refused within a second of the call's return, in every process, whatever else fails meanwhile."""
+
+from pathlib import Path
+
+from shared.settings import Settings
+from tests.e2e.revocation import report, run
+
+
+async def test_a_revoked_key_gets_nothing_through_after_a_second(settings: Settings, short_tmp: Path) -> None:
+    directory = short_tmp / "revocation"
+    directory.mkdir()
+    found = await run(directory, settings.database.dsn, count=2)
+    print(report(found))
+    assert {one.case for one in found} == {"calm", "redis restarted", "listener cut", "listener silent"}
+    for one in found:
+        assert one.by_revoked > 0, f"nothing was minted with the key before: {one}"
+        assert one.by_staying > 0, f"the other key did not work: {one}"
+        assert not one.other_answers, f"requests failed otherwise: {one}"
+        assert one.last_sent_ms < 1000, report(found)
