@@ -134,6 +134,20 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     _command(commands, "reconcile", _reconcile, "ask LiveKit once who is there and put the meter right", json=True)
+    usage = commands.add_parser("usage", help="prove what is stored, and mend it").add_subparsers(
+        required=True, metavar="…"
+    )
+    for name, text in (
+        ("verify", "recompute states from the kept events and rollups from the states; print what differs"),
+        ("rebuild", "write what verify would print, while events are being folded"),
+    ):
+        command = _command(usage, name, _usage, text, json=True)
+        command.set_defaults(rebuild=name == "rebuild")
+        command.add_argument(
+            "--from", dest="first", type=_day, metavar="DAY", help="the first UTC day (default: of all)"
+        )
+        command.add_argument("--to", dest="last", type=_day, metavar="DAY", help="the last UTC day (default: of all)")
+
     add_arguments(_command(commands, "simulate", _simulate, "send signed, realistic webhook traffic"))
     return parser
 
@@ -388,6 +402,20 @@ def _reconcile(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join(describe(result)))
     return 0
+
+
+def _day(text: str) -> int:
+    from services.cli.usage import day
+
+    return day(text)
+
+
+def _usage(arguments: argparse.Namespace) -> int:
+    from services.cli.usage import run
+
+    if None not in (arguments.first, arguments.last) and arguments.first > arguments.last:
+        return _fail("--from must not be after --to", code=2)
+    return run(arguments, _database(arguments))
 
 
 def _simulate(arguments: argparse.Namespace) -> int:

@@ -12,15 +12,16 @@ import msgspec
 
 from shared.clock import DAY_MS, floor_to
 from shared.metering.state import MediaRun, Room, Session, merge_room, merge_run, merge_session
-from shared.metering.usage import RunUsage, Usage, interval_of, is_metered, kind_of, usage_of, usage_of_run
+from shared.metering.usage import RunUsage, Usage, interval_of, is_metered, usage_of
 from shared.postgres import Connection
 from shared.queries import groups as group_queries
 from shared.queries import media as media_queries
 from shared.queries import sessions as session_queries
 from shared.queries import usage as usage_queries
-from shared.queries.groups import Dimension, GroupKey, GroupUsage
+from shared.queries.groups import GroupKey, GroupUsage
 from shared.queries.media import MediaKey
 from shared.queries.usage import LateChange, RollupKey, Scope
+from shared.rollups import group_rows, run_rows, usage_rows
 
 
 class ConcurrentFold(Exception):
@@ -110,10 +111,10 @@ async def _bill(conn: Connection, change: Change, now_ms: int) -> None:
         for group, (day, visits) in group_rows(session, usage):
             amounts = (*day, visits)
             groups[group] = [known + sign * amount for known, amount in zip(groups[group], amounts, strict=True)]
-    for sid, session in change.after.items():
-        known = change.before.get(sid)
-        new = _edges(session, change.room_after(session))
-        old = _edges(known, change.room_before(known)) if known is not None else ()
+    for sid in {**change.before, **change.after}:  # an audit may find a session that has no right to be there
+        was, is_now = change.before.get(sid), change.after.get(sid)
+        old = _edges(was, change.room_before(was)) if was is not None else ()
+        new = _edges(is_now, change.room_after(is_now)) if is_now is not None else ()
         if new != old:
             edges.update(new, old)
     rollups = {key: Usage(*amounts) for key, amounts in changes.items() if any(amounts)}
@@ -132,30 +133,6 @@ async def _bill(conn: Connection, change: Change, now_ms: int) -> None:
         await usage_queries.recompute_peaks(conn, edges)
     if late:
         await usage_queries.record_late_changes(conn, late, now_ms)
-
-
-def usage_rows(session: Session, usage: Mapping[int, Usage]) -> list[tuple[RollupKey, Usage]]:
-    """What a session's ``usage_of`` adds to the rollup, by hour."""
-    if session.project_id is None or session.mode is None:
-        return []
-    kind = kind_of(session)
-    return [(RollupKey(session.project_id, session.mode, hour, kind), amounts) for hour, amounts in usage.items()]
-
-
-def group_rows(session: Session, usage: Mapping[int, Usage]) -> list[tuple[GroupKey, GroupUsage]]:
-    """What a session's ``usage_of`` adds to the rollups of its room and of its identity, by day."""
-    if session.project_id is None or session.mode is None:
-        return []
-    days: dict[int, Usage] = {}
-    for hour_ms, amounts in usage.items():
-        day_ms = floor_to(hour_ms, DAY_MS)
-        days[day_ms] = Usage(*map(add, days[day_ms], amounts)) if day_ms in days else amounts
-    names: dict[Dimension, str] = {"room": session.room or "", "identity": session.identity or ""}
-    return [
-        (GroupKey(session.project_id, session.mode, dimension, day_ms, name), GroupUsage(amounts, 1))
-        for dimension, name in names.items()
-        for day_ms, amounts in days.items()
-    ]
 
 
 def _edges(session: Session, room: Room | None) -> tuple[tuple[Scope, int], ...]:
@@ -216,14 +193,3 @@ async def fold_runs(conn: Connection, observed: Sequence[MediaRun]) -> None:
     if rollups:
         await usage_queries.lock_scopes(conn, {Scope(key.project_id, key.mode) for key in rollups})
         await media_queries.add_usage(conn, rollups)
-
-
-def run_rows(run: MediaRun, now_ms: int | None = None) -> list[tuple[MediaKey, RunUsage]]:
-    """What a run adds to its rollup, by hour."""
-    if run.project_id is None or run.mode is None:
-        return []
-    kind = run.type or "other"
-    return [
-        (MediaKey(run.project_id, run.mode, hour, run.meter, kind), usage)
-        for hour, usage in usage_of_run(run, now_ms).items()
-    ]

@@ -36,6 +36,14 @@ async def lock_runs(conn: Connection, keys: Sequence[tuple[str, str]]) -> dict[t
     return {(run.meter, run.id): run for run in runs}
 
 
+DERIVED = ("id", "meter", "type", "project_id", "mode", "room", "started_ms", "ended_ms", "inferred", "last_sign_ms")
+
+
+def derived_columns(run: MediaRun) -> dict[str, object]:
+    """What the columns beside a run's state must hold."""
+    return {name: column[0] for name, column in zip(DERIVED, _columns([run])[:-1], strict=True)}
+
+
 def _columns(runs: Sequence[MediaRun]) -> list[list[object]]:
     columns: list[list[object]] = [[] for _ in range(11)]
     for run in runs:
@@ -139,3 +147,7 @@ async def usage_by_hour(conn: Connection, scope: Scope, from_ms: int, to_ms: int
         )
         for row in rows
     }
+
+
+async def delete_run(conn: Connection, meter: str, run_id: str) -> None:
+    await conn.execute("DELETE FROM media_run WHERE meter = $1 AND id = $2", meter, run_id)

@@ -35,6 +35,18 @@ async def lock_rooms(conn: Connection, sids: list[str]) -> dict[str, Room]:
     return {row["sid"]: Room(**{**row, "finished_ms": tuple(row["finished_ms"])}) for row in rows}
 
 
+# What is derived from a state, in the order of ``_columns``; the first is the key, ``state`` follows last.
+DERIVED = (
+    "sid", "project_id", "mode", "room", "room_sid", "identity", "kind", "started_ms", "ended_ms", "ended_by", "video_ms",
+    "screen_share_ms", "video_edges", "screen_share_edges", "last_sign_ms",
+)  # fmt: skip
+
+
+def derived_columns(session: Session, room: Room | None) -> dict[str, object]:
+    """What the columns beside a session's state must hold, arrays as Postgres writes them (``{1,2}``)."""
+    return {name: column[0] for name, column in zip(DERIVED, _columns([(session, room)])[:-1], strict=True)}
+
+
 def _columns(pairs: Sequence[tuple[Session, Room | None]]) -> list[list[object]]:
     columns: list[list[object]] = [[] for _ in range(16)]
     for session, room in pairs:
@@ -177,3 +189,11 @@ async def open_sessions(conn: Connection, project_id: str, mode: str) -> list[Se
         mode,
     )
     return [_decode(row["state"]) for row in rows]
+
+
+async def delete_sessions(conn: Connection, sids: Sequence[str]) -> None:
+    await conn.execute("DELETE FROM session WHERE sid = ANY ($1::text[])", sids)
+
+
+async def delete_rooms(conn: Connection, sids: Sequence[str]) -> None:
+    await conn.execute("DELETE FROM room WHERE sid = ANY ($1::text[])", sids)

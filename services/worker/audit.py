@@ -1,0 +1,191 @@
+"""Mends what an audit found. Everything is judged again under the locks of the fold, so what was folded since is not undone: a
+state is replaced only while it is still the one that was found wrong, and rollups are summed up anew from the states of now.
+"""
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Sequence
+from operator import add
+
+import asyncpg
+
+from services.worker.ledger import Change, ConcurrentFold, apply_change
+from shared.audit.difference import Found
+from shared.audit.proof import Checked
+from shared.audit.rollups import NO_RUNS, DaySums, sums_by_day
+from shared.audit.verify import verify_rollups, verify_states
+from shared.clock import DAY_MS, HOUR_MS, floor_to
+from shared.metering.state import MediaRun, Room, Session
+from shared.metering.usage import RunUsage
+from shared.postgres import Connection
+from shared.queries import audit as queries
+from shared.queries import groups as group_queries
+from shared.queries import media as media_queries
+from shared.queries import sessions as session_queries
+from shared.queries import usage as usage_queries
+from shared.queries.audit import AuditScope, Span
+from shared.queries.media import MediaKey
+from shared.queries.usage import LateChange, Scope
+from shared.rollups import run_rows
+
+# States mended in one transaction; the fold waits for those it wants itself.
+_BATCH = 200
+
+
+async def rebuild(
+    reader: Connection,
+    writer: Connection,
+    span: Span | None,
+    checked: Checked,
+    now_ms: int,
+    progress: Callable[[AuditScope], None],
+) -> AsyncIterator[Found]:
+    """Mends everything ``verify`` would find and yields it. A scope's states come first, in transactions of their own, then its
+    rollups, from the states as they are then. Two connections: one reads on a snapshot, one writes."""
+    for scope in await queries.scopes(reader):
+        for audit, mend in ((verify_states, _mend_states), (verify_rollups, _mend_rollups)):
+            batch: list[Found] = []
+            async with queries.snapshot(reader):
+                async for found in audit(reader, scope, span, checked):
+                    yield found
+                    batch.append(found)
+                    if len(batch) == _BATCH:
+                        await mend(writer, batch, now_ms)
+                        batch = []
+            await mend(writer, batch, now_ms)
+        progress(scope)
+
+
+async def _mend_states(conn: Connection, batch: Sequence[Found], now_ms: int) -> None:
+    for found in batch:
+        try:
+            async with conn.transaction():
+                await _mend_state(conn, found, now_ms)
+        except (ConcurrentFold, asyncpg.DeadlockDetectedError):
+            continue  # the fold stored it in this moment; the next audit says whether rightly
+
+
+async def _mend_state(conn: Connection, found: Found, now_ms: int) -> None:
+    states = (found.stored, found.proven)
+    if any(isinstance(state, Room) for state in states):
+        await _mend_room(conn, found, now_ms)
+    elif any(isinstance(state, MediaRun) for state in states):
+        await _mend_run(conn, found)
+    else:
+        await _mend_session(conn, found, now_ms)
+
+
+async def _mend_session(conn: Connection, found: Found, now_ms: int) -> None:
+    stored, proven = found.stored, found.proven
+    assert not isinstance(stored, Room | MediaRun)  # noqa: S101 - as the table says
+    assert not isinstance(proven, Room | MediaRun)  # noqa: S101
+    sid = found.sid or found.difference.key
+    before = await session_queries.lock_sessions(conn, [sid], [])
+    room_sids = {state.room_sid for state in (*before.values(), proven) if state is not None and state.room_sid}
+    rooms = await session_queries.lock_rooms(conn, sorted(room_sids))
+    if found.sid:
+        pairs = [(session, rooms.get(session.room_sid or "")) for session in before.values()]
+        await session_queries.update_sessions(conn, pairs)
+    elif before.get(sid) == stored:
+        after = {sid: proven} if proven is not None else {}
+        if proven is None:
+            await session_queries.delete_sessions(conn, [sid])
+        await apply_change(conn, Change(before, after, rooms, rooms), now_ms)
+
+
+async def _mend_room(conn: Connection, found: Found, now_ms: int) -> None:
+    stored, proven = found.stored, found.proven
+    sid = found.difference.key
+    sessions: dict[str, Session] = await session_queries.lock_sessions(conn, [], [sid])
+    rooms = await session_queries.lock_rooms(conn, [sid])
+    if rooms.get(sid) != stored:
+        return
+    after: dict[str, Room] = {}
+    if isinstance(proven, Room):
+        after[sid] = proven
+    else:
+        await session_queries.delete_rooms(conn, [sid])
+    await apply_change(conn, Change(sessions, sessions, rooms, after), now_ms)
+    pairs = [(session, after.get(sid)) for session in sessions.values()]
+    await session_queries.update_sessions(conn, pairs)
+
+
+async def _mend_run(conn: Connection, found: Found) -> None:
+    run = found.proven if isinstance(found.proven, MediaRun) else found.stored
+    assert isinstance(run, MediaRun)  # noqa: S101 - one of both is there
+    stored = (await media_queries.lock_runs(conn, [(run.meter, run.id)])).get((run.meter, run.id))
+    if stored != found.stored:
+        return
+    if stored is None:
+        await media_queries.insert_runs(conn, [run])
+    elif found.proven is None:
+        await media_queries.delete_run(conn, run.meter, run.id)
+    else:
+        await media_queries.update_runs(conn, [run])
+    proven = run if found.proven is not None else None
+    changes: defaultdict[MediaKey, RunUsage] = defaultdict(lambda: NO_RUNS)
+    for state, sign in ((stored, -1), (proven, 1)):
+        for key, usage in run_rows(state) if state is not None else ():
+            changes[key] = RunUsage(*map(add, changes[key], (sign * amount for amount in usage)))
+    changed = {key: usage for key, usage in changes.items() if usage != NO_RUNS}
+    if changed:
+        await usage_queries.lock_scopes(conn, {Scope(key.project_id, key.mode) for key in changed})
+        await media_queries.add_usage(conn, changed)
+
+
+async def _mend_rollups(conn: Connection, batch: Sequence[Found], now_ms: int) -> None:
+    """Sums a day's (or for egress an hour's) rollups up anew. The fold of this scope waits meanwhile, a day at a time."""
+    days: set[tuple[Scope, int]] = set()
+    media_hours: set[tuple[Scope, int]] = set()
+    instants: set[tuple[Scope, int]] = set()
+    for found in batch:
+        scope = found.scope.owned
+        assert scope is not None  # noqa: S101 - nobody's usage has no rollup
+        if found.difference.table == "media_hour":
+            media_hours.add((scope, found.at_ms))
+        elif found.difference.table == "concurrency":
+            instants.add((scope, found.at_ms))
+        else:
+            days.add((scope, floor_to(found.at_ms, DAY_MS)))
+    for scope, day_ms in sorted(days):
+        async with conn.transaction():
+            await usage_queries.lock_scopes(conn, [scope])
+            await _rebuild_day(conn, scope, day_ms, now_ms)
+    for scope, hour_ms in sorted(media_hours):
+        async with conn.transaction():
+            await usage_queries.lock_scopes(conn, [scope])
+            await _rebuild_media_hour(conn, scope, hour_ms)
+    if instants:
+        async with conn.transaction():
+            await usage_queries.lock_scopes(conn, {scope for scope, _ in instants})
+            await usage_queries.recompute_peaks(conn, instants)
+
+
+async def _rebuild_day(conn: Connection, scope: Scope, day_ms: int, now_ms: int) -> None:
+    sums = DaySums()
+    async for day, found in sums_by_day(conn, scope, Span(day_ms, day_ms + DAY_MS)):
+        if day == day_ms:
+            sums = found
+    stored = await queries.stored_hours(conn, scope, day_ms)
+    await queries.clear_day(conn, scope, day_ms)
+    if sums.hours:
+        await usage_queries.add_usage(conn, sums.hours)
+    if sums.groups:
+        await group_queries.add_group_usage(conn, sums.groups)
+    change = LateChange(
+        sum(usage.participant_ms for usage in sums.hours.values())
+        - sum(usage.participant_ms for usage in stored.values()),
+        sum(usage.video_ms for usage in sums.hours.values()) - sum(usage.video_ms for usage in stored.values()),
+    )
+    if any(change) and day_ms + DAY_MS <= now_ms:
+        await usage_queries.record_late_changes(conn, {(scope, day_ms): change}, now_ms)
+
+
+async def _rebuild_media_hour(conn: Connection, scope: Scope, hour_ms: int) -> None:
+    sums: dict[MediaKey, RunUsage] = {}
+    async for run in queries.runs_in_hour(conn, scope, hour_ms):
+        for key, usage in run_rows(run):
+            if floor_to(key.hour, HOUR_MS) == hour_ms:
+                sums[key] = RunUsage(*map(add, sums.get(key, NO_RUNS), usage))
+    await queries.clear_media_hour(conn, scope, hour_ms)
+    if sums:
+        await media_queries.add_usage(conn, sums)

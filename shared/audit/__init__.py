@@ -1,0 +1,1 @@
+"""Proves what is stored: states from the kept events, rollups from the states."""

@@ -1,0 +1,234 @@
+"""Rollups from states: hours, rooms and identities by day, egress and ingress, and the peaks."""
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator, Mapping
+from operator import add
+
+from shared.audit.difference import Difference, Found, Table, differing
+from shared.audit.proof import Checked
+from shared.clock import DAY_MS, HOUR_MS, MINUTE_MS, floor_to, rfc3339
+from shared.metering.peak import EMPTY, Stretch, combine
+from shared.metering.usage import RunUsage, Usage, usage_of
+from shared.postgres import Connection
+from shared.queries import audit as queries
+from shared.queries.audit import AuditScope, Span
+from shared.queries.groups import DIMENSIONS, GroupKey, GroupUsage
+from shared.queries.media import MediaKey
+from shared.queries.usage import RollupKey, Scope
+from shared.rollups import group_rows, run_rows, usage_rows
+
+NO_USAGE = Usage(0, 0)
+NO_GROUP = GroupUsage(NO_USAGE, 0)
+NO_RUNS = RunUsage(0, 0, 0)
+
+
+class DaySums:
+    """The rollups of sessions for one UTC day."""
+
+    def __init__(self) -> None:
+        self.hours: dict[RollupKey, Usage] = {}
+        self.groups: dict[GroupKey, GroupUsage] = {}
+
+    def by_kind(self) -> dict[str, Usage]:
+        """The whole day's sums."""
+        kinds: dict[str, Usage] = {}
+        for key, usage in self.hours.items():
+            kinds[key.kind] = Usage(*map(add, kinds.get(key.kind, NO_USAGE), usage))
+        return kinds
+
+    def names(self, scope: Scope, day_ms: int) -> dict[str, int]:
+        """How many rooms and identities had a visit."""
+        counts = dict.fromkeys(DIMENSIONS, 0)
+        for key, group in self.groups.items():
+            counts[key.dimension] += group.visits > 0
+        return {dimension: count for dimension, count in counts.items() if count}
+
+
+async def sums_by_day(conn: Connection, scope: Scope, span: Span | None) -> AsyncIterator[tuple[int, DaySums]]:
+    """(day, its sums) of each UTC day with any, ascending. Sessions come by their start, so a day is complete when one starts
+    later; in memory are the days that open sessions reach into."""
+    days: defaultdict[int, DaySums] = defaultdict(DaySums)
+    async for row in queries.ended_sessions(conn, scope, span):
+        usage = usage_of(row.state, row.room)
+        if not usage:
+            continue
+        today = floor_to(min(usage), DAY_MS)
+        for day in sorted(day for day in days if day < today):
+            yield day, days.pop(day)
+        for key, amounts in usage_rows(row.state, usage):
+            hours = days[floor_to(key.hour, DAY_MS)].hours
+            hours[key] = Usage(*map(add, hours[key], amounts)) if key in hours else amounts
+        for group, (amounts, visits) in group_rows(row.state, usage):
+            groups = days[group.day].groups
+            known, seen = groups.get(group, NO_GROUP)
+            groups[group] = GroupUsage(Usage(*map(add, known, amounts)), seen + visits)
+    for day in sorted(days):
+        yield day, days.pop(day)
+
+
+async def audit_usage(conn: Connection, scope: Scope, span: Span | None, checked: Checked) -> AsyncIterator[Found]:
+    """usage_hour, usage_day, usage_group and usage_group_count against the sessions."""
+    stored_days = await queries.days_of_rollups(conn, scope, span)
+    async for day, sums in sums_by_day(conn, scope, span):
+        if span is not None and not span.from_ms <= day < span.to_ms:
+            continue
+        while stored_days and stored_days[0] < day:
+            async for found in _audit_day(conn, scope, stored_days.pop(0), DaySums(), checked):
+                yield found
+        if stored_days and stored_days[0] == day:
+            stored_days.pop(0)
+        async for found in _audit_day(conn, scope, day, sums, checked):
+            yield found
+    for day in stored_days:
+        async for found in _audit_day(conn, scope, day, DaySums(), checked):
+            yield found
+
+
+async def _audit_day(conn: Connection, scope: Scope, day: int, sums: DaySums, checked: Checked) -> AsyncIterator[Found]:
+    stored = await queries.stored_hours(conn, scope, day)
+    for key in sorted({*stored, *sums.hours}):
+        checked.rollups += 1
+        have, right = stored.get(key, NO_USAGE), sums.hours.get(key, NO_USAGE)
+        if have != right:
+            name = f"{rfc3339(key.hour)} {key.kind}"
+            yield _found("usage_hour", scope, name, key.hour, have._asdict(), right._asdict())
+    stored_kinds, kinds = await queries.stored_day(conn, scope, day), sums.by_kind()
+    for kind in sorted({*stored_kinds, *kinds}):
+        checked.rollups += 1
+        have, right = stored_kinds.get(kind, NO_USAGE), kinds.get(kind, NO_USAGE)
+        if have != right:
+            yield _found("usage_day", scope, f"{rfc3339(day)} {kind}", day, have._asdict(), right._asdict())
+    groups = sums.groups
+    names = sums.names(scope, day)
+    async for group, have_group in queries.stored_groups(conn, scope, day):
+        checked.rollups += 1
+        right_group = groups.pop(group, NO_GROUP)
+        if have_group != right_group:
+            yield _group_found(scope, group, have_group, right_group)
+    for group, right_group in sorted(groups.items()):
+        checked.rollups += 1
+        if right_group != NO_GROUP:
+            yield _group_found(scope, group, NO_GROUP, right_group)
+    have_names = {name: count for name, count in (await queries.stored_names(conn, scope, day)).items() if count}
+    for dimension in DIMENSIONS:
+        have_count, right_count = have_names.get(dimension, 0), names.get(dimension, 0)
+        checked.rollups += 1
+        if have_count != right_count:
+            key_name = f"{rfc3339(day)} {dimension}"
+            yield _found("usage_group_count", scope, key_name, day, {"names": have_count}, {"names": right_count})
+
+
+def _group_found(scope: Scope, key: GroupKey, have: GroupUsage, right: GroupUsage) -> Found:
+    name = f"{rfc3339(key.day)} {key.dimension} {key.name}"
+    have_row, right_row = ({**group.usage._asdict(), "visits": group.visits} for group in (have, right))
+    return _found("usage_group", scope, name, key.day, have_row, right_row)
+
+
+async def audit_media(conn: Connection, scope: Scope, span: Span | None, checked: Checked) -> AsyncIterator[Found]:
+    """media_hour against the egresses and runs of ingresses."""
+    sums: dict[MediaKey, RunUsage] = {}
+    async for row in queries.runs(conn, AuditScope(*scope)):
+        for key, usage in run_rows(row.state):
+            if span is None or span.from_ms <= key.hour < span.to_ms:
+                sums[key] = RunUsage(*map(add, sums.get(key, NO_RUNS), usage))
+    stored = await queries.stored_media_hours(conn, scope, span)
+    for key in sorted({*stored, *sums}):
+        checked.rollups += 1
+        have, right = stored.get(key, NO_RUNS), sums.get(key, NO_RUNS)
+        if have != right:
+            name = f"{rfc3339(key.hour)} {key.meter} {key.type}"
+            yield _found("media_hour", scope, name, key.hour, have._asdict(), right._asdict())
+
+
+async def audit_peaks(conn: Connection, scope: Scope, span: Span | None, checked: Checked) -> AsyncIterator[Found]:
+    """The stretches of minutes, hours and days against the starts and ends of the sessions."""
+    levels = [_Level(conn, scope, length_ms, span) for length_ms in (MINUTE_MS, HOUR_MS, DAY_MS)]
+    minute = _Growing(MINUTE_MS)
+    hour, day = _Growing(HOUR_MS), _Growing(DAY_MS)
+    async for at_ms, change in queries.edges(conn, scope, span):
+        for done_minute in minute.add(at_ms, Stretch(change, change)):
+            async for found in levels[0].compare(done_minute, checked):
+                yield found
+            for done_hour in hour.add(*done_minute):
+                async for found in levels[1].compare(done_hour, checked):
+                    yield found
+                for done_day in day.add(*done_hour):
+                    async for found in levels[2].compare(done_day, checked):
+                        yield found
+    rest_minutes = list(minute.finish())
+    rest_hours = [done for one in rest_minutes for done in hour.add(*one)] + list(hour.finish())
+    rest_days = [done for one in rest_hours for done in day.add(*one)] + list(day.finish())
+    for level, rest in zip(levels, (rest_minutes, rest_hours, rest_days), strict=True):
+        for done in rest:
+            async for found in level.compare(done, checked):
+                yield found
+        async for found in level.compare(None, checked):
+            yield found
+
+
+class _Growing:
+    """Combines pieces in ascending order into stretches of a length."""
+
+    def __init__(self, length_ms: int) -> None:
+        self._length_ms = length_ms
+        self._start_ms = -1
+        self._stretch = EMPTY
+
+    def add(self, at_ms: int, piece: Stretch) -> Iterator[tuple[int, Stretch]]:
+        """Takes a piece; gives out the stretch that it shows to be complete."""
+        start_ms = floor_to(at_ms, self._length_ms)
+        if start_ms != self._start_ms:
+            yield from self.finish()
+            # A stretch that begins with a change has no instant at the level before it.
+            self._start_ms, self._stretch = start_ms, piece if at_ms == start_ms else combine(EMPTY, piece)
+        else:
+            self._stretch = combine(self._stretch, piece)
+
+    def finish(self) -> Iterator[tuple[int, Stretch]]:
+        if self._start_ms >= 0:
+            yield self._start_ms, self._stretch
+        self._start_ms = -1
+
+
+class _Level:
+    """The stored stretches of one length, read along with the right ones."""
+
+    def __init__(self, conn: Connection, scope: Scope, length_ms: int, span: Span | None) -> None:
+        self._scope, self._length_ms = scope, length_ms
+        self._rows = queries.stored_stretches(conn, scope, length_ms, span)
+        self._next: tuple[int, int, int] | None = None
+        self._started = False
+
+    async def compare(self, right: tuple[int, Stretch] | None, checked: Checked) -> AsyncIterator[Found]:
+        """Everything stored up to a right stretch; None: to the end. A row of zeros is as good as none."""
+        if not self._started:
+            self._next, self._started = await anext(self._rows, None), True
+        while self._next is not None and (right is None or self._next[0] < right[0]):
+            start_ms, *stored = self._next
+            checked.rollups += 1
+            if Stretch(*stored) != EMPTY:
+                yield self._found(start_ms, Stretch(*stored), EMPTY)
+            self._next = await anext(self._rows, None)
+        if right is None:
+            return
+        checked.rollups += 1
+        have = EMPTY
+        if self._next is not None and self._next[0] == right[0]:
+            have = Stretch(*self._next[1:])
+            self._next = await anext(self._rows, None)
+        if have != right[1]:
+            yield self._found(right[0], have, right[1])
+
+    def _found(self, start_ms: int, have: Stretch, right: Stretch) -> Found:
+        unit = {MINUTE_MS: "minute", HOUR_MS: "hour", DAY_MS: "day"}[self._length_ms]
+        name = f"{rfc3339(start_ms)} {unit}"
+        return _found("concurrency", self._scope, name, start_ms, have._asdict(), right._asdict())
+
+
+def _found(
+    table: Table, scope: Scope, key: str, at_ms: int, have: Mapping[str, object], right: Mapping[str, object]
+) -> Found:
+    difference = Difference(
+        table=table, project_id=scope.project_id, mode=scope.mode, key=key, fields=differing(have, right)
+    )
+    return Found(difference, AuditScope(*scope), at_ms=at_ms)

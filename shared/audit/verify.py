@@ -1,0 +1,49 @@
+"""The audit of a whole instance, a scope at a time, each on a snapshot of its own."""
+
+from collections.abc import AsyncIterator, Callable
+
+from shared.audit import proof, rollups
+from shared.audit.difference import Found
+from shared.audit.proof import Checked
+from shared.postgres import Connection
+from shared.queries import audit as queries
+from shared.queries import partitions
+from shared.queries.audit import AuditScope, Span
+
+
+async def verify_states(
+    conn: Connection, scope: AuditScope, span: Span | None, checked: Checked
+) -> AsyncIterator[Found]:
+    """Sessions, rooms and runs that are not what their kept events give. Inside a snapshot."""
+    horizon_ms = await partitions.horizon(conn)
+    parts = [proof.audit_sessions(conn, scope, span, horizon_ms, checked)]
+    if scope.owned is not None:
+        parts.insert(0, proof.audit_rooms(conn, scope, span, horizon_ms, checked))
+    parts.append(proof.audit_runs(conn, scope, horizon_ms, checked))
+    for part in parts:
+        async for found in part:
+            yield found
+
+
+async def verify_rollups(
+    conn: Connection, scope: AuditScope, span: Span | None, checked: Checked
+) -> AsyncIterator[Found]:
+    """Rollups that are not the sum of the stored states. Inside a snapshot."""
+    if scope.owned is None:
+        return
+    for audit in (rollups.audit_usage, rollups.audit_media, rollups.audit_peaks):
+        async for found in audit(conn, scope.owned, span, checked):
+            yield found
+
+
+async def verify(
+    conn: Connection, span: Span | None, checked: Checked, progress: Callable[[AuditScope], None]
+) -> AsyncIterator[Found]:
+    """Everything that is not as it should be. ``progress`` hears of each scope that is done. The fold goes on meanwhile: a
+    scope's events, states and rollups change in the same transactions, so each snapshot is whole."""
+    for scope in await queries.scopes(conn):
+        async with queries.snapshot(conn):
+            for audit in (verify_states, verify_rollups):
+                async for found in audit(conn, scope, span, checked):
+                    yield found
+        progress(scope)

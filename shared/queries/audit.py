@@ -1,0 +1,407 @@
+"""What an audit reads: states beside the events and the rollups they must agree with, as ordered streams on one snapshot.
+
+Everything is read a scope at a time. The scope (None, None) holds what belongs to no project.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+import asyncpg
+import msgspec
+
+from shared.clock import DAY_MS, HOUR_MS
+from shared.metering.state import MediaRun, Room, Session
+from shared.metering.usage import RunUsage, Usage
+from shared.postgres import Connection
+from shared.queries import media, sessions
+from shared.queries.groups import DIMENSIONS, GroupKey, GroupUsage
+from shared.queries.media import MediaKey
+from shared.queries.usage import RollupKey, Scope
+
+# Rows a round trip brings; with bodies of a kilobyte, the memory of a stream.
+PREFETCH = 500
+# A sort of all of a project's events comes before its first row.
+TIMEOUT_S = 6 * 3600.0
+_session = msgspec.json.Decoder(Session).decode
+_run = msgspec.json.Decoder(MediaRun).decode
+
+
+class AuditScope(NamedTuple):
+    """Whose rows are looked at: those of a project and mode, or (None, None) what belongs to nobody."""
+
+    project_id: str | None
+    mode: str | None
+
+    @property
+    def owned(self) -> Scope | None:
+        return None if self.project_id is None or self.mode is None else Scope(self.project_id, self.mode)
+
+
+class Span(NamedTuple):
+    """``[from_ms, to_ms)``, both UTC midnights."""
+
+    from_ms: int
+    to_ms: int
+
+
+class StoredSession(NamedTuple):
+    """A session's row. ``columns`` are those of ``sessions.DERIVED``; ``room`` is the one its end may hang on."""
+
+    state: Session
+    columns: dict[str, object]
+    room: Room | None
+
+
+class StoredRoom(NamedTuple):
+    """``followed_ms``: when the next room of its name was created, by what is stored of that one."""
+
+    state: Room
+    followed_ms: int | None
+
+
+class StoredRun(NamedTuple):
+    state: MediaRun
+    columns: dict[str, object]
+
+
+class KeptEvent(NamedTuple):
+    """``sid`` is what the stream is ordered by: of the participant, or of the room. ``received_ms`` in unix ms."""
+
+    sid: str
+    received_ms: int
+    body: bytes
+
+
+@asynccontextmanager
+async def snapshot(conn: Connection) -> AsyncIterator[None]:
+    """Reads in the block see the database as of one instant, whatever the fold commits. No partition of events can be dropped
+    meanwhile: the lock comes first, because a table that is dropped is gone from every snapshot."""
+    async with conn.transaction(isolation="repeatable_read", readonly=True):
+        await conn.execute("LOCK TABLE event IN ACCESS SHARE MODE")
+        yield
+
+
+async def scopes(conn: Connection) -> list[AuditScope]:
+    """Every project and mode there is, those that only a rollup names included, and at last what belongs to nobody."""
+    rows = await conn.fetch(
+        "SELECT id AS project_id, mode FROM project CROSS JOIN (VALUES ('live'), ('test')) AS modes (mode)"
+        " UNION SELECT project_id, mode FROM usage_hour UNION SELECT project_id, mode FROM media_hour"
+        " UNION SELECT project_id, mode FROM concurrency WHERE length_ms = 86400000"
+        " UNION SELECT project_id, mode FROM usage_group_count UNION SELECT project_id, mode FROM usage_day"
+        # Rows with an owner that does not exist are as wrong as can be, and have to be seen.
+        " UNION SELECT project_id, mode FROM session WHERE project_id IS NOT NULL AND mode IS NOT NULL"
+        " UNION SELECT project_id, mode FROM media_run WHERE project_id IS NOT NULL AND mode IS NOT NULL"
+        " UNION SELECT project_id, mode FROM room WHERE project_id IS NOT NULL AND mode IS NOT NULL ORDER BY 1, 2",
+        timeout=TIMEOUT_S,
+    )
+    return [*(AuditScope(row["project_id"], row["mode"]) for row in rows), AuditScope(None, None)]
+
+
+async def weight(conn: Connection, scope: AuditScope) -> int:
+    """How many sessions a scope has, roughly: for a progress bar."""
+    if scope.owned is None:
+        return 1
+    query = "SELECT coalesce(sum(sessions), 0)::bigint FROM usage_hour WHERE project_id = $1 AND mode = $2"
+    count: int = await conn.fetchval(query, *scope)
+    return 1 + count
+
+
+_OF_SESSION = (
+    "(s.started_ms IS NULL OR (s.started_ms < $4 AND (s.ended_ms IS NULL OR s.ended_ms >= $3))"
+    " OR s.sid IN (SELECT participant_sid FROM event WHERE {event} AND participant_sid IS NOT NULL"
+    " AND created_at >= to_timestamp($3::bigint / 1000) AND created_at < to_timestamp($4::bigint / 1000)))"
+)
+
+
+def _owned(scope: AuditScope, alias: str) -> str:
+    """A condition on (project, mode), with both parameters bound in either case."""
+    if scope.owned is None:
+        return f"({alias}project_id IS NULL AND $1::text IS NULL AND $2::text IS NULL)"
+    return f"({alias}project_id = $1::text AND {alias}mode = $2::text)"
+
+
+def _within(scope: AuditScope, span: Span | None) -> str:
+    """The sessions (``s``) that a span concerns: connected in it by what is stored, or named by an event of it."""
+    if span is None:
+        return "$3::bigint IS NULL AND $4::bigint IS NULL"
+    return _OF_SESSION.format(event=_owned(scope, ""))
+
+
+def _parameters(scope: AuditScope, span: Span | None) -> tuple[object, ...]:
+    return (*scope, *(span or (None, None)))
+
+
+_SESSION = (
+    "SELECT s.sid, s.project_id, s.mode, s.room, s.room_sid, s.identity, s.kind, s.started_ms, s.ended_ms, s.ended_by,"
+    " s.video_ms, s.screen_share_ms, s.video_edges::text AS video_edges, s.screen_share_edges::text AS screen_share_edges,"
+    " s.last_sign_ms, s.state, r.sid AS r_sid, r.name AS r_name, r.project_id AS r_project_id, r.mode AS r_mode,"
+    " r.created_ms AS r_created_ms, r.finished_ms AS r_finished_ms,"
+    " r.superseded_ms AS r_superseded_ms FROM session s LEFT JOIN room r ON r.sid = s.room_sid"
+)
+
+
+def _stored_session(row: asyncpg.Record) -> StoredSession:
+    room = None
+    if row["r_sid"] is not None:
+        room = Room(
+            sid=row["r_sid"],
+            name=row["r_name"],
+            project_id=row["r_project_id"],
+            mode=row["r_mode"],
+            created_ms=row["r_created_ms"],
+            finished_ms=tuple(row["r_finished_ms"]),
+            superseded_ms=row["r_superseded_ms"],
+        )
+    return StoredSession(_session(row["state"]), {name: row[name] for name in sessions.DERIVED}, room)
+
+
+async def sessions_by_sid(conn: Connection, scope: AuditScope, span: Span | None) -> AsyncIterator[StoredSession]:
+    query = f'{_SESSION} WHERE {_owned(scope, "s.")} AND {_within(scope, span)} ORDER BY s.sid COLLATE "C"'
+    async for row in conn.cursor(query, *_parameters(scope, span), prefetch=PREFETCH, timeout=TIMEOUT_S):
+        yield _stored_session(row)
+
+
+async def ended_sessions(conn: Connection, scope: Scope, span: Span | None) -> AsyncIterator[StoredSession]:
+    """Those that count in the rollups (of the span), by their start."""
+    query = (
+        f"{_SESSION} WHERE s.project_id = $1 AND s.mode = $2 AND s.started_ms IS NOT NULL AND s.ended_ms IS NOT NULL"
+        " AND ($3::bigint IS NULL OR s.ended_ms >= $3) AND ($4::bigint IS NULL OR s.started_ms < $4) ORDER BY s.started_ms"
+    )
+    async for row in conn.cursor(query, *scope, *(span or (None, None)), prefetch=PREFETCH, timeout=TIMEOUT_S):
+        yield _stored_session(row)
+
+
+def _ordered(parts: list[str]) -> str:
+    return f'SELECT sid, received_ms, body FROM ({" UNION ALL ".join(parts)}) AS e ORDER BY sid COLLATE "C"'
+
+
+_KEPT = "(extract(epoch FROM received_at) * 1000)::bigint AS received_ms, body"
+
+
+async def events_of_participants(conn: Connection, scope: AuditScope, span: Span | None) -> AsyncIterator[KeptEvent]:
+    """All kept events of the sessions that a span concerns, ordered by session."""
+    owned = _owned(scope, "e.")
+    chosen = ""
+    if span is not None:
+        sids = f"SELECT s.sid FROM session s WHERE {_owned(scope, 's.')} AND {_within(scope, span)}"
+        named = f"SELECT participant_sid FROM event WHERE {_owned(scope, '')}"
+        during = " AND created_at >= to_timestamp($3::bigint / 1000) AND created_at < to_timestamp($4::bigint / 1000)"
+        chosen = f" AND e.participant_sid IN ({sids} UNION {named}{during})"
+    elsewhere = "s.project_id IS NOT NULL" if scope.owned is None else _owned(scope, "s.")
+    session_of = f"EXISTS (SELECT FROM session s WHERE s.sid = e.participant_sid AND {elsewhere})"
+    if scope.owned is None:
+        where = f"e.project_id IS NULL AND e.room IS NULL AND NOT {session_of}"
+        parts = [f"SELECT e.participant_sid AS sid, {_KEPT} FROM event e WHERE {where}{chosen}"]
+    else:
+        # A track event without its room belongs to nobody; its session may be one of these.
+        where = f"e.project_id IS NULL AND e.room IS NULL AND {session_of}"
+        parts = [f"SELECT e.participant_sid AS sid, {_KEPT} FROM event e WHERE {at}{chosen}" for at in (owned, where)]
+    bound = " AND $1::text IS NOT DISTINCT FROM $1 AND $2::text IS NOT DISTINCT FROM $2"
+    bound += " AND $3::bigint IS NOT DISTINCT FROM $3 AND $4::bigint IS NOT DISTINCT FROM $4"
+    query = _ordered([f"{part} AND e.participant_sid IS NOT NULL{bound}" for part in parts])
+    async for row in conn.cursor(query, *_parameters(scope, span), prefetch=PREFETCH, timeout=TIMEOUT_S):
+        yield KeptEvent(*row)
+
+
+_ROOM_EVENT = "e.name ~ '^(room|participant)_' AND e.room_sid IS NOT NULL"
+
+
+async def events_of_rooms(conn: Connection, scope: AuditScope, span: Span | None) -> AsyncIterator[KeptEvent]:
+    """All kept events that tell of the rooms with an event in the span, ordered by room. ``scope`` must be owned."""
+    chosen = _rooms_in(scope, span).format(sid="e.room_sid")
+    roomless = (
+        "e.project_id IS NULL AND e.room IS NULL AND EXISTS (SELECT FROM room r WHERE r.sid = e.room_sid"
+        " AND r.project_id = $1 AND r.mode = $2)"
+    )
+    parts = [
+        f"SELECT e.room_sid AS sid, {_KEPT} FROM event e WHERE {at} AND {_ROOM_EVENT} AND {chosen}"
+        for at in (_owned(scope, "e."), roomless)
+    ]
+    query = _ordered(parts)
+    async for row in conn.cursor(query, *_parameters(scope, span), prefetch=PREFETCH, timeout=TIMEOUT_S):
+        yield KeptEvent(*row)
+
+
+def _rooms_in(scope: AuditScope, span: Span | None) -> str:
+    if span is None:
+        return "$3::bigint IS NULL AND $4::bigint IS NULL"
+    return (
+        f"{{sid}} IN (SELECT room_sid FROM event WHERE {_owned(scope, '')} AND created_at >= to_timestamp($3::bigint / 1000)"
+        " AND created_at < to_timestamp($4::bigint / 1000))"
+    )
+
+
+async def rooms_by_sid(conn: Connection, scope: AuditScope, span: Span | None) -> AsyncIterator[StoredRoom]:
+    query = (
+        "SELECT sid, name, project_id, mode, created_ms, finished_ms, superseded_ms,"
+        " (SELECT min(n.created_ms) FROM room n WHERE n.name = room.name AND n.created_ms > room.created_ms) AS followed_ms"
+        f' FROM room WHERE {_owned(scope, "")} AND {_rooms_in(scope, span).format(sid="sid")} ORDER BY sid COLLATE "C"'
+    )
+    async for row in conn.cursor(query, *_parameters(scope, span), prefetch=PREFETCH, timeout=TIMEOUT_S):
+        fields = {**row, "finished_ms": tuple(row["finished_ms"])}
+        followed_ms = fields.pop("followed_ms")
+        yield StoredRoom(Room(**fields), followed_ms)
+
+
+async def followed_ms(conn: Connection, room: Room) -> int | None:
+    """When the next stored room of this one's name was created."""
+    query = "SELECT min(created_ms) FROM room WHERE name = $1 AND created_ms > $2"
+    value: int | None = await conn.fetchval(query, room.name, room.created_ms)
+    return value
+
+
+async def events_of_runs(conn: Connection, scope: AuditScope) -> AsyncIterator[KeptEvent]:
+    """Every kept event of an egress or ingress that may be one of this scope's: those that name no room belong to nobody."""
+    owned = "" if scope.owned is None else "(e.project_id = $1::text AND e.mode = $2::text) OR "
+    query = (
+        f"SELECT e.id AS sid, {_KEPT} FROM event e WHERE ({owned}(e.project_id IS NULL AND e.room IS NULL))"
+        " AND e.name ~ '^(relay_)?(egress|ingress)_' AND $1::text IS NOT DISTINCT FROM $1 AND $2::text IS NOT DISTINCT FROM $2"
+    )
+    async for row in conn.cursor(query, *scope, prefetch=PREFETCH, timeout=TIMEOUT_S):
+        yield KeptEvent(*row)
+
+
+async def runs(conn: Connection, scope: AuditScope) -> AsyncIterator[StoredRun]:
+    query = f"SELECT {', '.join(media.DERIVED)}, state FROM media_run WHERE {_owned(scope, '')}"
+    async for row in conn.cursor(query, *scope, prefetch=PREFETCH, timeout=TIMEOUT_S):
+        yield StoredRun(_run(row["state"]), {name: row[name] for name in media.DERIVED})
+
+
+async def count_runs(conn: Connection, scope: AuditScope) -> int:
+    count: int = await conn.fetchval(f"SELECT count(*) FROM media_run WHERE {_owned(scope, '')}", *scope)
+    return count
+
+
+async def runs_of_a_project(conn: Connection, keys: list[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Which of these (meter, id) are stored as some project's."""
+    rows = await conn.fetch(
+        "SELECT meter, id FROM media_run WHERE project_id IS NOT NULL"
+        " AND (meter, id) IN (SELECT * FROM unnest($1::text[], $2::text[]))",
+        [meter for meter, _ in keys],
+        [run_id for _, run_id in keys],
+    )
+    return {(row["meter"], row["id"]) for row in rows}
+
+
+async def days_of_rollups(conn: Connection, scope: Scope, span: Span | None) -> list[int]:
+    """The UTC days (of the span) in which any rollup has a row."""
+    rows = await conn.fetch(
+        "SELECT DISTINCT day FROM (SELECT hour - hour % 86400000 AS day FROM usage_hour WHERE project_id = $1 AND mode = $2"
+        " UNION SELECT day FROM usage_day WHERE project_id = $1 AND mode = $2"
+        " UNION SELECT day FROM usage_group WHERE project_id = $1 AND mode = $2"
+        " UNION SELECT day FROM usage_group_count WHERE project_id = $1 AND mode = $2) AS d"
+        " WHERE ($3::bigint IS NULL OR day >= $3) AND ($4::bigint IS NULL OR day < $4) ORDER BY day",
+        *scope,
+        *(span or (None, None)),
+        timeout=TIMEOUT_S,
+    )
+    return [row["day"] for row in rows]
+
+
+async def stored_hours(conn: Connection, scope: Scope, day_ms: int) -> dict[RollupKey, Usage]:
+    rows = await conn.fetch(
+        "SELECT hour, kind, participant_ms, video_ms, screen_share_ms, inferred_ms, sessions FROM usage_hour"
+        " WHERE project_id = $1 AND mode = $2 AND hour >= $3 AND hour < $4",
+        *scope,
+        day_ms,
+        day_ms + DAY_MS,
+    )
+    return {RollupKey(*scope, row["hour"], row["kind"]): Usage(*list(row.values())[2:]) for row in rows}
+
+
+async def stored_day(conn: Connection, scope: Scope, day_ms: int) -> dict[str, Usage]:
+    """A day's sums by kind."""
+    rows = await conn.fetch(
+        "SELECT kind, participant_ms, video_ms, screen_share_ms, inferred_ms, sessions FROM usage_day"
+        " WHERE project_id = $1 AND mode = $2 AND day = $3",
+        *scope,
+        day_ms,
+    )
+    return {row["kind"]: Usage(*list(row.values())[1:]) for row in rows}
+
+
+async def stored_groups(conn: Connection, scope: Scope, day_ms: int) -> AsyncIterator[tuple[GroupKey, GroupUsage]]:
+    query = (
+        "SELECT dimension, name, participant_ms, video_ms, screen_share_ms, inferred_ms, sessions, visits FROM usage_group"
+        " WHERE project_id = $1 AND mode = $2 AND day = $3"
+    )
+    async for row in conn.cursor(query, *scope, day_ms, prefetch=PREFETCH, timeout=TIMEOUT_S):
+        dimension = DIMENSIONS[DIMENSIONS.index(row["dimension"])]
+        amounts = list(row.values())[2:]
+        yield GroupKey(*scope, dimension, day_ms, row["name"]), GroupUsage(Usage(*amounts[:-1]), amounts[-1])
+
+
+async def stored_names(conn: Connection, scope: Scope, day_ms: int) -> dict[str, int]:
+    """How many names of each dimension a day is said to have."""
+    rows = await conn.fetch(
+        "SELECT dimension, names FROM usage_group_count WHERE project_id = $1 AND mode = $2 AND day = $3",
+        *scope,
+        day_ms,
+    )
+    return {row["dimension"]: row["names"] for row in rows}
+
+
+async def stored_media_hours(conn: Connection, scope: Scope, span: Span | None) -> dict[MediaKey, RunUsage]:
+    rows = await conn.fetch(
+        "SELECT hour, meter, type, active_ms, inferred_ms, runs FROM media_hour WHERE project_id = $1 AND mode = $2"
+        " AND ($3::bigint IS NULL OR hour >= $3) AND ($4::bigint IS NULL OR hour < $4)",
+        *scope,
+        *(span or (None, None)),
+        timeout=TIMEOUT_S,
+    )
+    return {MediaKey(*scope, *list(row.values())[:3]): RunUsage(*list(row.values())[3:]) for row in rows}
+
+
+async def edges(conn: Connection, scope: Scope, span: Span | None) -> AsyncIterator[tuple[int, int]]:
+    """By how much the number of participants changes at which instant, ascending. A session of no length changes nothing."""
+    query = (
+        "SELECT at, sum(change)::bigint AS change FROM ("
+        " SELECT started_ms AS at, 1 AS change FROM session WHERE project_id = $1 AND mode = $2 AND started_ms IS NOT NULL"
+        " AND (ended_ms IS NULL OR ended_ms > started_ms)"
+        " AND ($3::bigint IS NULL OR started_ms >= $3) AND ($4::bigint IS NULL OR started_ms < $4)"
+        " UNION ALL SELECT ended_ms, -1 FROM session WHERE project_id = $1 AND mode = $2 AND started_ms IS NOT NULL"
+        " AND ended_ms > started_ms AND ($3::bigint IS NULL OR ended_ms >= $3) AND ($4::bigint IS NULL OR ended_ms < $4)"
+        ") AS e GROUP BY at ORDER BY at"
+    )
+    async for row in conn.cursor(query, *scope, *(span or (None, None)), prefetch=PREFETCH, timeout=TIMEOUT_S):
+        yield row["at"], row["change"]
+
+
+async def stored_stretches(
+    conn: Connection, scope: Scope, length_ms: int, span: Span | None
+) -> AsyncIterator[tuple[int, int, int]]:
+    """(start, change, peak) of the minutes, hours or days, ascending."""
+    query = (
+        "SELECT start_ms, change, peak FROM concurrency WHERE project_id = $1 AND mode = $2 AND length_ms = $5"
+        " AND ($3::bigint IS NULL OR start_ms >= $3) AND ($4::bigint IS NULL OR start_ms < $4) ORDER BY start_ms"
+    )
+    parameters = (*scope, *(span or (None, None)), length_ms)
+    async for row in conn.cursor(query, *parameters, prefetch=PREFETCH, timeout=TIMEOUT_S):
+        yield row["start_ms"], row["change"], row["peak"]
+
+
+async def clear_day(conn: Connection, scope: Scope, day_ms: int) -> None:
+    """Empties a day's rollups of sessions, to be filled again. The scope must be locked."""
+    for statement in (
+        "DELETE FROM usage_hour WHERE project_id = $1 AND mode = $2 AND hour >= $3 AND hour < $4",
+        "DELETE FROM usage_day WHERE project_id = $1 AND mode = $2 AND day >= $3 AND day < $4",
+        "DELETE FROM usage_group WHERE project_id = $1 AND mode = $2 AND day >= $3 AND day < $4",
+        "DELETE FROM usage_group_count WHERE project_id = $1 AND mode = $2 AND day >= $3 AND day < $4",
+    ):
+        await conn.execute(statement, *scope, day_ms, day_ms + DAY_MS)
+
+
+async def clear_media_hour(conn: Connection, scope: Scope, hour_ms: int) -> None:
+    """Empties an hour's rollups of egress and ingress. The scope must be locked."""
+    statement = "DELETE FROM media_hour WHERE project_id = $1 AND mode = $2 AND hour = $3"
+    await conn.execute(statement, *scope, hour_ms)
+
+
+async def runs_in_hour(conn: Connection, scope: Scope, hour_ms: int) -> AsyncIterator[MediaRun]:
+    query = (
+        "SELECT state FROM media_run WHERE project_id = $1 AND mode = $2 AND started_ms IS NOT NULL"
+        " AND started_ms < $4 AND ended_ms >= $3"
+    )
+    async for row in conn.cursor(query, *scope, hour_ms, hour_ms + HOUR_MS, prefetch=PREFETCH, timeout=TIMEOUT_S):
+        yield _run(row["state"])

@@ -1,0 +1,365 @@
+"""`relay usage verify` finds every kind of wrong row, `relay usage rebuild` mends it, and neither minds the fold."""
+
+import asyncio
+import random
+import time
+import tracemalloc
+from collections.abc import AsyncIterator
+
+import pytest
+
+from services.cli.usage import span_of
+from services.worker.audit import rebuild
+from services.worker.fold import fold_batch
+from services.worker.partitions import keep_partitions
+from shared.audit.difference import Difference
+from shared.audit.proof import Checked
+from shared.audit.verify import verify
+from shared.clock import DAY_MS, floor_to
+from shared.ids import Mode, livekit_room
+from shared.models.projects import CreatedProject
+from shared.postgres import Connection, Pool
+from shared.queries.audit import Span
+from shared.queries.events import Received
+from shared.settings import Settings
+from tests.integration.test_cli import relay, relay_json
+from tests.livekit_bodies import BASE_S, body, meeting, participant, room
+
+DAY = floor_to(BASE_S * 1000, DAY_MS)
+NOW_MS = BASE_S * 1000 + DAY_MS
+EGRESS = {"egressId": "EG_1", "startedAt": str(BASE_S * 10**9), "endedAt": str((BASE_S + 5000) * 10**9), "track": {}}
+
+
+# Rollups, and how many of their last columns are amounts: a row of zeros is as good as none.
+ROLLUPS = {"usage_hour": 5, "usage_day": 5, "usage_group": 6, "usage_group_count": 1, "media_hour": 3, "concurrency": 2}
+
+
+async def find(conn: Connection, span: Span | None = None, checked: Checked | None = None) -> list[Difference]:
+    return [
+        found.difference async for found in verify(conn, span, checked if checked is not None else Checked(), _nothing)
+    ]
+
+
+async def mend(conn: Connection, writer: Connection, span: Span | None = None) -> list[Difference]:
+    return [found.difference async for found in rebuild(conn, writer, span, Checked(), NOW_MS, _nothing)]
+
+
+def _nothing(_: object) -> None:
+    pass
+
+
+async def fold(conn: Connection, bodies: list[bytes], received_ms: int = NOW_MS) -> None:
+    await fold_batch(conn, 0, [Received(received_ms, one) for one in bodies])
+
+
+async def some_history(conn: Connection, project: CreatedProject) -> None:
+    """Meetings of both modes, over midnight and still open, an egress, an ingress, and what reconciliation adds."""
+    modes: tuple[Mode, ...] = ("live", "test")
+    for mode in modes:
+        name = livekit_room(project.project_id, mode, "lobby")
+        await fold(conn, meeting(name, tag=f"{mode}a", seconds=60_000))
+        await fold(conn, meeting(name, tag=f"{mode}b", start_s=BASE_S + 7, seconds=90))
+    name = livekit_room(project.project_id, "live", "open")
+    who = {"sid": "PA_open", "identity": "open"}
+    await fold(
+        conn,
+        [
+            body(
+                "participant_joined",
+                "EV_o1",
+                BASE_S,
+                room=room(name, "RM_o"),
+                participant=participant("PA_open", "open", BASE_S * 1000),
+            ),
+            # LiveKit 1.9.0: no room in a track event.
+            body("track_published", "EV_o2", BASE_S + 5, participant=who, track={"sid": "TR_o", "type": "VIDEO"}),
+            body(
+                "participant_joined",
+                "EV_o3",
+                BASE_S,
+                room=room(name, "RM_o"),
+                participant=participant("PA_lost", "lost", BASE_S * 1000),
+            ),
+            body(
+                "relay_participant_gone",
+                "EV_o4",
+                BASE_S + 300,
+                room=room(name, "RM_o"),
+                participant={"sid": "PA_lost", "identity": "lost"},
+                relay={"seenMs": (BASE_S + 200) * 1000, "goneMs": (BASE_S + 300) * 1000},
+            ),
+            body("egress_ended", "EV_o5", BASE_S + 5000, egressInfo={**EGRESS, "roomName": name}),
+            body("egress_ended", "EV_o6", BASE_S + 5000, egressInfo={**EGRESS, "egressId": "EG_web", "roomName": ""}),
+            body(
+                "track_published",
+                "EV_o7",
+                BASE_S,
+                participant={"sid": "PA_nobody", "identity": "x"},
+                track={"sid": "TR_n"},
+            ),
+        ],
+    )
+
+
+@pytest.fixture
+async def conn(pool: Pool, project: CreatedProject) -> AsyncIterator[Connection]:
+    async with pool.acquire() as conn:
+        await some_history(conn, project)
+        yield conn
+
+
+async def everything(conn: Connection) -> dict[str, list[tuple[object, ...]]]:
+    content = {}
+    for table in ("session", "room", "media_run", *ROLLUPS):
+        rows = [tuple(row.values()) for row in await conn.fetch(f"SELECT * FROM {table}")]  # noqa: S608 - a constant
+        content[table] = sorted((row for row in rows if table not in ROLLUPS or any(row[-ROLLUPS[table] :])), key=repr)
+    return content
+
+
+async def test_nothing_is_wrong_after_folding(conn: Connection) -> None:
+    checked = Checked()
+    assert await find(conn, checked=checked) == []
+    assert (checked.states, checked.unproven) == (8 + 3 + 5 + 2, 0)
+    assert checked.rollups > 50
+    assert await find(conn, Span(DAY, DAY + DAY_MS)) == []
+    assert await find(conn, Span(DAY + DAY_MS, DAY + 2 * DAY_MS)) == []
+
+
+CORRUPTIONS = {
+    "a session's state": (
+        "session",
+        "UPDATE session SET state = replace(convert_from(state, 'UTF8'), $${when}$$, $${later}$$)::bytea"
+        " WHERE sid = 'PA_livea1'",
+    ),
+    "a session's columns": (
+        "session",
+        "UPDATE session SET started_ms = started_ms - 5000, video_ms = 1 WHERE sid = 'PA_livea1'",
+    ),
+    "an open session's columns": ("session", "UPDATE session SET ended_ms = started_ms + 1 WHERE sid = 'PA_open'"),
+    "a session that is gone": ("session", "DELETE FROM session WHERE sid = 'PA_livea1'"),
+    "a session of nobody": ("session", "DELETE FROM session WHERE sid = 'PA_nobody'"),
+    "a session from nowhere": (
+        "session",
+        "INSERT INTO session (sid, project_id, mode, kind, started_ms, ended_ms, state, room_sid)"
+        " SELECT 'PA_false', project_id, mode, kind, started_ms, ended_ms,"
+        " replace(convert_from(state, 'UTF8'), 'PA_livea1', 'PA_false')::bytea, room_sid FROM session"
+        " WHERE sid = 'PA_livea1'",
+    ),
+    "a session with another project": ("session", "UPDATE session SET project_id = 'other' WHERE sid = 'PA_livea1'"),
+    "a room's end": ("room", "UPDATE room SET finished_ms = '{}' WHERE sid = 'RM_livea'"),
+    "a room's other end": ("room", "UPDATE room SET finished_ms = ARRAY[created_ms + 60000] WHERE sid = 'RM_o'"),
+    "a room's successor": ("room", "UPDATE room SET superseded_ms = NULL"),
+    "a room that is gone": ("room", "DELETE FROM room WHERE sid = 'RM_livea'"),
+    "a run's state": (
+        "media_run",
+        "UPDATE media_run SET state = replace(convert_from(state, 'UTF8'), '\"ended_ms\":1795', '\"ended_ms\":1796')::bytea"
+        " WHERE id = 'EG_1'",
+    ),
+    "a run's columns": ("media_run", "UPDATE media_run SET ended_ms = ended_ms + 1 WHERE id = 'EG_1'"),
+    "a run that is gone": ("media_run", "DELETE FROM media_run WHERE id = 'EG_web'"),
+    "a run from nowhere": (
+        "media_run",
+        "INSERT INTO media_run (id, meter, inferred, state, project_id, mode)"
+        " SELECT 'EG_2', meter, inferred, replace(convert_from(state, 'UTF8'), 'EG_1', 'EG_2')::bytea, project_id, mode"
+        " FROM media_run WHERE id = 'EG_1'",
+    ),
+    "an hour": ("usage_hour", "UPDATE usage_hour SET participant_ms = participant_ms + 1 WHERE mode = 'live'"),
+    "hours that are gone": ("usage_hour", "DELETE FROM usage_hour"),
+    "an hour from nowhere": (
+        "usage_hour",
+        "INSERT INTO usage_hour SELECT project_id, mode, hour + 3600000000, kind, 1, 1 FROM usage_hour LIMIT 1",
+    ),
+    "a day": ("usage_day", "UPDATE usage_day SET sessions = sessions + 1"),
+    "a day of a room": ("usage_group", "UPDATE usage_group SET visits = visits + 1 WHERE dimension = 'room'"),
+    "a day of an identity": ("usage_group", "DELETE FROM usage_group WHERE dimension = 'identity'"),
+    "a number of names": ("usage_group_count", "UPDATE usage_group_count SET names = names + 1"),
+    "an hour of egress": (
+        "media_hour",
+        "UPDATE media_hour SET active_ms = 0 WHERE hour = (SELECT max(hour) FROM media_hour)",
+    ),
+    "egress that is gone": ("media_hour", "DELETE FROM media_hour"),
+    "a minute's peak": ("concurrency", "UPDATE concurrency SET peak = peak + 1 WHERE length_ms = 60000"),
+    "an hour's peak": ("concurrency", "UPDATE concurrency SET change = change - 1 WHERE length_ms = 3600000"),
+    "a day's peak": ("concurrency", "DELETE FROM concurrency WHERE length_ms = 86400000"),
+    "a minute from nowhere": (
+        "concurrency",
+        "INSERT INTO concurrency SELECT project_id, mode, 60000, start_ms - 60000, 1, 1"
+        " FROM concurrency WHERE length_ms = 60000 ORDER BY start_ms LIMIT 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", CORRUPTIONS)
+async def test_what_is_wrong_is_found_and_mended(pool: Pool, conn: Connection, what: str) -> None:
+    table, statement = CORRUPTIONS[what]
+    before = await everything(conn)
+    joined = BASE_S * 1000 + 250
+    statement = statement.replace("{when}", f'"joined_ms":{joined}').replace("{later}", f'"joined_ms":{joined + 777}')
+    assert not (await conn.execute(statement)).endswith(" 0")
+    assert await everything(conn) != before
+    found = await find(conn)
+    assert table in {difference.table for difference in found}
+    assert all(difference.fields for difference in found)
+    async with pool.acquire() as writer:
+        for _ in range(3):
+            if not await mend(conn, writer):
+                break
+    assert await find(conn) == []
+    assert await everything(conn) == before
+
+
+async def test_a_range_looks_at_its_days_alone(pool: Pool, conn: Connection) -> None:
+    await conn.execute("UPDATE usage_hour SET video_ms = video_ms + 1")
+    days = {difference.key[:10] for difference in await find(conn)}
+    assert days == {"2026-11-18", "2026-11-19"}
+    second = span_of(DAY + DAY_MS, None)
+    assert {difference.key[:10] for difference in await find(conn, second)} == {"2026-11-19"}
+    async with pool.acquire() as writer:
+        await mend(conn, writer, second)
+    assert {difference.key[:10] for difference in await find(conn)} == {"2026-11-18"}
+    assert await find(conn, second) == []
+    await conn.execute("UPDATE session SET video_ms = 1 WHERE sid LIKE 'PA\\_liveb_'")
+    assert {one.table for one in await find(conn, span_of(None, DAY))} == {"session", "usage_hour"}
+
+
+async def test_days_mended_after_they_were_over_show_it(pool: Pool, conn: Connection) -> None:
+    await conn.execute("DELETE FROM usage_change")
+    await conn.execute("UPDATE usage_hour SET participant_ms = participant_ms + 60000 WHERE mode = 'live'")
+    wrong = await conn.fetchval("SELECT count(*) FROM usage_hour WHERE mode = 'live' AND hour < $1", DAY + DAY_MS)
+    async with pool.acquire() as writer:
+        await mend(conn, writer)
+    assert await conn.fetchval("SELECT sum(participant_ms) FROM usage_change WHERE day = $1", DAY) == -60_000 * wrong
+
+
+async def test_what_began_before_the_kept_events_has_to_agree_in_part(pool: Pool, project: CreatedProject) -> None:
+    old_s = BASE_S - 10 * 86400
+    name = livekit_room(project.project_id, "live", "lobby")
+    ada = participant("PA_long", "ada", (old_s + 100) * 1000)
+    async with pool.acquire() as conn, pool.acquire() as writer:
+        await fold(conn, meeting(name, tag="old", start_s=old_s), old_s * 1000 + DAY_MS)
+        await fold(
+            conn,
+            [body("participant_joined", "EV_long", old_s + 100, room=room(name, "RM_old"), participant=ada)],
+            old_s * 1000 + DAY_MS,
+        )
+        await fold(conn, [body("participant_left", "EV_left", BASE_S, room=room(name, "RM_old"), participant=ada)])
+        await fold(conn, meeting(name, tag="new"))
+        kept = await keep_partitions(conn, NOW_MS, 2)
+        assert kept.deleted == 9
+        checked = Checked()
+        assert await find(conn, checked=checked) == []
+        # The old meeting's two sessions and its room cannot be proven any more, nor can the long one.
+        assert (checked.states, checked.unproven) == (7, 4)
+        before = await everything(conn)
+        await conn.execute(
+            "UPDATE session SET state = replace(convert_from(state, 'UTF8'), '\"left_ms\"', '\"xeft_ms\"')::bytea"
+            " WHERE sid = 'PA_long'"
+        )
+        found = await find(conn)
+        assert [one.key for one in found if one.table == "session"] == ["PA_long"]
+        for _ in range(3):
+            await mend(conn, writer)
+        assert await find(conn) == []
+        assert await everything(conn) == before
+
+
+async def test_while_events_are_folded(pool: Pool, conn: Connection, project: CreatedProject) -> None:
+    """No false alarm, and what is mended is mended, with events of the very same sessions arriving all the time."""
+    rng, stop = random.Random(7), asyncio.Event()
+
+    async def keep_folding(partition: int) -> int:
+        count = 0
+        async with pool.acquire() as mine:
+            while not stop.is_set():
+                name = livekit_room(project.project_id, "live", f"busy-{partition}")
+                bodies = meeting(
+                    name,
+                    tag=f"w{partition}x{count}",
+                    start_s=BASE_S + rng.randint(0, 7000),
+                    seconds=rng.randint(9, 9000),
+                )
+                rng.shuffle(bodies)
+                for at in range(0, len(bodies), 3):
+                    await fold_batch(mine, partition, [Received(NOW_MS, one) for one in bodies[at : at + 3]])
+                count += 1
+        return count
+
+    folding = [asyncio.create_task(keep_folding(number)) for number in range(3)]
+    try:
+        async with pool.acquire() as writer:
+            for _ in range(5):
+                assert await find(conn) == []
+            for table, statement in (
+                ("usage_hour", "UPDATE usage_hour SET participant_ms = participant_ms + 1000, video_ms = 0"),
+                (
+                    "session",
+                    "UPDATE session SET state = replace(convert_from(state, 'UTF8'), '\"left_ms\":1795',"
+                    " '\"left_ms\":1796')::bytea"
+                    " WHERE ended_by = 'left'",
+                ),
+                ("concurrency", "UPDATE concurrency SET peak = peak + 3"),
+                ("usage_group", "DELETE FROM usage_group"),
+            ):
+                await conn.execute(statement)
+                assert table in {one.table for one in await mend(conn, writer)}
+                for _ in range(5):
+                    if not await mend(conn, writer):
+                        break
+                assert await find(conn) == []
+    finally:
+        stop.set()
+        counts = await asyncio.gather(*folding)
+    assert min(counts) > 1
+    assert await find(conn) == []
+
+
+async def test_memory_does_not_grow_with_what_is_verified(pool: Pool, project: CreatedProject) -> None:
+    """Ten times the history on more days costs hardly more memory."""
+
+    async def history(conn: Connection, first: int, count: int) -> None:
+        for number in range(first, first + count):
+            name = livekit_room(project.project_id, "live", f"r{number % 7}")
+            bodies = [
+                one
+                for part in range(20)
+                for one in meeting(name, tag=f"n{number}p{part}", start_s=BASE_S - 86400 * number, seconds=600)
+            ]
+            await fold(conn, bodies, BASE_S * 1000)
+
+    async def peak(conn: Connection) -> int:
+        tracemalloc.start()
+        try:
+            assert await find(conn) == []
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    async with pool.acquire() as conn:
+        await history(conn, 0, 10)
+        assert await find(conn) == []
+        small = await peak(conn)
+        await history(conn, 10, 90)
+        large = await peak(conn)
+    assert large < small * 2, (small, large)
+
+
+async def test_the_commands(settings: Settings, conn: Connection) -> None:
+    done = relay(settings, "usage", "verify")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no difference" in done.stdout
+    assert done.stderr == ""
+    await conn.execute("UPDATE usage_hour SET video_ms = 0; DELETE FROM session WHERE sid = 'PA_livea1'")
+    done = relay(settings, "usage", "verify", "--from", "2026-11-18", "--to", "2026-11-19")
+    assert done.returncode == 1
+    assert "PA_livea1" in done.stdout
+    started = time.monotonic()
+    document = relay_json(settings, "usage", "rebuild")
+    assert time.monotonic() - started < 60
+    assert document["found"] == len(document["differences"]) > 1
+    assert document["left"] == 0
+    document = relay_json(settings, "usage", "verify")
+    assert (document["found"], document["differences"], document["from"]) == (0, [], None)
+    for wrong in (["--from", "yesterday"], ["--from", "2026-11-19", "--to", "2026-11-18"]):
+        done = relay(settings, "usage", "verify", *wrong)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
