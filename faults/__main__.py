@@ -62,10 +62,11 @@ async def _run(chosen: list[Fault], arguments: argparse.Namespace) -> int:
                     fault.name,
                     str(number),
                     f"{counts.acknowledged:,}",
-                    f"{counts.acknowledged / counts.seconds:,.0f}",
+                    f"{counts.acknowledged / counts.offered_s:,.0f}",
+                    f"{counts.acknowledged_s:.1f} s",
                     str(counts.refused),
                     str(counts.broken),
-                    f"{caught_up_s:.2f} s",
+                    f"+{caught_up_s:.1f} s",
                     "; ".join(found) or "nothing",
                 )
                 console.print(f"{fault.name} {number}: {'; '.join(found) or 'nothing found'}", markup=False)

@@ -18,12 +18,14 @@ _ANSWER_WITHIN_S = 15.0
 
 
 class Counts(NamedTuple):
-    """``refused``: answers other than 200; ``broken``: connections that ended, or answered nothing, before an answer came."""
+    """``refused``: answers other than 200; ``broken``: connections that ended, or answered nothing, before an answer came.
+    Seconds until all were offered, and until all were acknowledged."""
 
     acknowledged: int
     refused: int
     broken: int
-    seconds: float
+    offered_s: float
+    acknowledged_s: float
 
 
 class Sender:
@@ -54,9 +56,10 @@ class Sender:
                     self._due.put_nowait(body)
                 sent = max(sent, due)
                 await asyncio.sleep(_TICK_S)
+            offered_s = time.monotonic() - started
             for _ in range(self._connections):
                 self._due.put_nowait(None)
-        return Counts(len(self.acknowledged), self._refused, self._broken, time.monotonic() - started)
+        return Counts(len(self.acknowledged), self._refused, self._broken, offered_s, time.monotonic() - started)
 
     async def _connection(self) -> None:
         streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
