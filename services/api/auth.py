@@ -29,6 +29,9 @@ TRUST_MS = 900
 HEARTBEAT_S = 0.3
 OUTAGE_MS = 5 * 60_000
 LOOKUP_TIMEOUT_S = 3.0
+# After a lookup failed, known keys are not looked up for this long: else each mint would wait for a time-out of its own. Less
+# than a second, since a key may be revoked as soon as Postgres is back.
+PAUSE_MS = 500
 # Of the pool's ten connections: a flood of unknown keys leaves the rest to those who are known.
 LOOKUPS_AT_ONCE = 4
 # Requests with the same key share one query if it began less than this ago.
@@ -63,7 +66,7 @@ class KeyStore:
         self._lookups = asyncio.Semaphore(LOOKUPS_AT_ONCE)
         self._under_way: dict[bytes, _UnderWay] = {}
         self._cache: dict[bytes, _Cached] = {}
-        self._heard_ms = 0
+        self._heard_ms = self._away_until_ms = 0
         self._cache_hits = metrics.key_lookups["cache"]
         # Counts announcements: a lookup that one overtook must not put its older answer into the cache.
         self.changes_heard = 0
@@ -156,11 +159,16 @@ class KeyStore:
             if self._strangers.is_unknown(digest, now_ms):
                 raise _unknown()
             self._strangers.check(address, now_ms)
+        bridged = cached is not None and 0 <= now_ms - cached.checked_ms < OUTAGE_MS
+        if cached is not None and bridged and 0 <= self._away_until_ms - now_ms <= PAUSE_MS:
+            metrics.key_lookups["outage"].count += 1
+            return cached.record
         changes = self.changes_heard
         try:
             record = await self._fetch(digest, now_ms)
         except (*UNAVAILABLE, asyncpg.PostgresError) as error:
-            if cached is not None and 0 <= now_ms - cached.checked_ms < OUTAGE_MS:
+            self._away_until_ms = self._clock.now_ms() + PAUSE_MS
+            if cached is not None and bridged:
                 metrics.key_lookups["outage"].count += 1
                 return cached.record
             raise StoreUnavailable("API keys cannot be checked at the moment; try again shortly") from error

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import asyncpg
 import pytest
 
-from services.api.auth import OUTAGE_MS, TRUST_MS, KeyStore
+from services.api.auth import OUTAGE_MS, PAUSE_MS, TRUST_MS, KeyStore
 from services.api.strangers import network_of
 from services.cli.projects import archive_project, create_key, create_project, restore_project, revoke_key
 from shared.clock import SystemClock
@@ -33,12 +33,13 @@ class CountingPool:
 
 
 class ShiftedClock(SystemClock):
-    """The clock, moved ahead."""
+    """The clock, moved ahead, or held."""
 
     ahead_ms = 0
+    fixed_ms: int | None = None
 
     def now_ms(self) -> int:
-        return super().now_ms() + self.ahead_ms
+        return (super().now_ms() if self.fixed_ms is None else self.fixed_ms) + self.ahead_ms
 
 
 class Harness:
@@ -209,3 +210,24 @@ async def test_an_address_of_strangers_is_a_customer_network() -> None:
     assert network_of("2001:db8:1:2:3:4:5:6") == network_of("2001:db8:1:2::9") != network_of("2001:db8:1:3::9")
     assert network_of("::ffff:192.0.2.7") == network_of("192.0.2.7") == "192.0.2.7"
     assert network_of("not an address") == "not an address"
+
+
+async def test_an_outage_costs_known_keys_one_attempt_now_and_then(settings: Settings, pool: Pool) -> None:
+    """A Postgres that swallows packets answers after seconds; each mint would wait for them."""
+    harness = Harness(settings, pool)
+    project = await create_project(settings.database, "acme")
+    authorization = f"Bearer {project.keys[0].key}"
+    await harness.keys.authenticate(authorization)
+    harness.pool.broken = True
+    before = harness.pool.taken
+    harness.clock.fixed_ms = harness.clock.now_ms()
+    for _ in range(20):
+        await harness.keys.authenticate(authorization)
+    assert harness.pool.taken == before + 1
+    # One that is not known is asked for all the same, and what is known is asked for again soon after.
+    with pytest.raises(StoreUnavailable):
+        await harness.keys.authenticate(f"Bearer {project.keys[2].key}")
+    harness.pool.broken = False
+    harness.clock.ahead_ms = PAUSE_MS + 1
+    await harness.keys.authenticate(authorization)
+    assert harness.pool.taken == before + 3
