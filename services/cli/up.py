@@ -74,17 +74,25 @@ async def _start(supervisor: Supervisor, home: DataDir, port: int | None, host: 
         await asyncio.to_thread(migrate, settings.database)
     except psycopg.OperationalError as error:
         raise ServiceNotReady(f"the database cannot be reached: {error}") from None
-    child_environment = inherited_environment({**environment, "RELAY_HOST": host, "PYTHONUNBUFFERED": "1"})
+    child_environment = inherited_environment(
+        # Their output goes through a pipe, and from there to somebody who reads along.
+        {"LOG_FORMAT": _log_format(), **environment, "RELAY_HOST": host, "PYTHONUNBUFFERED": "1"}
+    )
     for name in ("api", "worker"):
         await supervisor.start(service(name, name, child_environment))
     await _wait_for_api(supervisor, _local_url(host, settings.port))
     return settings
 
 
+def _log_format() -> str:
+    given = inherited_environment({}).get("LOG_FORMAT", "").strip()
+    return given or ("text" if sys.stdout.isatty() else "auto")
+
+
 def service(name: str, module: str, environment: Mapping[str, str] | None) -> Child:
     """One of our services as a child. ``-P`` keeps a `services` folder in the working directory from being run instead."""
     argv = (sys.executable, "-P", "-m", f"services.{module}.main")
-    return Child(name=name, argv=argv, env=environment, grace_s=20.0)
+    return Child(name=name, argv=argv, env=environment, grace_s=30.0)
 
 
 async def _start_server(supervisor: Supervisor, server: Server) -> None:

@@ -2,7 +2,7 @@
 
 from services.cli.supervisor import Supervisor
 from services.cli.up import service
-from shared.settings import load_settings
+from shared.settings import inherited_environment, load_settings
 
 
 async def run_workers(processes: int) -> int:
@@ -10,11 +10,13 @@ async def run_workers(processes: int) -> int:
     ``SettingsInvalid`` before any is started, instead of letting each of them fail for ever."""
     if processes < 1:
         raise ValueError("processes must be at least 1")
-    load_settings()
+    first_port = load_settings().worker_port
     supervisor = Supervisor()
     with supervisor.handling_signals():
         async with supervisor:
             for number in range(1, processes + 1):
-                await supervisor.start(service(f"worker-{number}", "worker", None))
+                # Each answers its probe on a port of its own; 0 is none for all of them.
+                port = {"WORKER_PORT": str(first_port + number - 1)} if first_port else {}
+                await supervisor.start(service(f"worker-{number}", "worker", inherited_environment(port)))
             await supervisor.stop_requested.wait()
     return 0

@@ -74,7 +74,9 @@ async def _look_into(conn: Connection, now_ms: int) -> list[Finding]:
         )
     if state.set_aside:
         fact = f"{state.set_aside} events were set aside because they could not be counted"
-        findings.append(Finding("set aside", "warning", fact, "see `relay events list`, then replay or dismiss them"))
+        findings.append(
+            Finding("set aside", "warning", fact, "see `relay events set-aside`, then replay or dismiss them")
+        )
     return findings
 
 
