@@ -142,9 +142,6 @@ CODES: Final[dict[str, Code]] = {
     # 404 … 415: the request as such
     "not_found": Code(404, "There is nothing at this address.", "there is nothing at this address"),
     "method_not_allowed": Code(405, "The address knows other methods; `Allow` lists them.", "only POST is known here"),
-    "not_acceptable": Code(
-        406, "No form of the answer is among those in `Accept`.", "this is answered as application/json or text/csv"
-    ),
     "payload_too_large": Code(413, "The body is too large.", "the body is larger than 262144 bytes"),
     "unsupported_media_type": Code(
         415, "The body is of a type that is not read here.", "send the body as `Content-Type: application/json`"

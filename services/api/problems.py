@@ -51,7 +51,6 @@ TITLES: Final = {
     403: "Forbidden",
     404: "Not found",
     405: "Method not allowed",
-    406: "Not acceptable",
     408: "Request timeout",
     409: "Conflict",
     410: "Gone",
@@ -84,13 +83,6 @@ class UnsupportedMediaType(RelayError):
 
     def __init__(self, expected: str) -> None:
         super().__init__(f"send the body as `Content-Type: {expected}`")
-
-
-class NotAcceptable(RelayError):
-    """``Accept`` names none of the types that the answer comes in."""
-
-    def __init__(self, offered: tuple[str, ...]) -> None:
-        super().__init__(f"this is answered as {' or '.join(offered)}")
 
 
 class ProblemDetails(Wire):
@@ -161,8 +153,6 @@ def problem_of(error: Exception) -> Problem:
             return Problem(409, "too_many_keys", str(error))
         case ProjectArchived():
             return Problem(409, "project_archived", str(error))
-        case NotAcceptable():
-            return Problem(406, "not_acceptable", str(error))
         case IdempotencyKeyReused():
             return Problem(422, "idempotency_key_reused", str(error), "Idempotency-Key")
         case AttemptUnderWay():

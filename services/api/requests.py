@@ -20,7 +20,7 @@ from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 from litestar.routes import HTTPRoute
 
 from services.api.decoding import decode_request, in_words
-from services.api.problems import NotAcceptable, UnsupportedMediaType
+from services.api.problems import UnsupportedMediaType
 from shared.errors import InvalidRequest
 from shared.models.projects import KeyRecord
 
@@ -140,11 +140,3 @@ def refuse_query(scope: Any) -> None:
         return
     for name, _ in parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True):
         raise InvalidRequest(f"{name} is not a parameter of this request", name, "unknown_field")
-
-
-def accepted_type(request: JsonRequest, *offered: str) -> str:
-    """The media type among ``offered`` that ``Accept`` likes best; the first where it is silent. Raises ``NotAcceptable``."""
-    chosen = request.accept.best_match(list(offered))
-    if chosen is None:
-        raise NotAcceptable(offered)
-    return chosen
