@@ -150,9 +150,9 @@ async def _conclude(
     people = [sid for room in listing.rooms.values() for sid in (room.people or {})]
     async with pool.acquire() as conn:
         known = await queries.open_sessions(conn)
-        unknown = [sid for sid in people if sid not in known]
-        known.update(await queries.other_sessions(conn, unknown))
         absences, proofs = await queries.absences(conn), await queries.proofs(conn)
+        others = [sid for sid in (*people, *(sid for sid, _ in absences)) if sid not in known]
+        known.update(await queries.other_sessions(conn, others))
         run_keys = list(listed_runs(runs))
         known_runs = await queries.known_runs(conn, run_keys)
     questions, verdicts = to_prove(listing, known, proofs, absences)

@@ -4,9 +4,9 @@ The pass asks (services/worker/reconcile.py), this module judges, and what it fi
 through the same fold as LiveKit's: the kept events then prove every minute. Three rules keep it harmless:
 
 - A question that failed says nothing: nobody of that room is confirmed or missed.
-- Who is missing is closed only when missed twice, ``GRACE_MS`` apart, and at the last confirmation: LiveKit's listing lags
-  just after a join, and an identity that connects again can be absent from it for a moment (pkg/service/roommanager.go: the
-  old connection's end deletes the entry that is by then the new one's).
+- Who is missing is closed only when missed twice, ``GRACE_MS`` apart (or once, and then the room's end is told), and at the
+  last confirmation: LiveKit's listing lags just after a join, and an identity that connects again can be absent from it for
+  a moment (pkg/service/roommanager.go: the old connection's end deletes the entry that is by then the new one's).
 - Who is listed need not be there: LiveKit keeps its list in Redis without an end, and a crash leaves everyone in it
   (pkg/service/redisstore.go). So a listing is believed for ``PROVE_AFTER_MS`` after the last real sign of life; then the
   node that serves the participant has to answer for it (``to_prove``). One for whom no node answers is not confirmed, and
@@ -140,11 +140,16 @@ def decide(
     verdicts: Mapping[str, Verdict],
     proofs: Mapping[str, Proof],
 ) -> Findings:
-    """What to put right. ``known``: every open session, and whatever else is stored of those listed."""
+    """What to put right. ``known``: every open session, and whatever else is stored of those listed or missed."""
     found = Findings()
-    for sid, entry in known.items():
-        if entry.ended_by is None and (room := _room_name(entry.session)) is not None:
-            _judge_open(found, listing, room, sid, entry, absences, verdicts, proofs)
+    for (sid, track), absence in absences.items():
+        entry = known.get(sid)
+        if not track and entry is not None and entry.ended_by in ("room_finished", "reconciled"):
+            found.events.append(_gone_with_room(entry.session, absence))
+            found.corrected += 1
+    for sid, one in known.items():
+        if one.ended_by is None and (room := _room_name(one.session)) is not None:
+            _judge_open(found, listing, room, sid, one, absences, verdicts, proofs)
     for room_listing in listing.rooms.values():
         for sid, person in (room_listing.people or {}).items():
             here = person.state == "ACTIVE" and verdicts.get(sid, "here") == "here"
@@ -152,6 +157,11 @@ def decide(
                 found.events.append(seen_event(room_listing, person))
                 found.opened += 1
     return found
+
+
+def _gone_with_room(session: Session, absence: Absence) -> LiveKitEvent:
+    """Missed once, and then its room's end (or the next room of this name) told that it is over: it was gone before that."""
+    return gone_event(GONE, session, _room_name(session) or "", absence)
 
 
 def _room_name(session: Session) -> str | None:

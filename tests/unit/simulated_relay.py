@@ -91,7 +91,7 @@ class SimulatedRelay:
             for name, room in answered.rooms.items()
         }
         listing = Listing(at_ms, rooms)
-        listed = {sid for room in rooms.values() for sid in (room.people or {})}
+        listed = {sid for room in rooms.values() for sid in (room.people or {})} | {sid for sid, _ in self._absences}
         known: dict[str, Known] = {}
         for sid, session in self.sessions.items():
             ended_by = self._ended_by(session)

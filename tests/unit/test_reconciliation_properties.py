@@ -35,8 +35,8 @@ class Bound(NamedTuple):
 def bound_of(stay: Stay, livekit: SimulatedLiveKit, gap_ms: int) -> Bound:
     """docs/metering.md states it. ``gap_ms``: the longest time between two polls that were answered."""
     short_ms = gap_ms + SETTLE_MS + FLOOR_MS
-    # Its leave was lost, and its room ended before a second poll could miss it: nobody is missed before they are known.
-    over_ms = 2 * gap_ms + GRACE_MS + LATE_MS + FLOOR_MS
+    # Its leave was lost, and its room ended before any poll could miss it: nobody is missed before they are known.
+    over_ms = gap_ms + LATE_MS + FLOOR_MS
     if stay.crashed and livekit.crash is not None and livekit.crash.redis:
         # LiveKit's lists outlived it: they are believed for a while, and then doubted for a while.
         return Bound(short_ms + PROVE_AFTER_MS, over_ms + 2 * PROVE_AFTER_MS)

@@ -104,6 +104,20 @@ def test_02_the_rooms_end_is_no_news_of_one_who_was_missing(relay: SimulatedRela
     assert interval(relay) == Interval(NOON, NOON + 30 * SECOND, "reconciled")
 
 
+def test_02_missed_once_and_then_the_room_ends(relay: SimulatedRelay, livekit: Scripted) -> None:
+    """Careless: two polls were not to be had, so the room's end ten minutes later is hers."""
+    tell(relay, of("joined", NOON))
+    livekit.join()
+    poll(relay, 30)
+    livekit.people = []
+    poll(relay, 600)
+    tell(relay, room("finished", NOON + 605 * SECOND))
+    poll(relay, 630)
+    assert interval(relay) == Interval(NOON, NOON + 30 * SECOND, "reconciled")
+    poll(relay, 660)
+    assert len(relay.kept) == 3
+
+
 def test_12_an_open_session_that_nothing_confirms_bills_no_night(relay: SimulatedRelay, livekit: Scripted) -> None:
     """Naive: joined at noon, LiveKit died at five past, asked in the morning: 20 hours."""
     tell(relay, of("joined", NOON))
