@@ -19,7 +19,7 @@ from shared.clock import DAY_MS, rfc3339
 from shared.migrate import migrate
 from shared.models.projects import CreatedProject
 from shared.postgres import connect
-from shared.queries import usage as usage_queries
+from shared.queries import usage_ranges
 from shared.queries.usage import Scope
 from shared.settings import DatabaseUrl, inherited_environment, parse_database_url
 
@@ -103,12 +103,13 @@ class Stack:
         try:
             for project in projects:
                 scope, level = Scope(project.project_id, "live"), 0
-                days = await usage_queries.usage_by_day(conn, scope, 0, 2**45 // DAY_MS * DAY_MS)
-                _, stretches = await usage_queries.day_stretches(conn, scope, 0, 2**45)
+                end_ms = 2**45 // DAY_MS * DAY_MS
+                kinds = await usage_ranges.ended_usage(conn, scope, 0, end_ms, DAY_MS)
+                _, stretches = await usage_ranges.stretches(conn, scope, 0, end_ms, DAY_MS, 0)
                 for day, stretch in sorted(stretches.items()):
-                    usage = days[day]
-                    audio_ms = usage.participant_ms - usage.video_ms
-                    shown = (usage.participant_ms, usage.video_ms, audio_ms, level + stretch.peak)
+                    usages = [usage for (start_ms, _), usage in kinds.items() if start_ms == day]
+                    participant_ms, video_ms = (sum(usage[meter] for usage in usages) for meter in (0, 1))
+                    shown = (participant_ms, video_ms, participant_ms - video_ms, level + stretch.peak)
                     found.append(DayExpected(scope.project_id, "live", rfc3339(day)[:10], *shown))
                     level += stretch.change
         finally:

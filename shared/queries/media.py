@@ -8,7 +8,6 @@ import msgspec
 from shared.metering.state import MediaRun, latest
 from shared.metering.usage import RunUsage, interval_of_run
 from shared.postgres import Connection
-from shared.queries.usage import Scope
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(MediaRun).decode
@@ -113,40 +112,6 @@ async def add_usage(conn: Connection, changes: Mapping[MediaKey, RunUsage]) -> N
         [changes[key].inferred_ms for key in keys],
         [changes[key].runs for key in keys],
     )
-
-
-class OpenRun(NamedTuple):
-    """A run that has not ended, and when LiveKit last listed it (unix ms)."""
-
-    run: MediaRun
-    confirmed_ms: int | None
-
-
-async def open_runs(conn: Connection, scope: Scope | None = None) -> list[OpenRun]:
-    """The runs that are active now, of one scope or of all."""
-    rows = await conn.fetch(
-        "SELECT state, confirmed_ms FROM media_run WHERE started_ms IS NOT NULL AND ended_ms IS NULL"
-        " AND ($1::text IS NULL OR (project_id = $1 AND mode = $2))",
-        *(scope or (None, None)),
-    )
-    return [OpenRun(_decode(row["state"]), row["confirmed_ms"]) for row in rows]
-
-
-async def usage_by_hour(conn: Connection, scope: Scope, from_ms: int, to_ms: int) -> dict[MediaKey, RunUsage]:
-    """Rollup rows of ``[from_ms, to_ms)``, both full hours."""
-    rows = await conn.fetch(
-        "SELECT hour, meter, type, active_ms, inferred_ms, runs FROM media_hour"
-        " WHERE project_id = $1 AND mode = $2 AND hour >= $3 AND hour < $4",
-        *scope,
-        from_ms,
-        to_ms,
-    )
-    return {
-        MediaKey(*scope, row["hour"], row["meter"], row["type"]): RunUsage(
-            row["active_ms"], row["inferred_ms"], row["runs"]
-        )
-        for row in rows
-    }
 
 
 async def delete_run(conn: Connection, meter: str, run_id: str) -> None:

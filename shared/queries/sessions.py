@@ -181,16 +181,6 @@ async def confirmed_in_rooms(conn: Connection, room_sids: Sequence[str]) -> list
     return [Confirmed(_decode(row["state"]), row["confirmed_ms"]) for row in rows]
 
 
-async def open_sessions(conn: Connection, project_id: str, mode: str) -> list[Session]:
-    """The sessions of a project and mode that are connected now."""
-    rows = await conn.fetch(
-        "SELECT state FROM session WHERE project_id = $1 AND mode = $2 AND started_ms IS NOT NULL AND ended_ms IS NULL",
-        project_id,
-        mode,
-    )
-    return [_decode(row["state"]) for row in rows]
-
-
 async def delete_sessions(conn: Connection, sids: Sequence[str]) -> None:
     await conn.execute("DELETE FROM session WHERE sid = ANY ($1::text[])", sids)
 

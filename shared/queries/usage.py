@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from shared.clock import DAY_MS, HOUR_MS, MINUTE_MS
-from shared.metering.peak import Stretch
 from shared.metering.usage import Usage
 from shared.postgres import Connection
 
@@ -157,23 +156,6 @@ async def recompute_peaks(conn: Connection, touched: Iterable[tuple[Scope, int]]
         )
 
 
-class DayUsage(NamedTuple):
-    participant_ms: int
-    video_ms: int
-
-
-async def usage_by_day(conn: Connection, scope: Scope, from_ms: int, to_ms: int) -> dict[int, DayUsage]:
-    """Usage of ended sessions by UTC day (unix ms of its start) in ``[from_ms, to_ms)``, both at midnight."""
-    rows = await conn.fetch(
-        "SELECT hour - hour % 86400000 AS day, sum(participant_ms)::bigint AS participant_ms, sum(video_ms)::bigint"
-        " AS video_ms FROM usage_hour WHERE project_id = $1 AND mode = $2 AND hour >= $3 AND hour < $4 GROUP BY 1",
-        *scope,
-        from_ms,
-        to_ms,
-    )
-    return {row["day"]: DayUsage(row["participant_ms"], row["video_ms"]) for row in rows}
-
-
 async def first_hour(conn: Connection, scope: Scope) -> int | None:
     """The earliest hour with any usage or any start of a session."""
     value: int | None = await conn.fetchval(
@@ -182,17 +164,3 @@ async def first_hour(conn: Connection, scope: Scope) -> int | None:
         *scope,
     )
     return value
-
-
-async def day_stretches(conn: Connection, scope: Scope, from_ms: int, to_ms: int) -> tuple[int, dict[int, Stretch]]:
-    """How many participants were connected just before ``from_ms``, and the stretch of each day in ``[from_ms, to_ms)``."""
-    rows = await conn.fetch(
-        "SELECT start_ms, change, peak FROM concurrency"
-        " WHERE project_id = $1 AND mode = $2 AND length_ms = 86400000 AND start_ms < $3",
-        *scope,
-        to_ms,
-    )
-    carried_in = sum(row["change"] for row in rows if row["start_ms"] < from_ms)
-    return carried_in, {
-        row["start_ms"]: Stretch(row["change"], row["peak"]) for row in rows if row["start_ms"] >= from_ms
-    }

@@ -13,11 +13,11 @@ from shared.ids import livekit_room
 from shared.models.projects import CreatedProject
 from shared.postgres import Pool
 from shared.queries import events as event_queries
-from shared.queries import usage as usage_queries
 from shared.queries.events import Received
-from shared.queries.usage import DayUsage, Scope
+from shared.queries.usage import Scope
 from shared.settings import Settings
 from tests.livekit_bodies import BASE_S, body, meeting, meeting_usage, participant, room
+from tests.stored_usage import DayUsage, stretches_by_day, usage_by_day
 
 DAY = floor_to(BASE_S * 1000, DAY_MS)
 RECEIVED_MS = BASE_S * 1000 + 3_600_000
@@ -29,7 +29,7 @@ def received(bodies: list[bytes]) -> list[Received]:
 
 async def usage(pool: Pool, project_id: str, mode: str = "live") -> DayUsage | None:
     async with pool.acquire() as conn:
-        days = await usage_queries.usage_by_day(conn, Scope(project_id, mode), DAY, DAY + DAY_MS)
+        days = await usage_by_day(conn, Scope(project_id, mode), DAY, DAY + DAY_MS)
     return days.get(DAY)
 
 
@@ -47,7 +47,7 @@ async def groups(pool: Pool) -> dict[tuple[str, int], tuple[int, int, int, int]]
 
 async def peak(pool: Pool, project_id: str) -> int:
     async with pool.acquire() as conn:
-        _, stretches = await usage_queries.day_stretches(conn, Scope(project_id, "live"), DAY, DAY + DAY_MS)
+        stretches = await stretches_by_day(conn, Scope(project_id, "live"), DAY, DAY + DAY_MS)
     return stretches[DAY].peak
 
 

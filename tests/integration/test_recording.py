@@ -16,10 +16,10 @@ from shared.errors import WebhookRefused
 from shared.livekit.webhook import WebhookVerifier
 from shared.postgres import Pool
 from shared.queries import projects as project_queries
-from shared.queries import usage as usage_queries
 from shared.queries.events import Received
 from shared.queries.usage import Scope
 from tests.e2e.livekit_server import API_KEY, API_SECRET
+from tests.stored_usage import usage_by_day
 
 _FILE = Path(__file__).parents[1] / "fixtures" / "livekit-v1.13.5" / "webhooks.json"
 _MODES = {"p": "live", "t": "test"}
@@ -134,6 +134,6 @@ async def test_folds_to_the_same_in_any_order(pool: Pool, deliveries: list[Deliv
         assert (folded, known) == (len(deliveries), len(batch) - len(deliveries))
         from_ms = floor_to(min(delivery.received_ms for delivery in deliveries) - DAY_MS, DAY_MS)
         for scope, (participant_ms, video_ms) in expected.items():
-            days = await usage_queries.usage_by_day(conn, scope, from_ms, from_ms + 4 * DAY_MS)
+            days = await usage_by_day(conn, scope, from_ms, from_ms + 4 * DAY_MS)
             assert sum(day.participant_ms for day in days.values()) == participant_ms
             assert sum(day.video_ms for day in days.values()) == video_ms

@@ -11,10 +11,10 @@ from services.worker.drain import drain_partition
 from shared import event_stream
 from shared.clock import DAY_MS, rfc3339
 from shared.postgres import Pool
-from shared.queries import usage as usage_queries
 from shared.queries.events import Received
 from shared.queries.usage import Scope
 from shared.settings import Settings
+from tests.stored_usage import stretches_by_day, usage_by_day
 
 Owners = list[tuple[str, str]]
 
@@ -31,8 +31,8 @@ async def metered(pool: Pool, owners: Owners) -> list[DayExpected]:
     async with pool.acquire() as conn:
         for project_id, _ in sorted(owners):
             scope = Scope(project_id, "live")
-            days = await usage_queries.usage_by_day(conn, scope, 0, 2**45 // DAY_MS * DAY_MS)
-            _, stretches = await usage_queries.day_stretches(conn, scope, 0, 2**45)
+            days = await usage_by_day(conn, scope, 0, 2**45 // DAY_MS * DAY_MS)
+            stretches = await stretches_by_day(conn, scope, 0, 2**45)
             level = 0
             for day in sorted(stretches):
                 usage = days[day]
