@@ -1,0 +1,33 @@
+"""Cursors come back as they went out, to the request they came from, and anything else is refused in words."""
+
+import base64
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.api.cursors import read_cursor, write_cursor
+from shared.errors import InvalidRequest
+
+positions = st.tuples(st.integers(-(2**53), 2**53), st.text(max_size=200))
+
+
+@given(positions, st.lists(st.text(max_size=9) | st.none() | st.integers(0, 9), max_size=4))
+def test_round_trip(position: tuple[int, str], request: list[str | int | None]) -> None:
+    assert read_cursor(write_cursor(request, position), request, (int, str)) == position
+
+
+@given(st.text(max_size=60) | st.binary(max_size=60).map(lambda raw: base64.urlsafe_b64encode(raw).decode()))
+def test_anything_else_is_refused(cursor: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        read_cursor(cursor, ["sessions"], (int, str))
+    assert (refused.value.code, refused.value.param) == ("invalid_cursor", "cursor")
+
+
+def test_of_another_request() -> None:
+    cursor = write_cursor(["sessions", "lobby"], (1, "PA"))
+    with pytest.raises(InvalidRequest):
+        read_cursor(cursor, ["sessions", "stage"], (int, str))
+    with pytest.raises(InvalidRequest):
+        read_cursor(cursor, ["sessions", "lobby"], (str, int))
+    assert read_cursor(None, ["sessions"], (int, str)) is None
