@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from shared.ids import livekit_room
-from shared.metering.observe import GONE
-from shared.metering.reconcile import Absence, gone_event
+from shared.metering.reconcile import sighting_event
 from shared.metering.state import Room, merge_room, succession
 from shared.postgres import Connection
 from shared.queries import sessions as session_queries
@@ -39,5 +38,5 @@ async def last_sightings(conn: Connection, succeeded: Sequence[Room]) -> list[by
         if over_ms is None or session.project_id is None or session.mode is None or session.room is None:
             continue
         name = livekit_room(session.project_id, session.mode, session.room)
-        bodies.append(_encode(gone_event(GONE, session, name, Absence(over_ms, confirmed_ms))))
+        bodies.append(_encode(sighting_event(session, name, over_ms, confirmed_ms)))
     return bodies

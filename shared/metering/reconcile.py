@@ -262,6 +262,14 @@ def seen_event(room: RoomListing, person: ParticipantInfo) -> LiveKitEvent:
     )
 
 
+def sighting_event(session: Session, room_name: str, over_ms: int, seen_ms: int) -> LiveKitEvent:
+    """When a participant was last listed whose room was over by ``over_ms``. From when on it was missing is not told: the room
+    tells that, and a later time would hide an earlier absence."""
+    event = gone_event(GONE, session, room_name, Absence(over_ms, seen_ms))
+    event.relay = Reconciled(seen_ms=seen_ms)
+    return event
+
+
 def gone_event(
     name: str, session: Session, room_name: str, absence: Absence, track_sid: str = "", track: Track | None = None
 ) -> LiveKitEvent:

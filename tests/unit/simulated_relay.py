@@ -8,8 +8,18 @@ from typing import Protocol
 import msgspec
 
 from shared.errors import UnfoldableEvent
-from shared.metering.observe import GONE, observe
-from shared.metering.reconcile import Absence, Known, Listing, Proof, RoomListing, Verdict, decide, gone_event, to_prove
+from shared.metering.observe import observe
+from shared.metering.reconcile import (
+    Absence,
+    Known,
+    Listing,
+    Proof,
+    RoomListing,
+    Verdict,
+    decide,
+    sighting_event,
+    to_prove,
+)
 from shared.metering.state import Room, Session, merge_room, merge_session, succession
 from shared.metering.usage import interval_of, is_metered
 from shared.models.livekit_event import decode_event
@@ -63,7 +73,7 @@ class SimulatedRelay:
             if self.rooms[told.sid].superseded_ms == told.superseded_ms or told.superseded_ms is None:
                 continue
             sightings = [
-                gone_event(GONE, session, self.rooms[told.sid].name or "", Absence(told.superseded_ms, confirmed_ms))
+                sighting_event(session, self.rooms[told.sid].name or "", told.superseded_ms, confirmed_ms)
                 for sid, session in self.sessions.items()
                 if session.room_sid == told.sid
                 and self._ended_by(session) is None
