@@ -100,7 +100,7 @@ class Gate:
             raise FormRefused("this form was sent from another site")
         origin = request.headers.get("origin")
         ours = {urlsplit(self._portal.settings.relay_api_url).netloc, request.headers.get("host", "")}
-        if origin is not None and urlsplit(origin).netloc not in ours:
+        if origin is not None and urlsplit(origin).netloc not in ours - {""}:
             raise FormRefused("this form was sent from another site")
 
     def _to_sign_in(self, visit: Visit) -> Page:

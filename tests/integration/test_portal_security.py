@@ -1,0 +1,374 @@
+"""Every page and form of the portal, taken from the route table, as nobody, as a viewer, as a member of another project and as
+an account that does not administer; forms from elsewhere; redirects; what strangers can write into pages."""
+
+import re
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NamedTuple
+
+import httpx
+import msgspec
+import pytest
+from litestar import Litestar
+from litestar.handlers import HTTPRouteHandler
+from litestar.routes import HTTPRoute
+
+from services.api.app import create_app
+from shared.postgres import Pool
+from shared.settings import Settings
+from tests.integration.conftest import serving
+from tests.portal_browser import PASSWORD, Browser
+
+SCRIPT = "<script>alert(1)</script>"
+# What these answer is the same for everybody and holds nothing of anybody.
+STATIC = {"/favicon.ico", "/static/{version}/{name}"}
+TABLES = (
+    "account", "portal_session", "membership", "invitation", "audit_log", "project", "api_key", "set_aside_event",
+    "webhook_inbox",
+)  # fmt: skip
+
+
+class Route(NamedTuple):
+    method: str
+    path: str
+    opt: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+    @property
+    def is_public(self) -> bool:
+        return bool(self.opt.get("public"))
+
+    @property
+    def of_project(self) -> bool:
+        return "{project_id}" in self.path
+
+    @property
+    def role(self) -> str:
+        return str(self.opt.get("role") or ("viewer" if self.method == "GET" else "admin"))
+
+
+def portal_routes(settings: Settings) -> list[Route]:
+    app: Any = create_app(settings)
+    while not isinstance(app, Litestar):
+        app = app._app
+    found = []
+    for route in app.routes:
+        if isinstance(route, HTTPRoute):
+            for handler, _ in route.route_handler_map.values():
+                if _is_portals(handler):
+                    path = re.sub(r"\{(\w+):\w+\}", r"{\1}", route.path)
+                    found += [Route(method, path, handler.opt) for method in sorted(handler.http_methods)]
+    return [route for route in found if route.method in ("GET", "POST") and route.path not in STATIC]
+
+
+def _is_portals(handler: HTTPRouteHandler) -> bool:
+    return str(handler.fn.__module__).startswith("services.api.portal")
+
+
+class Stage(NamedTuple):
+    """Ada administers and owns a project; Vera views it; Oscar owns another and is nobody in this one."""
+
+    url: str
+    ada: Browser
+    vera: Browser
+    oscar: Browser
+    project: str
+    ids: dict[str, str]
+
+    def fill(self, path: str) -> str:
+        return re.sub(r"\{(\w+)\}", lambda match: self.ids.get(match[1], "unknown"), path)
+
+
+@pytest.fixture
+async def stage(settings: Settings, pool: Pool) -> AsyncIterator[Stage]:
+    async with (
+        serving(settings) as url,
+        Browser(url) as ada,
+        Browser(url) as vera,
+        Browser(url) as oscar,
+    ):
+        await ada.sign_up("ada")
+        project = await ada.create_project("acme")
+        await vera.sign_up("vera", await ada.invitation(project, "viewer"))
+        other = await ada.create_project("other")
+        await oscar.sign_up("oscar", await ada.invitation(other, "owner"))
+        ids = {
+            "project_id": project,
+            "account_id": await pool.fetchval("SELECT id FROM account WHERE name = 'vera'"),
+            "key_id": await pool.fetchval(
+                "SELECT id FROM api_key WHERE project_id = $1 AND mode = 'live' LIMIT 1", project
+            ),
+            "secret": "not-a-secret",
+        }
+        yield Stage(url, ada, vera, oscar, project, ids)
+
+
+async def everything(pool: Pool) -> list[Any]:
+    """The rows of all tables that a form could change, apart from when a session was last seen."""
+    rows = []
+    for table in TABLES:
+        hidden = "- 'seen_at' - 'expires_at'" if table == "portal_session" else ""
+        rows.append(await pool.fetchval(f"SELECT json_agg(to_jsonb(t) {hidden} ORDER BY t::text) FROM {table} t"))  # noqa: S608
+    return rows
+
+
+async def ask(browser: Browser, route: Route, path: str) -> httpx.Response:
+    """With a form token that is right for this browser, so that only the one who asks is judged."""
+    if route.method == "GET":
+        return await browser.get(path)
+    return await browser.submit(path, name="x", role="owner", note="x", made="yes", password=PASSWORD)
+
+
+def test_the_route_table_is_read(settings: Settings) -> None:
+    routes = portal_routes(settings)
+    assert len(routes) > 30
+    assert {"/", "/sign-in", "/projects/{project_id}", "/projects/{project_id}/keys/{key_id}/revoke"} <= {
+        route.path for route in routes
+    }
+    public = {str(route) for route in routes if route.is_public}
+    assert public == {
+        "GET /", "GET /sign-in", "POST /sign-in", "POST /sign-out", "GET /sign-up", "POST /sign-up",
+        "GET /invitations/{secret}", "POST /invitations/{secret}",
+    }  # fmt: skip
+
+
+async def test_nobody_is_sent_to_sign_in_and_changes_nothing(stage: Stage, settings: Settings, pool: Pool) -> None:
+    before = await everything(pool)
+    async with Browser(stage.url) as nobody:
+        await nobody.get("/sign-in")
+        for route in portal_routes(settings):
+            if not route.is_public:
+                answer = await ask(nobody, route, stage.fill(route.path))
+                assert answer.status_code == 303, str(route)
+                assert answer.headers["location"].startswith("/sign-in"), str(route)
+                assert answer.text == "", str(route)
+    assert await everything(pool) == before
+
+
+async def test_a_member_of_another_project_finds_nothing(stage: Stage, settings: Settings, pool: Pool) -> None:
+    """The same as for a project that does not exist."""
+    before = await everything(pool)
+    for route in portal_routes(settings):
+        if route.of_project:
+            answer = await ask(stage.oscar, route, stage.fill(route.path))
+            assert answer.status_code == 404, str(route)
+            assert "acme" not in answer.text, str(route)
+    assert await everything(pool) == before
+
+
+async def test_ids_of_another_project_are_unknown_in_ones_own(stage: Stage, settings: Settings, pool: Pool) -> None:
+    """An owner of one project names the keys, members and whatever else of another in the addresses of their own."""
+    own = await pool.fetchval("SELECT id FROM project WHERE name = 'other'")
+    before = await everything(pool)
+    foreign = ("key_id", "account_id", "sid", "room", "identity", "event_id", "invitation_id")
+    seen = 0
+    for route in portal_routes(settings):
+        if route.of_project and any(f"{{{name}}}" in route.path for name in foreign):
+            path = stage.fill(route.path.replace("{project_id}", own))
+            answer = await ask(stage.oscar, route, path)
+            assert answer.status_code in (404, 422, 502), f"{route}: {answer.status_code}"
+            seen += 1
+    await stage.oscar.get(f"/projects/{own}/members")
+    invitation = await pool.fetchval("SELECT id FROM invitation WHERE project_id = $1", stage.project)
+    answer = await stage.oscar.submit(f"/projects/{own}/members/withdraw", invitation=invitation)
+    assert answer.status_code == 404
+    assert seen >= 6
+    assert await everything(pool) == before
+
+
+async def test_a_viewer_only_reads(stage: Stage, settings: Settings, pool: Pool) -> None:
+    before = await everything(pool)
+    reads = writes = 0
+    for route in portal_routes(settings):
+        if route.of_project and not route.path.endswith(("/live", "/remove")):
+            answer = await ask(stage.vera, route, stage.fill(route.path))
+            if route.role == "viewer":
+                assert answer.status_code in (200, 404, 422, 502), f"{route}: {answer.status_code}"
+                reads += 1
+            else:
+                assert answer.status_code == 403, str(route)
+                writes += 1
+    assert reads >= 8
+    assert writes >= 8
+    assert await everything(pool) == before
+
+
+async def test_a_viewer_is_offered_no_forms_but_signing_out(stage: Stage) -> None:
+    for page in ("", "/keys", "/settings", "/members", "/quickstart", "/usage"):
+        text = (await stage.vera.get(f"/projects/{stage.project}{page}")).text
+        assert re.findall(r'method="post" action="([^"]*)"', text) == ["/sign-out"], page
+
+
+async def test_administration_is_not_there_for_others(stage: Stage, settings: Settings, pool: Pool) -> None:
+    before = await everything(pool)
+    for route in portal_routes(settings):
+        if route.path.startswith("/instance"):
+            assert route.opt.get("instance_admin"), str(route)
+            answer = await ask(stage.vera, route, stage.fill(route.path))
+            assert answer.status_code == 404, str(route)
+    assert await everything(pool) == before
+
+
+async def test_every_form_asks_for_its_token(stage: Stage, settings: Settings, pool: Pool) -> None:
+    before = await everything(pool)
+    another = stage.oscar.form_token
+    for route in portal_routes(settings):
+        if route.method == "POST":
+            for fields in ({}, {"form_token": ""}, {"form_token": another}, {"form_token": "ä" * 43}):
+                answer = await stage.ada.client.post(stage.fill(route.path), data={"name": "x", **fields})
+                assert answer.status_code == 403, f"{route} with {fields}"
+    assert await everything(pool) == before
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+        {"origin": "http://127.0.0.1.evil.example"},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+    ],
+)
+async def test_a_form_from_elsewhere_is_refused_even_with_its_token(stage: Stage, headers: dict[str, str]) -> None:
+    await stage.ada.get("/account")
+    fields = {"form_token": stage.ada.form_token, "name": "mallory"}
+    answer = await stage.ada.client.post("/account/name", data=fields, headers=headers)
+    assert answer.status_code == 403
+    own = await stage.ada.client.post("/account/name", data=fields, headers={"origin": stage.url})
+    assert own.status_code == 303
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        "https://evil.example",
+        "//evil.example",
+        "/\\evil.example",
+        "\\\\evil.example",
+        "/\t/evil.example",
+        "/\n/evil.example",
+        "javascript:alert(1)",
+        "http:evil.example",
+        " //evil.example",
+        "/%0d%0aset-cookie:a=b\r\nx: y",
+        "/ä",
+        "",
+    ],
+)
+async def test_signing_in_leads_nowhere_else(stage: Stage, wanted: str) -> None:
+    async with Browser(stage.url) as ada:
+        location = (await ada.sign_in("ada", wanted=wanted)).headers["location"]
+        assert location == "/" or (location.startswith("/%0d%0a") and "\n" not in location)
+        shown = await ada.get("/sign-in", next=wanted)
+        assert shown.headers["location"] == location
+
+
+async def test_signing_in_leads_to_the_page_that_was_asked_for(stage: Stage) -> None:
+    async with Browser(stage.url) as ada:
+        asked = await ada.get(f"/projects/{stage.project}/usage?period=7d&mode=test")
+        form = await ada.get(asked.headers["location"])
+        wanted = re.search(r'name="next" value="([^"]+)"', form.text)
+        assert wanted is not None
+        answer = await ada.sign_in("ada", wanted=wanted[1].replace("&amp;", "&"))
+        assert answer.headers["location"] == f"/projects/{stage.project}/usage?period=7d&mode=test"
+
+
+async def test_every_answer_forbids_what_it_does_not_need(stage: Stage, settings: Settings) -> None:
+    for route in portal_routes(settings):
+        if route.method == "GET" and not route.path.endswith("/live"):
+            headers = (await stage.ada.get(stage.fill(route.path))).headers
+            assert "script-src 'self'" in headers["content-security-policy"], str(route)
+            assert "default-src 'none'" in headers["content-security-policy"], str(route)
+            assert "unsafe" not in headers["content-security-policy"], str(route)
+            assert "frame-ancestors 'none'" in headers["content-security-policy"], str(route)
+            assert headers["x-content-type-options"] == "nosniff", str(route)
+            assert headers["cache-control"] == "no-store", str(route)
+            assert headers["referrer-policy"] == "same-origin", str(route)
+
+
+async def test_nothing_inline_and_nothing_from_elsewhere(stage: Stage, settings: Settings) -> None:
+    for route in portal_routes(settings):
+        if route.method == "GET" and not route.path.endswith(("/live", ".csv")):
+            text = (await stage.ada.get(stage.fill(route.path))).text
+            assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=|javascript:", text), str(route)
+            loaded = re.findall(r'(?:src|<link[^>]*href)="([^"]+)"', text)
+            assert all(address.startswith("/static/") for address in loaded), f"{route}: {loaded}"
+            assert len(text.encode()) < 150_000, str(route)
+
+
+async def test_the_cookie_is_the_browsers_alone(settings: Settings) -> None:
+    async with serving(settings) as url, Browser(url) as browser:
+        cookie = (await browser.get("/sign-up")).headers["set-cookie"]
+        assert re.fullmatch(r"relay=[\w.-]+; Path=/; Max-Age=2592000; HttpOnly; SameSite=Lax", cookie)
+    behind_tls = msgspec.structs.replace(settings, relay_api_url="https://relay.example.com")
+    async with serving(behind_tls) as url, Browser(url) as browser:
+        answer = await browser.get("/sign-up")
+        cookie = answer.headers["set-cookie"]
+        assert re.fullmatch(r"__Host-relay=[\w.-]+; Path=/; Max-Age=2592000; HttpOnly; SameSite=Lax; Secure", cookie)
+        assert answer.headers["strict-transport-security"] == "max-age=31536000"
+
+
+async def test_another_auth_secret_signs_everybody_out(settings: Settings, stage: Stage) -> None:
+    async with serving(msgspec.structs.replace(settings, auth_secret="y" * 32)) as url, Browser(url) as browser:
+        browser.client.cookies.set("relay", stage.ada.client.cookies["relay"])
+        assert (await browser.get("/account")).status_code == 303
+
+
+@pytest.mark.parametrize("cookie", ["", ".", "a.b", "a" * 5000, "ä.ö", "a.b.c"])
+async def test_a_made_up_cookie_is_nobody(stage: Stage, cookie: str) -> None:
+    async with httpx.AsyncClient(base_url=stage.url, trust_env=False) as client:
+        answer = await client.get("/account", headers={"cookie": f"relay={cookie}".encode()})
+        assert answer.status_code == 303
+
+
+Signed = Callable[[bytes], dict[str, str]]
+
+
+async def test_what_strangers_write_is_shown_and_never_run(stage: Stage, settings: Settings, signed: Signed) -> None:
+    """Names of rooms, identities and people come from whoever joins; those of projects, keys and accounts from members."""
+    name = f"p_{stage.project}__{SCRIPT}"
+    for number, event in enumerate(("participant_joined", "track_published")):
+        body = msgspec.json.encode(
+            {
+                "event": event,
+                "id": f"EV_script{number}",
+                "createdAt": "1700000000",
+                "room": {"sid": "RM_script", "name": name, "metadata": SCRIPT},
+                "participant": {
+                    "sid": "PA_script",
+                    "identity": SCRIPT,
+                    "name": SCRIPT,
+                    "metadata": SCRIPT,
+                    "joinedAt": "1700000000",
+                    "attributes": {SCRIPT: SCRIPT},
+                },
+                "track": {"sid": "TR_script", "name": SCRIPT},
+            }
+        )
+        answer = await stage.ada.client.post("/api/webhooks/livekit", content=body, headers=signed(body))
+        assert answer.status_code == 200
+    await stage.ada.get("/account")
+    await stage.ada.submit("/account/name", name=SCRIPT)
+    await stage.ada.submit(f"/projects/{stage.project}/name", name=SCRIPT)
+    created = await stage.ada.submit(f"/projects/{stage.project}/keys", name=SCRIPT, type="secret", lifetime="never")
+    assert created.status_code == 201
+    await stage.ada.submit(f"/projects/{stage.project}/members/invite", note=SCRIPT, role="viewer")
+    shown = 0
+    for route in portal_routes(settings):
+        if route.method == "GET" and not route.path.endswith(("/live", ".csv")):
+            text = (await stage.ada.get(stage.fill(route.path))).text
+            assert SCRIPT not in text, str(route)
+            shown += "&lt;script&gt;alert(1)" in text
+    assert shown >= 8
+    for query in (
+        f"q={SCRIPT}",
+        f"room={SCRIPT}",
+        f"from={SCRIPT}",
+        f"groupBy={SCRIPT}",
+        f"done={SCRIPT}",
+        f"mode={SCRIPT}",
+    ):
+        for page in ("", "/usage", "/keys"):
+            assert SCRIPT not in (await stage.ada.get(f"/projects/{stage.project}{page}?{query}")).text
