@@ -1,6 +1,7 @@
 """Who may do what in which project, and the links by which people come to it."""
 
 from datetime import datetime
+from typing import NamedTuple
 
 import asyncpg
 
@@ -152,3 +153,30 @@ async def revoke_invitation(conn: Connection, invitation_id: str, project_id: st
         now,
     )
     return done == "UPDATE 1"
+
+
+class ProjectRow(NamedTuple):
+    """A project in the list of all; ``keys`` counts those that were not revoked."""
+
+    project_id: str
+    name: str
+    created_at: datetime
+    archived_at: datetime | None
+    members: int
+    keys: int
+
+
+async def all_projects(conn: Connection, search: str, after: tuple[str, str] | None, limit: int) -> list[ProjectRow]:
+    """By name, those whose name or id holds ``search``; ``after`` is the (lower-case name, id) of the last one before."""
+    rows = await conn.fetch(
+        "SELECT p.id, p.name, p.created_at, p.archived_at,"
+        " (SELECT count(*) FROM membership m WHERE m.project_id = p.id),"
+        " (SELECT count(*) FROM api_key k WHERE k.project_id = p.id AND k.revoked_at IS NULL) FROM project p"
+        " WHERE (position(lower($1) IN lower(p.name)) > 0 OR p.id = $1)"
+        " AND ($2::text IS NULL OR (lower(p.name), p.id) > ($2, $3)) ORDER BY lower(p.name), p.id LIMIT $4",
+        search,
+        None if after is None else after[0],
+        None if after is None else after[1],
+        limit,
+    )
+    return [ProjectRow(*row) for row in rows]

@@ -100,6 +100,7 @@ async def stage(settings: Settings, pool: Pool) -> AsyncIterator[Stage]:
                 "SELECT id FROM api_key WHERE project_id = $1 AND mode = 'live' LIMIT 1", project
             ),
             "secret": "not-a-secret",
+            "event_id": "1",
         }
         yield Stage(url, ada, vera, oscar, project, ids)
 
@@ -120,7 +121,7 @@ async def ask(browser: Browser, route: Route, path: str) -> httpx.Response:
     return await browser.submit(path, name="x", role="owner", note="x", made="yes", password=PASSWORD)
 
 
-def test_the_route_table_is_read(settings: Settings) -> None:
+async def test_the_route_table_is_read(settings: Settings) -> None:
     routes = portal_routes(settings)
     assert len(routes) > 30
     assert {"/", "/sign-in", "/projects/{project_id}", "/projects/{project_id}/keys/{key_id}/revoke"} <= {
@@ -319,7 +320,7 @@ async def test_another_auth_secret_signs_everybody_out(settings: Settings, stage
 @pytest.mark.parametrize("cookie", ["", ".", "a.b", "a" * 5000, "ä.ö", "a.b.c"])
 async def test_a_made_up_cookie_is_nobody(stage: Stage, cookie: str) -> None:
     async with httpx.AsyncClient(base_url=stage.url, trust_env=False) as client:
-        answer = await client.get("/account", headers={"cookie": f"relay={cookie}".encode()})
+        answer = await client.get("/account", headers={b"cookie": f"relay={cookie}".encode()})
         assert answer.status_code == 303
 
 

@@ -49,18 +49,22 @@ class Chart(NamedTuple):
     has_tips: bool
 
 
-def nice_top(greatest: float) -> float:
-    """The end of the axis: the next of 1, 2, 2.5, 4, 5, 8, 10 times a power of ten, and at least 1."""
-    if greatest <= 1:
+def nice_step(greatest: float) -> float:
+    """The distance of the axis' lines: 1, 2, 2.5, 5 or 10 times a power of ten, whole numbers, at most five to the top."""
+    if greatest <= 4:
         return 1
-    power: float = 10 ** math.floor(math.log10(greatest))
-    return next(step * power for step in (1, 2, 2.5, 4, 5, 8, 10) if step * power >= greatest - 1e-9)
+    power: float = 10 ** math.floor(math.log10(greatest / 5))
+    steps = (step * power for step in (1, 2, 2.5, 5, 10))
+    return next(step for step in steps if step * 5 >= greatest and step == int(step))
 
 
 def bar_chart(columns: Sequence[Column], series: Sequence[str], height: int = PLOT_HEIGHT) -> Chart:
     """``series`` names the class of each part."""
     step = 100 / max(len(columns), 1)
-    top = nice_top(max((sum(column.parts) for column in columns), default=0))
+    greatest = max((sum(column.parts) for column in columns), default=0)
+    between = nice_step(greatest)
+    lines_up = max(1, math.ceil(greatest / between))
+    top = lines_up * between
     bars, spots = [], []
     for index, column in enumerate(columns):
         base = float(height)
@@ -73,7 +77,7 @@ def bar_chart(columns: Sequence[Column], series: Sequence[str], height: int = PL
                 bars.append(Bar(_r(index * step + step * _GAP / 2), _r(base), _r(step * (1 - _GAP)), _r(size), name))
         middle = (index + 0.5) * step
         spots.append(Spot(_r(index * step), _r(step), _r(middle), middle > 50, column))
-    ticks = [(_r(height - height * part), _tick(top * part)) for part in (0.25, 0.5, 0.75, 1)]
+    ticks = [(_r(height - height * line / lines_up), _tick(between * line)) for line in range(1, lines_up + 1)]
     every = max(1, math.ceil(len(columns) / _MOST_LABELS))
     # Every other label gives way on a phone.
     shown = [index for index in range(len(columns)) if (len(columns) - 1 - index) % every == 0]

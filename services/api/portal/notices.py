@@ -20,6 +20,7 @@ NOTICES: Final[dict[str, str]] = {
     "room_ended": "Room ended. Everybody in it was disconnected.",
     "participant_removed": "Participant removed.",
     "event_replayed": "Event sent to be counted again.",
+    "event_dismissed": "Event dismissed.",
     "account_disabled": "Account disabled and signed out everywhere.",
     "account_enabled": "Account enabled.",
     "admin_given": "This account administers the instance now.",

@@ -13,11 +13,14 @@ from litestar.types import ControllerRouterHandler
 
 from services.api.portal.controllers import (
     account,
+    history,
+    instance,
     keys,
     members,
     overview,
     projects,
     quickstart,
+    rooms,
     sign_in,
     sign_up,
     usage,
@@ -47,12 +50,15 @@ HEADERS = {
 _HSTS = "max-age=31536000"
 HANDLERS: list[ControllerRouterHandler] = [
     account.AccountController,
+    history.HistoryController,
+    instance.InstanceController,
     keys.KeyController,
     members.MemberController,
     overview.OverviewController,
     projects.ProjectListController,
     projects.ProjectController,
     quickstart.QuickstartController,
+    rooms.RoomController,
     sign_in.SignInController,
     sign_up.SignUpController,
     usage.UsageController,

@@ -27,7 +27,7 @@ def create_templates(static: StaticFiles) -> Environment:
     environment.filters.update(
         number=number, fixed=fixed, minutes=minutes, duration=duration, ago=ago, moment=moment, day=day, plural=plural
     )
-    environment.filters.update(browser=browser, sentence=sentence, label_of=label_of)
+    environment.filters.update(browser=browser, sentence=sentence, label_of=label_of, instant=instant)
     return environment
 
 
@@ -128,3 +128,8 @@ def sentence(action: str) -> str:
 def label_of(option: tuple[str, tuple[object, str]]) -> tuple[str, str]:
     """(value, label) of an entry like ``{"7d": (timedelta(days=7), "7 days")}``, for a select."""
     return option[0], option[1][1]
+
+
+def instant(at: str) -> int:
+    """Unix milliseconds of a time as the API writes it."""
+    return int(datetime.fromisoformat(at).timestamp() * 1000)

@@ -30,9 +30,11 @@ def asked(visit: Visit) -> Asked:
 
 
 def spans_of(answer: UsageAnswer) -> Sequence[UsageOfSpan]:
+    """The hours, days or months of an answer, without the hours of today that are still to come."""
     for spans in (answer.hourly, answer.daily, answer.monthly):
         if spans is not UNSET:
-            return spans
+            begun = [span for span in spans if span.date <= answer.as_of]
+            return begun or spans[:1]
     return ()
 
 

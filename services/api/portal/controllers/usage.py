@@ -22,7 +22,7 @@ PERIODS: Final = (("today", "Today"), ("7d", "7 days"), ("30d", "30 days"), ("al
 GROUPINGS: Final = (("", "Total"), ("room", "Room"), ("identity", "Identity"), ("kind", "Kind"))
 GRANULARITIES: Final = (("hour", "Hour"), ("day", "Day"), ("month", "Month"))
 # A page stays under 150 kB: longer ranges have a plainer chart or none, and the CSV has every row.
-_MOST_COLUMNS, _MOST_ROWS = 400, 100
+_MOST_COLUMNS, _MOST_ROWS = 200, 72
 
 
 class UsageController(Controller):

@@ -1,0 +1,138 @@
+"""How the machine is: asked of each part when the page is opened, each with a time-out of its own, so that a part that hangs
+makes one line of the page red and not the page slow."""
+
+import asyncio
+import time
+from collections.abc import Awaitable
+from typing import NamedTuple, TypeVar
+
+import asyncpg
+
+from services.api.portal.visit import Visit
+from shared import event_stream
+from shared.clock import DAY_MS, floor_to
+from shared.errors import LiveKitError, StoreUnavailable
+from shared.postgres import UNAVAILABLE
+from shared.queries import operations, partitions, reconcile, set_aside
+from shared.queries.migrations import is_applied
+from shared.schema import latest_migration
+
+TIMEOUT_S = 2.0
+_PASSES = 10
+_DAYS_AHEAD = 2
+T = TypeVar("T")
+
+
+class Check(NamedTuple):
+    """One part. ``tone``: good, warn or bad; ``text`` says what to do where it is not good."""
+
+    name: str
+    tone: str
+    text: str
+
+
+class Health(NamedTuple):
+    checks: list[Check]
+    workers: list[operations.WorkerRow]
+    passes: list[reconcile.Pass]
+    set_aside: dict[str, int]
+    partitions: tuple[int, int] | None
+
+
+async def health_of(visit: Visit) -> Health:
+    postgres, redis, livekit = await asyncio.gather(_postgres(visit), _redis(visit), _livekit(visit))
+    checks, rest = postgres
+    return Health([*checks, *redis, livekit], *rest)
+
+
+_Rest = tuple[list[operations.WorkerRow], list[reconcile.Pass], dict[str, int], tuple[int, int] | None]
+
+
+async def _timed(work: Awaitable[T]) -> tuple[T, int]:
+    started = time.monotonic()
+    async with asyncio.timeout(TIMEOUT_S):
+        found = await work
+    return found, round((time.monotonic() - started) * 1000)
+
+
+async def _postgres(visit: Visit) -> tuple[list[Check], _Rest]:
+    try:
+        async with asyncio.timeout(TIMEOUT_S * 2), visit.reading() as conn:
+            applied, took_ms = await _timed(is_applied(conn, latest_migration()))
+            state = await operations.machine_state(conn, visit.now_ms)
+            workers = await operations.workers(conn)
+            passes = await reconcile.last_passes(conn, _PASSES)
+            aside = await set_aside.count_set_aside(conn)
+            days = await partitions.days_with_partition(conn)
+    except (*UNAVAILABLE, asyncpg.PostgresError, StoreUnavailable):
+        return [Check("Postgres", "bad", "cannot be reached")], ([], [], {}, None)
+    checks = [
+        Check("Postgres", "good", f"answers in {took_ms} ms")
+        if applied
+        else Check("Postgres", "bad", "migrations are pending: run `relay migrate`"),
+        Check("Workers", "good", f"{state.workers} alive")
+        if state.workers
+        else Check(
+            "Workers", "bad", "none is alive: events wait in Redis and usage stands still. Start `relay worker`"
+        ),
+        _partitions(days, visit.now_ms),
+        Check("Inbox", "warn", f"{state.inbox} events wait in Postgres, taken while Redis was away")
+        if state.inbox
+        else Check("Inbox", "good", "empty"),
+        Check("Set aside", "warn", f"{state.set_aside} events could not be used")
+        if state.set_aside
+        else Check("Set aside", "good", "none"),
+        _reconciliation(visit, passes),
+    ]
+    return checks, (workers, passes, aside, (min(days), max(days)) if days else None)
+
+
+def _partitions(days: list[int], now_ms: int) -> Check:
+    today = floor_to(now_ms, DAY_MS)
+    missing = [day for day in range(today, today + _DAYS_AHEAD * DAY_MS, DAY_MS) if day not in days]
+    if missing:
+        return Check("Partitions", "warn", "today or tomorrow has none yet: a worker makes them every few minutes")
+    return Check("Partitions", "good", f"{len(days)} days of raw events")
+
+
+def _reconciliation(visit: Visit, passes: list[reconcile.Pass]) -> Check:
+    every_s = visit.portal.settings.reconcile_interval_s
+    if not every_s:
+        return Check("Reconciliation", "warn", "switched off: lost webhooks stay lost")
+    if not passes:
+        return Check("Reconciliation", "warn", "has not run yet")
+    last = passes[0]
+    if last.error:
+        return Check("Reconciliation", "warn", f"the last pass concluded nothing: {last.error}")
+    if visit.now_ms - last.started_ms > 4 * every_s * 1000 + 60_000:
+        return Check("Reconciliation", "warn", "has not run for a while: is a worker alive?")
+    return Check("Reconciliation", "good", f"every {every_s} s, {last.participants} participants at the last pass")
+
+
+async def _redis(visit: Visit) -> list[Check]:
+    redis = visit.portal.context.redis
+    try:
+        lengths, took_ms = await _timed(event_stream.lengths(redis))
+        oldest_ms, _ = await _timed(event_stream.oldest_unfolded_ms(redis))
+        durable, _ = await _timed(event_stream.is_durable(redis))
+    except event_stream.UNAVAILABLE:
+        return [Check("Redis", "bad", "cannot be reached: webhooks go to the inbox in Postgres")]
+    waiting = sum(lengths)
+    age_s = 0 if oldest_ms is None else max(0, visit.now_ms - oldest_ms) // 1000
+    checks = [
+        Check("Redis", "warn", "does not sync its append-only file: a crash can lose acknowledged webhooks")
+        if durable is False
+        else Check("Redis", "good", f"answers in {took_ms} ms"),
+        Check("Streams", "warn" if age_s > 30 else "good", f"{waiting} events wait, the oldest for {age_s} s"),
+    ]
+    return checks
+
+
+async def _livekit(visit: Visit) -> Check:
+    try:
+        _, took_ms = await _timed(visit.portal.context.livekit.list_rooms(["relay-health"]))
+    except LiveKitError as error:
+        return Check("LiveKit", "bad", str(error))
+    except TimeoutError:
+        return Check("LiveKit", "bad", "did not answer within two seconds")
+    return Check("LiveKit", "good", f"answers in {took_ms} ms at {visit.portal.settings.livekit_api_url}")
