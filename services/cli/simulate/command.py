@@ -12,7 +12,8 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from services.cli.simulate.sender import Sender
+from services.cli.simulate.closing import make_closing_room
+from services.cli.simulate.sender import MAX_WAIT_S, QUEUE_DEPTH, Sender
 from services.cli.simulate.traffic import DayExpected, Event, Stay, expected, make_meeting
 from shared.ids import Mode
 from shared.livekit.webhook import WebhookSigner
@@ -37,6 +38,8 @@ class Traffic(NamedTuple):
     generated: int
     lost: int
     duplicated: int
+    # From this event on all are offered at once.
+    closing: int
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +64,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--loss", type=number(float, 0, 0.99), default=0.0, help="share of events never sent")
     parser.add_argument("--duplicate", type=number(float, 0, 1), default=0.0, help="share of events sent twice")
     parser.add_argument("--shuffle", action="store_true", help="mix up the order inside each room's queue")
+    parser.add_argument(
+        "--close-at-once",
+        action="store_true",
+        help="everybody stays to the end with two tracks; then every room is closed, and all its events are there at once",
+    )
+    parser.add_argument(
+        "--queue-depth",
+        type=number(int, 1, 10**7),
+        default=QUEUE_DEPTH,
+        help="`max_depth` of LiveKit's `resource_url_notifier` (default: %(default)s, LiveKit's own)",
+    )
+    parser.add_argument(
+        "--queue-age",
+        type=number(float, 0.1, 86400),
+        default=MAX_WAIT_S,
+        help="`max_age` of it in seconds (default: %(default)s, LiveKit's own)",
+    )
     parser.add_argument("--seed", type=int, help="repeat a run (with the same projects); printed at the end")
     parser.add_argument("--mode", choices=get_args(Mode), default="live", help="(default: %(default)s)")
     parser.add_argument("--concurrency", type=number(int, 1, 10_000), default=64, help="requests under way at once")
@@ -95,7 +115,8 @@ def plan(arguments: argparse.Namespace, projects: list[tuple[str, str]], now_ms:
         for project_id, _ in projects:
             for number in range(arguments.rooms):
                 display = f"room-{number}" if not round_number else f"room-{number}-{round_number}"
-                meeting = make_meeting(rng, project_id, arguments.mode, display, arguments.people, start_ms, end_ms)
+                make = make_closing_room if arguments.close_at_once else make_meeting
+                meeting = make(rng, project_id, arguments.mode, display, arguments.people, start_ms, end_ms)
                 events += meeting.events
                 stays += meeting.stays
         round_number += 1
@@ -105,7 +126,12 @@ def plan(arguments: argparse.Namespace, projects: list[tuple[str, str]], now_ms:
     offered = sorted([*kept, *repeats], key=lambda event: event.created_ms)
     if arguments.shuffle:
         rng.shuffle(offered)
-    return Traffic(offered, stays, generated, generated - len(kept), len(repeats))
+    closing = len(offered)
+    if arguments.close_at_once:
+        end_ms -= end_ms % 1000
+        offered.sort(key=lambda event: event.created_ms == end_ms)
+        closing = sum(1 for event in offered if event.created_ms < end_ms)
+    return Traffic(offered, stays, generated, generated - len(kept), len(repeats), closing)
 
 
 async def run(arguments: argparse.Namespace, target: Target) -> int:
@@ -118,15 +144,29 @@ async def run(arguments: argparse.Namespace, target: Target) -> int:
         base_url=target.url, limits=limits, timeout=arguments.timeout, trust_env=False
     ) as client:
         signer = WebhookSigner(target.api_key, target.api_secret)
-        sender = Sender(client, signer, concurrency=arguments.concurrency, paced=arguments.rate > 0)
-        await _offer_all(sender, traffic.events, arguments.rate)
+        sender = Sender(
+            client,
+            signer,
+            concurrency=arguments.concurrency,
+            paced=arguments.rate > 0,
+            depth=arguments.queue_depth,
+            max_wait_s=arguments.queue_age,
+        )
+        await _offer_all(sender, traffic, arguments.rate)
     seconds = time.monotonic() - started
     counts = sender.counts
     counts.generated, counts.lost, counts.duplicated = traffic.generated, traffic.lost, traffic.duplicated
     days = expected(traffic.stays)
     complete = counts.acknowledged == len(traffic.events)
     if arguments.json:
-        document = {"seed": seed, "seconds": round(seconds, 3), "sent": counts, "complete": complete, "expected": days}
+        document = {
+            "seed": seed,
+            "seconds": round(seconds, 3),
+            "sent": counts,
+            "queueing": sender.queueing(),
+            "complete": complete,
+            "expected": days,
+        }
         print(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
     else:
         _report(sender, days, dict(target.projects), seed, seconds, traffic.lost)
@@ -139,16 +179,18 @@ async def run(arguments: argparse.Namespace, target: Target) -> int:
     return 0 if complete else 1
 
 
-async def _offer_all(sender: Sender, events: list[Event], rate: float) -> None:
+async def _offer_all(sender: Sender, traffic: Traffic, rate: float) -> None:
+    events = traffic.events
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("events", total=len(events))
         started = time.monotonic()
         for number, event in enumerate(events):
-            ahead_s = number / rate - (time.monotonic() - started) if rate else 0.0
+            paced = bool(rate) and number < traffic.closing
+            ahead_s = number / rate - (time.monotonic() - started) if paced else 0.0
             if ahead_s > 0.002:
                 await asyncio.sleep(ahead_s)
-            elif number % 16 == 0:
+            elif number % 16 == 0 and (paced or not rate):
                 await asyncio.sleep(0)  # behind the rate: the queues must be served all the same
             await sender.offer(event)
             if number % 50 == 0:
@@ -165,9 +207,14 @@ def _report(
     print(f"lost on purpose {c.lost}, sent twice {c.duplicated}, retried {c.retried}, refused {c.refused}")
     print(
         f"LiveKit would have dropped: {c.given_up} after four retries, {c.dropped_queue_full} because a queue was full,"
-        f" {c.dropped_too_old} older than 30 s"
+        f" {c.dropped_too_old} that had waited too long"
     )
     dropped = lost or c.given_up or c.dropped_queue_full or c.dropped_too_old or c.refused
+    q = sender.queueing()
+    print(
+        f"acknowledged within {q.acknowledged_p50_ms} ms (median), {q.acknowledged_p99_ms} ms (99%), {q.acknowledged_max_ms} ms"
+        f" (all); at most {q.deepest} events waited in a queue, at most for {q.longest_wait_ms} ms"
+    )
     print("It should add up to" + (", had nothing been lost:" if dropped else ":"))
     for day in days:
         print(

@@ -4,7 +4,7 @@ connection errors, 429 and 5xx except 501; any other answer is final."""
 
 import asyncio
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable
 
 import httpx
@@ -34,6 +34,17 @@ class Counts(msgspec.Struct, rename="camel"):
     dropped_too_old: int = 0
 
 
+class Queueing(msgspec.Struct, rename="camel"):
+    """How the queues fared: the most events that waited in one, the longest time one waited (ms), and what it took until an
+    event was acknowledged (ms, retries apart)."""
+
+    deepest: int
+    longest_wait_ms: float
+    acknowledged_p50_ms: float
+    acknowledged_p99_ms: float
+    acknowledged_max_ms: float
+
+
 class Sender:
     """Queues by room. With ``paced`` False nothing is dropped: whoever offers events waits for room in the queue."""
 
@@ -44,11 +55,17 @@ class Sender:
         *,
         concurrency: int,
         paced: bool,
+        depth: int = QUEUE_DEPTH,
+        max_wait_s: float = MAX_WAIT_S,
         delays_s: tuple[float, ...] = RETRY_DELAYS_S,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.counts = Counts()
         self.last_error = ""
+        self._depth, self._max_wait_s = depth, max_wait_s
+        self._deepest, self._longest_wait_s = 0, 0.0
+        # Tenths of a millisecond, so that a run of any length fits into memory.
+        self._tenths: Counter[int] = Counter()
         self._client, self._signer, self._paced, self._delays_s, self._sleep = client, signer, paced, delays_s, sleep
         self._queues: defaultdict[str, deque[tuple[float, Event]]] = defaultdict(deque)
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -58,12 +75,13 @@ class Sender:
     async def offer(self, event: Event) -> None:
         """Puts an event into its room's queue."""
         queue = self._queues[event.room]
-        if self._paced and len(queue) >= QUEUE_DEPTH:
+        if self._paced and len(queue) >= self._depth:
             self.counts.dropped_queue_full += 1
             return
         if not self._paced:
             await self._space.acquire()
         queue.append((time.monotonic(), event))
+        self._deepest = max(self._deepest, len(queue))
         if event.room not in self._running:
             self._running[event.room] = asyncio.create_task(self._drain(event.room))
 
@@ -74,12 +92,31 @@ class Sender:
             for task in done:
                 task.result()
 
+    def queueing(self) -> Queueing:
+        return Queueing(
+            deepest=self._deepest,
+            longest_wait_ms=round(self._longest_wait_s * 1000, 1),
+            acknowledged_p50_ms=self._quantile(0.5),
+            acknowledged_p99_ms=self._quantile(0.99),
+            acknowledged_max_ms=max(self._tenths, default=0) / 10,
+        )
+
+    def _quantile(self, share: float) -> float:
+        left = self._tenths.total() * share
+        for tenths in sorted(self._tenths):
+            left -= self._tenths[tenths]
+            if left <= 0:
+                return tenths / 10
+        return 0.0
+
     async def _drain(self, room: str) -> None:
         queue = self._queues[room]
         try:
             while queue:
                 offered, event = queue.popleft()
-                if self._paced and time.monotonic() - offered > MAX_WAIT_S:
+                waited_s = time.monotonic() - offered
+                self._longest_wait_s = max(self._longest_wait_s, waited_s)
+                if self._paced and waited_s > self._max_wait_s:
                     self.counts.dropped_too_old += 1
                     continue
                 async with self._slots:
@@ -98,6 +135,7 @@ class Sender:
         for delay_s in (*self._delays_s, None):
             self.counts.sent += 1
             retry_after_s = 0.0
+            began = time.monotonic()
             try:
                 answer = await self._client.post(PATH, content=event.body, headers=headers)
             except httpx.TransportError as error:
@@ -105,6 +143,7 @@ class Sender:
             else:
                 if answer.status_code == 200:
                     self.counts.acknowledged += 1
+                    self._tenths[min(int((time.monotonic() - began) * 10_000), 10**6)] += 1
                     return
                 self.last_error = f"{answer.status_code} {answer.text[:300]}"
                 if answer.status_code == 501 or (answer.status_code < 500 and answer.status_code != 429):

@@ -52,27 +52,47 @@ class DayExpected(msgspec.Struct, rename="camel"):
     peak_participants: int = 0
 
 
-def make_meeting(
-    rng: random.Random, project_id: str, mode: Mode, display: str, people: int, start_ms: int, end_ms: int
-) -> Meeting:
-    """One room from its first participant to its finish, inside ``[start_ms, end_ms]``; needs at least 4 s."""
-    name, room_sid = livekit_room(project_id, mode, display), "RM_" + _random_id(rng)
-    events: list[Event] = []
-    stays: list[Stay] = []
-    start_ms += 1000 - start_ms % 1000
-    room: dict[str, Any] = {
+def room_info(rng: random.Random, name: str, room_sid: str, start_ms: int) -> dict[str, Any]:
+    """livekit.Room as protojson writes it."""
+    return {
         "sid": room_sid,
         "name": name,
         "emptyTimeout": 300,
         "departureTimeout": 20,
         "creationTime": str(start_ms // 1000),
         "creationTimeMs": str(start_ms),
-        "turnPassword": _random_id(rng, 40),
+        "turnPassword": random_id(rng, 40),
         "enabledCodecs": [{"mime": "audio/opus"}, {"mime": "video/VP8"}],
     }
 
+
+def participant_info(rng: random.Random, identity: str, joined_ms: int) -> dict[str, Any]:
+    """livekit.ParticipantInfo of somebody who is connected."""
+    return {
+        "sid": "PA_" + random_id(rng),
+        "identity": identity,
+        "state": "ACTIVE",
+        "joinedAt": str(joined_ms // 1000),
+        "joinedAtMs": str(joined_ms),
+        "name": identity.title(),
+        "version": 3,
+        "permission": {"canSubscribe": True, "canPublish": True, "canPublishData": True},
+        "isPublisher": True,
+    }
+
+
+def make_meeting(
+    rng: random.Random, project_id: str, mode: Mode, display: str, people: int, start_ms: int, end_ms: int
+) -> Meeting:
+    """One room from its first participant to its finish, inside ``[start_ms, end_ms]``; needs at least 4 s."""
+    name, room_sid = livekit_room(project_id, mode, display), "RM_" + random_id(rng)
+    events: list[Event] = []
+    stays: list[Stay] = []
+    start_ms += 1000 - start_ms % 1000
+    room = room_info(rng, name, room_sid, start_ms)
+
     def tell(event: str, at_ms: int, **parts: Any) -> None:
-        payload = {"event": event, **parts, "id": "EV_" + _random_id(rng), "createdAt": str(at_ms // 1000)}
+        payload = {"event": event, **parts, "id": "EV_" + random_id(rng), "createdAt": str(at_ms // 1000)}
         events.append(Event(name, at_ms, msgspec.json.encode(payload)))
 
     tell("room_started", start_ms, room=room)
@@ -102,17 +122,7 @@ def make_meeting(
 def _stay(
     rng: random.Random, tell: Any, room: dict[str, Any], identity: str, kind: str, begin: int, end: int, reason: str
 ) -> list[tuple[int, int]]:
-    participant: dict[str, Any] = {
-        "sid": "PA_" + _random_id(rng),
-        "identity": identity,
-        "state": "ACTIVE",
-        "joinedAt": str(begin // 1000),
-        "joinedAtMs": str(begin),
-        "name": identity.title(),
-        "version": 3,
-        "permission": {"canSubscribe": True, "canPublish": True, "canPublishData": True},
-        "isPublisher": True,
-    }
+    participant = participant_info(rng, identity, begin)
     if kind != "STANDARD":
         participant["kind"] = kind
     brief, who = {"sid": room["sid"], "name": room["name"]}, {"sid": participant["sid"], "identity": identity}
@@ -129,7 +139,7 @@ def _stay(
         on = rng.randint(begin, end)
         off = rng.randint(on, end)
         # A zero value is omitted on the wire, and AUDIO is zero.
-        track = {"sid": "TR_" + _random_id(rng), **({"type": media} if media != "AUDIO" else {}), **details}
+        track = {"sid": "TR_" + random_id(rng), **({"type": media} if media != "AUDIO" else {}), **details}
         tell("track_published", on, room=brief, participant=who, track=track)
         tell("track_unpublished", off, room=brief, participant=who, track=track)
         if media == "VIDEO":
@@ -143,7 +153,7 @@ def _stay(
     return video
 
 
-def _random_id(rng: random.Random, length: int = 12) -> str:
+def random_id(rng: random.Random, length: int = 12) -> str:
     return "".join(rng.choices(_ID, k=length))
 
 

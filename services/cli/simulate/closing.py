@@ -1,0 +1,55 @@
+"""A room that everybody is in to the end, and that is then closed at once: the hardest thing LiveKit's webhook queue meets.
+
+Closing a room closes one participant after the other without waiting for anything (livekit-server, pkg/rtc/room.go), so all its
+events are there in the same instant, while the queue sends one at a time.
+"""
+
+import random
+from typing import Any
+
+import msgspec
+
+from services.cli.simulate.traffic import Event, Meeting, Stay, participant_info, random_id, room_info
+from shared.ids import Mode, livekit_room
+
+_TRACKS: tuple[dict[str, Any], ...] = (
+    {"source": "MICROPHONE", "mimeType": "audio/opus"},
+    {"type": "VIDEO", "source": "CAMERA", "mimeType": "video/VP8", "width": 1280, "height": 720},
+)
+
+
+def make_closing_room(
+    rng: random.Random, project_id: str, mode: Mode, display: str, people: int, start_ms: int, end_ms: int
+) -> Meeting:
+    """Everyone joins in the first half with a microphone and a camera; at ``end_ms`` all tracks, participants and the room end.
+    The events of that instant are the last ``3 * people + 1``."""
+    name, room_sid = livekit_room(project_id, mode, display), "RM_" + random_id(rng)
+    start_ms += 1000 - start_ms % 1000
+    end_ms -= end_ms % 1000
+    room = room_info(rng, name, room_sid, start_ms)
+    brief = {"sid": room_sid, "name": name}
+    arriving: list[Event] = []
+    closing: list[Event] = []
+    stays: list[Stay] = []
+
+    def tell(events: list[Event], event: str, at_ms: int, **parts: Any) -> None:
+        payload = {"event": event, **parts, "id": "EV_" + random_id(rng), "createdAt": str(at_ms // 1000)}
+        events.append(Event(name, at_ms, msgspec.json.encode(payload)))
+
+    tell(arriving, "room_started", start_ms, room=room)
+    for number in range(people):
+        joined_ms = rng.randint(start_ms, (start_ms + end_ms) // 2)
+        participant = participant_info(rng, f"person-{number}", joined_ms)
+        who = {"sid": participant["sid"], "identity": participant["identity"]}
+        tell(arriving, "participant_joined", joined_ms, room=room, participant=participant)
+        for details in _TRACKS:
+            track = {"sid": "TR_" + random_id(rng), **details}
+            tell(arriving, "track_published", joined_ms, room=brief, participant=who, track=track)
+            tell(closing, "track_unpublished", end_ms, room=brief, participant=who, track=track)
+        gone = {**participant, "state": "DISCONNECTED", "disconnectReason": "ROOM_CLOSED"}
+        tell(closing, "participant_left", end_ms, room=room, participant=gone)
+        video = (max(joined_ms // 1000 * 1000, joined_ms), end_ms)
+        stays.append(Stay(project_id, mode, joined_ms, end_ms, (video,)))
+    tell(closing, "room_finished", end_ms, room=room)
+    arriving.sort(key=lambda event: event.created_ms)
+    return Meeting([*arriving, *closing], stays)

@@ -1,0 +1,69 @@
+"""A room of 500 people with two tracks each closed at once: simulate's model of LiveKit's queue against a running Relay."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from faults.parts import ROOT
+from faults.stack import Stack, running
+from services.cli.doctor.livekit_config import WANTED_DEPTH
+from services.cli.projects import create_project
+from services.cli.simulate.sender import MAX_WAIT_S, QUEUE_DEPTH
+from services.cli.simulate.traffic import DayExpected
+from shared.settings import inherited_environment
+
+PEOPLE = 500
+BURST = 3 * PEOPLE + 1
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    with running() as stack:
+        yield stack
+
+
+def simulate(stack: Stack, *options: str) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-m", "services.cli.main", "simulate", "--close-at-once", "--json", "--rooms", "1", *options],
+        cwd=ROOT,
+        env=inherited_environment(stack.environment),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout, done.stderr
+    return json.loads(done.stdout)
+
+
+async def test_nothing_is_dropped_and_nothing_lost(stack: Stack) -> None:
+    """With the depth that `relay doctor` asks for. The age is LiveKit's own: the last event waits for all before it, so the
+    time Relay takes to acknowledge one is what decides."""
+    project = await create_project(stack.database, "closing")
+    report = await asyncio.to_thread(
+        simulate, stack, "--people", str(PEOPLE), "--rate", "400", "--queue-depth", str(WANTED_DEPTH)
+    )
+    sent, queueing = report["sent"], report["queueing"]
+    assert sent["generated"] == sent["acknowledged"] == 2 * BURST
+    assert {sent[name] for name in ("droppedQueueFull", "droppedTooOld", "givenUp", "refused", "retried")} == {0}
+    assert BURST - 1 <= queueing["deepest"] <= WANTED_DEPTH
+    assert queueing["longestWaitMs"] < MAX_WAIT_S * 1000
+    await stack.drained()
+    expected = [DayExpected(day["projectId"], "live", *list(day.values())[2:]) for day in report["expected"]]
+    assert [day.peak_participants for day in expected][-1] == PEOPLE
+    assert await stack.sums([project]) == expected
+    assert stack.verify() == ""
+    print(f"{BURST} events at once: {queueing}")
+
+
+async def test_the_model_has_livekit_s_limits(stack: Stack) -> None:
+    """At LiveKit's own depth most of the burst is dropped before Relay could have it, whatever Relay does."""
+    report = await asyncio.to_thread(simulate, stack, "--people", "200", "--rate", "1000", "--mode", "test")
+    assert report["queueing"]["deepest"] == QUEUE_DEPTH
+    assert report["sent"]["droppedQueueFull"] >= 601 - 2 * QUEUE_DEPTH
+    assert not report["complete"]
