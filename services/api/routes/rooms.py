@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from litestar import Controller, Response, delete, get, patch, post
+from litestar import Controller, Request, Response, delete, get, patch, post
 from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency, Provide
 from litestar.handlers.base import BaseRouteHandler
@@ -12,7 +12,6 @@ from services.api import cursors
 from services.api.context import Context
 from services.api.idempotency import IDEMPOTENT, IDEMPOTENT_ERRORS, attempt_of, once
 from services.api.openapi import described
-from services.api.requests import JsonRequest
 from services.api.rooms import ProjectRooms
 from shared.errors import InvalidRequest
 from shared.models.names import RoomName
@@ -68,7 +67,7 @@ class RoomsController(Controller):
     )
     async def create_room(
         self,
-        request: JsonRequest,
+        request: Request[Any, Any, Any],
         context: NamedDependency[Context],
         rooms: NamedDependency[ProjectRooms],
         data: JSONBody[CreateRoom],

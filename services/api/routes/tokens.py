@@ -219,6 +219,13 @@ def _room_configuration(given: RoomConfig) -> dict[str, Any]:
         reason = str(error).partition("\n")[0]
         raise InvalidRequest(f"roomConfig.egress is no LiveKit RoomEgress: {reason}", "roomConfig.egress") from None
     _refuse_credentials(configuration, "roomConfig")
+    if configuration.HasField("egress"):
+        # Its paths, buckets, page and webhook addresses are LiveKit's own, and no room name stands before them.
+        raise InvalidRequest(
+            "roomConfig.egress would record into storage that all projects of this LiveKit share, which a project's key"
+            " cannot allow",
+            "roomConfig.egress",
+        )
     return dict(MessageToDict(configuration))
 
 

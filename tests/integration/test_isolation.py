@@ -1,0 +1,239 @@
+"""Nobody reaches into another project, nor from one mode into the other: every endpoint there is, every id swapped.
+
+The endpoints come from the routes that the application is made of. One that has no case here fails the suite.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NamedTuple
+
+import httpx
+import msgspec
+import pytest
+from litestar import Router
+from litestar.routes import HTTPRoute
+
+from services.api.routes import OPEN, V1
+from services.cli.projects import create_project
+from shared.models.projects import CreatedProject
+from shared.postgres import Pool
+from shared.settings import Settings
+from tests.fake_livekit import FakeLiveKit, fake_livekit
+from tests.integration.isolation import Holding, World, build_world, reached
+
+Asked = Callable[[Holding], Any]
+
+
+def nothing(_owner: Holding) -> None:
+    return None
+
+
+class Case(NamedTuple):
+    """How to ask for what ``owner`` has: the values of the path, the query and the body. ``refused`` is the code a stranger is
+    told; None where everybody has things of their own and a stranger sees or changes only those."""
+
+    path: Asked = nothing
+    query: Asked = nothing
+    body: Asked = nothing
+    refused: str | None = None
+
+
+def of_room(owner: Holding) -> dict[str, str]:
+    return {"name": owner.room}
+
+
+def of_person(owner: Holding) -> dict[str, str]:
+    return {"name": owner.room, "identity": owner.identity}
+
+
+def of_key(owner: Holding) -> dict[str, str]:
+    return {"key_id": owner.key_id}
+
+
+PERSON = "/v1/rooms/{name}/participants/{identity}"
+# In an order in which an owner can ask for all of it: what takes away comes last.
+CASES: dict[tuple[str, str], list[Case]] = {
+    ("POST", "/v1/tokens"): [Case(body=lambda owner: {"room": owner.room, "identity": owner.identity})],
+    ("GET", "/v1/rooms"): [Case(), Case(query=lambda _: {"limit": 1})],
+    ("POST", "/v1/rooms"): [Case(body=lambda owner: {"name": owner.room, "maxParticipants": 7})],
+    ("GET", "/v1/rooms/{name}"): [Case(of_room, refused="room_not_found")],
+    ("PATCH", "/v1/rooms/{name}"): [Case(of_room, body=lambda _: {"metadata": "new"}, refused="room_not_found")],
+    ("POST", "/v1/rooms/{name}/data"): [
+        Case(of_room, body=lambda _: {"data": "x"}, refused="room_not_found"),
+        # A room that everybody has, and somebody who is in the owner's alone.
+        Case(lambda _: {"name": "lobby"}, body=lambda owner: {"data": "x", "destinationIdentities": [owner.identity]}),
+    ],
+    ("GET", "/v1/rooms/{name}/participants"): [
+        Case(of_room, refused="room_not_found"),
+        Case(lambda _: {"name": "lobby"}),
+    ],
+    ("GET", PERSON): [Case(of_person, refused="participant_not_found")],
+    ("PATCH", PERSON): [
+        Case(of_person, body=lambda _: {"name": "new"}, refused="participant_not_found"),
+        Case(of_person, body=lambda _: {"permission": {"canPublish": False}}, refused="participant_not_found"),
+    ],
+    ("POST", PERSON + "/mute"): [
+        Case(of_person, body=lambda _: {}, refused="participant_not_found"),
+        Case(of_person, body=lambda owner: {"trackSid": owner.track}, refused="participant_not_found"),
+    ],
+    ("GET", "/v1/usage"): [
+        Case(),
+        Case(query=lambda _: {"groupBy": "room", "period": "7d"}),
+        Case(query=lambda _: {"groupBy": "identity", "period": "7d"}),
+        Case(query=lambda _: {"granularity": "hour", "period": "today"}),
+    ],
+    ("GET", "/v1/sessions"): [
+        Case(),
+        Case(query=lambda owner: {"room": owner.room}),
+        Case(query=lambda owner: {"room": owner.name(owner.room)}),
+        Case(query=lambda _: {"limit": 1}),
+    ],
+    ("GET", "/v1/sessions/{sid}"): [Case(lambda owner: {"sid": owner.session}, refused="session_not_found")],
+    ("GET", "/v1/events"): [
+        Case(),
+        Case(query=lambda owner: {"room": owner.room}),
+        Case(query=lambda owner: {"session": owner.session}),
+        Case(query=lambda _: {"limit": 1}),
+    ],
+    ("GET", "/v1/keys"): [Case(), Case(query=lambda _: {"limit": 1})],
+    ("POST", "/v1/keys"): [Case(body=lambda _: {"name": "one more"})],
+    ("GET", "/v1/keys/{key_id}"): [Case(of_key, refused="key_not_found")],
+    ("PATCH", "/v1/keys/{key_id}"): [Case(of_key, body=lambda _: {"name": "new"}, refused="key_not_found")],
+    ("POST", "/v1/keys/{key_id}/rotate"): [Case(of_key, body=lambda _: {}, refused="key_not_found")],
+    ("DELETE", "/v1/keys/{key_id}"): [
+        Case(of_key, refused="key_not_found"),
+        Case(of_key, query=lambda _: {"andMade": "true"}, refused="key_not_found"),
+    ],
+    ("DELETE", PERSON): [Case(of_person, refused="participant_not_found")],
+    ("DELETE", "/v1/rooms/{name}"): [Case(of_room, refused="room_not_found")],
+}
+# For no project: who may ask is each one's own matter, and nothing in them is a project's.
+WITHOUT_A_PROJECT = {
+    ("POST", "/api/webhooks/livekit"),
+    ("GET", "/healthz"),
+    ("GET", "/readyz"),
+    ("GET", "/metrics"),
+}
+
+
+@pytest.fixture
+async def livekit() -> AsyncIterator[FakeLiveKit]:
+    async with fake_livekit() as fake:
+        yield fake
+
+
+@pytest.fixture
+def settings(settings: Settings, livekit: FakeLiveKit) -> Settings:
+    return msgspec.structs.replace(settings, livekit_api_url=livekit.url)
+
+
+@pytest.fixture
+async def world(
+    api: httpx.AsyncClient, pool: Pool, livekit: FakeLiveKit, project: CreatedProject, settings: Settings
+) -> World:
+    return await build_world(api, pool, livekit, [project, await create_project(settings.database, "globex")])
+
+
+def endpoints() -> set[tuple[str, str]]:
+    """(method, path with the names of its parameters) of every route of the API."""
+    routes = [*Router("/v1", route_handlers=V1).routes, *Router("/", route_handlers=OPEN).routes]
+    return {
+        (method, route.path_format)
+        for route in routes
+        if isinstance(route, HTTPRoute)
+        for handler in route.route_handlers
+        for method in handler.http_methods
+        if method != "OPTIONS"
+    }
+
+
+def test_every_endpoint_has_a_case() -> None:
+    known = set(CASES) | WITHOUT_A_PROJECT
+    assert endpoints() - known == set(), "an endpoint without a case: say in CASES how a stranger would try it"
+    assert known - endpoints() == set(), "a case without its endpoint"
+
+
+async def test_what_is_served_is_what_has_cases(api: httpx.AsyncClient) -> None:
+    described = (await api.get("/openapi.json")).json()["paths"]
+    served = {(method.upper(), path) for path, methods in described.items() for method in methods if path != "/metrics"}
+    assert {(method, path) for method, path in served if path.startswith("/v1/")} == set(CASES)
+
+
+async def ask(world: World, asker: Holding, owner: Holding, endpoint: tuple[str, str], case: Case) -> httpx.Response:
+    """``asker`` asks for what is ``owner``'s."""
+    method, template = endpoint
+    path = template.format(**(case.path(owner) or {}))
+    body = case.body(owner)
+    return await world.api.request(method, path, params=case.query(owner), json=body, headers=asker.headers)
+
+
+def sent(answer: httpx.Response) -> str:
+    return answer.request.url.path + str(answer.request.url.params) + answer.request.content.decode()
+
+
+async def test_a_stranger_sees_and_changes_nothing(world: World) -> None:
+    for stranger, owner in world.pairs():
+        for endpoint, cases in CASES.items():
+            for case in cases:
+                where = (endpoint, stranger.mark, owner.mark)
+                world.livekit.calls.clear()
+                before = await world.state_of(owner)
+                answer = await ask(world, stranger, owner, endpoint, case)
+                if case.refused is None:
+                    assert answer.status_code < 300, (where, answer.text)
+                else:
+                    assert (answer.status_code, answer.json().get("code")) == (404, case.refused), (where, answer.text)
+                told = {secret for secret in owner.secrets if secret in answer.text} - {
+                    secret for secret in owner.secrets if secret in sent(answer)
+                }
+                assert told == set(), (where, answer.text)
+                assert await world.state_of(owner) == before, where
+                assert all(name.startswith(stranger.prefix) for name in reached(world.livekit)), where
+                # A room of the owner's name that the stranger made in their own project.
+                world.livekit.rooms.pop(stranger.name(owner.room), None)
+
+
+async def test_an_owner_can_do_all_of_it(world: World) -> None:
+    """Else the strangers above may have failed for another reason."""
+    owner = world.holdings[0]
+    for endpoint, cases in CASES.items():
+        for case in cases[:1]:
+            answer = await ask(world, owner, owner, endpoint, case)
+            assert answer.status_code < 300, (endpoint, answer.text)
+
+
+async def test_nobodys_cursor_turns_another_page(world: World) -> None:
+    """A page asked for with the cursor of another: refused, or one's own."""
+    listings = ["/v1/rooms", "/v1/sessions", "/v1/events", "/v1/keys", "/v1/rooms/lobby/participants"]
+    for owner in world.holdings:
+        world.livekit.add_participant(owner.name("lobby"), "zoe", metadata=owner.mark)
+    for stranger, owner in world.pairs():
+        for path in listings:
+            page = await world.api.get(path, params={"limit": 1}, headers=owner.headers)
+            cursor = page.json()["nextCursor"]
+            answer = await world.api.get(path, params={"limit": 50, "cursor": cursor}, headers=stranger.headers)
+            assert answer.status_code in (200, 400), answer.text
+            assert not any(secret in answer.text for secret in owner.secrets), answer.text
+
+
+async def test_a_key_made_by_a_key_belongs_where_that_belongs(world: World) -> None:
+    for owner in world.holdings:
+        made = await world.api.post("/v1/keys", json={"name": "made"}, headers=owner.headers)
+        headers = {"Authorization": f"Bearer {made.json()['key']}"}
+        rooms = (await world.api.get("/v1/rooms", headers=headers)).json()["rooms"]
+        assert sorted(room["room"] for room in rooms) == ["lobby", owner.room]
+        assert {room["metadata"] for room in rooms} == {owner.mark}
+
+
+async def test_rooms_of_nobody_are_shown_to_nobody(world: World) -> None:
+    """Of LiveKit's other users, of a project that is gone, and names that only look like ours."""
+    some = world.holdings[0].project.project_id
+    strangers = [
+        "lobby", "nobodys", "p_aaaaaaaaaaaaaaaa__gone", f"x_{some}__other", f"p_{some}_single", f"P_{some}__upper",
+        f"p_{some}__", f"p_{some[:-1]}__shorter", f"p_{some}x__longer", f" p_{some}__spaced",
+    ]  # fmt: skip
+    for name in strangers:
+        world.livekit.add_room(name, metadata="of-nobody")
+    for owner in world.holdings:
+        answer = await world.api.get("/v1/rooms", headers=owner.headers)
+        assert sorted(room["room"] for room in answer.json()["rooms"]) == ["lobby", owner.room]
+        assert "of-nobody" not in answer.text
