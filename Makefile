@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 LOCK   ?= requirements-dev.lock
 
-.PHONY: run test check faults bench setup lock images clean
+.PHONY: run test check faults bench setup lock test-versions images clean
 .DEFAULT_GOAL := run
 
 setup: $(VENV)/.$(LOCK)
@@ -35,6 +35,10 @@ faults: setup
 # Measures Relay beside its peers; needs wrk, node and npm. ARGS="tokens --rounds 2" for a part of it.
 bench: setup
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# The integration tests against other servers: the newest Postgres of Debian and the redis-server in PATH, unless named.
+test-versions: setup
+	$(BIN)/python -m tests.versions $(if $(POSTGRES),--postgres $(POSTGRES)) $(if $(REDIS),--redis $(REDIS)) $(ARGS)
 
 # Both images, step by step in a clean root, without Docker. Needs root and debootstrap; MIRROR names a mirror of Debian.
 images: setup

@@ -13,7 +13,8 @@ import redis
 from psycopg import sql
 
 from services.cli.embedded import EmbeddedServers, embedded_servers
-from shared.settings import DatabaseUrl, RateLimits, Settings, parse_database_url
+from shared.settings import DatabaseUrl, RateLimits, Settings, environment, parse_database_url
+from tests.versions import DATABASE_VARIABLE, REDIS_VARIABLE
 
 _TEMPLATE = "relay_template"
 _numbers = itertools.count(1)
@@ -29,6 +30,11 @@ def short_tmp() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def servers(short_tmp: Path) -> Iterator[EmbeddedServers]:
+    """The embedded ones, or those that tests/versions.py runs."""
+    given = environment()
+    if DATABASE_VARIABLE in given:
+        yield EmbeddedServers(given[DATABASE_VARIABLE], given[REDIS_VARIABLE], 0, 0)
+        return
     with embedded_servers(short_tmp / "servers", fsync=False) as running:
         yield running
 
