@@ -220,6 +220,13 @@ class SignUpClosed(RelayError):
         super().__init__("this Relay takes new accounts by invitation only")
 
 
+class AccountNotFound(RelayError):
+    """Nobody has an account with this address."""
+
+    def __init__(self, email: str) -> None:
+        super().__init__(f"there is no account with the address {email!r}")
+
+
 class AddressTaken(RelayError):
     """An account with this e-mail address exists."""
 

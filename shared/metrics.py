@@ -49,6 +49,10 @@ class Tallies(Collector):
             tally = self._tallies[value] = Tally()
         return tally
 
+    def counts(self) -> dict[str, int]:
+        """By value of the label, since this process started."""
+        return {value: tally.count for value, tally in self._tallies.items()}
+
     def describe(self) -> list[Metric]:
         return [CounterMetricFamily(self._name, self._documentation, labels=[self._label])]
 

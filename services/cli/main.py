@@ -96,6 +96,13 @@ def _parser() -> argparse.ArgumentParser:
     for command in (revoke, rotate):
         command.add_argument("key_id", metavar="KEY_ID", help="see `relay keys list`")
 
+    accounts = commands.add_parser("accounts", help="who may use the portal").add_subparsers(required=True, metavar="…")
+    _command(accounts, "list", _accounts_list, "list the portal's accounts", json=True)
+    invite = _command(accounts, "invite", _accounts_invite, "print a link to make an account with", json=True)
+    invite.add_argument("--note", default="", help="whom it is for")
+    password = _command(accounts, "password", _accounts_password, "print a link to set a new password with", json=True)
+    password.add_argument("email", metavar="EMAIL", help="of the account")
+
     events = commands.add_parser("events", help="events that the meter could not use").add_subparsers(
         required=True, metavar="…"
     )
@@ -416,6 +423,50 @@ def _usage(arguments: argparse.Namespace) -> int:
     if None not in (arguments.first, arguments.last) and arguments.first > arguments.last:
         return _fail("--from must not be after --to", code=2)
     return run(arguments, _database(arguments))
+
+
+def _accounts_list(arguments: argparse.Namespace) -> int:
+    from services.cli.accounts import list_accounts
+
+    accounts = asyncio.run(list_accounts(_database(arguments)))
+    if arguments.json:
+        _print(accounts)
+    elif not accounts:
+        print("No account yet: the first person to open the portal makes one.")
+    else:
+        rows = [
+            [
+                str(a["email"]),
+                "administrator" if a["isAdmin"] else "",
+                "disabled" if a["disabledAt"] else "",
+                str(a["name"]),
+            ]
+            for a in accounts
+        ]
+        _table(["E-MAIL", "", "STATE", "NAME"], rows)
+    return 0
+
+
+def _accounts_invite(arguments: argparse.Namespace) -> int:
+    from services.cli.accounts import invite
+
+    settings = load_settings({**environment(), **_environment(arguments)})
+    return _print_link(arguments, asyncio.run(invite(settings, arguments.note)), "for seven days")
+
+
+def _accounts_password(arguments: argparse.Namespace) -> int:
+    from services.cli.accounts import password_link
+
+    settings = load_settings({**environment(), **_environment(arguments)})
+    return _print_link(arguments, asyncio.run(password_link(settings, arguments.email)), "for a day")
+
+
+def _print_link(arguments: argparse.Namespace, link: str, lifetime: str) -> int:
+    if arguments.json:
+        _print({"link": link})
+    else:
+        print(f"{link}\nIt works once, {lifetime}.")
+    return 0
 
 
 def _simulate(arguments: argparse.Namespace) -> int:

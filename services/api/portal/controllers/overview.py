@@ -9,11 +9,13 @@ from litestar.response import Stream
 
 from services.api.portal.usage_view import asked, completeness, read_usage, spans_of, usage_chart
 from services.api.portal.visit import Page, Visit
-from shared import keys
+from shared import keys, metrics
 from shared.models.usage import UsageAnswer
 from shared.queries import overview as queries
 
 _ROOMS_SHOWN = 6
+# Verdicts on a webhook whose signature was right.
+_TAKEN = ("kept", "inbox", "not_kept")
 # A webhook older than this, while people are connected, is worth a word.
 QUIET_MS = 10 * 60_000
 
@@ -48,6 +50,7 @@ class OverviewController(Controller):
             chart=usage_chart(answer),
             shares=completeness(answer.totals),
             webhooks=webhooks,
+            refused=sum(count for verdict, count in metrics.webhooks.counts().items() if verdict not in _TAKEN),
             is_quiet=live.people > 0 and visit.now_ms - (webhooks.last_ms or 0) > QUIET_MS,
             steps=[] if all(step.done for step in steps) else steps,
         )
