@@ -9,6 +9,7 @@ from typing import Any
 from litestar import Litestar, Router
 from litestar.datastructures import State
 from litestar.di import Provide
+from litestar.exceptions import NotFoundException
 from litestar.types import ASGIApp
 
 from services.api import routes
@@ -20,7 +21,7 @@ from services.api.intake import Intake
 from services.api.last_used import LastUsed
 from services.api.limits import Limits, connect_limits_redis
 from services.api.portal.portal import create_portal
-from services.api.portal.routes import portal_router
+from services.api.portal.routes import portal_router, with_pages
 from services.api.problems import answer_error
 from services.api.reference import reference_routes
 from services.api.requests import (
@@ -111,7 +112,7 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
             portal_router(portal),
         ],
         dependencies=dependencies,
-        exception_handlers={Exception: answer_error},
+        exception_handlers={NotFoundException: with_pages(portal, answer_error), Exception: answer_error},
         request_class=JsonRequest,
         request_max_body_size=tokens.BODY_LIMIT,
         lifespan=[lifespan],

@@ -8,6 +8,8 @@ from contextlib import AsyncExitStack
 import msgspec
 import pytest
 
+from services.cli.accounts import invite, password_link
+from shared.errors import AccountNotFound
 from shared.postgres import Pool
 from shared.settings import Settings
 from tests.integration.conftest import serving
@@ -228,3 +230,54 @@ async def test_keys_of_an_archived_project_are_refused_until_it_is_restored(new_
     await becomes(401)
     await ada.submit(f"/projects/{project[1]}/restore")
     await becomes(200)
+
+
+async def test_links_from_the_command_line(settings: Settings, pool: Pool) -> None:
+    """Where nobody may sign up without one, and where the only administrator has forgotten the password."""
+    closed = msgspec.structs.replace(settings, sign_up="invite")
+    async with serving(closed) as url, Browser(url) as ada, Browser(url) as elsewhere:
+        assert "By invitation" in (await ada.follow(await ada.get("/sign-in"))).text
+        path = (await invite(closed, "the first")).removeprefix(closed.relay_api_url)
+        await ada.sign_up("ada", path)
+        assert await pool.fetchval("SELECT is_admin FROM account")
+        path = (await password_link(closed, "ADA@example.com")).removeprefix(closed.relay_api_url)
+        await elsewhere.get(path)
+        assert (await elsewhere.submit(path, password="short")).status_code == 422
+        assert (await elsewhere.submit(path, password="a new and long one")).status_code == 303
+        assert (await ada.get("/account")).status_code == 303
+        assert (await elsewhere.submit(path, password="a third and long one")).status_code == 410
+        assert (await elsewhere.sign_in("ada", "a new and long one")).status_code == 303
+    with pytest.raises(AccountNotFound):
+        await password_link(closed, "nobody@example.com")
+
+
+async def test_an_administrator_disables_accounts_and_keeps_one(new_browser: NewBrowser, pool: Pool) -> None:
+    ada, bob = new_browser(), new_browser()
+    await ada.sign_up("ada")
+    await bob.sign_up("bob", await ada.invitation(await ada.create_project("acme"), "viewer"))
+    of = {row["name"]: row["id"] for row in await pool.fetch("SELECT name, id FROM account")}
+    await ada.get("/instance/accounts")
+    assert (await ada.submit(f"/instance/accounts/{of['ada']}/disable")).status_code == 422
+    assert (await ada.submit(f"/instance/accounts/{of['ada']}/admin", admin="no")).status_code == 422
+    assert (await ada.submit(f"/instance/accounts/{of['bob']}/disable")).status_code == 303
+    assert (await bob.get("/account")).status_code == 303
+    refused = await bob.sign_in("bob")
+    assert refused.status_code == 422
+    assert "disabled" in refused.text
+    await ada.get("/instance/accounts")
+    assert (await ada.submit(f"/instance/accounts/{of['bob']}/enable")).status_code == 303
+    assert (await bob.sign_in("bob")).status_code == 303
+
+
+async def test_what_is_done_is_in_the_audit_log(new_browser: NewBrowser) -> None:
+    ada = new_browser()
+    await ada.sign_up("ada")
+    project = await ada.create_project("acme")
+    await ada.get(f"/projects/{project}/keys")
+    await ada.submit(f"/projects/{project}/keys", name="backend", type="secret", lifetime="30d")
+    await ada.submit(f"/projects/{project}/name", name="Acme Inc")
+    text = (await ada.get(f"/projects/{project}/log")).text
+    for words in ("Project created", "Key created", "backend", "Project renamed", "was acme", "ada@example.com"):
+        assert words in text
+    assert "sk_live_" in text
+    assert not re.search(r"sk_live_[0-9A-Za-z]{10}", text)

@@ -186,3 +186,16 @@ def test_rate_limits_and_proxies() -> None:
         with pytest.raises(SettingsInvalid) as refused:
             load_settings({**COMPLETE, name: value})
         assert [line.split()[0] for line in refused.value.lines] == [name]
+
+
+@pytest.mark.parametrize(
+    ("given", "read"), [("", "first"), ("first", "first"), ("OPEN", "open"), (" invite ", "invite")]
+)
+def test_who_may_sign_up(given: str, read: str) -> None:
+    assert load_settings({**COMPLETE, "RELAY_SIGNUP": given}).sign_up == read
+
+
+def test_a_mistyped_rule_of_signing_up_is_refused() -> None:
+    """It must not fall back to one that lets more people in."""
+    with pytest.raises(SettingsInvalid, match="RELAY_SIGNUP must be one of first, open, invite"):
+        load_settings({**COMPLETE, "RELAY_SIGNUP": "invited"})

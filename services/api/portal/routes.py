@@ -1,6 +1,7 @@
 """The portal's routes, its gate, its headers and its errors, as one router for the application."""
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import asyncpg
@@ -29,7 +30,7 @@ from services.api.portal.gate import BODY_LIMIT, Gate, visit_of
 from services.api.portal.passwords import TooBusy
 from services.api.portal.portal import Portal
 from services.api.portal.visit import Page, Visit
-from shared.errors import RelayError
+from shared.errors import LiveKitError, RelayError, StoreUnavailable
 from shared.postgres import UNAVAILABLE
 
 log = logging.getLogger("relay.api")
@@ -111,11 +112,29 @@ async def _nobody(_request: Request[Any, Any, Any]) -> None:
     """In the gate's place for what is the same for everybody."""
 
 
+def with_pages(
+    portal: Portal, answer_problem: Callable[[Request[Any, Any, Any], Exception], LitestarResponse[Any]]
+) -> Callable[[Request[Any, Any, Any], Exception], LitestarResponse[Any]]:
+    """For addresses that no route has: a page for a browser that lost its way, ``answer_problem`` for everybody else."""
+
+    def answer(request: Request[Any, Any, Any], error: Exception) -> LitestarResponse[Any]:
+        path = request.scope["path"]
+        if "text/html" not in request.headers.get("accept", "") or path.startswith(("/v1/", "/api/")):
+            return answer_problem(request, error)
+        response = error_page(portal, request, error)
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
+        return response
+
+    return answer
+
+
 _SENTENCES = {
     403: ("Not allowed", "You may not do this."),
     404: ("Not found", "There is nothing at this address, or nothing that you may see."),
     405: ("Not possible", "This address cannot be used in that way."),
     413: ("Too large", "What was sent is larger than any form here."),
+    502: ("LiveKit does not answer", "LiveKit cannot be asked at the moment. Try again shortly."),
     503: ("Not available", "The database cannot be reached at the moment. Try again shortly."),
 }
 
@@ -127,8 +146,10 @@ def error_page(portal: Portal, request: Request[Any, Any, Any], error: Exception
     if isinstance(error, HTTPException):
         status = error.status_code
         detail = error.detail if status in (400, 403) else ""
-    elif isinstance(error, TooBusy):
+    elif isinstance(error, (TooBusy, StoreUnavailable)):
         status, detail = 503, str(error)
+    elif isinstance(error, LiveKitError):
+        status, detail = 502, str(error)
     elif isinstance(error, RelayError):
         status, detail = 400, str(error)
     elif isinstance(error, (*UNAVAILABLE, asyncpg.PostgresError)):
@@ -146,4 +167,4 @@ def error_page(portal: Portal, request: Request[Any, Any, Any], error: Exception
         now_ms=portal.clock.now_ms(),
     )
     headers = {"retry-after": "5"} if status == 503 else {}
-    return Response(text, status_code=status, media_type="text/html; charset=utf-8", headers=headers)
+    return Response(text, status_code=status, media_type="text/html", headers=headers)

@@ -135,7 +135,7 @@ class Visit:
             notice=NOTICES.get(self.request.query_params.get("done", "")),
             **values,
         )
-        return self._with_cookie(Response(text, status_code=status, media_type="text/html; charset=utf-8"))
+        return self._with_cookie(Response(text, status_code=status, media_type="text/html"))
 
     def redirect(self, path: str, done: str | None = None) -> Page:
         """Sends the browser on with a GET; ``done`` is a key of ``NOTICES``, shown once there."""

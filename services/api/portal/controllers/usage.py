@@ -62,7 +62,7 @@ class UsageController(Controller):
         answer = await read_usage(visit, _params(visit))
         name = f"usage-{visit.project.project_id}-{visit.mode}-{answer.from_[:10]}.csv"
         headers = {"content-disposition": f'attachment; filename="{name}"'}
-        return Response(usage_csv(answer), media_type="text/csv; charset=utf-8", headers=headers)
+        return Response(usage_csv(answer), media_type="text/csv", headers=headers)
 
 
 _LISTS: Final[dict[str, Any]] = {"periods": PERIODS, "groupings": GROUPINGS, "granularities": GRANULARITIES}
