@@ -204,7 +204,8 @@ async def events_of_participants(conn: Connection, scope: AuditScope, span: Span
         yield KeptEvent(*row)
 
 
-_ROOM_EVENT = "e.name ~ '^(room|participant)_' AND e.room_sid IS NOT NULL"
+# Those that describe the room as a whole (shared/metering/observe.py).
+_ROOM_EVENT = "e.name ~ '^(room_|participant_|relay_participant_seen$)' AND e.room_sid IS NOT NULL"
 
 
 async def events_of_rooms(conn: Connection, scope: AuditScope, span: Span | None) -> AsyncIterator[KeptEvent]:

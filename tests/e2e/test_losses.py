@@ -108,10 +108,11 @@ async def settled(scope: Scope, count: int, within_s: float = 90) -> dict[str, t
     while True:
         conn = await connect(scope.stack.database, "tests")
         try:
+            # A pass is recorded when all it did is done.
+            passed_ms = await conn.fetchval("SELECT max(started_ms) FROM reconcile_run WHERE error IS NULL") or 0
             rows = await conn.fetch(
                 "SELECT identity, started_ms, ended_ms, ended_by FROM session ORDER BY started_ms DESC"
             )
-            passed_ms = await conn.fetchval("SELECT max(started_ms) FROM reconcile_run WHERE error IS NULL") or 0
         finally:
             await conn.close()
         is_open = [dict(row) for row in rows if row["ended_ms"] is None]
@@ -123,7 +124,6 @@ async def settled(scope: Scope, count: int, within_s: float = 90) -> dict[str, t
             break
         assert time.monotonic() < deadline, (len(rows), is_open)
         await asyncio.sleep(0.5)
-    # The pass is recorded when it is done.
     return {row["identity"]: ((row["ended_ms"] - row["started_ms"]) / 1000, row["ended_by"]) for row in rows}
 
 

@@ -15,6 +15,8 @@ from services.worker.jobs import periodic_jobs
 from services.worker.periodic import Context, run_if_due
 from services.worker.reconcile import JOB, reconcile, reconcile_on_schedule
 from shared import event_stream
+from shared.audit.proof import Checked
+from shared.audit.verify import verify
 from shared.errors import LiveKitError
 from shared.event_stream import partition_of
 from shared.ids import livekit_room
@@ -96,6 +98,9 @@ async def world(settings: Settings, pool: Pool, project: CreatedProject) -> Asyn
         RoomService(livekit.url, settings.livekit_api_key, settings.livekit_api_secret, clock) as service,
     ):
         yield World(livekit, clock, pool, service, project.project_id)
+    # Whatever was concluded, the kept events prove it, and the sums are those of the sessions.
+    async with pool.acquire() as conn:
+        assert [wrong.difference async for wrong in verify(conn, None, Checked(), lambda _: None)] == []
 
 
 async def test_opens_whom_no_webhook_told_of_and_confirms_the_others(world: World) -> None:
