@@ -180,7 +180,9 @@ async def webhooks_blocked(running: Site, scope: Scope) -> None:
     compare("webhooks blocked for 60 s", people, billed, gap_s)
     usage = await scope.usage()
     print("video", usage["totals"]["videoMinutes"] * 60, "s billed,", comes.video_s, "s by own clock")
-    assert usage["totals"]["videoMinutes"] * 60 == pytest.approx(comes.video_s, abs=2 * (gap_s + SLACK_S))
+    # Publishing and unpublishing can each be off by a pass, and a session that no webhook told of is left alone for a moment.
+    allowed_s = 2 * (gap_s + SLACK_S) + SETTLE_MS / 1000
+    assert usage["totals"]["videoMinutes"] * 60 == pytest.approx(comes.video_s, abs=allowed_s)
     await livekit_killed(running, scope)
 
 
