@@ -40,3 +40,12 @@ async def entries(conn: Connection, project_id: str | None, before: int | None, 
         limit,
     )
     return [LogEntry(*row) for row in rows]
+
+
+async def was_done(conn: Connection, project_id: str, action: str) -> bool:
+    """Whether somebody has ever done this in the project."""
+    return bool(
+        await conn.fetchval(
+            "SELECT EXISTS (SELECT FROM audit_log WHERE project_id = $1 AND action = $2)", project_id, action
+        )
+    )

@@ -26,3 +26,9 @@ NOTICES: Final[dict[str, str]] = {
     "admin_given": "This account administers the instance now.",
     "admin_taken": "This account no longer administers the instance.",
 }
+
+
+def spoken(error: Exception) -> str:
+    """An error of ours as a sentence of its own."""
+    text = str(error)
+    return f"{text[:1].upper()}{text[1:]}."

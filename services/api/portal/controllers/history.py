@@ -9,6 +9,7 @@ from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
 from litestar.params import FromPath
 
+from services.api.portal.notices import spoken
 from services.api.portal.usage_view import asked
 from services.api.portal.visit import Page, Visit
 from services.api.sessions import events_for, session_for, sessions_for
@@ -39,7 +40,7 @@ class HistoryController(Controller):
             found = await sessions_for(visit.portal.pool, visit.scope, params, asked(visit))
         except InvalidRequest as error:
             return visit.page(
-                "sessions.html", status=422, wanted=wanted, problem=_sentence(error), found=None, kinds=KINDS
+                "sessions.html", status=422, wanted=wanted, problem=spoken(error), found=None, kinds=KINDS
             )
         return visit.page("sessions.html", wanted=wanted, problem=None, found=found, kinds=KINDS)
 
@@ -60,7 +61,7 @@ class HistoryController(Controller):
             found = await events_for(visit.portal.pool, visit.scope, params)
         except InvalidRequest as error:
             return visit.page(
-                "events.html", status=422, wanted=wanted, problem=_sentence(error), found=None, names=EVENT_NAMES
+                "events.html", status=422, wanted=wanted, problem=spoken(error), found=None, names=EVENT_NAMES
             )
         return visit.page("events.html", wanted=wanted, problem=None, found=found, names=EVENT_NAMES)
 
@@ -134,8 +135,3 @@ def _lanes(session: ListedSession) -> list[Lane]:
 
 def _ms(at: str) -> int:
     return int(datetime.fromisoformat(at).timestamp() * 1000)
-
-
-def _sentence(error: Exception) -> str:
-    text = str(error)
-    return f"{text[:1].upper()}{text[1:]}."

@@ -8,6 +8,7 @@ from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
 from litestar.params import FromPath
 
+from services.api.portal.notices import spoken
 from services.api.portal.visit import Page, Visit
 from shared import keys
 from shared.errors import InvalidRequest, KeyInactive, KeyNotFound, KeyRotated, ProjectArchived, TooManyKeys
@@ -61,7 +62,7 @@ class KeyController(Controller):
                 )
                 await visit.record(conn, "key_created", target=name, detail=_described(created))
         except _REFUSED as error:
-            visit.form.fail("name", _sentence(error))
+            visit.form.fail("name", spoken(error))
             return await _page(visit, status=422)
         return await _page(visit, status=201, created=created)
 
@@ -88,7 +89,7 @@ class KeyController(Controller):
                 )
                 await visit.record(conn, "key_rotated", target=key.name, detail=_described(key))
         except _REFUSED as error:
-            visit.form.fail("grace", _sentence(error))
+            visit.form.fail("grace", spoken(error))
             return visit.page("key_rotate.html", status=422, key=key, graces=GRACES)
         return await _page(visit, status=201, created=created)
 
@@ -128,8 +129,3 @@ async def _page(visit: Visit, status: int = 200, created: NewKey | None = None) 
 
 def _described(key: KeyInfo) -> str:
     return f"{key.prefix}…{key.last_four}"
-
-
-def _sentence(error: Exception) -> str:
-    text = str(error)
-    return f"{text[:1].upper()}{text[1:]}."

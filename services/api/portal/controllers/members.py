@@ -7,6 +7,7 @@ from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException, PermissionDeniedException
 from litestar.params import FromPath
 
+from services.api.portal.notices import spoken
 from services.api.portal.visit import Page, Visit
 from shared import accounts
 from shared.errors import LastOwner
@@ -57,7 +58,7 @@ class MemberController(Controller):
             try:
                 email = await accounts.change_role(conn, visit.project.project_id, account_id, role)
             except LastOwner as error:
-                visit.form.fail("members", f"{str(error).capitalize()}.")
+                visit.form.fail("members", spoken(error))
                 email = ""
             if email is None:
                 raise NotFoundException
@@ -79,7 +80,7 @@ class MemberController(Controller):
             try:
                 await accounts.change_role(conn, visit.project.project_id, account_id, None)
             except LastOwner as error:
-                visit.form.fail("members", f"{str(error).capitalize()}.")
+                visit.form.fail("members", spoken(error))
             else:
                 await visit.record(conn, "member_removed", target=member.email)
         if not visit.form.is_valid:

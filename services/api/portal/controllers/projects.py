@@ -9,7 +9,7 @@ from shared.queries import audit_log, memberships
 
 NAME_LENGTH = 100
 LOG_PAGE = 50
-_ORPHANS = 50
+_ORPHANS, _SHOWN = 50, 100
 
 
 class ProjectListController(Controller):
@@ -22,7 +22,11 @@ class ProjectListController(Controller):
             orphans = await memberships.orphaned_projects(conn, _ORPHANS) if visit.account.is_admin else []
         if not mine and not orphans:
             return visit.redirect("/projects/new")
-        return visit.page("projects.html", projects=mine, orphans=orphans)
+        wanted = visit.request.query_params.get("q", "").strip()
+        found = [project for project in mine if wanted.lower() in project.name.lower() or wanted == project.project_id]
+        return visit.page(
+            "projects.html", projects=found[:_SHOWN], total=len(found), mine=len(mine), orphans=orphans, wanted=wanted
+        )
 
     @get("/new")
     async def form(self, visit: NamedDependency[Visit]) -> Page:

@@ -7,6 +7,7 @@ from typing import Any
 from litestar import Controller, get, post
 from litestar.di import NamedDependency
 
+from services.api.portal.notices import spoken
 from services.api.portal.usage_view import asked
 from services.api.portal.visit import Page, Visit
 from services.api.rooms import ProjectRooms
@@ -26,7 +27,7 @@ class RoomController(Controller):
         try:
             listed = (await _rooms(visit).open_rooms(None, None)).rooms
         except LiveKitError as error:
-            problem = _sentence(error)
+            problem = spoken(error)
         async with visit.reading() as conn:
             live = await queries.live_now(conn, visit.scope, asked(visit), _MOST_ROOMS)
         wanted = visit.request.query_params.get("q", "").strip()
@@ -60,7 +61,7 @@ class RoomController(Controller):
         try:
             await _rooms(visit).end(name)
         except (LiveKitError, RoomNotFound) as error:
-            return await _room_page(visit, name, status=_status(error), problem=_sentence(error))
+            return await _room_page(visit, name, status=_status(error), problem=spoken(error))
         async with visit.writing() as conn:
             await visit.record(conn, "room_ended", target=name, detail=f"{visit.mode} mode")
         return visit.redirect(visit.url("rooms"), done="room_ended")
@@ -76,7 +77,7 @@ class RoomController(Controller):
         try:
             await _rooms(visit).remove(name, identity)
         except (LiveKitError, RoomNotFound, ParticipantNotFound) as error:
-            return await _room_page(visit, name, status=_status(error), problem=_sentence(error))
+            return await _room_page(visit, name, status=_status(error), problem=spoken(error))
         async with visit.writing() as conn:
             await visit.record(conn, "participant_removed", target=identity, detail=f"room {name}, {visit.mode} mode")
         return visit.redirect(visit.url("room", name=name), done="participant_removed")
@@ -93,7 +94,7 @@ async def _room_page(visit: Visit, name: str, status: int = 200, problem: str | 
     except RoomNotFound:
         status = 404 if status == 200 else status
     except LiveKitError as error:
-        problem, status = problem or _sentence(error), _status(error)
+        problem, status = problem or spoken(error), _status(error)
     people = room.participants if room is not None else []
     shown = people[:_MOST_PEOPLE]
     return visit.page(
@@ -103,8 +104,3 @@ async def _room_page(visit: Visit, name: str, status: int = 200, problem: str | 
 
 def _status(error: Exception) -> int:
     return 502 if isinstance(error, LiveKitError) else 404
-
-
-def _sentence(error: Exception) -> str:
-    text = str(error)
-    return f"{text[:1].upper()}{text[1:]}."

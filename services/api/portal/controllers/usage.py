@@ -6,6 +6,7 @@ from litestar import Controller, Response, get
 from litestar.di import NamedDependency
 from msgspec import UNSET
 
+from services.api.portal.notices import spoken
 from services.api.portal.usage_view import (
     completeness,
     peak_chart,
@@ -34,10 +35,7 @@ class UsageController(Controller):
         try:
             answer = await read_usage(visit, params)
         except InvalidRequest as error:
-            text = str(error)
-            return visit.page(
-                "usage.html", status=422, params=params, problem=f"{text[:1].upper()}{text[1:]}.", **_LISTS
-            )
+            return visit.page("usage.html", status=422, params=params, problem=spoken(error), **_LISTS)
         spans = spans_of(answer)
         drawable = len(spans) <= _MOST_COLUMNS
         return visit.page(
