@@ -42,10 +42,11 @@ async def _run(chosen: list[Fault], arguments: argparse.Namespace) -> int:
         "fault",
         "round",
         "events",
-        "a second",
+        "offered/s",
+        "all acked",
         "refused",
         "broken",
-        "caught up in",
+        "folded",
         "found",
         title=f"seed {arguments.seed}",
     )

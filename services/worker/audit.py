@@ -15,7 +15,7 @@ from shared.audit.rollups import NO_RUNS, DaySums, sums_by_day
 from shared.audit.verify import verify_rollups, verify_states
 from shared.clock import DAY_MS, HOUR_MS, floor_to
 from shared.metering.state import MediaRun, Room, Session
-from shared.metering.usage import RunUsage
+from shared.metering.usage import RunUsage, bill_of
 from shared.postgres import Connection
 from shared.queries import audit as queries
 from shared.queries import groups as group_queries
@@ -83,7 +83,7 @@ async def _mend_session(conn: Connection, found: Found, now_ms: int) -> None:
     room_sids = {state.room_sid for state in (*before.values(), proven) if state is not None and state.room_sid}
     rooms = await session_queries.lock_rooms(conn, sorted(room_sids))
     if found.sid:
-        pairs = [(session, rooms.get(session.room_sid or "")) for session in before.values()]
+        pairs = [(session, bill_of(session, rooms.get(session.room_sid or ""))) for session in before.values()]
         await session_queries.update_sessions(conn, pairs)
     elif before.get(sid) == stored:
         after = {sid: proven} if proven is not None else {}
@@ -105,7 +105,7 @@ async def _mend_room(conn: Connection, found: Found, now_ms: int) -> None:
     else:
         await session_queries.delete_rooms(conn, [sid])
     await apply_change(conn, Change(sessions, sessions, rooms, after), now_ms)
-    pairs = [(session, after.get(sid)) for session in sessions.values()]
+    pairs = [(session, bill_of(session, after.get(sid))) for session in sessions.values()]
     await session_queries.update_sessions(conn, pairs)
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from shared.clock import DAY_MS, floor_to
 from shared.metering.state import MediaRun, Room, Session, merge_room, merge_run, merge_session
-from shared.metering.usage import RunUsage, Usage, interval_of, is_metered, usage_of
+from shared.metering.usage import Bill, RunUsage, Usage, bill_of, usage_of
 from shared.postgres import Connection
 from shared.queries import groups as group_queries
 from shared.queries import media as media_queries
@@ -36,11 +36,20 @@ class Change(msgspec.Struct):
     rooms_before: Mapping[str, Room]
     rooms_after: Mapping[str, Room]
 
-    def room_before(self, session: Session) -> Room | None:
-        return self.rooms_before.get(session.room_sid) if session.room_sid is not None else None
+    def bills_before(self) -> dict[str, Bill]:
+        """By sid."""
+        return _bills(self.before, self.rooms_before)
 
-    def room_after(self, session: Session) -> Room | None:
-        return self.rooms_after.get(session.room_sid) if session.room_sid is not None else None
+    def bills_after(self) -> dict[str, Bill]:
+        return _bills(self.after, self.rooms_after)
+
+
+def _bills(sessions: Mapping[str, Session], rooms: Mapping[str, Room]) -> dict[str, Bill]:
+    return {sid: bill_of(session, _room(session, rooms)) for sid, session in sessions.items()}
+
+
+def _room(session: Session, rooms: Mapping[str, Room]) -> Room | None:
+    return rooms.get(session.room_sid) if session.room_sid is not None else None
 
 
 async def fold_sessions(
@@ -71,11 +80,14 @@ async def fold_sessions(
 async def apply_change(conn: Connection, change: Change, now_ms: int) -> None:
     """Stores the states of ``change`` and bills the difference. The sessions and rooms of ``before`` must be locked. Raises
     ``ConcurrentFold``."""
-    await _store(conn, change)
-    await _bill(conn, change, now_ms)
+    bills_before, bills_after = change.bills_before(), change.bills_after()
+    await _store(conn, change, bills_before, bills_after)
+    await _bill(conn, change, bills_before, bills_after, now_ms)
 
 
-async def _store(conn: Connection, change: Change) -> None:
+async def _store(
+    conn: Connection, change: Change, bills_before: Mapping[str, Bill], bills_after: Mapping[str, Bill]
+) -> None:
     before, rooms_before = change.before, change.rooms_before
     new_rooms = [room for sid, room in sorted(change.rooms_after.items()) if sid not in rooms_before]
     if new_rooms and await session_queries.insert_rooms(conn, new_rooms) < len(new_rooms):
@@ -83,38 +95,44 @@ async def _store(conn: Connection, change: Change) -> None:
     changed_rooms = [room for sid, room in sorted(change.rooms_after.items()) if rooms_before.get(sid, room) != room]
     if changed_rooms:
         await session_queries.update_rooms(conn, changed_rooms)
-    new = [(session, change.room_after(session)) for sid, session in sorted(change.after.items()) if sid not in before]
+    states = sorted(change.after.items())
+    new = [(session, bills_after[sid]) for sid, session in states if sid not in before]
     if new and await session_queries.insert_sessions(conn, new) < len(new):
         raise ConcurrentFold
     changed = [
-        (session, change.room_after(session))
-        for sid, session in sorted(change.after.items())
-        if sid in before and (session != before[sid] or change.room_after(session) != change.room_before(before[sid]))
+        (session, bills_after[sid])
+        for sid, session in states
+        if sid in before and (session != before[sid] or bills_after[sid] != bills_before[sid])
     ]
     if changed:
         await session_queries.update_sessions(conn, changed)
 
 
-async def _bill(conn: Connection, change: Change, now_ms: int) -> None:
+async def _bill(
+    conn: Connection,
+    change: Change,
+    bills_before: Mapping[str, Bill],
+    bills_after: Mapping[str, Bill],
+    now_ms: int,
+) -> None:
     """Adds usage_of(after) - usage_of(before) to the rollups and recomputes the peaks of the minutes that changed."""
     changes: defaultdict[RollupKey, list[int]] = defaultdict(lambda: [0] * len(Usage._fields))
-    edges: set[tuple[Scope, int]] = set()
     groups: defaultdict[GroupKey, list[int]] = defaultdict(lambda: [0] * (len(Usage._fields) + 1))
-    states = (
-        *((session, change.room_before(session), -1) for session in change.before.values()),
-        *((session, change.room_after(session), 1) for session in change.after.values()),
-    )
-    for session, room, sign in states:
-        usage = usage_of(session, room)
-        for key, hour in usage_rows(session, usage):
-            changes[key] = [known + sign * amount for known, amount in zip(changes[key], hour, strict=True)]
-        for group, (day, visits) in group_rows(session, usage):
-            amounts = (*day, visits)
-            groups[group] = [known + sign * amount for known, amount in zip(groups[group], amounts, strict=True)]
+    edges: set[tuple[Scope, int]] = set()
+    for sessions, bills, sign in ((change.before, bills_before, -1), (change.after, bills_after, 1)):
+        for sid, session in sessions.items():
+            usage = bills[sid].usage
+            if not usage:
+                continue
+            for key, hour in usage_rows(session, usage):
+                _add(changes[key], hour, sign)
+            for group, (day, visits) in group_rows(session, usage):
+                sums = groups[group]
+                _add(sums, day, sign)
+                sums[-1] += sign * visits
     for sid in {**change.before, **change.after}:  # an audit may find a session that has no right to be there
-        was, is_now = change.before.get(sid), change.after.get(sid)
-        old = _edges(was, change.room_before(was)) if was is not None else ()
-        new = _edges(is_now, change.room_after(is_now)) if is_now is not None else ()
+        old = _edges(change.before.get(sid), bills_before.get(sid))
+        new = _edges(change.after.get(sid), bills_after.get(sid))
         if new != old:
             edges.update(new, old)
     rollups = {key: Usage(*amounts) for key, amounts in changes.items() if any(amounts)}
@@ -135,15 +153,18 @@ async def _bill(conn: Connection, change: Change, now_ms: int) -> None:
         await usage_queries.record_late_changes(conn, late, now_ms)
 
 
-def _edges(session: Session, room: Room | None) -> tuple[tuple[Scope, int], ...]:
+def _add(sums: list[int], amounts: Usage, sign: int) -> None:
+    for index, amount in enumerate(amounts):
+        if amount:
+            sums[index] += sign * amount
+
+
+def _edges(session: Session | None, bill: Bill | None) -> tuple[tuple[Scope, int], ...]:
     """Where a session's metered time starts and ends."""
-    if session.project_id is None or session.mode is None or not is_metered(session):
+    if session is None or session.project_id is None or session.mode is None or bill is None or bill.interval is None:
         return ()
-    interval = interval_of(session, room)
-    if interval is None:
-        return ()
-    scope = Scope(session.project_id, session.mode)
-    return tuple((scope, at) for at in (interval.start_ms, interval.end_ms) if at is not None)
+    scope, (start_ms, end_ms, _) = Scope(session.project_id, session.mode), bill.interval
+    return ((scope, start_ms),) if end_ms is None else ((scope, start_ms), (scope, end_ms))
 
 
 def _late_changes(change: Change, now_ms: int) -> dict[tuple[Scope, int], LateChange]:
@@ -152,15 +173,15 @@ def _late_changes(change: Change, now_ms: int) -> dict[tuple[Scope, int], LateCh
     today_ms = floor_to(now_ms, DAY_MS)
     late: defaultdict[tuple[Scope, int], list[int]] = defaultdict(lambda: [0, 0])
     states = (
-        *((session, change.room_before(session), -1) for session in change.before.values()),
-        *((session, change.room_after(session), 1) for session in change.after.values()),
+        *((session, change.rooms_before, -1) for session in change.before.values()),
+        *((session, change.rooms_after, 1) for session in change.after.values()),
     )
-    for session, room, sign in states:
+    for session, rooms, sign in states:
         start_ms = session.joined_ms if session.joined_ms is not None else session.first_seen_ms
         if start_ms is None or start_ms >= today_ms or session.project_id is None or session.mode is None:
             continue
         scope = Scope(session.project_id, session.mode)
-        for hour_ms, usage in usage_of(session, room, now_ms).items():
+        for hour_ms, usage in usage_of(session, _room(session, rooms), now_ms).items():
             if hour_ms < today_ms:
                 amounts = late[scope, floor_to(hour_ms, DAY_MS)]
                 amounts[0] += sign * usage.participant_ms

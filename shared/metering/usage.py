@@ -140,15 +140,32 @@ def is_metered(session: Session) -> bool:
     return session.project_id is not None and kind_of(session) not in UNMETERED_KINDS
 
 
-def usage_of(session: Session, room: Room | None, now_ms: int | None = None) -> dict[int, Usage]:
-    """Usage by UTC hour (unix ms of its start). An open session counts nothing unless ``now_ms`` says how far it has come."""
+class Bill(NamedTuple):
+    """What a session comes to: when it was connected, and its usage by UTC hour, which is none while it is open."""
+
+    interval: Interval | None
+    usage: dict[int, Usage]
+
+
+NOTHING = Bill(None, {})
+
+
+def bill_of(session: Session, room: Room | None) -> Bill:
+    """``interval_of`` and ``usage_of`` in one."""
     interval = interval_of(session, room) if is_metered(session) else None
     if interval is None:
-        return {}
-    end_ms = interval.end_ms if interval.end_ms is not None else now_ms
-    if end_ms is None:
-        return {}
-    return usage_between(session, interval, interval.start_ms, max(end_ms, interval.start_ms))
+        return NOTHING
+    if interval.end_ms is None:
+        return Bill(interval, {})
+    return Bill(interval, usage_between(session, interval, interval.start_ms, interval.end_ms))
+
+
+def usage_of(session: Session, room: Room | None, now_ms: int | None = None) -> dict[int, Usage]:
+    """Usage by UTC hour (unix ms of its start). An open session counts nothing unless ``now_ms`` says how far it has come."""
+    interval, usage = bill_of(session, room)
+    if interval is None or interval.end_ms is not None or now_ms is None:
+        return usage
+    return usage_between(session, interval, interval.start_ms, max(now_ms, interval.start_ms))
 
 
 def usage_between(session: Session, interval: Interval, from_ms: int, to_ms: int) -> dict[int, Usage]:

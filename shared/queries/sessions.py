@@ -6,7 +6,7 @@ from typing import NamedTuple
 import msgspec
 
 from shared.metering.state import Room, Session
-from shared.metering.usage import Interval, interval_of, is_metered, kind_of, last_sign_of, on_off, usage_of
+from shared.metering.usage import Bill, Interval, bill_of, kind_of, last_sign_of, on_off
 from shared.postgres import Connection
 
 _encode = msgspec.json.Encoder().encode
@@ -44,16 +44,18 @@ DERIVED = (
 
 def derived_columns(session: Session, room: Room | None) -> dict[str, object]:
     """What the columns beside a session's state must hold, arrays as Postgres writes them (``{1,2}``)."""
-    return {name: column[0] for name, column in zip(DERIVED, _columns([(session, room)])[:-1], strict=True)}
+    return {
+        name: column[0]
+        for name, column in zip(DERIVED, _columns([(session, bill_of(session, room))])[:-1], strict=True)
+    }
 
 
-def _columns(pairs: Sequence[tuple[Session, Room | None]]) -> list[list[object]]:
+def _columns(pairs: Sequence[tuple[Session, Bill]]) -> list[list[object]]:
     columns: list[list[object]] = [[] for _ in range(16)]
-    for session, room in pairs:
-        interval = interval_of(session, room) if is_metered(session) else None
+    for session, (interval, usage) in pairs:
         ended = interval is not None and interval.end_ms is not None
         video, screen = _edges(session, interval)
-        hours = usage_of(session, room).values() if ended else ()
+        hours = usage.values()
         values = (
             session.sid,
             session.project_id,
@@ -96,7 +98,7 @@ _UNNEST = (
 )
 
 
-async def insert_sessions(conn: Connection, pairs: Sequence[tuple[Session, Room | None]]) -> int:
+async def insert_sessions(conn: Connection, pairs: Sequence[tuple[Session, Bill]]) -> int:
     """Stores new sessions; returns how many. Fewer than given means that another transaction knew one of them first."""
     status = await conn.execute(
         "INSERT INTO session (sid, project_id, mode, room, room_sid, identity, kind, started_ms, ended_ms, ended_by, video_ms,"
@@ -107,7 +109,7 @@ async def insert_sessions(conn: Connection, pairs: Sequence[tuple[Session, Room 
     return int(status.rpartition(" ")[2])
 
 
-async def update_sessions(conn: Connection, pairs: Sequence[tuple[Session, Room | None]]) -> None:
+async def update_sessions(conn: Connection, pairs: Sequence[tuple[Session, Bill]]) -> None:
     await conn.execute(
         "UPDATE session SET project_id = n.project_id, mode = n.mode, room = n.room, room_sid = n.room_sid,"
         " identity = n.identity, kind = n.kind, started_ms = n.started_ms, ended_ms = n.ended_ms, ended_by = n.ended_by,"
