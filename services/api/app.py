@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -79,9 +79,7 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
             finally:
                 intake.close()
                 await storing
-                for task in background:
-                    task.cancel()
-                await asyncio.gather(*background, return_exceptions=True)
+                await _end(background)
                 await last_used.flush()
                 await limits_redis.aclose()
                 await redis.aclose()
@@ -130,6 +128,17 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
 def _given(value: Any) -> Provide:
     """A dependency that is the same for all requests."""
     return Provide(lambda: value, sync_to_thread=False)
+
+
+async def _end(tasks: "Iterable[asyncio.Task[None]]") -> None:
+    """Cancels until each has ended: a cancellation that meets the end of a time-out inside a driver can get lost, and a loop would
+    go on for ever."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=1)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _warn_of_weak_redis(redis: event_stream.Redis) -> None:

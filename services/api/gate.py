@@ -23,27 +23,30 @@ class Gate:
 
     async def admit_token(self, scope: Any) -> KeyRecord:
         """The key of a request that mints: no I/O for a key that this process knows."""
-        key = await self._key(scope)
-        scope[ANSWER_HEADERS] = self._limits.of_token(key, self._clock.now_ms())
+        now_ms = self._clock.now_ms()
+        key = await self._key(scope, now_ms)
+        scope[ANSWER_HEADERS] = self._limits.of_token(key, now_ms)
         return key
 
     async def admit(self, scope: Any) -> KeyRecord:
         """The key of any other request."""
-        key = await self._key(scope)
+        key = await self._key(scope, self._clock.now_ms())
         scope[ANSWER_HEADERS] = await self._limits.of_request(key)
         return key
 
-    def changed(self, *, key_ids: Collection[str] = (), project_id: str | None = None) -> None:
-        """After a transaction of this process that revoked or rotated keys, or archived a project."""
-        self._keys.forget(key_ids=key_ids, project_id=project_id)
-
-    async def _key(self, scope: Any) -> KeyRecord:
+    async def _key(self, scope: Any, now_ms: int) -> KeyRecord:
         authorization = None
         for name, value in scope["headers"]:
             if name == b"authorization":
                 authorization = value.decode("latin-1")
                 break
-        client = scope.get("client")
-        key = await self._keys.authenticate(authorization, None if client is None else client[0])
-        self._last_used.seen[key.key_id] = self._clock.now_ms()
+        key = self._keys.known(authorization, now_ms)
+        if key is None:
+            client = scope.get("client")
+            key = await self._keys.authenticate(authorization, None if client is None else client[0])
+        self._last_used.seen[key.key_id] = now_ms
         return key
+
+    def changed(self, *, key_ids: Collection[str] = (), project_id: str | None = None) -> None:
+        """After a transaction of this process that revoked or rotated keys, or archived a project."""
+        self._keys.forget(key_ids=key_ids, project_id=project_id)

@@ -8,6 +8,7 @@ nothing from the customers. Headers as in draft-ietf-httpapi-ratelimit-headers-0
 import asyncio
 import logging
 import math
+from functools import lru_cache
 from typing import Final
 
 from limits import RateLimitItemPerMinute
@@ -30,6 +31,7 @@ Headers = tuple[tuple[bytes, bytes], ...]
 _TIMEOUT_S: Final = 0.5
 # After a failure Redis is left alone for a while: no request waits for a time-out that the one before it had already.
 _PAUSE_MS: Final = 1000
+_REMEMBERED: Final = 50_000
 
 
 def connect_limits_redis(url: str) -> "redis_asyncio.Redis":
@@ -52,6 +54,8 @@ class Limits:
             key_prefix="relay:limit",
             connection_pool=redis.connection_pool,  # type: ignore[arg-type]  # documented, not in the annotation
         )
+        # What the keys' limits are called, put together once.
+        self._of_keys: dict[str, tuple[tuple[str, int], ...]] = {}
         self._counter = SlidingWindowCounterRateLimiter(storage)
         self._pause_until_ms = 0
         self._counting = True
@@ -61,12 +65,20 @@ class Limits:
 
     def of_token(self, key: KeyRecord, now_ms: int) -> Headers:
         """Counts a token; returns the answer's headers. Raises ``RateLimited``."""
-        limits = []
-        if self._rates.tokens_per_key:
-            limits.append((key.key_id, self._rates.tokens_per_key))
-        if self._rates.tokens_per_project:
-            limits.append((f"{key.mode}:{key.project_id}", self._rates.tokens_per_project))
+        limits = self._of_keys.get(key.key_id)
+        if limits is None:
+            limits = self._token_limits(key)
         return _headers(self._windows.take(limits, now_ms)) if limits else ()
+
+    def _token_limits(self, key: KeyRecord) -> "tuple[tuple[str, int], ...]":
+        named = (
+            (key.key_id, self._rates.tokens_per_key),
+            (f"{key.mode}:{key.project_id}", self._rates.tokens_per_project),
+        )
+        if len(self._of_keys) >= _REMEMBERED:
+            self._of_keys.clear()
+        limits = self._of_keys[key.key_id] = tuple(limit for limit in named if limit[1])
+        return limits
 
     async def of_request(self, key: KeyRecord) -> Headers:
         """Counts any other request; returns the answer's headers. Raises ``RateLimited``."""
@@ -118,13 +130,17 @@ class Limits:
             log.warning("Redis is away (%s): requests are not limited", type(error).__name__)
 
 
+@lru_cache(maxsize=64)
+def _of_limit(limit: int) -> Headers:
+    text = b"%d" % limit
+    return (b"ratelimit-limit", text), (b"ratelimit-policy", text + b";w=60")
+
+
 def _headers(verdict: Verdict) -> Headers:
-    limit = b"%d" % verdict.limit
     headers = (
-        (b"ratelimit-limit", limit),
+        *_of_limit(verdict.limit),
         (b"ratelimit-remaining", b"%d" % verdict.left),
         (b"ratelimit-reset", b"%d" % verdict.reset_s),
-        (b"ratelimit-policy", limit + b";w=60"),
     )
     if verdict.wait_s:
         metrics.rate_limits.labels("limited").inc()

@@ -128,18 +128,19 @@ class RateWindows:
         return len(self._windows)
 
     def take(self, limits: Sequence[tuple[str, int]], now_ms: int) -> Verdict:
-        """Counts a request against limits of (name, requests a minute), if it fits into all of them."""
-        tight: Window | None = None
+        """Counts a request against limits of (name, requests a minute), at least one, if it fits into all of them."""
+        windows = []
         least = math.inf
-        windows = [self._windows.get(name) or self._window(name, limit, now_ms) for name, limit in limits]
-        for window in windows:
+        for name, limit in limits:
+            window = self._windows.get(name)
+            if window is None:
+                window = self._window(name, limit, now_ms)
+            windows.append(window)
             left = window.left(now_ms)
             if left < least:
                 least, tight = left, window
-        if tight is None:
-            raise ValueError("no limits to count against")
         self._changed.update(windows)
-        reset_s = (WINDOW_MS - now_ms % WINDOW_MS + 999) // 1000
+        reset_s = 60 - now_ms % WINDOW_MS // 1000
         if least < 1:
             return Verdict(tight.limit, 0, reset_s, tight.wait_s(now_ms))
         for window in windows:
