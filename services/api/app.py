@@ -131,8 +131,8 @@ def _given(value: Any) -> Provide:
 
 
 async def _end(tasks: "Iterable[asyncio.Task[None]]") -> None:
-    """Cancels until each has ended: a cancellation that meets the end of a time-out inside a driver can get lost, and a loop would
-    go on for ever."""
+    """Cancels until each has ended: a cancellation that meets the end of a time-out inside a driver can get lost, and a loop
+    would go on for ever."""
     pending = set(tasks)
     while pending:
         for task in pending:
