@@ -24,6 +24,7 @@ from litestar.routes import HTTPRoute
 from litestar.types import ControllerRouterHandler
 from litestar.typing import FieldDefinition
 
+from services.api.field_notes import note_of
 from services.api.problem_codes import CODES
 from services.api.problems import MEDIA_TYPE, TITLES, ProblemDetails
 from services.api.requests import JsonRequest, never_null
@@ -123,7 +124,7 @@ def build_document(handlers: Iterable[ControllerRouterHandler], dependencies: An
         if _said_of(handler)["at_least_one"]:
             components[handler.parsed_fn_signature.parameters["data"].annotation.__name__]["minProperties"] = 1
     document["components"]["schemas"] = {
-        name: _finished(_always_there(schema)) for name, schema in sorted(components.items())
+        name: _noted(name, _finished(_always_there(schema))) for name, schema in sorted(components.items())
     }
     return document
 
@@ -301,6 +302,14 @@ def _always_there(schema: dict[str, Any]) -> dict[str, Any]:
         for name, of_field in schema["properties"].items()
     }
     return {**schema, "properties": properties, "required": always}
+
+
+def _noted(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    for field, of_field in schema.get("properties", {}).items():
+        note = note_of(name, field)
+        if note is not None:
+            of_field.setdefault("description", note)
+    return schema
 
 
 def _finished(schema: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, UnsetType
 
 from shared.errors import InvalidRequest
-from shared.models.names import RoomName
+from shared.models.names import RoomName, Timestamp
 from shared.models.wire import Request, Wire
 
 MAX_ROOM_METADATA = 4096
@@ -120,7 +120,7 @@ class ParticipantAnswer(Wire):
     state: State
     metadata: str
     attributes: dict[str, str]
-    joined_at: str
+    joined_at: Timestamp
     is_publisher: bool
     permission: PermissionAnswer
     tracks: list[TrackAnswer]
@@ -137,7 +137,7 @@ class RoomAnswer(Wire):
     empty_timeout: int
     departure_timeout: int
     metadata: str
-    created_at: str
+    created_at: Timestamp
     active_recording: bool
 
 

@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from shared.models.names import Timestamp
 from shared.models.usage import Minutes
 from shared.models.wire import Wire
 
@@ -17,8 +18,8 @@ class TrackOfSession(Wire):
     sid: str
     type: str
     source: str
-    published_at: str | None
-    unpublished_at: str | None
+    published_at: Timestamp | None
+    unpublished_at: Timestamp | None
 
 
 class ListedSession(Minutes):
@@ -31,11 +32,11 @@ class ListedSession(Minutes):
     identity: str | None
     name: str | None
     kind: str
-    started_at: str
-    ended_at: str | None
+    started_at: Timestamp
+    ended_at: Timestamp | None
     ended_by: str | None
     disconnect_reason: str | None
-    counted_until: str
+    counted_until: Timestamp
     completeness: Completeness
     screen_share_minutes: float
     tracks: list[TrackOfSession] | UnsetType = UNSET
@@ -53,8 +54,8 @@ class ListedEvent(Wire):
 
     id: str
     event: str
-    created_at: str
-    received_at: str
+    created_at: Timestamp
+    received_at: Timestamp
     room: str | None
     room_sid: str | None
     session: str | None

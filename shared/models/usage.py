@@ -6,6 +6,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from shared.metering.span import Granularity
+from shared.models.names import Timestamp
 from shared.models.wire import Wire
 
 Period = Literal["today", "7d", "30d", "all"]
@@ -54,7 +55,7 @@ class ChangedMinutes(Minutes):
 class LateChange(ChangedMinutes):
     """The last change of a day that was over: when, by how much, and by how much in all since it was over."""
 
-    at: str
+    at: Timestamp
     total: ChangedMinutes
 
 
@@ -62,7 +63,7 @@ class UsageOfSpan(UsageTotals):
     """A UTC hour, day or month, which starts at ``date``. ``rooms``, ``identities`` (how many different ones were there) and
     ``late_change`` are of days."""
 
-    date: str
+    date: Timestamp
     peak_participants: int
     rooms: int | UnsetType = UNSET
     identities: int | UnsetType = UNSET
@@ -72,7 +73,7 @@ class UsageOfSpan(UsageTotals):
 class UsageOfKind(Metered):
     """A kind's part of the hour, day or month that starts at ``date``."""
 
-    date: str
+    date: Timestamp
 
 
 class UsageOfGroup(Metered):
@@ -91,10 +92,10 @@ class UsageAnswer(Wire):
     ``granularity`` names; ``totals`` are its sums. ``rest``: what the groups beyond those shown amount to together."""
 
     period: Period | Literal["custom"]
-    from_: str = msgspec.field(name="from")
-    to: str
+    from_: Timestamp = msgspec.field(name="from")
+    to: Timestamp
     granularity: Granularity
-    as_of: str
+    as_of: Timestamp
     provisional_minutes: float
     inferred_minutes: float
     totals: UsageTotals

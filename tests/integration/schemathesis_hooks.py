@@ -1,17 +1,10 @@
 """Loaded by schemathesis: what a schema cannot say, and what it cannot know of Relay's errors."""
 
-import json
-import time
 from base64 import b64encode
 from typing import Any
 from uuid import uuid4
 
 import schemathesis
-
-from shared.livekit.webhook import WebhookSigner
-from tests.fake_livekit import API_KEY, API_SECRET
-
-_LIVEKIT = WebhookSigner(API_KEY, API_SECRET)
 
 
 @schemathesis.hook
@@ -28,11 +21,6 @@ def before_call(_ctx: schemathesis.HookContext, case: schemathesis.Case[Any], _k
         case.query = {name: value for name, value in case.query.items() if name not in refused}
     if case.method != "DELETE" and "{identity}" in case.operation.path and case.path_parameters:
         case.path_parameters = {**case.path_parameters, "name": "lobby", "identity": "ada"}
-    if case.operation.path == "/api/webhooks/livekit":
-        body = json.dumps(case.body).encode()
-        case.body = body
-        case.headers["Authorization"] = _LIVEKIT.sign(body, now_s=int(time.time()))
-        return
     if "Idempotency-Key" in (case.headers or {}):
         case.headers["Idempotency-Key"] = str(uuid4())  # the same one for another request is refused
     if isinstance(case.body, dict):
