@@ -73,11 +73,12 @@ async def raw(api: httpx.AsyncClient, method: str, target: str, headers: dict[st
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     lines = [f"{method} {target} HTTP/1.1", "Host: relay", "Connection: close"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
-    writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
-    async with asyncio.timeout(10):
-        answer = await reader.read()
-    writer.close()
-    await writer.wait_closed()
+    try:
+        writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        async with asyncio.timeout(15):
+            answer = await reader.read()
+    finally:
+        writer.close()
     return int(answer.split(b" ", 2)[1]), answer
 
 
