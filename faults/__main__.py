@@ -59,7 +59,7 @@ async def _run(chosen: list[Fault], arguments: argparse.Namespace) -> int:
             for number in range(1, arguments.rounds + 1):
                 counts, caught_up_s, found = await _round(stack, fault, arguments, number)
                 wrong += bool(found)
-                table.add_row(
+                row = (
                     fault.name,
                     str(number),
                     f"{counts.acknowledged:,}",
@@ -70,7 +70,9 @@ async def _run(chosen: list[Fault], arguments: argparse.Namespace) -> int:
                     f"+{caught_up_s:.1f} s",
                     "; ".join(found) or "nothing",
                 )
-                console.print(f"{fault.name} {number}: {'; '.join(found) or 'nothing found'}", markup=False)
+                table.add_row(*row)
+                # Told at once as well: a run of many rounds may be ended early.
+                console.print("  ".join(row), markup=False)
     console.print(table)
     console.print(f"{len(chosen) * arguments.rounds - wrong} passed, {wrong} failed")
     return 1 if wrong else 0
