@@ -87,7 +87,7 @@ async def test_all_well(settings: Settings, pool: Pool) -> None:
         "api": "ok",
         "webhook address": "ok",
     }
-    assert printed(report).endswith("0 errors, 0 warnings")
+    assert printed(report).endswith("errors: 0, warnings: 0")
 
 
 async def test_nothing_runs(settings: Settings) -> None:

@@ -42,4 +42,4 @@ def printed(report: Report) -> str:
             lines.append(f"{' ' * (len(MARKS['ok']) + width + 4)}→ {finding.advice}")
     errors = sum(finding.level == "error" for finding in report.findings)
     warnings = sum(finding.level == "warning" for finding in report.findings)
-    return "\n".join([*lines, "", f"{errors} errors, {warnings} warnings"])
+    return "\n".join([*lines, "", f"errors: {errors}, warnings: {warnings}"])

@@ -82,7 +82,7 @@ async def _look_into(conn: Connection, now_ms: int) -> list[Finding]:
 
 def _workers(state: queries.MachineState) -> Iterator[Finding]:
     if state.workers:
-        yield Finding("worker", "ok", f"{state.workers} workers beat")
+        yield Finding("worker", "ok", "one worker beats" if state.workers == 1 else f"{state.workers} workers beat")
         return
     seen = f"the last one was seen at {state.worker_seen_at:%F %T} UTC" if state.worker_seen_at else "none ever was"
     yield Finding("worker", "error", f"no worker runs ({seen}): events are kept, not counted", "start `relay worker`")
