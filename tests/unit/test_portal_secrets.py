@@ -1,0 +1,95 @@
+"""The portal's cookie, its form tokens and its passwords."""
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.api.portal.cookies import Cookies
+from services.api.portal.gate import safe_path
+from services.api.portal.passwords import Passwords, TooBusy, objection_to
+from services.api.portal.throttle import network_of, subjects_of
+
+cookies = Cookies("a secret of sixteen or more", secure=False)
+
+
+def value_of(header: str) -> str:
+    return header.partition("=")[2].partition(";")[0]
+
+
+def test_a_cookie_of_ours_is_read() -> None:
+    browser = cookies.new_browser()
+    assert cookies.read(value_of(cookies.header(browser))) == browser
+    assert cookies.new_browser() != browser
+
+
+@given(st.text())
+def test_a_made_up_cookie_is_not(value: str) -> None:
+    assert cookies.read(value) is None
+
+
+@given(st.integers(0, 85), st.sampled_from("abcXYZ019-_."))
+def test_an_altered_cookie_is_not(place: int, letter: str) -> None:
+    genuine = value_of(cookies.header("x" * 43))
+    altered = genuine[:place] + letter + genuine[place + 1 :]
+    # The last letter of base64 of 32 bytes carries two bits that mean nothing; only the canonical spelling passes.
+    assert (cookies.read(altered) is None) == (altered != genuine)
+
+
+def test_another_secret_reads_nothing() -> None:
+    other = Cookies("another secret of sixteen or more", secure=False)
+    assert other.read(value_of(cookies.header("x" * 43))) is None
+    assert other.form_token("x") != cookies.form_token("x")
+
+
+@given(st.text())
+def test_only_the_browsers_own_form_token_is_right(token: str) -> None:
+    assert not cookies.form_token_is_right("x" * 43, token)
+    assert cookies.form_token_is_right("x" * 43, cookies.form_token("x" * 43))
+    assert not cookies.form_token_is_right("y" * 43, cookies.form_token("x" * 43))
+
+
+@given(st.text())
+def test_a_path_to_go_to_is_one_of_ours(wanted: str) -> None:
+    path = safe_path(wanted)
+    assert path.startswith("/")
+    assert not path.startswith(("//", "/\\"))
+    assert path.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("password", "fine"),
+    [
+        ("short", False),
+        ("a" * 300, False),
+        ("aaaaaaaaaaaa", False),
+        ("Password123!", False),
+        ("ada@example.com", False),
+        ("correct horse battery", True),
+        ("пароль длинный", True),
+    ],
+)
+def test_what_is_no_password(password: str, fine: bool) -> None:
+    assert (objection_to(password, "ada@example.com") is None) == fine
+
+
+async def test_passwords_are_checked_a_few_at_a_time_and_not_queued_without_bound() -> None:
+    passwords = Passwords()
+    hashed = await passwords.hash("correct horse battery")
+    assert await passwords.matches(hashed, "correct horse battery")
+    assert not await passwords.matches(hashed, "correct horse batterie")
+    assert not await passwords.matches(None, "correct horse battery")
+    assert not await passwords.matches("no hash at all", "x")
+    many = await asyncio.gather(*(passwords.matches(hashed, "wrong") for _ in range(40)), return_exceptions=True)
+    assert many.count(False) == 32
+    assert sum(isinstance(answer, TooBusy) for answer in many) == 8
+    assert await passwords.matches(hashed, "correct horse battery")  # and the queue is empty again
+
+
+def test_an_ipv6_customer_counts_as_one() -> None:
+    assert network_of("2001:db8:1:2:3:4:5:6") == network_of("2001:db8:1:2:ffff::1") == "2001:db8:1:2::/64"
+    assert network_of("192.0.2.1") == "192.0.2.1"
+    assert network_of("") == ""
+    assert subjects_of("Ada@Example.com ", "192.0.2.1") == subjects_of("ada@example.com", "192.0.2.1")
+    assert len(set(subjects_of("a", "192.0.2.1")) & set(subjects_of("b", "192.0.2.1"))) == 1
