@@ -12,8 +12,8 @@ from services.api.server import Drain, Server
 from shared import metrics
 from shared.errors import RelayError, SettingsInvalid
 from shared.logs import set_up_logging
-from shared.schema import ensure_migrated
 from shared.settings import Settings, load_settings
+from shared.startup import ensure_migrated
 from shared.tracing import set_up_tracing, traced_app
 from shared.version import VERSION
 

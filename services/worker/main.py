@@ -16,8 +16,8 @@ from services.worker.probe import probe
 from shared import metrics
 from shared.errors import RelayError, SettingsInvalid
 from shared.logs import set_up_logging
-from shared.schema import ensure_migrated
 from shared.settings import load_settings
+from shared.startup import ensure_migrated
 from shared.tracing import set_up_tracing
 from shared.version import VERSION
 
