@@ -41,11 +41,12 @@ from shared.livekit.access_token import TokenSigner
 from shared.livekit.room_service import RoomService
 from shared.livekit.webhook import WebhookVerifier
 from shared.metering.usage import stale_after_ms
-from shared.postgres import create_pool
+from shared.postgres import Pool, create_pool
 from shared.settings import Settings
 
 log = logging.getLogger("relay.api")
 POOL_SIZE = 10
+CLOSE_POOL_S = 5.0
 
 
 def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | None = None) -> ASGIApp:
@@ -69,7 +70,7 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
-        async with pool, livekit:
+        async with _opened(pool), livekit:
             metrics.watch_pool(pool.get_size, pool.get_idle_size, POOL_SIZE)
             await _warn_of_weak_redis(redis)
             background = [asyncio.create_task(run()) for run in (keys.run, limits.run, last_used.run)]
@@ -123,6 +124,22 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
     hot.post(tokens.PATH, tokens.token_handler(gate, minter), tokens.BODY_LIMIT)
     hot.post(webhooks.PATH, webhooks.webhook_handler(receiver), webhooks.BODY_LIMIT)
     return hot
+
+
+@asynccontextmanager
+async def _opened(pool: Pool) -> AsyncIterator[None]:
+    """Closing a pool waits for each connection to come back. One that a cancelled request never gave back must not keep the
+    process from ending."""
+    await pool
+    try:
+        yield
+    finally:
+        try:
+            async with asyncio.timeout(CLOSE_POOL_S):
+                await pool.close()
+        except TimeoutError:
+            log.warning("connections to Postgres did not come back within %g s; they are cut", CLOSE_POOL_S)
+            pool.terminate()
 
 
 def _given(value: Any) -> Provide:
