@@ -1,5 +1,6 @@
 """Jinja as the portal uses it: all HTML escaped, a missing value is an error, times and numbers written in one way."""
 
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from markupsafe import Markup
 from services.api.portal.static_files import StaticFiles
 from shared.clock import DAY_MS, HOUR_MS, MINUTE_MS, rfc3339
 
+_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -27,7 +29,7 @@ def create_templates(static: StaticFiles) -> Environment:
     environment.filters.update(
         number=number, fixed=fixed, minutes=minutes, duration=duration, ago=ago, moment=moment, day=day, plural=plural
     )
-    environment.filters.update(browser=browser, sentence=sentence, label_of=label_of, instant=instant)
+    environment.filters.update(browser=browser, sentence=sentence, label_of=label_of, instant=instant, date=date)
     return environment
 
 
@@ -133,3 +135,8 @@ def label_of(option: tuple[str, tuple[object, str]]) -> tuple[str, str]:
 def instant(at: str) -> int:
     """Unix milliseconds of a time as the API writes it."""
     return int(datetime.fromisoformat(at).timestamp() * 1000)
+
+
+def date(given: str) -> str:
+    """What a date field can show: the day of a time, and nothing of what is no time."""
+    return given[:10] if _DATE.match(given) else ""
