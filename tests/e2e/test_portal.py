@@ -128,7 +128,7 @@ async def test_first_visit(site: Site) -> None:
     assert await page.locator("#rooms td").first.inner_text() == "lobby"
     minutes = await page.locator("#now dd").nth(2).inner_text()
     assert 1.4 <= float(minutes) <= 4
-    assert await page.locator("#steps").count() == 0 or await page.locator("#steps .done").count() >= 3
+    assert await page.locator("#steps").count() == 0  # all done
     assert time.monotonic() - started < 120
     assert console.complaints == []
     # The measure is of a quiet machine; on one that runs other tests as well it may take its time, within reason.

@@ -123,7 +123,9 @@ async def _redis(visit: Visit) -> list[Check]:
         Check("Redis", "warn", "does not sync its append-only file: a crash can lose acknowledged webhooks")
         if durable is False
         else Check("Redis", "good", f"answers in {took_ms} ms"),
-        Check("Streams", "warn" if age_s > 30 else "good", f"{waiting} events wait, the oldest for {age_s} s"),
+        Check("Streams", "warn" if age_s > 30 else "good", f"{waiting} events wait, the oldest for {age_s} s")
+        if waiting
+        else Check("Streams", "good", "nothing waits"),
     ]
     return checks
 

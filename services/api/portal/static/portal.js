@@ -48,7 +48,8 @@ if (live && "EventSource" in window) {
   const replaceParts = (fresh) => {
     for (const part of document.querySelectorAll("[data-live]")) {
       const other = fresh.getElementById(part.id);
-      if (!other || part.isEqualNode(other)) continue;
+      if (!other) { part.remove(); continue; }
+      if (part.isEqualNode(other)) continue;
       const focused = part.contains(document.activeElement) ? document.activeElement.id : null;
       if (focused === "") continue; // taking away what the keyboard stands on would lose its place
       part.replaceWith(document.importNode(other, true));
