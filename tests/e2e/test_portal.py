@@ -131,6 +131,7 @@ async def test_first_visit(site: Site) -> None:
     assert await page.locator("#steps").count() == 0  # all done
     assert time.monotonic() - started < 120
     assert console.complaints == []
+    print(f"seen after {took_ms:.0f} ms, first visit in {time.monotonic() - started:.1f} s")
     # The measure is of a quiet machine; on one that runs other tests as well it may take its time, within reason.
     assert took_ms < _LIVE_WITHIN_MS * 5, took_ms
 
