@@ -5,6 +5,7 @@ sessions are locked, loaded and merged, then the rollups change by the differenc
 after. Repeating a batch finds all its ids known and changes nothing.
 """
 
+import logging
 from collections.abc import Sequence
 from hashlib import sha256
 
@@ -21,7 +22,20 @@ from shared.models.livekit_event import LiveKitEvent, decode_event
 from shared.postgres import Connection
 from shared.queries import events as event_queries
 from shared.queries import projects as project_queries
-from shared.queries.events import EventRow, Received
+from shared.queries.events import EventKey, EventRow, Received
+
+log = logging.getLogger("relay.worker")
+
+# Something in one of the events that Postgres will not hold: text it cannot encode, a number or a key that is too large.
+NOT_STORABLE = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,
+    UnicodeError,
+)
+# A defect of ours that one event brings to light, or a stored state that cannot be read: told of, and no reason to stop the
+# others. Nothing that is about the connection is among these.
+_DEFECT = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, msgspec.MsgspecError)
 
 # How often a batch is tried before somebody else's locks, or a partition that was made meanwhile, count as a failure.
 ATTEMPTS = 5
@@ -54,18 +68,26 @@ async def fold_batch(conn: Connection, partition: int, batch: Sequence[Received]
         except (ConcurrentFold, asyncpg.DeadlockDetectedError, asyncpg.SerializationError):
             if attempt == ATTEMPTS:
                 raise
-        except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, UnicodeError) as error:
+        except (*NOT_STORABLE, *_DEFECT) as error:
             if isinstance(error, asyncpg.CheckViolationError) and attempt < ATTEMPTS:
                 # A day got its partition after its events were routed to the default one: routed again, they fit.
                 continue
-            # Something in one of the events that Postgres will not hold. Halving finds it without stopping the others.
+            # Halving finds the event without stopping the others.
             if len(batch) == 1:
                 async with conn.transaction():
-                    await event_queries.set_aside(conn, batch[0], "not_storable", str(error))
+                    await event_queries.set_aside(conn, batch[0], *_reason(error))
                 return FoldResult(set_aside=1)
             middle = len(batch) // 2
             first = await fold_batch(conn, partition, batch[:middle])
             return _sum(first, await fold_batch(conn, partition, batch[middle:]))
+
+
+def _reason(error: Exception) -> tuple[str, str]:
+    """Reason and detail of an event that is set aside because folding it failed."""
+    if isinstance(error, NOT_STORABLE):
+        return "not_storable", str(error)
+    log.error("an event is set aside: folding it failed", exc_info=error)
+    return "not_foldable", f"{type(error).__name__}: {error}"
 
 
 def _sum(a: FoldResult, b: FoldResult) -> FoldResult:
@@ -77,7 +99,7 @@ def _sum(a: FoldResult, b: FoldResult) -> FoldResult:
 async def fold_in_transaction(conn: Connection, partition: int, batch: Sequence[Received]) -> FoldResult:
     """The same inside the caller's transaction, which holds the partition's lock."""
     result = FoldResult()
-    reads: dict[str, _Read] = {}
+    reads: dict[EventKey, _Read] = {}
     for received in batch:
         try:
             read = _read(received)
@@ -85,15 +107,15 @@ async def fold_in_transaction(conn: Connection, partition: int, batch: Sequence[
             await event_queries.set_aside(conn, received, error.reason, str(error))
             result.set_aside += 1
             continue
-        reads.setdefault(read.row.id, read)
+        reads.setdefault(read.row.key, read)
     result.known = len(batch) - result.set_aside
     if reads:
         await _attribute(conn, list(reads.values()))
         newest = max(reads.values(), key=lambda read: read.row.created_ms).row
         metrics.livekit_delay_seconds.observe(max(0, newest.received_ms - newest.created_ms) / 1000)
-        new_ids = await event_queries.insert_events(conn, [read.row for read in reads.values()])
-        new = [reads[event_id].observation for event_id in reads if event_id in new_ids]
-        result.known -= len(new_ids)
+        new_keys = await event_queries.insert_events(conn, [read.row for read in reads.values()])
+        new = [read.observation for key, read in reads.items() if key in new_keys]
+        result.known -= len(new_keys)
         result.folded = len(new)
         result.unattributed = sum(1 for seen in new if seen.owner is None and seen.room_name)
         now_ms = max(received.received_ms for received in batch)
@@ -111,15 +133,23 @@ async def fold_in_transaction(conn: Connection, partition: int, batch: Sequence[
 async def _keep_sightings(conn: Connection, succeeded: Sequence[Room], now_ms: int) -> list[Observation]:
     """Turns the last confirmation of sessions that end with their room's succession into kept events."""
     bodies = await last_sightings(conn, succeeded)
-    reads = [_read(Received(now_ms, body)) for body in bodies]
-    new_ids = await event_queries.insert_events(conn, [read.row for read in reads]) if reads else set()
-    return [read.observation for read in reads if read.row.id in new_ids]
+    # When the next room was created may lie just beyond the future that is believed; then it tells nothing yet.
+    reads = [read for body in bodies if (read := _readable(Received(now_ms, body))) is not None]
+    new_keys = await event_queries.insert_events(conn, [read.row for read in reads]) if reads else set()
+    return [read.observation for read in reads if read.row.key in new_keys]
+
+
+def _readable(received: Received) -> _Read | None:
+    try:
+        return _read(received)
+    except UnfoldableEvent:
+        return None
 
 
 def _read(received: Received) -> _Read:
     try:
         event = decode_event(received.body)
-    except (msgspec.DecodeError, UnicodeDecodeError, OverflowError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, OverflowError, RecursionError) as error:
         raise UnfoldableEvent("not_an_event", str(error)) from None
     observation = observe(event, received.received_ms)
     return _Read(_row(event, observation, received), observation)

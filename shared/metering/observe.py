@@ -80,13 +80,15 @@ def _room(event: LiveKitEvent, owner: RoomName | None, created_ms: int) -> Room 
         name=info.name or None,
         project_id=owner.project_id if owner else None,
         mode=owner.mode if owner else None,
-        created_ms=_created_ms(info),
+        created_ms=_created_ms(info, created_ms),
         finished_ms=(created_ms,) if event.event == "room_finished" else (),
     )
 
 
-def _created_ms(info: RoomInfo) -> int | None:
-    return info.creation_time_ms or info.creation_time * 1000 or None
+def _created_ms(info: RoomInfo, event_ms: int) -> int | None:
+    """When the room was created, if that can be true: it tells when the room before it was over, and nothing else."""
+    room_ms = info.creation_time_ms or info.creation_time * 1000
+    return room_ms if _EARLIEST_MS <= room_ms <= event_ms + _END_BEFORE_START_TOLERANCE_MS else None
 
 
 def _session(event: LiveKitEvent, owner: RoomName | None, created_ms: int) -> Session | None:

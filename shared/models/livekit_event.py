@@ -126,7 +126,7 @@ def routing_key(body: bytes) -> bytes:
     (livekit/protocol, webhook/resource_url_notifier.go). An undecodable body is its own key: it belongs to nobody."""
     try:
         routing = _routing_decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return body
     if routing.egress_info is not None and routing.egress_info.egress_id:
         return routing.egress_info.egress_id.encode()

@@ -27,6 +27,13 @@ class Received(NamedTuple):
     trace: str | None = None
 
 
+class EventKey(NamedTuple):
+    """What an event is known by: its id, of the second LiveKit created it in (unix ms)."""
+
+    created_ms: int
+    id: str
+
+
 class EventRow(msgspec.Struct):
     """An event to keep. Times are unix ms; project, mode and room are None where it concerns no project of ours."""
 
@@ -42,26 +49,32 @@ class EventRow(msgspec.Struct):
     identity: str | None
     body: bytes
 
+    @property
+    def key(self) -> EventKey:
+        return EventKey(self.created_ms, self.id)
+
 
 _EVENT_COLUMNS = (
     "created_at", "id", "received_at", "name", "project_id", "mode", "room", "room_sid", "participant_sid", "identity", "body",
 )  # fmt: skip
 
+_KEY = "(extract(epoch FROM e.created_at) * 1000)::bigint, e.id"
 
-async def insert_events(conn: Connection, rows: Sequence[EventRow]) -> set[str]:
-    """Keeps events and returns the ids of those that were not kept before. ``rows`` names each id once.
+
+async def insert_events(conn: Connection, rows: Sequence[EventRow]) -> set[EventKey]:
+    """Keeps events and returns the keys of those that were not kept before. ``rows`` names each key once.
 
     Events of one partition are folded by one at a time, so what is not there now will not appear meanwhile: the new ones are
     copied, at half the price of an insert that has to expect conflicts. Should another have been faster all the same, the
     insert that expects conflicts follows."""
     known = await conn.fetch(
-        "SELECT e.id FROM event e JOIN unnest($1::timestamptz[], $2::text[]) AS n (created_at, id)"
+        f"SELECT {_KEY} FROM event e JOIN unnest($1::timestamptz[], $2::text[]) AS n (created_at, id)"
         " ON e.created_at = n.created_at AND e.id = n.id",
         [_utc(row.created_ms) for row in rows],
         [row.id for row in rows],
     )
-    known_ids = {row["id"] for row in known}
-    new = [row for row in rows if row.id not in known_ids]
+    known_keys = {EventKey(*row) for row in known}
+    new = [row for row in rows if row.key not in known_keys]
     if not new:
         return set()
     try:
@@ -69,7 +82,7 @@ async def insert_events(conn: Connection, rows: Sequence[EventRow]) -> set[str]:
             await conn.copy_records_to_table("event", records=map(_record, new), columns=_EVENT_COLUMNS)
     except asyncpg.UniqueViolationError:
         return await _insert_unless_known(conn, new)
-    return {row.id for row in new}
+    return {row.key for row in new}
 
 
 def _record(row: EventRow) -> tuple[object, ...]:
@@ -88,15 +101,16 @@ def _record(row: EventRow) -> tuple[object, ...]:
     )
 
 
-async def _insert_unless_known(conn: Connection, rows: Sequence[EventRow]) -> set[str]:
+async def _insert_unless_known(conn: Connection, rows: Sequence[EventRow]) -> set[EventKey]:
     columns = list(zip(*map(_record, rows), strict=True))
     inserted = await conn.fetch(
-        "INSERT INTO event (created_at, id, received_at, name, project_id, mode, room, room_sid, participant_sid, identity,"
-        " body) SELECT * FROM unnest($1::timestamptz[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::text[],"
-        " $7::text[], $8::text[], $9::text[], $10::text[], $11::bytea[]) ON CONFLICT DO NOTHING RETURNING id",
+        "INSERT INTO event AS e (created_at, id, received_at, name, project_id, mode, room, room_sid, participant_sid,"
+        " identity, body) SELECT * FROM unnest($1::timestamptz[], $2::text[], $3::timestamptz[], $4::text[], $5::text[],"
+        " $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::bytea[]) ON CONFLICT DO NOTHING"
+        f" RETURNING {_KEY}",
         *columns,
     )
-    return {row["id"] for row in inserted}
+    return {EventKey(*row) for row in inserted}
 
 
 async def set_aside(conn: Connection, received: Received, reason: str, detail: str) -> None:
