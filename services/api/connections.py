@@ -2,8 +2,10 @@
 client that opens one and sends a byte a minute would hold it for ever, and headers have no end."""
 
 import asyncio
+import sys
 from typing import Any, Final
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from services.api.hot_routes import new_request_id
@@ -31,6 +33,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._since: float | None = None
         self._in_headers = True
         self._bytes = 0
+        self._segment = b""
         self._watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
@@ -48,6 +51,7 @@ class GuardedProtocol(HttpToolsProtocol):
             # Perhaps only an empty line, which begins no request, and which ends uvicorn's wait for the next one all the same.
             self._since = self.loop.time()
         self._bytes += len(data)
+        self._segment = data
         super().data_received(data)
         if self._bytes > HEADERS_LIMIT and self._in_headers:
             self._refuse(Problem(431, "headers_too_large", f"the headers are larger than {HEADERS_LIMIT} bytes"))
@@ -62,11 +66,43 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_headers, self._bytes = False, 0
-        super().on_headers_complete()
+        if not self._asks_for_upgrade():
+            super().on_headers_complete()
 
     def on_message_complete(self) -> None:
+        if self._asks_for_upgrade():
+            return
         super().on_message_complete()
         self._since, self._in_headers, self._bytes = None, True, 0
+
+    def _asks_for_upgrade(self) -> bool:
+        asks: bool = self.parser.should_upgrade()
+        return asks and self.parser.get_method() != b"CONNECT"
+
+    def _should_upgrade(self) -> bool:
+        return False  # to nothing: no page of ours speaks WebSocket
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Reads the request again as one that asks for no upgrade. Java's own client, for one, asks for HTTP/2 with every
+        request; the parser takes what follows the headers for HTTP/2 then. The body would be lost, or, coming a moment later,
+        be read as the next request: whoever can make a proxy send a body could make it send requests of their own."""
+        if self.parser.get_method() == b"CONNECT":
+            self.cycle.keep_alive = False
+            return
+        upgrade = sys.exc_info()[1]  # uvicorn calls this where it has caught it
+        assert isinstance(upgrade, httptools.HttpParserUpgrade)  # noqa: S101  # as above
+        rest = self._segment[upgrade.args[0] :]
+        head = [self.parser.get_method(), b" ", self.url, b" HTTP/", self.parser.get_http_version().encode(), b"\r\n"]
+        for name, value in self.headers:
+            if name != b"upgrade":
+                head += [name, b": ", value, b"\r\n"]
+        self._segment = b"".join([*head, b"\r\n", rest])
+        self.parser = httptools.HttpRequestParser(self)
+        super().data_received(self._segment)
+
+    def send_400_response(self, msg: str) -> None:
+        """For what is no HTTP."""
+        self._refuse(Problem(400, "malformed_request", "this is no HTTP request, or not a valid one"))
 
     def _look(self) -> None:
         if self.transport.is_closing():

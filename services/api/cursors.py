@@ -40,6 +40,7 @@ def read_cursor(cursor: str | None, request: Sequence[Any], types: Sequence[type
         raise refused from None
     if check != crc32(msgspec.json.encode(request)) or [type(part) for part in position] != list(types):
         raise refused
-    if any(isinstance(part, int) and not -(1 << 62) < part < 1 << 62 for part in position):
+    # What Postgres has no room for: no row's.
+    if any("\0" in part if isinstance(part, str) else not -(1 << 62) < part < 1 << 62 for part in position):
         raise refused
     return tuple(position)

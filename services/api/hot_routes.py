@@ -12,6 +12,7 @@ from typing import Any
 from litestar import Litestar
 from litestar.routes import HTTPRoute
 from litestar.types import Message, Receive, Send
+from litestar.utils import normalize_path
 
 from services.api.gate import ANSWER_HEADERS
 from services.api.problems import MEDIA_TYPE, PayloadTooLarge, Problem, problem_of
@@ -87,7 +88,8 @@ class HotRoutes:
         identifier = new_request_id()
         request_id.set(identifier)
         shared = ((b"x-request-id", identifier.encode()), *_EVERYWHERE)
-        route = self._routes.get(scope["path"])
+        # The framework reads `/v1/tokens/` and `//v1/tokens` as `/v1/tokens`, and would count a token as any other request.
+        route = self._routes.get(scope["path"]) or self._routes.get(normalize_path(scope["path"]))
         if route is None or scope["method"] != "POST":
             await self._framework(scope, receive, send, shared)
             return

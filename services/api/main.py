@@ -48,6 +48,8 @@ async def _serve(settings: Settings) -> int:
         http=GuardedProtocol,
         lifespan="on",
         access_log=False,
+        log_config=None,
+        ws="none",
         server_header=False,
         forwarded_allow_ips=list(settings.trusted_proxies),
         timeout_keep_alive=KEEP_ALIVE_S,

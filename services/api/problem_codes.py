@@ -22,6 +22,9 @@ CODES: Final[dict[str, Code]] = {
     "invalid_request": Code(
         400, "A value has the wrong type, form or size; `param` names it.", "ttl: expected `int` >= 1", "ttl"
     ),
+    "malformed_request": Code(
+        400, "No valid HTTP request; the connection is closed.", "this is no HTTP request, or not a valid one"
+    ),
     "missing_field": Code(400, "A required field is not there; `param` names it.", "identity is required", "identity"),
     "unknown_field": Code(
         400,

@@ -1,7 +1,6 @@
 """LiveKit's RoomConfiguration as a client writes it: protobuf's JSON form, field by field, so that a mistake is named.
 
-A test holds the fields against livekit-api's protobuf. Recordings (``egress``) are left to that protobuf: they are
-large, and rare in tokens.
+A test holds the fields against livekit-api's protobuf. Recordings (``egress``) are known, to be refused with the reason.
 """
 
 from typing import Annotated, Any, Literal
@@ -37,5 +36,5 @@ class RoomConfig(Request, omit_defaults=True):
     agents: list[AgentDispatch] | None = None
     tags: dict[str, str] | None = None
     egress: (
-        Annotated[dict[str, Any], Meta(description="LiveKit's RoomEgress. Credentials in it are refused.")] | None
+        Annotated[dict[str, Any], Meta(description="Refused: it would record into storage that projects share.")] | None
     ) = None

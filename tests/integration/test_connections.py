@@ -142,3 +142,68 @@ async def test_a_body_without_end_is_cut_off(conversation: Talk) -> None:
     except OSError:
         pass
     assert sent < 20 * connections.REQUEST_LIMIT
+
+
+_SECOND = b"GET /readyz HTTP/1.1\r\nhost: relay\r\n\r\n"
+
+
+@pytest.mark.parametrize("apart", [False, True])
+async def test_a_body_is_no_second_request(conversation: Talk, apart: bool) -> None:
+    """Whoever asks for HTTP/2 by `Upgrade` gets the answer in HTTP/1.1, and the body stays a body, whenever it comes: else a
+    stranger behind a proxy that passes the header on could make requests on a connection that others use too."""
+    head = b"POST /healthz HTTP/1.1\r\nhost: relay\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\n"
+    head += b"http2-settings: AAMAAABkAAQAAP__\r\ncontent-length: %d\r\n\r\n" % len(_SECOND)
+    if apart:
+        await conversation.say(head)
+        await conversation.some(b"\r\n\r\n")  # refused before its body came
+        await conversation.say(_SECOND)
+    else:
+        await conversation.say(head + _SECOND)
+    await conversation.say(b"GET /healthz HTTP/1.1\r\nhost: relay\r\nconnection: close\r\n\r\n")
+    answers = await conversation.all()
+    assert answers.endswith(b'{"status":"ok"}')
+    assert b"checks" not in answers
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("upgrade", [b"h2c", b"websocket"])
+async def test_a_request_that_asks_for_another_protocol_is_answered_in_this_one(
+    conversation: Talk, chunked: bool, upgrade: bytes
+) -> None:
+    body = b'{"room": "lobby"}'
+    sent = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if chunked else body
+    length = b"transfer-encoding: chunked" if chunked else b"content-length: %d" % len(body)
+    await conversation.say(
+        b"POST /api/webhooks/livekit HTTP/1.1\r\nhost: relay\r\nconnection: Upgrade, close\r\nupgrade: %s\r\n%s\r\n\r\n"
+        % (upgrade, length)
+        + sent
+    )
+    answer = await conversation.all()
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert b"missing_signature" in answer
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nhost: relay\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nhost: relay\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nhost: relay\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nhost : relay\r\n\r\n",
+    ],
+)
+async def test_what_is_no_http_is_told_so_like_any_other_error(conversation: Talk, said: bytes) -> None:
+    await conversation.say(said)
+    answer = await conversation.all()
+    assert answer.startswith(b"HTTP/1.1 400 Bad request\r\n")
+    assert b"application/problem+json" in answer
+    assert b'"code":"malformed_request"' in answer
+    assert b"x-request-id: req_" in answer
+
+
+async def test_connect_is_refused_and_opens_nothing(conversation: Talk) -> None:
+    await conversation.say(b"CONNECT /healthz HTTP/1.1\r\nhost: relay\r\n\r\n")
+    answer = await conversation.all()
+    assert answer.startswith(b"HTTP/1.1 405 ")

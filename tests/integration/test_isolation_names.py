@@ -207,7 +207,8 @@ async def test_no_field_asks_for_more(world: World) -> None:
     [
         {"room": {"fileOutputs": [{"filepath": "another-project/recording.mp4"}]}},
         {"room": {"roomName": "p_aaaaaaaaaaaaaaaa__lobby", "customBaseUrl": "http://169.254.169.254/"}},
-        {"tracks": {"filepath": "x", "s3": {"bucket": "shared"}}},
+        {"tracks": {"filepath": "x", "s3": {"bucket": "shared", "accessKey": "a", "secret": "s"}}},
+        {"room": {"advanced": {"keyFrameInterval": 10**400}}},
         {},
     ],
 )
@@ -216,3 +217,13 @@ async def test_a_token_records_nothing(world: World, egress: dict[str, Any]) -> 
     body = {"room": "lobby", "identity": "ada", "roomConfig": {"egress": egress}}
     answer = await world.api.post("/v1/tokens", json=body, headers=world.holdings[0].headers)
     assert (answer.status_code, answer.json()["param"]) == (400, "roomConfig.egress")
+
+
+async def test_a_recording_nested_as_deep_as_json_is_read_is_no_fault_of_ours(world: World) -> None:
+    """What can be read must not fail further in: between the two lay a depth that was answered with a 500."""
+    for depth in range(900, 1001):
+        nested = '{"a":' * depth + "1" + "}" * depth
+        body = '{"room":"lobby","identity":"ada","roomConfig":{"egress":' + nested + "}}"
+        headers = {**world.holdings[0].headers, "content-type": "application/json"}
+        answer = await world.api.post("/v1/tokens", content=body, headers=headers)
+        assert answer.status_code == 400, depth

@@ -71,6 +71,18 @@ async def test_a_key_is_limited_and_told_so(settings: Settings, project: Created
         assert (await ask(client, key_of(project, "test"))).status_code == 200
 
 
+async def test_another_spelling_of_the_address_is_the_same_limit(settings: Settings, project: CreatedProject) -> None:
+    """The framework takes these for `/v1/tokens`, and would count them as requests of the other kind."""
+    await early_in_a_minute()
+    async with client_of(limited(settings, tokens_per_key=2)) as client:
+        for left, path in enumerate(("//v1/tokens", "/v1/tokens/"), 1):
+            answer = await client.post(str(client.base_url).rstrip("/") + path, json=TOKEN, headers=key_of(project))
+            assert (answer.status_code, told(answer)["remaining"]) == (200, str(2 - left))
+        for path in ("/v1/tokens", "/v1/tokens/", "//v1//tokens", "/v1/tokens%2f"):
+            answer = await client.post(str(client.base_url).rstrip("/") + path, json=TOKEN, headers=key_of(project))
+            assert answer.status_code == 429, path
+
+
 @pytest.mark.parametrize(("ask", "rate"), [(mint, "tokens_per_project"), (usage, "api_per_project")])
 async def test_the_keys_of_a_project_share_a_limit(
     settings: Settings, project: CreatedProject, ask: Any, rate: str
