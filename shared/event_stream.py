@@ -23,6 +23,11 @@ _CONSUMER = "folder"
 # A ring that was lost (a crash between ringing and waking) is forgotten after this long, and the next event rings again.
 BELL_TTL_MS = 2000
 SOCKET_TIMEOUT_S = 2.0
+# A batch is full when it holds so much. An event can be 1 MiB; with metadata and attributes at LiveKit's limits it is 200 kB.
+BATCH_BYTES = 8 * 1024 * 1024
+# Redis can be told how many entries to answer with, and not how many bytes. Asked for thousands of large ones at once it
+# would still be answering when the time-out comes, every time; so it is asked for a few, and for more when they are small.
+_FIRST_PIECE, _LARGEST_PIECE = 50, 250
 
 Redis = redis_asyncio.Redis
 UNAVAILABLE = (RedisError, RedisClusterException, OSError, TimeoutError)
@@ -105,15 +110,39 @@ async def silence_bell(redis: "Redis", partition: int) -> None:
 
 
 async def read_batch(redis: "Redis", partition: int, limit: int) -> list[tuple[bytes, Received]]:
-    """The next entries of a partition as (entry id, event), those left pending by an interrupted fold first."""
-    for start in ("0", ">"):
-        entries = await _read(redis, partition, start, limit)
+    """The next entries of a partition as (entry id, event), those left pending by an interrupted fold first: up to ``limit``,
+    fewer when they are large (``BATCH_BYTES``)."""
+    entries: list[tuple[bytes, Received]] = []
+    size = 0
+    for start in (b"0", b">"):
+        after = start
+        while len(entries) < limit and size < BATCH_BYTES:
+            count = min(limit - len(entries), _piece(len(entries), size))
+            found = await _read(redis, partition, after, count)
+            # Folded, and the fold was interrupted between deleting and acknowledging.
+            if done := [entry_id for entry_id, fields in found if not fields]:
+                await redis.xack(stream_key(partition), GROUP, *done)
+            piece = [(entry_id, _received(fields)) for entry_id, fields in found if fields]
+            entries += piece
+            size += sum(len(received.body) for _, received in piece)
+            if len(found) < count:
+                break
+            if start != b">":
+                after = found[-1][0]
         if entries:
-            return entries
-    return []
+            break
+    return entries
 
 
-async def _read(redis: "Redis", partition: int, start: str, limit: int) -> list[tuple[bytes, Received]]:
+def _piece(count: int, size: int) -> int:
+    """How many entries to ask for when ``count`` of ``size`` bytes have come."""
+    if not count:
+        return _FIRST_PIECE
+    return max(1, min(_LARGEST_PIECE, (BATCH_BYTES - size) * count // max(1, size)))
+
+
+async def _read(redis: "Redis", partition: int, start: bytes, limit: int) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    """An entry that was deleted while it was pending has no fields."""
     key = stream_key(partition)
     try:
         answer: Any = await redis.xreadgroup(GROUP, _CONSUMER, {key: start}, count=limit)
@@ -122,10 +151,7 @@ async def _read(redis: "Redis", partition: int, start: str, limit: int) -> list[
             raise
         await _create_group(redis, key)
         return await _read(redis, partition, start, limit)
-    if not answer:
-        return []
-    # An entry deleted while it was pending has no fields any more.
-    return [(entry_id, _received(fields)) for entry_id, fields in answer[0][1] if fields]
+    return list(answer[0][1]) if answer else []
 
 
 def _received(fields: dict[bytes, bytes]) -> Received:
@@ -142,12 +168,13 @@ async def _create_group(redis: "Redis", key: str) -> None:
 
 
 async def acknowledge(redis: "Redis", partition: int, entry_ids: Sequence[bytes]) -> None:
-    """After the commit: takes the entries off the stream."""
+    """After the commit: takes the entries off the stream. Deleted first: of an interruption in between something pending is
+    left, which the next reader clears away, and not an entry that nobody reads and that seems to wait for ever."""
     if not entry_ids:
         return
     pipeline = redis.pipeline(transaction=False)
-    pipeline.xack(stream_key(partition), GROUP, *entry_ids)
     pipeline.xdel(stream_key(partition), *entry_ids)
+    pipeline.xack(stream_key(partition), GROUP, *entry_ids)
     await pipeline.execute()
 
 

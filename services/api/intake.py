@@ -7,6 +7,7 @@ once for many requests.
 import asyncio
 import logging
 import time
+from itertools import accumulate
 
 import asyncpg
 from dramatiq import Broker
@@ -24,6 +25,9 @@ log = logging.getLogger("relay.api")
 # Events one round trip may carry, and how many may wait: beyond that LiveKit is better told to come again.
 GROUP_LIMIT = 1000
 WAITING_LIMIT = 20_000
+# The same in bytes: most events have less than two thousand, and one may have a million.
+GROUP_BYTES = 8 * 1024 * 1024
+WAITING_BYTES = 64 * 1024 * 1024
 INBOX_TIMEOUT_S = 5.0
 
 
@@ -33,6 +37,7 @@ class Intake:
     def __init__(self, redis: event_stream.Redis, pool: Pool, broker: Broker) -> None:
         self._redis, self._pool, self._broker = redis, pool, broker
         self._waiting: list[tuple[int, Received, asyncio.Future[None]]] = []
+        self._waiting_bytes = 0
         self._arrived = asyncio.Event()
         self._closing = False
         self._wakes: set[asyncio.Task[None]] = set()
@@ -41,18 +46,19 @@ class Intake:
 
     async def keep(self, received: Received) -> None:
         """Returns once the event is safe. Raises ``EventNotKept``."""
-        if self._closing or len(self._waiting) >= WAITING_LIMIT:
+        if self._closing or len(self._waiting) >= WAITING_LIMIT or self._waiting_bytes >= WAITING_BYTES:
             metrics.webhooks["not_kept"].count += 1
             raise EventNotKept("too many events are waiting to be stored; send it again")
         kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((event_stream.partition_of(received.body), received, kept))
+        self._waiting_bytes += len(received.body)
         self._arrived.set()
         await kept
 
     async def run(self) -> None:
         while not (self._closing and not self._waiting):
             await self._arrived.wait()
-            group, self._waiting = self._waiting[:GROUP_LIMIT], self._waiting[GROUP_LIMIT:]
+            group = self._next_group()
             if not self._waiting and not self._closing:
                 self._arrived.clear()
             if not group:
@@ -68,6 +74,15 @@ class Intake:
                     kept.set_result(None) if error is None else kept.set_exception(error)
         if self._wakes:
             await asyncio.wait(self._wakes, timeout=2)
+
+    def _next_group(self) -> list[tuple[int, Received, asyncio.Future[None]]]:
+        count = min(GROUP_LIMIT, len(self._waiting))
+        if self._waiting_bytes > GROUP_BYTES:
+            sizes = accumulate(len(received.body) for _, received, _ in self._waiting[:count])
+            count = next((number for number, size in enumerate(sizes, 1) if size >= GROUP_BYTES), count)
+        group, self._waiting = self._waiting[:count], self._waiting[count:]
+        self._waiting_bytes -= sum(len(received.body) for _, received, _ in group)
+        return group
 
     def close(self) -> None:
         """No event is accepted any more; ``run`` ends when those accepted are stored."""

@@ -55,7 +55,7 @@ async def drain_inbox(conn: Connection) -> int:
         while True:
             async with conn.transaction():
                 await event_queries.lock_partition(conn, partition)
-                batch = await event_queries.take_from_inbox(conn, partition, BATCH)
+                batch = await event_queries.take_from_inbox(conn, partition, BATCH, event_stream.BATCH_BYTES)
                 if batch:
                     await fold_batch(conn, partition, batch)
             if not batch:

@@ -142,13 +142,16 @@ async def inbox_partitions(conn: Connection) -> list[int]:
     return [row["partition"] for row in await conn.fetch("SELECT DISTINCT partition FROM webhook_inbox ORDER BY 1")]
 
 
-async def take_from_inbox(conn: Connection, partition: int, limit: int) -> list[Received]:
-    """Removes and returns the oldest entries of a partition; they come back if the transaction does not commit."""
+async def take_from_inbox(conn: Connection, partition: int, limit: int, max_bytes: int) -> list[Received]:
+    """Removes and returns the oldest entries of a partition, up to the one that makes it ``max_bytes``; they come back if the
+    transaction does not commit."""
     rows = await conn.fetch(
-        "DELETE FROM webhook_inbox WHERE id IN (SELECT id FROM webhook_inbox WHERE partition = $1 ORDER BY id LIMIT $2)"
-        " RETURNING id, received_ms, body",
+        "DELETE FROM webhook_inbox WHERE id IN (SELECT id FROM (SELECT id, sum(octet_length(body)) OVER (ORDER BY id)"
+        " - octet_length(body) AS size_before FROM (SELECT id, body FROM webhook_inbox WHERE partition = $1 ORDER BY id"
+        " LIMIT $2) AS oldest) AS sized WHERE size_before < $3) RETURNING id, received_ms, body",
         partition,
         limit,
+        max_bytes,
     )
     return [Received(row["received_ms"], row["body"]) for row in sorted(rows, key=lambda row: row["id"])]
 
