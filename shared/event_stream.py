@@ -11,7 +11,7 @@ from zlib import crc32
 
 from redis import asyncio as redis_asyncio
 from redis.asyncio.cluster import RedisCluster
-from redis.exceptions import RedisClusterException, RedisError, ResponseError
+from redis.exceptions import OutOfMemoryError, RedisClusterException, RedisError, ResponseError
 
 from shared.models.livekit_event import routing_key
 from shared.queries.events import Received
@@ -92,9 +92,29 @@ async def append(redis: "Redis", entries: Sequence[tuple[int, Received]]) -> lis
     return [partition for partition, rung in zip(partitions, results[len(entries) :], strict=True) if rung]
 
 
-async def ring_unfolded(redis: "Redis") -> list[int]:
-    """Rings for every partition that holds events; returns those whose bell was silent. The sweep for lost rings."""
-    waiting = [partition for partition, length in enumerate(await lengths(redis)) if length]
+async def create_groups(redis: "Redis") -> None:
+    """Makes what reading needs, while there is room for it: a Redis that is full makes no group, and without one gives out no
+    event. Where it is full already, the groups are most likely there."""
+    for partition in range(PARTITIONS):
+        try:
+            await _create_group(redis, stream_key(partition))
+        except OutOfMemoryError:
+            return
+
+
+async def unfolded(redis: "Redis") -> list[int]:
+    """The partitions that hold events."""
+    return [partition for partition, length in enumerate(await lengths(redis)) if length]
+
+
+def is_full(error: RedisError) -> bool:
+    """Whether Redis refused a command because it has reached its ``maxmemory``."""
+    # Of a script, Redis 6 tells it in the middle of another error.
+    return isinstance(error, OutOfMemoryError) or (isinstance(error, ResponseError) and "OOM" in str(error))
+
+
+async def ring(redis: "Redis", waiting: Sequence[int]) -> list[int]:
+    """Rings for these partitions; returns those whose bell was silent. For the sweep, which finds the rings that were lost."""
     if not waiting:
         return []
     pipeline = redis.pipeline(transaction=False)

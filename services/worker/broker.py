@@ -9,8 +9,9 @@ import dramatiq
 from dramatiq.asyncio import get_event_loop_thread
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import AsyncIO, Middleware, MiddlewareError, Retries, ShutdownNotifications, TimeLimit
+from redis.exceptions import RedisError
 
-from services.worker.drain import drain_inbox
+from services.worker.drain import drain_inbox, drain_partition
 from services.worker.heartbeat import Heartbeat, Pulse, new_pulse
 from services.worker.jobs import periodic_jobs
 from services.worker.periodic import Context, Schedule
@@ -108,10 +109,19 @@ class Resources(Middleware):
 
 
 async def sweep(pool: Pool, redis: event_stream.Redis, broker: dramatiq.Broker) -> None:
-    """Folds the inbox and wakes the partitions whose ring was lost."""
+    """Folds the inbox and wakes the partitions whose ring was lost. A Redis that is full takes neither a ring nor a message:
+    what fills it is then folded here, or it would stay full for ever."""
     async with pool.acquire() as conn:
         await drain_inbox(conn)
-    await wake(broker, await event_stream.ring_unfolded(redis))
+    waiting = await event_stream.unfolded(redis)
+    try:
+        await wake(broker, await event_stream.ring(redis, waiting))
+    except RedisError as error:
+        if not event_stream.is_full(error):
+            raise
+        log.warning("Redis is full: folding %d partitions without waking", len(waiting))
+        for partition in waiting:
+            await drain_partition(pool, redis, partition)
 
 
 def _run(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -123,8 +123,8 @@ async def fold_in_transaction(conn: Connection, partition: int, batch: Sequence[
         succeeded = await succeeded_rooms(conn, rooms)
         sightings = await _keep_sightings(conn, succeeded, now_ms)
         sessions = [seen.session for seen in (*new, *sightings) if seen.session]
-        await fold_sessions(conn, sessions, [*rooms, *succeeded], now_ms)
-        await fold_runs(conn, [seen.run for seen in new if seen.run])
+        media = await fold_runs(conn, [seen.run for seen in new if seen.run])
+        await fold_sessions(conn, sessions, [*rooms, *succeeded], now_ms, media)
     if batch:
         await event_queries.record_progress(conn, partition, max(received.received_ms for received in batch))
     return result

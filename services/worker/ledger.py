@@ -52,10 +52,18 @@ def _room(session: Session, rooms: Mapping[str, Room]) -> Room | None:
     return rooms.get(session.room_sid) if session.room_sid is not None else None
 
 
+MediaChanges = Mapping[MediaKey, RunUsage]
+
+
 async def fold_sessions(
-    conn: Connection, observed_sessions: Iterable[Session], observed_rooms: Iterable[Room], now_ms: int
+    conn: Connection,
+    observed_sessions: Iterable[Session],
+    observed_rooms: Iterable[Room],
+    now_ms: int,
+    media: MediaChanges | None = None,
 ) -> None:
-    """Merges observed states into the stored ones. ``now_ms``: a day before it is over, and changing it is told of."""
+    """Merges observed states into the stored ones, and adds what ``fold_runs`` came to. ``now_ms``: a day before it is over,
+    and changing it is told of."""
     rooms: dict[str, Room] = {}
     sessions: dict[str, Session] = {}
     for room in observed_rooms:
@@ -63,6 +71,7 @@ async def fold_sessions(
     for session in observed_sessions:
         sessions[session.sid] = merge_session(sessions[session.sid], session) if session.sid in sessions else session
     if not rooms and not sessions:
+        await apply_change(conn, Change({}, {}, {}, {}), now_ms, media)
         return
     over = sorted(room.sid for room in rooms.values() if room.finished_ms or room.superseded_ms)
     before = await session_queries.lock_sessions(conn, sorted(sessions), over)
@@ -74,15 +83,15 @@ async def fold_sessions(
     rooms_after = dict(rooms_before)
     for sid, room in rooms.items():
         rooms_after[sid] = merge_room(rooms_before[sid], room) if sid in rooms_before else room
-    await apply_change(conn, Change(before, after, rooms_before, rooms_after), now_ms)
+    await apply_change(conn, Change(before, after, rooms_before, rooms_after), now_ms, media)
 
 
-async def apply_change(conn: Connection, change: Change, now_ms: int) -> None:
+async def apply_change(conn: Connection, change: Change, now_ms: int, media: MediaChanges | None = None) -> None:
     """Stores the states of ``change`` and bills the difference. The sessions and rooms of ``before`` must be locked. Raises
     ``ConcurrentFold``."""
     bills_before, bills_after = change.bills_before(), change.bills_after()
     await _store(conn, change, bills_before, bills_after)
-    await _bill(conn, change, bills_before, bills_after, now_ms)
+    await _bill(conn, change, bills_before, bills_after, now_ms, media or {})
 
 
 async def _store(
@@ -114,8 +123,10 @@ async def _bill(
     bills_before: Mapping[str, Bill],
     bills_after: Mapping[str, Bill],
     now_ms: int,
+    media: MediaChanges,
 ) -> None:
-    """Adds usage_of(after) - usage_of(before) to the rollups and recomputes the peaks of the minutes that changed."""
+    """Adds usage_of(after) - usage_of(before) to the rollups and recomputes the peaks of the minutes that changed. All scopes,
+    those of ``media`` too, are locked at once and last: two folds that hold some and want others would wait in a circle."""
     changes: defaultdict[RollupKey, list[int]] = defaultdict(lambda: [0] * len(Usage._fields))
     groups: defaultdict[GroupKey, list[int]] = defaultdict(lambda: [0] * (len(Usage._fields) + 1))
     edges: set[tuple[Scope, int]] = set()
@@ -140,6 +151,7 @@ async def _bill(
     late = _late_changes(change, now_ms)
     scopes = {Scope(key.project_id, key.mode) for key in rollups} | {scope for scope, _ in edges}
     scopes |= {scope for scope, _ in late} | {Scope(key.project_id, key.mode) for key in by_group}
+    scopes |= {Scope(key.project_id, key.mode) for key in media}
     if not scopes:
         return
     await usage_queries.lock_scopes(conn, scopes)
@@ -151,6 +163,8 @@ async def _bill(
         await usage_queries.recompute_peaks(conn, edges)
     if late:
         await usage_queries.record_late_changes(conn, late, now_ms)
+    if media:
+        await media_queries.add_usage(conn, media)
 
 
 def _add(sums: list[int], amounts: Usage, sign: int) -> None:
@@ -189,14 +203,15 @@ def _late_changes(change: Change, now_ms: int) -> dict[tuple[Scope, int], LateCh
     return {key: LateChange(*amounts) for key, amounts in late.items() if any(amounts)}
 
 
-async def fold_runs(conn: Connection, observed: Sequence[MediaRun]) -> None:
-    """Merges observed egresses and runs of ingresses into the stored ones and changes their rollups."""
+async def fold_runs(conn: Connection, observed: Sequence[MediaRun]) -> MediaChanges:
+    """Merges observed egresses and runs of ingresses into the stored ones; returns by how much their rollups have to change,
+    for ``fold_sessions`` to add."""
     runs: dict[tuple[str, str], MediaRun] = {}
     for run in observed:
         key = (run.meter, run.id)
         runs[key] = merge_run(runs[key], run) if key in runs else run
     if not runs:
-        return
+        return {}
     before = await media_queries.lock_runs(conn, sorted(runs))
     after = {key: merge_run(before[key], run) if key in before else run for key, run in sorted(runs.items())}
     new = [run for key, run in after.items() if key not in before]
@@ -210,7 +225,4 @@ async def fold_runs(conn: Connection, observed: Sequence[MediaRun]) -> None:
     for run in after.values():
         for rollup, usage in run_rows(run):
             changes[rollup] = list(map(add, changes[rollup], usage))
-    rollups = {key: RunUsage(*amounts) for key, amounts in changes.items() if any(amounts)}
-    if rollups:
-        await usage_queries.lock_scopes(conn, {Scope(key.project_id, key.mode) for key in rollups})
-        await media_queries.add_usage(conn, rollups)
+    return {key: RunUsage(*amounts) for key, amounts in changes.items() if any(amounts)}

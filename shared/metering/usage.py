@@ -3,7 +3,7 @@
 The stored rollup is at any moment the sum of ``usage_of`` over all sessions that have ended.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from shared.clock import HOUR_MS, floor_to
@@ -178,14 +178,14 @@ def usage_between(session: Session, interval: Interval, from_ms: int, to_ms: int
         usage[first_hour_ms] = Usage(0, 0, sessions=1)
     if end_ms <= start_ms:
         return usage
-    video = track_intervals(session, start_ms, end_ms, _is_video)
-    screen = track_intervals(session, start_ms, end_ms, _is_screen_share) if video else []
+    video = _by_hour(track_intervals(session, start_ms, end_ms, _is_video))
+    screen = _by_hour(track_intervals(session, start_ms, end_ms, _is_screen_share)) if video else {}
     inferred = interval.ended_by == "reconciled"
     for hour_ms, begin, end in cut_into_hours(start_ms, end_ms):
         usage[hour_ms] = Usage(
             end - begin,
-            _overlap(video, begin, end),
-            _overlap(screen, begin, end),
+            video.get(hour_ms, 0),
+            screen.get(hour_ms, 0),
             end - begin if inferred else 0,
             usage[hour_ms].sessions if hour_ms in usage else 0,
         )
@@ -200,8 +200,14 @@ def cut_into_hours(start_ms: int, end_ms: int) -> Iterator[tuple[int, int, int]]
         hour_ms += HOUR_MS
 
 
-def _overlap(spans: list[tuple[int, int]], begin: int, end: int) -> int:
-    return sum(min(end, off) - max(begin, on) for on, off in spans if on < end and off > begin)
+def _by_hour(spans: Iterable[tuple[int, int]]) -> dict[int, int]:
+    """How much of each UTC hour the spans cover (ms): once over spans and hours, not over one for each of the other, or months
+    of a shared screen that goes on and off would hold up everybody."""
+    covered: dict[int, int] = {}
+    for on, off in spans:
+        for hour_ms, begin, end in cut_into_hours(on, off):
+            covered[hour_ms] = covered.get(hour_ms, 0) + end - begin
+    return covered
 
 
 def _is_video(track: Track) -> bool:

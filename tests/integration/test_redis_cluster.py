@@ -108,7 +108,7 @@ async def test_partitions_lie_on_all_nodes_and_one_append_reaches_them(clustered
             assert {received.body for _, received in batch} == {b"%d" % partition}
             await event_stream.silence_bell(streams, partition)
             await event_stream.acknowledge(streams, partition, [entry_id for entry_id, _ in batch])
-        assert await event_stream.ring_unfolded(streams) == []
+        assert await event_stream.unfolded(streams) == []
         sizes = [await streams.dbsize(target_nodes=node) for node in streams.get_primaries()]  # type: ignore[attr-defined] # a cluster's
         assert all(sizes), sizes
     finally:
