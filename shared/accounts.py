@@ -161,14 +161,15 @@ async def accept_invitation(conn: Connection, account: Account, secret: str, now
 
 
 async def change_password(conn: Connection, account: Account, password_hash: str, now: datetime, keep: bytes) -> int:
-    """Sets the password and ends every session but ``keep``; how many ended."""
+    """Sets the password, ends every session but ``keep`` and the links that could set another; how many sessions ended."""
     await account_queries.set_password(conn, account.account_id, password_hash, now)
+    await queries.revoke_password_links(conn, account.account_id, now)
     await record(conn, actor_of(account), "password_changed", now, target=account.email)
     return await account_queries.delete_sessions_of(conn, account.account_id, keep)
 
 
 async def reset_password(conn: Connection, secret: str, password_hash: str, now: datetime) -> Account:
-    """Sets a password by a link and ends every session of the account. Raises ``InvitationUnusable``."""
+    """Sets a password by a link and ends every session of the account and its other links. Raises ``InvitationUnusable``."""
     invitation = await usable_invitation(conn, secret, now, lock=True)
     account = None
     if invitation.purpose == "password" and invitation.account_id is not None:
@@ -176,15 +177,19 @@ async def reset_password(conn: Connection, secret: str, password_hash: str, now:
     if account is None:
         raise InvitationUnusable
     await queries.use_invitation(conn, invitation.invitation_id, account.account_id, now)
+    await queries.revoke_password_links(conn, account.account_id, now)
     await account_queries.set_password(conn, account.account_id, password_hash, now)
     await account_queries.delete_sessions_of(conn, account.account_id)
     await record(conn, actor_of(account), "password_changed", now, target=account.email, detail="by a link")
     return account
 
 
-async def change_role(conn: Connection, project_id: str, account_id: str, role: Role | None) -> str | None:
-    """Gives a member another role, or with None removes them; their address, or None if they are no member. Raises
-    ``LastOwner``: a project keeps one who can do everything."""
+async def change_role(
+    conn: Connection, project_id: str, account_id: str, role: Role | None, now: datetime
+) -> str | None:
+    """Gives a member another role, or with None removes them; their address, or None if they are no member. What they invited
+    to and now could not is withdrawn: they could come back by it. Raises ``LastOwner``: a project keeps one who can do
+    everything."""
     members = await queries.members(conn, project_id, lock=True)
     member = next((member for member in members if member.account_id == account_id), None)
     if member is None:
@@ -195,4 +200,22 @@ async def change_role(conn: Connection, project_id: str, account_id: str, role: 
         await queries.delete_membership(conn, project_id, account_id)
     else:
         await queries.set_role(conn, project_id, account_id, role)
+    if role != "owner":
+        only: Role | None = "owner" if role == "admin" else None
+        await queries.revoke_invitations_by(conn, account_id, now, project_id=project_id, only=only)
     return member.email
+
+
+async def disable(conn: Connection, account_id: str, now: datetime) -> None:
+    """Nobody signs in with the account any more, and the links that it made lead nowhere."""
+    await account_queries.set_disabled(conn, account_id, now)
+    await account_queries.delete_sessions_of(conn, account_id)
+    await queries.revoke_invitations_by(conn, account_id, now)
+
+
+async def set_admin(conn: Connection, account_id: str, given: bool, now: datetime) -> None:
+    """Gives or takes the administration of the instance. With it goes what was made with it: links to set the password of
+    others, to sign up, to projects of others; the account's own projects are invited to again in a moment."""
+    await account_queries.set_admin(conn, account_id, given)
+    if not given:
+        await queries.revoke_invitations_by(conn, account_id, now)

@@ -6,8 +6,9 @@ from typing import Final
 from shared.errors import InvalidRequest
 
 MAX_NAME_LENGTH: Final = 200
-# Postgres takes no NUL, and a line break or an escape sequence in a name would lie to whoever lists names in a terminal.
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# Postgres takes no NUL; and a line break, an escape sequence or what turns the direction of text around in a name would lie
+# to whoever lists names.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def checked_name(name: str) -> str:

@@ -7,9 +7,11 @@ import msgspec
 # \Z, not $: $ also matches before a trailing line break.
 _ROOM = r"\A[A-Za-z0-9._:-]{1,128}\Z"
 _IDENTITY = r"\A[A-Za-z0-9._:@-]{1,128}\Z"
-# Something to see, and no control characters or line breaks. What keys and projects are called: shared/names.py.
+# Something to see, and no control characters, line breaks or what turns the direction of text around. What keys and projects
+# are called: shared/names.py.
 PRINTABLE: Final = (
-    r"\A[^\x00-\x1f\x7f-\x9f\u2028\u2029]*[^\s\x00-\x1f\x7f-\x9f\u2028\u2029][^\x00-\x1f\x7f-\x9f\u2028\u2029]*\Z"
+    r"\A[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*[^\s\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]"
+    r"[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*\Z"
 )
 # What a pattern says, for error messages: nobody should have to read one.
 IN_WORDS: Final = {

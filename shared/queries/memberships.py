@@ -155,6 +155,30 @@ async def revoke_invitation(conn: Connection, invitation_id: str, project_id: st
     return done == "UPDATE 1"
 
 
+async def revoke_invitations_by(
+    conn: Connection, account_id: str, now: datetime, *, project_id: str | None = None, only: Role | None = None
+) -> None:
+    """Withdraws what the account has invited to: everything, or only to a project, or only with a role in it."""
+    await conn.execute(
+        "UPDATE invitation SET revoked_at = $2 WHERE created_by = $1 AND used_at IS NULL AND revoked_at IS NULL"
+        " AND ($3::text IS NULL OR project_id = $3) AND ($4::text IS NULL OR role = $4)",
+        account_id,
+        now,
+        project_id,
+        only,
+    )
+
+
+async def revoke_password_links(conn: Connection, account_id: str, now: datetime) -> None:
+    """Withdraws every link by which a password of this account could be set."""
+    await conn.execute(
+        "UPDATE invitation SET revoked_at = $2 WHERE purpose = 'password' AND account_id = $1 AND used_at IS NULL"
+        " AND revoked_at IS NULL",
+        account_id,
+        now,
+    )
+
+
 class ProjectRow(NamedTuple):
     """A project in the list of all; ``keys`` counts those that were not revoked."""
 

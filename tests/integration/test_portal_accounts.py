@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 import msgspec
 import pytest
 
+from services.api.portal.throttle import subjects_of
 from services.cli.accounts import invite, password_link
 from shared.errors import AccountNotFound
 from shared.postgres import Pool
@@ -140,6 +141,12 @@ async def test_guessing_is_slowed_down(new_browser: NewBrowser) -> None:
     statuses = [(await eve.sign_in("ada", f"guess number {number}")).status_code for number in range(12)]
     assert statuses == [422] * 10 + [429] * 2
     assert (await eve.sign_in("ada")).status_code == 429  # not even the right one
+
+
+def test_an_address_counts_once_however_it_is_spelled() -> None:
+    counted = subjects_of("ivan.k@example.com", "192.0.2.1")
+    for spelled in (" IVAN.K@Example.com ", "\u0130van.k@example.com", "ivan.\u212a@example.com"):
+        assert subjects_of(spelled, "192.0.2.1") == counted
 
 
 async def test_signing_in_often_is_no_guessing(new_browser: NewBrowser) -> None:
@@ -281,3 +288,77 @@ async def test_what_is_done_is_in_the_audit_log(new_browser: NewBrowser) -> None
         assert words in text
     assert "sk_live_" in text
     assert not re.search(r"sk_live_[0-9A-Za-z]{10}", text)
+
+
+@pytest.mark.parametrize("rank", ["", "admin", "viewer"])
+async def test_who_was_removed_does_not_come_back_by_a_link_of_their_own(
+    new_browser: NewBrowser, pool: Pool, rank: str
+) -> None:
+    ada, bob = new_browser(), new_browser()
+    await ada.sign_up("ada")
+    project = await ada.create_project("acme")
+    await bob.sign_up("bob", await ada.invitation(project, "owner"))
+    links = {role: await bob.invitation(project, role) for role in ("owner", "admin", "viewer")}
+    members = f"/projects/{project}/members"
+    of_bob = members + "/" + await pool.fetchval("SELECT id FROM account WHERE name = 'bob'")
+    await ada.get(members)
+    answer = await (ada.submit(f"{of_bob}/role", role=rank) if rank else ada.submit(f"{of_bob}/remove"))
+    assert answer.status_code == 303
+    still = {role for role, link in links.items() if (await bob.get(link)).status_code == 200}
+    assert still == ({"admin", "viewer"} if rank == "admin" else set())
+
+
+async def test_links_end_with_the_administration_they_were_made_by(new_browser: NewBrowser, pool: Pool) -> None:
+    """Else somebody who must go could keep a link to another's account in their pocket."""
+    ada, bob = new_browser(), new_browser()
+    await ada.sign_up("ada")
+    await bob.sign_up("bob", await ada.invitation(await ada.create_project("acme"), "viewer"))
+    of = {row["name"]: row["id"] for row in await pool.fetch("SELECT name, id FROM account")}
+
+    async def links() -> list[str]:
+        await ada.get("/instance/accounts")
+        await ada.submit(f"/instance/accounts/{of['bob']}/enable")
+        await ada.submit(f"/instance/accounts/{of['bob']}/admin", admin="yes")
+        await bob.sign_in("bob")
+        await bob.get("/instance/accounts")
+        made = await bob.submit(f"/instance/accounts/{of['ada']}/password")
+        invited = await bob.submit("/instance/accounts/invite", note="a friend")
+        return [re.findall(r"/invitations/[A-Za-z0-9_-]+", answer.text)[0] for answer in (made, invited)]
+
+    for way, fields in (("admin", {"admin": "no"}), ("disable", {})):
+        paths = await links()
+        assert [(await bob.get(path)).status_code for path in paths] == [200, 200]
+        assert (await ada.submit(f"/instance/accounts/{of['bob']}/{way}", **fields)).status_code == 303
+        assert [(await bob.get(path)).status_code for path in paths] == [410, 410], way
+
+
+async def test_a_new_password_ends_the_links_that_could_set_another(
+    settings: Settings, new_browser: NewBrowser
+) -> None:
+    ada, thief = new_browser(), new_browser()
+    await ada.sign_up("ada")
+
+    async def link() -> str:
+        return (await password_link(settings, "ada@example.com")).removeprefix(settings.relay_api_url)
+
+    stolen = await link()
+    await ada.get("/account")
+    assert (await ada.submit("/account/password", present=PASSWORD, password="a new and long one")).status_code == 303
+    assert (await thief.get(stolen)).status_code == 410
+    stolen, used = await link(), await link()
+    await ada.get(used)
+    assert (await ada.submit(used, password="a third and long one")).status_code == 303
+    assert (await thief.get(stolen)).status_code == 410
+
+
+async def test_no_token_for_an_archived_project(new_browser: NewBrowser) -> None:
+    ada = new_browser()
+    await ada.sign_up("ada")
+    project = await ada.create_project("acme")
+    await ada.get(f"/projects/{project}/archive")
+    await ada.submit(f"/projects/{project}/archive", name="acme")
+    await ada.get(f"/projects/{project}/quickstart")
+    refused = await ada.submit(f"/projects/{project}/quickstart/token")
+    assert refused.status_code == 400
+    assert "archived" in refused.text
+    assert "eyJ" not in refused.text

@@ -373,3 +373,33 @@ async def test_what_strangers_write_is_shown_and_never_run(stage: Stage, setting
     ):
         for page in ("", "/usage", "/keys"):
             assert SCRIPT not in (await stage.ada.get(f"/projects/{stage.project}{page}?{query}")).text
+
+
+async def test_what_postgres_has_no_room_for_is_wrong_input_and_no_outage(stage: Stage) -> None:
+    nobody = stage.oscar
+    await nobody.get("/account")
+    await nobody.submit("/sign-out")
+    await nobody.get("/sign-in")
+    for address in ("a\0b@example.com", "a\u202eb@example.com", "a\x1bb@example.com"):
+        answer = await nobody.submit("/sign-in", email=address, password=PASSWORD)
+        assert (answer.status_code, "no e-mail address" in answer.text) == (422, True)
+    assert (await nobody.get("/invitations/a%00")).status_code in (404, 410)
+    for path in ("/projects/%00", f"/projects/{stage.project}/keys/%00/revoke", "/instance/accounts/%00/disable"):
+        assert (await stage.ada.get(path)).status_code in (404, 405), path
+    await stage.ada.get(f"/projects/{stage.project}/members")
+    answer = await stage.ada.submit(f"/projects/{stage.project}/members/withdraw", invitation="a\0")
+    assert answer.status_code == 404
+
+
+async def test_a_fault_of_ours_is_shown_with_the_number_it_has_in_the_log(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a secret of the inside")
+
+    monkeypatch.setattr("services.api.portal.controllers.account.queries.sessions_of", fails)
+    answer = await stage.ada.get("/account")
+    assert answer.status_code == 500
+    assert answer.headers["x-request-id"] in answer.text
+    assert "secret of the inside" not in answer.text
+    assert f"request {answer.headers['x-request-id']} failed" in caplog.text

@@ -45,7 +45,7 @@ class Form:
         value = self[name].strip()
         if not value:
             self.fail(name, "Enter your e-mail address.")
-        elif len(value) > 254 or not _EMAIL.fullmatch(value):
+        elif len(value) > 254 or not _EMAIL.fullmatch(value) or _INVISIBLE.search(value):
             self.fail(name, "This is no e-mail address.")
         return value
 
@@ -58,9 +58,10 @@ class Form:
 
 
 def parse_form(body: bytes) -> Form:
-    """An urlencoded body; of a field sent twice the last counts. Raises ``ClientException``."""
+    """An urlencoded body; of a field sent twice the last counts. NUL, for which Postgres has no room, becomes the replacement
+    character, as bytes do that are no UTF-8. Raises ``ClientException``."""
     try:
         pairs = parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=MAX_FIELDS)
     except ValueError:
         raise ClientException("the form has too many fields") from None
-    return Form(dict(pairs))
+    return Form({name: value.replace("\0", "\ufffd") for name, value in pairs})

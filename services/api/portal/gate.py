@@ -51,6 +51,8 @@ class Gate:
         self._portal = portal
 
     async def __call__(self, request: Request[Any, Any, Any]) -> Page | None:
+        if "\0" in request.scope["path"]:
+            raise NotFoundException  # Postgres has no room for it, so nothing is called so
         visit = self._visit(request)
         if not visit.is_new_browser:
             await self._recognise(visit)

@@ -31,6 +31,7 @@ from services.api.portal.passwords import TooBusy
 from services.api.portal.portal import Portal
 from services.api.portal.visit import Page, Visit
 from shared.errors import LiveKitError, RelayError, StoreUnavailable
+from shared.logs import request_id
 from shared.postgres import UNAVAILABLE
 
 log = logging.getLogger("relay.api")
@@ -141,7 +142,7 @@ _SENTENCES = {
 
 def error_page(portal: Portal, request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
     """An error in plain words. What went wrong inside is only in the log, by the request's id."""
-    request_id = str(request.scope.get("relay_request_id", ""))
+    identifier = request_id.get() or ""
     status, detail = 500, ""
     if isinstance(error, HTTPException):
         status = error.status_code
@@ -155,7 +156,7 @@ def error_page(portal: Portal, request: Request[Any, Any, Any], error: Exception
     elif isinstance(error, (*UNAVAILABLE, asyncpg.PostgresError)):
         status = 503
     if status >= 500 and not isinstance(error, RelayError):
-        log.error("request %s failed", request_id, exc_info=error)
+        log.error("request %s failed", identifier, exc_info=error)
     title, sentence = _SENTENCES.get(status, ("Something went wrong", "It is noted in our log with the number below."))
     text = portal.templates.get_template("error.html").render(
         visit=None,
@@ -163,7 +164,7 @@ def error_page(portal: Portal, request: Request[Any, Any, Any], error: Exception
         title=title,
         sentence=f"{detail[:1].upper()}{detail[1:]}." if detail else sentence,
         status=status,
-        request_id=request_id,
+        request_id=identifier,
         now_ms=portal.clock.now_ms(),
     )
     headers = {"retry-after": "5"} if status == 503 else {}

@@ -77,8 +77,7 @@ class InstanceController(Controller):
             visit.form.fail("accounts", "You cannot disable the account that you are signed in with.")
             return await _accounts(visit, status=422)
         async with visit.writing() as conn:
-            await account_queries.set_disabled(conn, account_id, visit.now)
-            await account_queries.delete_sessions_of(conn, account_id)
+            await accounts.disable(conn, account_id, visit.now)
             await visit.record(conn, "account_disabled", target=account.email)
         return visit.redirect("/instance/accounts", done="account_disabled")
 
@@ -99,7 +98,7 @@ class InstanceController(Controller):
             if not given and account.disabled_at is None and await account_queries.count_admins(conn) < 2:
                 visit.form.fail("accounts", "Somebody has to administer this Relay; give it to another account first.")
             else:
-                await account_queries.set_admin(conn, account_id, given)
+                await accounts.set_admin(conn, account_id, given, visit.now)
                 await visit.record(conn, "admin_given" if given else "admin_taken", target=account.email)
         if not visit.form.is_valid:
             return await _accounts(visit, status=422)

@@ -56,7 +56,7 @@ class MemberController(Controller):
             return await _page(visit, status=422)
         async with visit.writing() as conn:
             try:
-                email = await accounts.change_role(conn, visit.project.project_id, account_id, role)
+                email = await accounts.change_role(conn, visit.project.project_id, account_id, role, visit.now)
             except LastOwner as error:
                 visit.form.fail("members", spoken(error))
                 email = ""
@@ -78,7 +78,7 @@ class MemberController(Controller):
         member = await _removable(visit, account_id)
         async with visit.writing() as conn:
             try:
-                await accounts.change_role(conn, visit.project.project_id, account_id, None)
+                await accounts.change_role(conn, visit.project.project_id, account_id, None, visit.now)
             except LastOwner as error:
                 visit.form.fail("members", spoken(error))
             else:

@@ -5,6 +5,7 @@ from litestar.di import NamedDependency
 
 from services.api.portal.quickstart import ROOM, TestToken, mint_test_token, snippets
 from services.api.portal.visit import Page, Visit
+from shared.errors import ProjectArchived
 
 
 class QuickstartController(Controller):
@@ -16,6 +17,8 @@ class QuickstartController(Controller):
 
     @post("/token")
     async def mint(self, visit: NamedDependency[Visit]) -> Page:
+        if visit.project.archived_at is not None:
+            raise ProjectArchived(visit.project.project_id)
         token = mint_test_token(visit)
         async with visit.writing() as conn:
             await visit.record(
