@@ -10,9 +10,10 @@ from typing import Any
 
 import msgspec
 
-from shared.errors import RelayError
+from shared.errors import ProjectNotFound, RelayError
 from shared.postgres import Connection
 from shared.queries import erasure as queries
+from shared.queries import projects as project_queries
 from shared.queries.usage import Scope, lock_scopes
 
 # The greatest of two names wins when a session learns another (shared/metering/state.py). `~` is greater than every letter, so
@@ -44,7 +45,10 @@ class Erased(msgspec.Struct, frozen=True, rename="camel"):
 
 
 async def erase_identity(conn: Connection, project_id: str, identity: str) -> Erased:
-    """In the caller's transaction, for both modes of the project. Raises ``IdentityConnected``."""
+    """In the caller's transaction, for both modes of the project. Raises ``ProjectNotFound``, ``IdentityConnected``."""
+    if not await project_queries.project_exists(conn, project_id):
+        # Else a mistyped id would look like a person of whom nothing is stored.
+        raise ProjectNotFound(project_id)
     pseudonym = PSEUDONYM_PREFIX + secrets.token_hex(8)
     quoted = msgspec.json.encode(identity)
     if count := await queries.count_open(conn, project_id, identity):

@@ -67,7 +67,8 @@ class Tallies(Collector):
 tokens = Tallies("relay_tokens", "Access tokens minted, by the mode of the key.", "mode")
 webhooks = Tallies(
     "relay_webhooks",
-    "Webhooks by verdict: kept, inbox (Redis was away, Postgres kept it), not_kept, or why it was refused.",
+    "Webhooks by verdict: kept, inbox (Redis was away, Postgres kept it), not_kept, probe (`relay doctor` asked), or why it was"
+    " refused.",
     "verdict",
 )
 key_lookups = Tallies(

@@ -17,6 +17,9 @@ from shared.settings import KeyPair
 
 LEEWAY_S = 60
 TOKEN_TTL_S = 300
+# What `relay doctor` sends, rightly signed and long expired, to learn whether an address runs with our secret. LiveKit never
+# sends an empty event.
+PROBE_BODY = b"{}"
 _MAX_TOKEN_LENGTH = 4096
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from email.utils import formatdate
@@ -13,7 +14,7 @@ import pytest
 
 from services.cli.doctor.command import examine, printed
 from services.cli.doctor.finding import Finding
-from shared import event_stream
+from shared import event_stream, metrics
 from shared.clock import SystemClock, from_ms
 from shared.postgres import Pool
 from shared.queries import operations as queries
@@ -70,9 +71,12 @@ async def test_all_well(settings: Settings, pool: Pool) -> None:
     await beating(pool)
     async with pool.acquire() as conn:
         await record_progress(conn, 0, SystemClock().now_ms() - 5000)
+    before = +Counter(metrics.webhooks.counts())
     async with serving(settings) as url, livekit() as livekit_url:
         report = await examine(msgspec.structs.replace(settings, relay_api_url=url, livekit_api_url=livekit_url))
     assert report.ok, printed(report)
+    # Its question is no refused webhook: nobody is to be alarmed because somebody looked.
+    assert +Counter(metrics.webhooks.counts()) - before == Counter(probe=1)
     assert levels(report.findings) == {
         "settings": "note",  # the development pair
         "postgres": "ok",

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.cli.erase import printed
 from services.cli.projects import create_project
 from services.worker.fold import fold_batch
 from shared.erasure import PSEUDONYM_PREFIX, IdentityConnected, erase_identity, without_person
+from shared.errors import ProjectNotFound
 from shared.ids import livekit_room
 from shared.metering.state import Session, merge_session
 from shared.postgres import Pool
@@ -116,6 +118,13 @@ async def test_erasing_nobody_changes_nothing(pool: Pool, settings: Settings) ->
     async with pool.acquire() as conn, conn.transaction():
         erased = await erase_identity(conn, project_id, "nobody")
     assert (erased.sessions, erased.events, erased.set_aside) == (0, 0, 0)
+    assert "nothing that is stored" in printed(erased, "nobody")
+
+
+async def test_a_mistyped_project_is_no_empty_one(pool: Pool) -> None:
+    async with pool.acquire() as conn, conn.transaction():
+        with pytest.raises(ProjectNotFound):
+            await erase_identity(conn, "mistyped", "ada")
 
 
 async def test_it_happens_all_at_once(pool: Pool, settings: Settings) -> None:

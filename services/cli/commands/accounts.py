@@ -9,7 +9,9 @@ from services.cli.command import database_of, declare, print_json, print_table, 
 
 def add(commands: Any) -> None:
     """Declares them."""
-    accounts = commands.add_parser("accounts", help="who may use the portal").add_subparsers(required=True, metavar="…")
+    accounts = commands.add_parser("accounts", help="who may use the portal").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
     declare(accounts, "list", _accounts_list, "list the portal's accounts", json=True)
     invite = declare(accounts, "invite", _accounts_invite, "print a link to make an account with", json=True)
     invite.add_argument("--note", default="", help="whom it is for")

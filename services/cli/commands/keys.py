@@ -12,7 +12,7 @@ from shared.models.projects import NewKey
 def add(commands: Any) -> None:
     """Declares them."""
     keys = commands.add_parser("keys", help="create, list, rotate and revoke API keys").add_subparsers(
-        required=True, metavar="…"
+        required=True, metavar="COMMAND"
     )
     create = declare(keys, "create", _keys_create, "make a key, shown only now", json=True)
     create.add_argument("--project", required=True, metavar="ID", help="see `relay projects list`")
@@ -26,7 +26,11 @@ def add(commands: Any) -> None:
     revoke.add_argument("--and-made", action="store_true", help="also every key that was made with it over the API")
     rotate = declare(keys, "rotate", _keys_rotate, "replace a key; both work for a while", json=True)
     rotate.add_argument(
-        "--grace", type=duration, default="24h", metavar="TIME", help="how long (default: %(default)s; 0)"
+        "--grace",
+        type=duration,
+        default="24h",
+        metavar="TIME",
+        help="how long (default: %(default)s); 0 is not at all",
     )
     for command in (revoke, rotate):
         command.add_argument("key_id", metavar="KEY_ID", help="see `relay keys list`")

@@ -12,7 +12,7 @@ _LARGEST_ID = 2**63 - 1
 def add(commands: Any) -> None:
     """Declares them."""
     events = commands.add_parser("events", help="events that the meter could not use").add_subparsers(
-        required=True, metavar="…"
+        required=True, metavar="COMMAND"
     )
     listing = declare(
         events, "set-aside", _events("list"), "list events that could not be metered, newest first", json=True
@@ -36,7 +36,7 @@ def add(commands: Any) -> None:
 
     declare(commands, "reconcile", _reconcile, "ask LiveKit once who is there and put the meter right", json=True)
     usage = commands.add_parser("usage", help="prove what is stored, and mend it").add_subparsers(
-        required=True, metavar="…"
+        required=True, metavar="COMMAND"
     )
     for name, text in (
         ("verify", "recompute states from the kept events and rollups from the states; print what differs"),

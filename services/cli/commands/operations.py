@@ -11,7 +11,7 @@ from shared.errors import SettingsInvalid
 
 def add(commands: Any) -> None:
     """Declares them."""
-    data = commands.add_parser("data", help="personal data").add_subparsers(required=True, metavar="…")
+    data = commands.add_parser("data", help="erase personal data").add_subparsers(required=True, metavar="COMMAND")
     erase = declare(
         data, "erase", _data_erase, "take one identity out of everything stored, totals unchanged", json=True
     )
@@ -33,7 +33,7 @@ def _data_erase(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(erased)
     else:
-        print(printed(erased))
+        print(printed(erased, arguments.identity))
     return 0
 
 

@@ -4,18 +4,18 @@ import argparse
 import asyncio
 from typing import Any
 
-from services.cli.command import database_of, declare, fail
+from services.cli.command import bounded, database_of, declare
 from shared.settings import default_data_dir
 
 
 def add(commands: Any) -> None:
     """Declares them."""
     up = declare(commands, "up", _up, "run everything on this machine, with embedded Postgres and Redis")
-    up.add_argument("--port", type=int, help="where the API listens (default: PORT, else 3000)")
+    up.add_argument("--port", type=bounded(int, 1, 65535), help="where the API listens (default: PORT, else 3000)")
     up.add_argument("--host", default="127.0.0.1", help="the address the API listens on (default: %(default)s)")
     declare(commands, "api", _api, "run one API process, set up from the environment", data_dir=False)
     worker = declare(commands, "worker", _worker, "run workers, set up from the environment", data_dir=False)
-    worker.add_argument("--processes", type=int, default=1, help="how many (default: %(default)s)")
+    worker.add_argument("--processes", type=bounded(int, 1, 1000), default=1, help="how many (default: %(default)s)")
     declare(commands, "migrate", _migrate, "apply the database's migrations and stop")
 
 
@@ -34,8 +34,6 @@ def _api(_: argparse.Namespace) -> int:
 def _worker(arguments: argparse.Namespace) -> int:
     from services.cli.worker_pool import run_workers
 
-    if arguments.processes < 1:
-        return fail("--processes must be at least 1", code=2)
     return asyncio.run(run_workers(arguments.processes))
 
 

@@ -10,11 +10,11 @@ from shared.models.projects import Project
 
 def add(commands: Any) -> None:
     """Declares them."""
-    projects = commands.add_parser("projects", help="create and list projects").add_subparsers(
-        required=True, metavar="…"
-    )
+    projects = commands.add_parser(
+        "projects", help="create, list, rename, archive and restore projects"
+    ).add_subparsers(required=True, metavar="COMMAND")
     create = declare(projects, "create", _projects_create, "make a project and its keys, shown only now", json=True)
-    create.add_argument("name")
+    create.add_argument("name", metavar="NAME", help="1 to 200 characters")
     listing = declare(projects, "list", _projects_list, "list projects", json=True)
     listing.add_argument("--archived", action="store_true", help="archived ones too")
     rename = declare(projects, "rename", _projects_rename, "give a project another name", json=True)
@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
     restore = declare(projects, "restore", _projects_restore, "undo archive: the keys work again", json=True)
     for command in (rename, archive, restore):
         command.add_argument("project_id", metavar="PROJECT_ID", help="see `relay projects list --archived`")
-    rename.add_argument("name")
+    rename.add_argument("name", metavar="NAME", help="1 to 200 characters")
 
 
 def _projects_create(arguments: argparse.Namespace) -> int:

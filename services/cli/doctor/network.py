@@ -10,7 +10,7 @@ from services.cli.doctor.settings import is_local
 from shared.clock import Clock
 from shared.errors import LiveKitCredentialsRefused, LiveKitError
 from shared.livekit.room_service import RoomService
-from shared.livekit.webhook import LEEWAY_S, TOKEN_TTL_S, WebhookSigner
+from shared.livekit.webhook import LEEWAY_S, PROBE_BODY, TOKEN_TTL_S, WebhookSigner
 from shared.settings import Settings
 
 TIMEOUT_S = 5.0
@@ -58,14 +58,15 @@ async def _clock_skew(url: str, clock: Clock) -> list[Finding]:
 async def check_own_address(settings: Settings, now_ms: int) -> list[Finding]:
     """Whether RELAY_API_URL leads to a Relay that is ready and has our LiveKit secret. Nothing is stored by asking: an
     expired signature is refused, but only after the secret was found right."""
-    body = b"{}"
     long_ago_s = now_ms // 1000 - TOKEN_TTL_S - LEEWAY_S - 3600
-    signature = WebhookSigner(settings.livekit_api_key, settings.livekit_api_secret).sign(body, now_s=long_ago_s)
+    signature = WebhookSigner(settings.livekit_api_key, settings.livekit_api_secret).sign(PROBE_BODY, now_s=long_ago_s)
     base = settings.relay_api_url
     try:
         async with httpx.AsyncClient(trust_env=not is_local(base), timeout=TIMEOUT_S) as client:
             ready = await client.get(f"{base}/readyz")
-            answer = await client.post(f"{base}{_WEBHOOK_PATH}", content=body, headers={"Authorization": signature})
+            answer = await client.post(
+                f"{base}{_WEBHOOK_PATH}", content=PROBE_BODY, headers={"Authorization": signature}
+            )
             metrics = await client.get(f"{base}/metrics")
     except httpx.HTTPError as error:
         fact = f"{base} (RELAY_API_URL) cannot be reached from here ({type(error).__name__})"

@@ -127,7 +127,8 @@ def _lanes(session: ListedSession) -> list[Lane]:
         begins = start if track.published_at is None else _ms(track.published_at)
         ends = end if track.unpublished_at is None else _ms(track.unpublished_at)
         x = scale(begins)
-        name = track.source.lower().replace("_", " ")
+        # A client that names no source, such as an agent, still says whether it is heard or seen.
+        name = (track.type if track.source == "UNKNOWN" else track.source).lower().replace("_", " ")
         tone = "video" if track.type == "VIDEO" else "audio"
         lanes.append(Lane(name, track.sid, tone, x, max(scale(ends) - x, 0.4)))
     return lanes

@@ -15,8 +15,8 @@ from shared.queries import audit_log
 from shared.queries import overview as queries
 
 _ROOMS_SHOWN = 6
-# Verdicts on a webhook whose signature was right.
-_TAKEN = ("kept", "inbox", "not_kept")
+# Verdicts on a webhook whose signature was right, and `relay doctor` asking.
+_TAKEN = ("kept", "inbox", "not_kept", "probe")
 # A webhook older than this, while people are connected, is worth a word.
 QUIET_MS = 10 * 60_000
 

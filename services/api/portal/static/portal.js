@@ -19,6 +19,12 @@ document.addEventListener("click", async (event) => {
   setTimeout(() => { said.textContent = "Copy"; }, 2000);
 });
 
+// On a phone the navigation is a row wider than the screen: bring the page that is open into view.
+for (const here of document.querySelectorAll("nav [aria-current]")) {
+  const nav = here.closest("nav"), row = nav.getBoundingClientRect(), link = here.getBoundingClientRect();
+  nav.scrollLeft += link.left - row.left - (row.width - link.width) / 2;
+}
+
 document.addEventListener("change", (event) => {
   if (event.target.matches("[data-submit]")) event.target.form.requestSubmit();
 });
