@@ -120,7 +120,7 @@ async def rotate_key(
     anyway; with no grace the old one is revoked at once. The new key gets the old one's lifetime, counted from now.
 
     Raises ``KeyNotFound``, ``KeyInactive`` (revoked or expired), ``KeyRotated`` (has a successor already),
-    ``ProjectArchived``, ``InvalidRequest`` on ``graceSeconds``."""
+    ``ProjectArchived``, ``TooManyKeys``, ``InvalidRequest`` on ``graceSeconds``."""
     if not timedelta(0) <= grace <= MAX_GRACE:
         raise InvalidRequest(f"graceSeconds must be from 0 to {MAX_GRACE.total_seconds():.0f}", "graceSeconds")
     await _lock_open_project(conn, (await find_key(conn, key_id, project_id=project_id, mode=mode)).project_id)
@@ -128,6 +128,10 @@ async def rotate_key(
     _require_active(old, now)
     if old.rotated_to is not None:
         raise KeyRotated(key_id, old.rotated_to)
+    # Beside what may be made, so that each of those keys can be rotated once; not again and again within its grace.
+    most = 2 * MAX_USABLE_KEYS
+    if grace and await queries.count_usable_keys(conn, old.project_id, old.mode, now) >= most:
+        raise TooManyKeys(most)
     lifetime = None if old.expires_at is None else old.expires_at - old.created_at
     expires_at = await _bounded_by_maker(conn, None if lifetime is None else now + lifetime, created_by, now)
     new = await add_key(

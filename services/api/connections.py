@@ -121,13 +121,14 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._may_answer():
-            request_id.set(new_request_id())
+            identifier = request_id.set(new_request_id())
             body = problem.body()
             head = f"HTTP/1.1 {problem.status} {TITLES[problem.status]}\r\nconnection: close\r\n"
             head += (
                 f"content-type: {MEDIA_TYPE}\r\nx-request-id: {request_id.get()}\r\ncontent-length: {len(body)}\r\n\r\n"
             )
             self.transport.write(head.encode() + body)
+            request_id.reset(identifier)  # what is logged next is of another request
         self.transport.close()
 
     def _may_answer(self) -> bool:

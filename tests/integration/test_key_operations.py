@@ -184,6 +184,20 @@ async def test_the_number_of_working_keys_is_bounded(
         await made(conn, project)
 
 
+async def test_rotating_again_and_again_within_the_grace_is_bounded_too(
+    pool: Pool, project: CreatedProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each rotation leaves one more key that works; a client in a loop would make them without end."""
+    monkeypatch.setattr(keys, "MAX_USABLE_KEYS", 2)
+    async with pool.acquire() as conn:
+        key_id = project.keys[0].key_id
+        for _ in range(2):
+            key_id = (await keys.rotate_key(conn, key_id, NOW)).key_id
+        with pytest.raises(TooManyKeys):
+            await keys.rotate_key(conn, key_id, NOW)
+        await keys.rotate_key(conn, key_id, NOW, grace=timedelta(0))
+
+
 async def test_an_archived_project_gets_no_keys(pool: Pool, project: CreatedProject) -> None:
     async with pool.acquire() as conn:
         first = await projects.archive_project(conn, project.project_id, NOW)

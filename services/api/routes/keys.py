@@ -88,7 +88,7 @@ class KeysController(Controller):
         operation_id="rotateKey",
         summary="Replace a key",
         opt=described(
-            errors=(*_ADDS, *_ONCE, "key_not_found", "key_already_rotated"),
+            errors=(*_ADDS, *_ONCE, "key_not_found", "key_already_rotated", "too_many_keys"),
             example={"graceSeconds": 3600},
             request_headers=IDEMPOTENT["request_headers"],
         ),
