@@ -14,6 +14,7 @@ from shared.errors import (
 )
 from shared.ids import new_id
 from shared.models.accounts import Account, Invitation, Purpose, Role, SignUp, at_least
+from shared.models.projects import KeyInfo
 from shared.postgres import Connection
 from shared.queries import accounts as account_queries
 from shared.queries import audit_log
@@ -24,13 +25,18 @@ RESET_LIFETIME = timedelta(hours=24)
 
 
 class Actor(NamedTuple):
-    """Whoever does something: an account, or the command line with none."""
+    """Whoever does something: an account, or without one the command line or an API key."""
 
     account_id: str | None
     name: str
 
 
 COMMAND_LINE = Actor(None, "command line")
+
+
+def api_key(key_id: str) -> Actor:
+    """Whoever holds this key, through `/v1/keys`."""
+    return Actor(None, f"API key {key_id}")
 
 
 def actor_of(account: Account) -> Actor:
@@ -63,6 +69,12 @@ async def record(
         target=target,
         detail=detail,
     )
+
+
+async def record_key(conn: Connection, actor: Actor, action: str, key: KeyInfo, now: datetime) -> None:
+    """Writes to the audit log what happened to a key of a project."""
+    target, detail = key.name, f"{key.prefix}…{key.last_four}, {key.mode} mode"
+    await record(conn, actor, action, now, project_id=key.project_id, target=target, detail=detail)
 
 
 async def sign_up_is_open(conn: Connection, sign_up: SignUp) -> bool:

@@ -11,6 +11,7 @@ from services.api.gate import Gate
 from services.api.idempotency import once_committed
 from services.api.transaction import transaction
 from shared import keys
+from shared.accounts import api_key, record_key
 from shared.clock import Clock
 from shared.errors import InvalidRequest, KeyNotFound
 from shared.models import keys as wire
@@ -28,7 +29,7 @@ class ProjectKeys:
         self._pool, self._gate, self._key = pool, gate, key
         self._now_ms = clock.now_ms()
         self._now = datetime.fromtimestamp(self._now_ms / 1000, UTC)
-        self._by = keys.made_by_key(key.key_id)
+        self._by, self._actor = keys.made_by_key(key.key_id), api_key(key.key_id)
 
     async def page(self, limit: int, cursor: str | None) -> wire.KeyPage:
         request = ("keys", self._key.project_id, self._key.mode)
@@ -58,6 +59,7 @@ class ProjectKeys:
                 expires_at=request.expires_at,
                 created_by=self._by,
             )
+            await record_key(conn, self._actor, "key_created", made, self._now)
             return wire.new_key_answer(made, self._key.key_id, self._now)
 
         return await self._once(attempt, perform)
@@ -75,6 +77,7 @@ class ProjectKeys:
                 mode=self._key.mode,
                 created_by=self._by,
             )
+            await record_key(conn, self._actor, "key_rotated", made, self._now)
             return wire.new_key_answer(made, self._key.key_id, self._now)
 
         answer = await self._once(attempt, perform)
@@ -101,6 +104,8 @@ class ProjectKeys:
                 revoked = await keys.revoke_key_and_made(conn, key_id, self._now, project_id=project_id, mode=mode)
             else:
                 revoked = [await keys.revoke_key(conn, key_id, self._now, project_id=project_id, mode=mode)]
+            for one in revoked:
+                await record_key(conn, self._actor, "key_revoked", one, self._now)
         self._gate.changed(key_ids={info.key_id for info in revoked})
         return wire.RevokedKeys(revoked=self._answers(revoked))
 

@@ -112,9 +112,11 @@ def _reconciliation(visit: Visit, passes: list[reconcile.Pass]) -> Check:
 async def _redis(visit: Visit) -> list[Check]:
     redis = visit.portal.context.redis
     try:
-        lengths, took_ms = await _timed(event_stream.lengths(redis))
-        oldest_ms, _ = await _timed(event_stream.oldest_unfolded_ms(redis))
-        durable, _ = await _timed(event_stream.is_durable(redis))
+        (lengths, took_ms), (oldest_ms, _), (durable, _) = await asyncio.gather(
+            _timed(event_stream.lengths(redis)),
+            _timed(event_stream.oldest_unfolded_ms(redis)),
+            _timed(event_stream.is_durable(redis)),
+        )
     except event_stream.UNAVAILABLE:
         return [Check("Redis", "bad", "cannot be reached: webhooks go to the inbox in Postgres")]
     waiting = sum(lengths)
@@ -132,9 +134,7 @@ async def _redis(visit: Visit) -> list[Check]:
 
 async def _livekit(visit: Visit) -> Check:
     try:
-        _, took_ms = await _timed(visit.portal.context.livekit.list_rooms(["relay-health"]))
+        _, took_ms = await _timed(visit.portal.patience.ask(visit.portal.context.livekit.list_rooms(["relay-health"])))
     except LiveKitError as error:
         return Check("LiveKit", "bad", str(error))
-    except TimeoutError:
-        return Check("LiveKit", "bad", "did not answer within two seconds")
     return Check("LiveKit", "good", f"answers in {took_ms} ms at {visit.portal.settings.livekit_api_url}")

@@ -8,6 +8,7 @@ from jinja2 import Environment
 from services.api.context import Context
 from services.api.portal.cookies import Cookies
 from services.api.portal.live import LiveUpdates
+from services.api.portal.livekit_patience import LiveKitPatience
 from services.api.portal.passwords import Passwords
 from services.api.portal.static_files import StaticFiles
 from services.api.portal.templating import create_templates
@@ -28,6 +29,7 @@ class Portal(NamedTuple):
     static: StaticFiles
     signer: TokenSigner
     live: LiveUpdates
+    patience: LiveKitPatience
 
 
 def create_portal(settings: Settings, context: Context) -> Portal:
@@ -44,4 +46,5 @@ def create_portal(settings: Settings, context: Context) -> Portal:
         static=static,
         signer=TokenSigner(settings.livekit_api_key, settings.livekit_api_secret),
         live=LiveUpdates(context.pool),
+        patience=LiveKitPatience(),
     )

@@ -11,6 +11,7 @@ from litestar.params import FromPath
 from services.api.portal.notices import spoken
 from services.api.portal.visit import Page, Visit
 from shared import keys
+from shared.accounts import record_key
 from shared.errors import InvalidRequest, KeyInactive, KeyNotFound, KeyRotated, ProjectArchived, TooManyKeys
 from shared.ids import KeyType
 from shared.models.projects import KeyInfo, NewKey
@@ -60,7 +61,7 @@ class KeyController(Controller):
                     expires_at=None if lifetime is None else visit.now + lifetime,
                     created_by=visit.creator,
                 )
-                await visit.record(conn, "key_created", target=name, detail=_described(created))
+                await record_key(conn, visit.actor, "key_created", created, visit.now)
         except _REFUSED as error:
             visit.form.fail("name", spoken(error))
             return await _page(visit, status=422)
@@ -87,7 +88,7 @@ class KeyController(Controller):
                     mode=visit.mode,
                     created_by=visit.creator,
                 )
-                await visit.record(conn, "key_rotated", target=key.name, detail=_described(key))
+                await record_key(conn, visit.actor, "key_rotated", key, visit.now)
         except _REFUSED as error:
             visit.form.fail("grace", spoken(error))
             return visit.page("key_rotate.html", status=422, key=key, graces=GRACES)
@@ -107,7 +108,7 @@ class KeyController(Controller):
             else:
                 revoked = [await keys.revoke_key(conn, key_id, visit.now, project_id=project_id)]
             for one in revoked:
-                await visit.record(conn, "key_revoked", target=one.name, detail=_described(one))
+                await record_key(conn, visit.actor, "key_revoked", one, visit.now)
         return visit.redirect(visit.url("keys"), done="key_revoked" if key.revoked_at is None else None)
 
 
@@ -125,7 +126,3 @@ async def _page(visit: Visit, status: int = 200, created: NewKey | None = None) 
     active = [key for key in reversed(known) if key.state(visit.now) == "active"]
     over = [key for key in reversed(known) if key.state(visit.now) != "active"]
     return visit.page("keys.html", status=status, active=active, over=over, created=created, lifetimes=LIFETIMES)
-
-
-def _described(key: KeyInfo) -> str:
-    return f"{key.prefix}…{key.last_four}"

@@ -25,7 +25,7 @@ class RoomController(Controller):
         """As LiveKit lists them; where it does not answer, as its webhooks told."""
         problem, listed = None, None
         try:
-            listed = (await _rooms(visit).open_rooms(None, None)).rooms
+            listed = (await visit.portal.patience.ask(_rooms(visit).open_rooms(None, None))).rooms
         except LiveKitError as error:
             problem = spoken(error)
         async with visit.reading() as conn:
@@ -90,7 +90,7 @@ def _rooms(visit: Visit) -> ProjectRooms:
 async def _room_page(visit: Visit, name: str, status: int = 200, problem: str | None = None) -> Page:
     room: Any = None
     try:
-        room = await _rooms(visit).get(name)
+        room = await visit.portal.patience.ask(_rooms(visit).get(name))
     except RoomNotFound:
         status = 404 if status == 200 else status
     except LiveKitError as error:

@@ -17,13 +17,15 @@ from services.api.portal.usage_view import (
 )
 from services.api.portal.visit import Page, Visit
 from services.api.usage_csv import usage_csv
+from services.api.usage_query import MAX_LIMIT
 from shared.errors import InvalidRequest
+from shared.models.usage import UsageAnswer
 
 PERIODS: Final = (("today", "Today"), ("7d", "7 days"), ("30d", "30 days"), ("all", "All"))
 GROUPINGS: Final = (("", "Total"), ("room", "Room"), ("identity", "Identity"), ("kind", "Kind"))
 GRANULARITIES: Final = (("hour", "Hour"), ("day", "Day"), ("month", "Month"))
 # A page stays under 150 kB: longer ranges have a plainer chart or none, and the CSV has every row.
-_MOST_COLUMNS, _MOST_ROWS = 200, 72
+_MOST_COLUMNS, _MOST_ROWS, _GROUPS = 200, 72, 50
 
 
 class UsageController(Controller):
@@ -32,8 +34,9 @@ class UsageController(Controller):
     @get("/usage")
     async def show(self, visit: NamedDependency[Visit]) -> Page:
         params = _params(visit)
+        asked_order = params.get("order")
         try:
-            answer = await read_usage(visit, params)
+            answer = await _read(visit, params)
         except InvalidRequest as error:
             return visit.page("usage.html", status=422, params=params, problem=spoken(error), **_LISTS)
         spans = spans_of(answer)
@@ -45,6 +48,7 @@ class UsageController(Controller):
             answer=answer,
             spans=spans[-_MOST_ROWS:],
             cut=len(spans) > _MOST_ROWS,
+            ranking_refused=asked_order == "minutes" and params.get("order") == "name",
             groups=answer.groups if answer.groups is not UNSET else None,
             rest=answer.rest if answer.rest is not UNSET else None,
             next_cursor=answer.next_cursor if answer.next_cursor is not UNSET else None,
@@ -57,7 +61,7 @@ class UsageController(Controller):
 
     @get("/usage.csv")
     async def download(self, visit: NamedDependency[Visit]) -> Response[bytes]:
-        answer = await read_usage(visit, _params(visit))
+        answer = await _read(visit, _params(visit, limit=MAX_LIMIT))
         name = f"usage-{visit.project.project_id}-{visit.mode}-{answer.from_[:10]}.csv"
         headers = {"content-disposition": f'attachment; filename="{name}"'}
         return Response(usage_csv(answer), media_type="text/csv", headers=headers)
@@ -66,7 +70,18 @@ class UsageController(Controller):
 _LISTS: Final[dict[str, Any]] = {"periods": PERIODS, "groupings": GROUPINGS, "granularities": GRANULARITIES}
 
 
-def _params(visit: Visit) -> dict[str, str]:
+async def _read(visit: Visit, params: dict[str, str]) -> UsageAnswer:
+    """By name where there are too many rooms or identities to order them by minutes; ``params`` tells which it was."""
+    try:
+        return await read_usage(visit, params)
+    except InvalidRequest as error:
+        if error.code != "too_many_groups":
+            raise
+    params["order"] = "name"
+    return await read_usage(visit, params)
+
+
+def _params(visit: Visit, limit: int = _GROUPS) -> dict[str, str]:
     """The page's address as the parameters of `GET /v1/usage`. Days are given as dates, the last one included."""
     given = visit.request.query_params
     params: dict[str, str] = {}
@@ -80,10 +95,11 @@ def _params(visit: Visit) -> dict[str, str]:
         if given.get(name):
             params[name] = given[name]
     if params.get("groupBy") in ("room", "identity"):
-        params.setdefault("order", "minutes")
-        params.setdefault("limit", "50")
+        params.setdefault("order", "name" if "cursor" in params else "minutes")
+        params["limit"] = str(limit)
     else:
         params.pop("order", None)
+        params.pop("cursor", None)
     return params
 
 
