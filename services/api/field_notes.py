@@ -65,6 +65,7 @@ FIELD_NOTES: Final = {
     # rooms and participants
     "numParticipants": "How many are connected.",
     "numPublishers": "How many publish.",
+    "CreateRoom.maxParticipants": "How many may be connected at once. LiveKit's default without it.",
     "maxParticipants": "How many may be connected at once; 0 is no limit.",
     "emptyTimeout": "Seconds the room waits for its first participant.",
     "departureTimeout": "Seconds it stays after its last one.",

@@ -2,6 +2,7 @@
 when it runs, because an image carries only the parts of its own service."""
 
 import argparse
+import os
 import sys
 
 import asyncpg
@@ -16,11 +17,17 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0 done, 1 failed, 2 wrong usage or settings."""
     arguments = _parser().parse_args(argv)
     try:
-        return int(arguments.run(arguments))
+        code = int(arguments.run(arguments))
+        sys.stdout.flush()  # so that a reader who left is noticed here
+        return code
     except SettingsInvalid as error:
         return fail(*error.lines, code=2)
     except RelayError as error:
         return fail(str(error))
+    except BrokenPipeError:
+        # Whoever read along, `head` say, has enough. What Python would flush at its end has nowhere to go either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except asyncpg.UndefinedTableError:
         return fail("the database has no tables yet; run `relay migrate`")
     except (OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError, psycopg.OperationalError):

@@ -1,6 +1,7 @@
 """The `relay` command as its users run it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -123,3 +124,24 @@ def test_services_name_every_missing_variable(settings: Settings, service: str) 
         "DATABASE_URL", "REDIS_URL", "LIVEKIT_URL", "LIVEKIT_API_KEY", "AUTH_SECRET", "RELAY_API_URL", "PORT",
     ]  # fmt: skip
     assert "hunter22" not in done.stderr
+
+
+def test_a_reader_who_left_is_no_missing_database(settings: Settings) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "services.cli.main", "projects", "list"],
+        env=inherited_environment({"DATABASE_URL": settings.database.dsn}),
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_a_port_that_is_none_is_wrong_usage(settings: Settings) -> None:
+    done = relay(settings, "up", "--port", "99999")
+    assert done.returncode == 2
+    assert "--port: must be from 1 to 65535" in done.stderr

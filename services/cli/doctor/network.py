@@ -8,7 +8,7 @@ import httpx
 from services.cli.doctor.finding import Finding
 from services.cli.doctor.settings import is_local
 from shared.clock import Clock
-from shared.errors import LiveKitCredentialsRefused, LiveKitError
+from shared.errors import LiveKitCredentialsRefused, LiveKitError, LiveKitTimedOut
 from shared.livekit.room_service import RoomService
 from shared.livekit.webhook import LEEWAY_S, PROBE_BODY, TOKEN_TTL_S, WebhookSigner
 from shared.settings import Settings
@@ -30,7 +30,8 @@ async def check_livekit(settings: Settings, clock: Clock) -> list[Finding]:
         return [Finding("livekit", "error", str(error), advice), *await _clock_skew(url, clock)]
     except LiveKitError as error:
         advice = f"is LiveKit running, and reachable from here at {url}? LIVEKIT_API_URL names another address"
-        return [Finding("livekit", "error", str(error), advice)]
+        fact = "LiveKit did not answer in time" if isinstance(error, LiveKitTimedOut) else str(error)
+        return [Finding("livekit", "error", fact, advice)]
     return [
         Finding("livekit", "ok", f"LiveKit answers at {url} and knows our key"),
         *await _clock_skew(url, clock),

@@ -203,7 +203,9 @@ def _report(
     sender: Sender, days: list[DayExpected], names: dict[str, str], seed: int, seconds: float, lost: int
 ) -> None:
     c = sender.counts
-    print(f"{c.generated} events of {seconds:.1f} s, seed {seed}: {c.acknowledged} acknowledged in {c.sent} requests")
+    print(
+        f"{c.generated} events sent in {seconds:.1f} s, seed {seed}: {c.acknowledged} acknowledged in {c.sent} requests"
+    )
     print(f"lost on purpose {c.lost}, sent twice {c.duplicated}, retried {c.retried}, refused {c.refused}")
     print(
         f"LiveKit would have dropped: {c.given_up} after four retries, {c.dropped_queue_full} because a queue was full,"
