@@ -10,6 +10,8 @@ from msgspec import Meta
 from shared.models.wire import Request
 
 _UInt32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+# The limits of `POST /v1/rooms`: a room that waits for a century is nobody's wish. 0 is LiveKit's default.
+_Seconds = Annotated[int, Meta(ge=0, le=86_400)]
 
 
 class AgentDispatch(Request, omit_defaults=True):
@@ -26,9 +28,9 @@ class RoomConfig(Request, omit_defaults=True):
     """LiveKit's RoomConfiguration, applied when joining creates the room. Time-outs in seconds, delays in milliseconds."""
 
     name: Annotated[str, Meta(description="Of a configuration that LiveKit knows.")] | None = None
-    empty_timeout: _UInt32 | None = None
-    departure_timeout: _UInt32 | None = None
-    max_participants: _UInt32 | None = None
+    empty_timeout: _Seconds | None = None
+    departure_timeout: _Seconds | None = None
+    max_participants: Annotated[int, Meta(ge=0, le=10_000)] | None = None
     metadata: str | None = None
     min_playout_delay: _UInt32 | None = None
     max_playout_delay: _UInt32 | None = None

@@ -37,6 +37,14 @@ async def scraped(api: httpx.AsyncClient) -> Samples:
     }
 
 
+async def test_has_one_address(api: httpx.AsyncClient) -> None:
+    """A proxy that keeps it from the public compares with that one."""
+    for path in ("/metrics/", "//metrics", "/%6detrics", "/metrics%2f", "/metrics//"):
+        answer = await api.get(str(api.base_url).rstrip("/") + path)
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), path
+    assert (await api.get("/metrics?")).status_code == 200
+
+
 async def test_counts_what_was_asked(
     api: httpx.AsyncClient, project: CreatedProject, signed: Callable[[bytes], dict[str, str]]
 ) -> None:

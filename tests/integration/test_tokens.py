@@ -110,6 +110,9 @@ async def test_ttl_is_capped(api: httpx.AsyncClient, project: CreatedProject) ->
         ({"Room": "x"}, "Room", "unknown_field"),
         ({"roomConfig": {"nonsense": 1}}, "roomConfig.nonsense", "unknown_field"),
         ({"roomConfig": {"maxParticipants": -1}}, "roomConfig.maxParticipants", "invalid_request"),
+        ({"roomConfig": {"maxParticipants": 10_001}}, "roomConfig.maxParticipants", "invalid_request"),
+        ({"roomConfig": {"emptyTimeout": 86_401}}, "roomConfig.emptyTimeout", "invalid_request"),
+        ({"roomConfig": {"departureTimeout": 2**32 - 1}}, "roomConfig.departureTimeout", "invalid_request"),
         ({"roomConfig": {"agents": [{"agentName": 7}]}}, "roomConfig.agents[0].agentName", "invalid_request"),
         ({"roomConfig": {"egress": {"nonsense": 1}}}, "roomConfig.egress", "invalid_request"),
         (
