@@ -9,6 +9,12 @@ from shared.queries import accounts as queries
 from shared.settings import DatabaseUrl, Settings
 
 
+async def any_account(database: DatabaseUrl) -> bool:
+    """Whether somebody has an account: false until the portal was opened for the first time."""
+    async with transaction(database) as conn:
+        return await queries.any_account(conn)
+
+
 async def invite(settings: Settings, note: str) -> str:
     """A link by which one person makes an account."""
     async with transaction(settings.database) as conn:

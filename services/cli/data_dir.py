@@ -107,7 +107,9 @@ class DataDir:
         given = _given()
         port_text = str(port) if port is not None else given.get("PORT", str(settings.DEFAULT_PORT))
         secret = given.get("AUTH_SECRET") or self.stored().get("AUTH_SECRET") or secrets.token_urlsafe(48)
-        defaults = {"RELAY_API_URL": f"http://127.0.0.1:{port_text}", **_livekit_defaults(given)}
+        # A PORT that is no port is said once, and not as a wrong URL too.
+        in_url = port_text if port_text.isdecimal() and int(port_text) <= 65535 else settings.DEFAULT_PORT
+        defaults = {"RELAY_API_URL": f"http://127.0.0.1:{in_url}", **_livekit_defaults(given)}
         return {**defaults, **given, "AUTH_SECRET": secret, "PORT": port_text}
 
     def store(self, environment: Mapping[str, str]) -> None:

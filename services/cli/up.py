@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import psycopg
 
+from services.cli.accounts import any_account
 from services.cli.data_dir import DataDir
 from services.cli.embedded import READY_WITHIN_S, Server, not_ready, prepare_postgres, prepare_redis
 from services.cli.projects import any_project, create_project
@@ -139,10 +140,12 @@ def _local_url(host: str, port: int) -> str:
 
 
 async def _welcome(settings: Settings, data_dir: Path, host: str) -> None:
-    """Three lines to copy; at the first start with the keys of a demo project, which are shown this once."""
+    """Where the portal is, and three lines to copy; at the first start with the keys of a demo project, shown this once."""
     relay = _relay_command()
     options = "" if data_dir == default_data_dir() else f" --data-dir {shlex.quote(str(data_dir))}"
     url, key = _local_url(host, settings.port), "$RELAY_KEY"
+    if settings.sign_up != "invite" and not await any_account(settings.database):
+        print("The portal is there too: whoever opens it first makes the account that administers this Relay.")
     if await any_project(settings.database):
         print(f"\nNew keys: {relay} keys create{options}. With one of them in RELAY_KEY:")
     else:

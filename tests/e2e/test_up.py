@@ -119,6 +119,7 @@ def test_no_process_is_left(directory: Path, port: int, number: signal.Signals) 
 def test_keys_are_shown_once_and_work_over_restarts(directory: Path, port: int) -> None:
     with running(directory, port) as first:
         first.wait_for("/v1/usage")
+        assert "whoever opens it first" in first.output
         keys = [line.strip() for line in first.lines if line.startswith(("  sk_", "  pk_"))]
         assert len(keys) == 4
         assert first.stop() == 0
