@@ -6,15 +6,21 @@ deletion: docs/decisions/0113-erasing-an-identity.md.
 """
 
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from shared.errors import ProjectNotFound, RelayError
+from shared.metering.state import Session
+from shared.metering.usage import Usage, bill_of
 from shared.postgres import Connection
 from shared.queries import erasure as queries
 from shared.queries import projects as project_queries
+from shared.queries.groups import GroupKey, GroupUsage, add_group_usage
+from shared.queries.sessions import lock_rooms
 from shared.queries.usage import Scope, lock_scopes
+from shared.rollups import group_rows
 
 # The greatest of two names wins when a session learns another (shared/metering/state.py). `~` is greater than every letter, so
 # an event of an erased session that arrives late does not bring the identity back into it.
@@ -45,24 +51,24 @@ class Erased(msgspec.Struct, frozen=True, rename="camel"):
 
 
 async def erase_identity(conn: Connection, project_id: str, identity: str) -> Erased:
-    """In the caller's transaction, for both modes of the project. Raises ``ProjectNotFound``, ``IdentityConnected``."""
+    """In the caller's transaction, for both modes of the project. Raises ``ProjectNotFound``, ``IdentityConnected``.
+
+    The fold goes on meanwhile. The sessions of now are locked and renamed, and with them exactly their events and their share
+    of the usage: one that comes while this runs stays whole under its own name, to be erased by asking again."""
     if not await project_queries.project_exists(conn, project_id):
         # Else a mistyped id would look like a person of whom nothing is stored.
         raise ProjectNotFound(project_id)
     pseudonym = PSEUDONYM_PREFIX + secrets.token_hex(8)
+    if not identity:  # who has no name is nobody in particular
+        return Erased(pseudonym, 0, 0, 0)
     quoted = msgspec.json.encode(identity)
     if count := await queries.count_open(conn, project_id, identity):
         raise IdentityConnected(identity, count)
+    await queries.hold_events(conn)
     sessions = await queries.lock_sessions_of(conn, project_id, identity)
     renamed = [msgspec.structs.replace(session, identity=pseudonym, name=None) for session in sessions]
     await queries.rename_sessions(conn, renamed)
-    await lock_scopes(conn, {Scope(project_id, "live"), Scope(project_id, "test")})
-    await queries.rename_usage(conn, project_id, identity, pseudonym)
-    events = [
-        event._replace(body=without_person(event.body, identity, pseudonym) or b"{}")
-        for event in await queries.events_about(conn, project_id, identity, quoted)
-    ]
-    await queries.rewrite_events(conn, events, identity, pseudonym)
+    events = await _rewrite_events(conn, project_id, identity, pseudonym, [session.sid for session in sessions])
     aside = [
         (number, without_person(body, identity, pseudonym))
         for number, body in await queries.set_aside_about(conn, project_id, quoted)
@@ -70,7 +76,42 @@ async def erase_identity(conn: Connection, project_id: str, identity: str) -> Er
     await queries.rewrite_set_aside(conn, [(number, body) for number, body in aside if body is not None])
     await queries.drop_set_aside(conn, [number for number, body in aside if body is None])
     await queries.forget_answers_about(conn, project_id, quoted)
-    return Erased(pseudonym, len(sessions), len(events), len(aside))
+    await _move_usage(conn, project_id, identity, sessions, renamed)
+    return Erased(pseudonym, len(sessions), events, len(aside))
+
+
+async def _rewrite_events(conn: Connection, project_id: str, identity: str, pseudonym: str, sids: Sequence[str]) -> int:
+    """Returns how many there were. An event that came after an earlier erasure of its session gets the name of that one."""
+    count = 0
+    async for event in queries.events_about(conn, project_id, identity, msgspec.json.encode(identity), sids):
+        if event.own and event.called == identity:
+            continue  # its session came after those that were renamed
+        name = pseudonym
+        if event.own and event.called is not None and event.called.startswith(PSEUDONYM_PREFIX):
+            name = event.called
+        await queries.rewrite_event(conn, event, without_person(event.body, identity, name) or b"{}", name)
+        count += 1
+    return count
+
+
+async def _move_usage(
+    conn: Connection, project_id: str, identity: str, before: Sequence[Session], after: Sequence[Session]
+) -> None:
+    """The share of these sessions in the usage by identity. Locks rooms and scopes in the fold's order."""
+    rooms = await lock_rooms(conn, sorted({session.room_sid for session in before if session.room_sid}))
+    changes: dict[GroupKey, GroupUsage] = {}
+    for sessions, sign in ((before, -1), (after, 1)):
+        for session in sessions:
+            usage = bill_of(session, rooms.get(session.room_sid or "")).usage
+            for key, (amounts, visits) in group_rows(session, usage):
+                if key.dimension == "identity":
+                    known, seen = changes.get(key, GroupUsage(Usage(0, 0), 0))
+                    sums = Usage(*(have + sign * more for have, more in zip(known, amounts, strict=True)))
+                    changes[key] = GroupUsage(sums, seen + sign * visits)
+    await lock_scopes(conn, {Scope(project_id, "live"), Scope(project_id, "test")})
+    if changes:
+        await add_group_usage(conn, changes)
+    await queries.forget_usage(conn, project_id, identity)
 
 
 def without_person(body: bytes, identity: str, pseudonym: str) -> bytes | None:

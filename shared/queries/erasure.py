@@ -1,6 +1,6 @@
 """Every place where an identity is stored, and how another name takes its place."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -16,11 +16,14 @@ TIMEOUT_S = 3600.0
 
 
 class StoredEvent(NamedTuple):
-    """Where it stands and what LiveKit sent."""
+    """Where it stands and what LiveKit sent. ``own``: it is about a session of this identity, which by now is called
+    ``called``."""
 
     created_at: datetime
     id: str
     body: bytes
+    own: bool = False
+    called: str | None = None
 
 
 async def count_open(conn: Connection, project_id: str, identity: str) -> int:
@@ -58,40 +61,47 @@ async def rename_sessions(conn: Connection, sessions: Sequence[Session]) -> None
     )
 
 
-async def rename_usage(conn: Connection, project_id: str, identity: str, pseudonym: str) -> None:
-    """Gives the rollups of this identity their new name. The project's scopes must be locked."""
+async def hold_events(conn: Connection) -> None:
+    """No day gets its partition, and none is dropped, until the transaction ends. A statement that is planned while a day's
+    rows move out of the default partition knows the one without and not yet the other, and finds them in neither."""
+    await conn.execute("LOCK TABLE event IN ACCESS SHARE MODE", timeout=TIMEOUT_S)
+
+
+async def forget_usage(conn: Connection, project_id: str, identity: str) -> None:
+    """Drops the rollups of this identity that have become empty. The project's scopes must be locked."""
     await conn.execute(
-        "UPDATE usage_group SET name = $3 WHERE project_id = $1 AND dimension = 'identity' AND name = $2",
+        "DELETE FROM usage_group WHERE project_id = $1 AND dimension = 'identity' AND name = $2 AND visits = 0"
+        " AND sessions = 0 AND participant_ms = 0",
         project_id,
         identity,
-        pseudonym,
         timeout=TIMEOUT_S,
     )
 
 
-async def events_about(conn: Connection, project_id: str, identity: str, quoted: bytes) -> list[StoredEvent]:
-    """The kept events that name this identity. ``quoted``: as it stands in JSON, with its quotation marks."""
-    rows = await conn.fetch(
-        "SELECT created_at, id, body FROM event WHERE project_id = $1 AND (identity = $2 OR position($3::bytea IN body) > 0)",
-        project_id,
-        identity,
-        quoted,
-        timeout=TIMEOUT_S,
+async def events_about(
+    conn: Connection, project_id: str, identity: str, quoted: bytes, sids: Sequence[str]
+) -> AsyncIterator[StoredEvent]:
+    """The kept events that name this identity, those of these sessions that name no room included. ``quoted``: as it stands in
+    JSON, with its quotation marks. Others can be asked and written between two of them."""
+    query = (
+        "SELECT e.created_at, e.id, e.body, e.identity IS NOT DISTINCT FROM $2 AS own, s.identity AS called FROM event e"
+        " LEFT JOIN session s ON s.sid = e.participant_sid"
+        " WHERE (e.project_id = $1 OR (e.project_id IS NULL AND e.room IS NULL AND e.participant_sid = ANY ($4::text[])))"
+        " AND (e.identity = $2 OR position($3::bytea IN e.body) > 0)"
     )
-    return [StoredEvent(*row) for row in rows]
+    async for row in conn.cursor(query, project_id, identity, quoted, list(sids), prefetch=100, timeout=TIMEOUT_S):
+        yield StoredEvent(*row)
 
 
-async def rewrite_events(conn: Connection, events: Sequence[StoredEvent], identity: str, pseudonym: str) -> None:
-    """Stores these bodies, and the new name where the event was this identity's own."""
+async def rewrite_event(conn: Connection, event: StoredEvent, body: bytes, name: str) -> None:
+    """Stores another body, and another name where the event was this identity's own."""
     await conn.execute(
-        "UPDATE event SET body = n.body, identity = CASE WHEN event.identity = $4 THEN $5 ELSE event.identity END"
-        " FROM unnest($1::timestamptz[], $2::text[], $3::bytea[]) AS n (created_at, id, body)"
-        " WHERE event.created_at = n.created_at AND event.id = n.id",
-        [event.created_at for event in events],
-        [event.id for event in events],
-        [event.body for event in events],
-        identity,
-        pseudonym,
+        "UPDATE event SET body = $3, identity = CASE WHEN $4 THEN $5 ELSE identity END WHERE created_at = $1 AND id = $2",
+        event.created_at,
+        event.id,
+        body,
+        event.own,
+        name,
         timeout=TIMEOUT_S,
     )
 

@@ -1,5 +1,6 @@
 """One identity's data erased: nothing of it is left, and every total is what it was."""
 
+import asyncio
 import time
 from typing import Any
 
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from services.cli.erase import printed
 from services.cli.projects import create_project
 from services.worker.fold import fold_batch
+from shared.audit.proof import Checked
+from shared.audit.verify import verify
 from shared.erasure import PSEUDONYM_PREFIX, IdentityConnected, erase_identity, without_person
 from shared.errors import ProjectNotFound
 from shared.ids import livekit_room
@@ -92,6 +95,73 @@ async def test_a_late_event_of_an_erased_session_does_not_bring_it_back(pool: Po
     await folded(pool, [late, left])
     async with pool.acquire() as conn:
         assert await conn.fetchval("SELECT identity FROM session") == erased.pseudonym
+
+
+async def differences(pool: Pool) -> list[object]:
+    async with pool.acquire() as conn:
+        return [found.difference async for found in verify(conn, None, Checked(), lambda _: None)]
+
+
+async def test_what_came_late_of_an_erased_session_goes_with_the_next_erasure(pool: Pool, settings: Settings) -> None:
+    """Under the name that its session has by now; a second one would make the session prove to be somebody else."""
+    project_id = (await create_project(settings.database, "one")).project_id
+    room = {"sid": "RM_1", "name": livekit_room(project_id, "live", "lobby")}
+    at_s = time.time_ns() // 1_000_000_000 - 600
+    for number in range(12):  # which of two random names is greater must not matter
+        who = {"sid": f"PA_{number}", "identity": "zoe", "name": "Zoe", "joinedAtMs": str(at_s * 1000)}
+        track = {"sid": f"TR_{number}", "type": "VIDEO"}
+        left = body("participant_left", f"EV_{number}", at_s + 60, room=room, participant=who)
+        roomless = body("track_published", f"EV_{number}r", at_s + 5, participant=who, track=track)
+        late = body("track_unpublished", f"EV_{number}l", at_s + 30, room=room, participant=who, track=track)
+        await folded(pool, [roomless, left])
+        async with pool.acquire() as conn, conn.transaction():
+            assert (await erase_identity(conn, project_id, "zoe")).sessions == 1
+        await folded(pool, [late])
+    async with pool.acquire() as conn, conn.transaction():
+        assert (await erase_identity(conn, project_id, "zoe")).sessions == 0
+        bodies = [row["body"] for row in await conn.fetch("SELECT body FROM event")]
+        assert await conn.fetchval("SELECT count(*) FROM event WHERE identity = 'zoe'") == 0
+        assert await conn.fetchval("SELECT count(*) FROM usage_group WHERE name = 'zoe'") == 0
+    assert not [one for one in bodies if b"zoe" in one or b"Zoe" in one]
+    assert await differences(pool) == []
+
+
+async def test_who_comes_while_it_runs_is_whole_under_one_name(pool: Pool, settings: Settings) -> None:
+    """The fold does not wait for it: sessions, their events and their usage must be renamed together or not at all."""
+    project_id = (await create_project(settings.database, "one")).project_id
+    room = {"sid": "RM_1", "name": livekit_room(project_id, "live", "lobby")}
+    at_s = time.time_ns() // 1_000_000_000 - 6000
+    erased = 0
+
+    async def come_and_go(partition: int) -> None:
+        for number in range(40):
+            sid = f"PA_{partition}_{number}"
+            who = {"sid": sid, "identity": "zoe", "joinedAtMs": str(at_s * 1000 + number)}
+            left = body("participant_left", f"EV_{sid}", at_s + 60 + number, room=room, participant=who)
+            async with pool.acquire() as conn:
+                await fold_batch(conn, partition, [Received((at_s + 200) * 1000, left)])
+
+    async def erase() -> None:
+        nonlocal erased
+        while not coming.done():
+            async with pool.acquire() as conn, conn.transaction():
+                erased += (await erase_identity(conn, project_id, "zoe")).sessions
+
+    coming = asyncio.gather(*(come_and_go(partition) for partition in range(4)))
+    await asyncio.gather(coming, erase())
+    assert erased > 0
+    assert await differences(pool) == []
+
+
+async def test_nobody_s_name_is_no_name(pool: Pool, settings: Settings) -> None:
+    project_id = (await create_project(settings.database, "one")).project_id
+    room = {"sid": "RM_1", "name": livekit_room(project_id, "live", "lobby")}
+    at_s = time.time_ns() // 1_000_000_000 - 600
+    who = {"sid": "PA_1", "identity": "", "joinedAtMs": str(at_s * 1000)}
+    await folded(pool, [body("participant_left", "EV_1", at_s + 60, room=room, participant=who)])
+    async with pool.acquire() as conn, conn.transaction():
+        assert (await erase_identity(conn, project_id, "")).events == 0
+    assert await differences(pool) == []
 
 
 async def test_what_was_set_aside_is_looked_through_too(pool: Pool, settings: Settings) -> None:
