@@ -37,6 +37,8 @@ PAGES = {
     "usage, all by month": "/projects/{history}/usage?period=all&granularity=month",
     "usage, 30 days by room": "/projects/{history}/usage?groupBy=room",
     "usage, 30 days by identity": "/projects/{history}/usage?groupBy=identity",
+    "usage, 7 days by room": "/projects/{history}/usage?period=7d&groupBy=room",
+    "usage, 30 days by hour": "/projects/{history}/usage?period=30d&granularity=hour",
     "usage, 30 days by kind": "/projects/{history}/usage?groupBy=kind",
     "rooms": "/projects/{history}/rooms",
     "rooms, 300 of them": "/projects/{busy}/rooms",

@@ -38,9 +38,15 @@ async def reading(pool: Pool, what: str) -> AsyncIterator[Connection]:
 
 
 async def usage_for(
-    pool: Pool, redis: event_stream.Redis, scope: Scope, query: UsageQuery, asked: Asked
+    pool: Pool,
+    redis: event_stream.Redis,
+    scope: Scope,
+    query: UsageQuery,
+    asked: Asked,
+    most_to_rank: int | None = None,
 ) -> UsageAnswer:
-    """Raises ``InvalidRequest`` and ``StoreUnavailable``."""
+    """``most_to_rank``: names of days that are put in an order by minutes, where the caller has less time than the API.
+    Raises ``InvalidRequest`` and ``StoreUnavailable``."""
     waiting = await _oldest_in_redis(redis)
     async with reading(pool, "usage") as conn:
         first_ms = await usage_queries.first_hour(conn, scope) if query.from_ms is None else None
@@ -59,7 +65,7 @@ async def usage_for(
         setattr(answer, SERIES[span.granularity], found.spans)
         if query.group_by is not None:
             answer.group_by = query.group_by
-            await _add_groups(conn, scope, query, span, asked, found, answer)
+            await _add_groups(conn, scope, query, span, asked, found, answer, most_to_rank)
     return answer
 
 
@@ -102,14 +108,21 @@ async def _peaks(conn: Connection, scope: Scope, span: Span, connected: int) -> 
 
 
 async def _add_groups(
-    conn: Connection, scope: Scope, query: UsageQuery, span: Span, asked: Asked, found: Series, answer: UsageAnswer
+    conn: Connection,
+    scope: Scope,
+    query: UsageQuery,
+    span: Span,
+    asked: Asked,
+    found: Series,
+    answer: UsageAnswer,
+    most_to_rank: int | None,
 ) -> None:
     if query.group_by is None or query.group_by == "kind":
         answer.groups = usage_answer.kinds(span, found)
         return
     days, dimension = (span.from_ms, span.to_ms), query.group_by
     if query.order == "minutes":
-        top = await group_queries.top_groups(conn, scope, dimension, days, asked, query.limit)
+        top = await group_queries.top_groups(conn, scope, dimension, days, asked, query.limit, most_to_rank)
         if top is None:
             raise InvalidRequest(
                 f"this range holds too many {dimension} days to order by minutes; take a shorter one, or order=name",

@@ -138,15 +138,30 @@ class TopGroups(NamedTuple):
 
 # (days) x (names of each) that are added up to find the greatest: some 100 ms of work.
 MAX_ROWS_TO_RANK = 200_000
+_ROWS_TO_RANK = (
+    "SELECT coalesce(sum(names), 0)::bigint FROM usage_group_count WHERE project_id = $1 AND mode = $2 AND dimension = $3"
+    " AND day >= $4 AND day < $5"
+)
 
 
 async def top_groups(
-    conn: Connection, scope: Scope, dimension: Dimension, days: tuple[int, int], asked: Asked, limit: int
+    conn: Connection,
+    scope: Scope,
+    dimension: Dimension,
+    days: tuple[int, int],
+    asked: Asked,
+    limit: int,
+    most_rows: int | None = None,
 ) -> TopGroups | None:
-    """The ``limit`` names with the most connected time; None if ``days`` hold more than ``MAX_ROWS_TO_RANK`` rows."""
+    """The ``limit`` names with the most connected time; None if ``days`` hold more rows than ``most_rows``, at most
+    ``MAX_ROWS_TO_RANK``."""
+    most_rows = min(most_rows or MAX_ROWS_TO_RANK, MAX_ROWS_TO_RANK)
+    # Known beforehand for what has ended: a refusal must not cost what it refuses.
+    if await conn.fetchval(_ROWS_TO_RANK, *scope, dimension, *days) > most_rows:
+        return None
     statement = _TOP.format(column=dimension)
-    rows = await conn.fetch(statement, *scope, *asked, *days, dimension, MAX_ROWS_TO_RANK + 1, limit)
-    if rows and rows[0]["pieces"] > MAX_ROWS_TO_RANK:
+    rows = await conn.fetch(statement, *scope, *asked, *days, dimension, most_rows + 1, limit)
+    if rows and rows[0]["pieces"] > most_rows:
         return None
     return TopGroups([GroupAmounts(*row[:7]) for row in rows], rows[0]["groups"] if rows else 0)
 

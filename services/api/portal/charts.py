@@ -12,7 +12,7 @@ _MOST_LABELS, _MOST_TIPS = 8, 48
 
 class Column(NamedTuple):
     """One bar. ``title`` heads its tooltip, ``lines`` are the (name, text, class of the dot) below it; ``parts`` are stacked
-    from below, as many as the chart's ``series``."""
+    from below, as many as the chart's ``series``. Of the columns with a ``label`` as many show it as there is room for."""
 
     label: str
     title: str
@@ -78,9 +78,10 @@ def bar_chart(columns: Sequence[Column], series: Sequence[str], height: int = PL
         middle = (index + 0.5) * step
         spots.append(Spot(_r(index * step), _r(step), _r(middle), middle > 50, column))
     ticks = [(_r(height - height * line / lines_up), _tick(between * line)) for line in range(1, lines_up + 1)]
-    every = max(1, math.ceil(len(columns) / _MOST_LABELS))
+    labelled = [index for index, column in enumerate(columns) if column.label]
+    every = max(1, math.ceil(len(labelled) / _MOST_LABELS))
     # Every other label gives way on a phone.
-    shown = [index for index in range(len(columns)) if (len(columns) - 1 - index) % every == 0]
+    shown = labelled[::-1][::every][::-1]
     labels = [
         (_r((index + 0.5) * step), columns[index].label, order % 2 == 1) for order, index in enumerate(reversed(shown))
     ]
@@ -95,4 +96,4 @@ def _r(value: float) -> float:
 def _tick(value: float) -> str:
     if value >= 1_000_000:
         return f"{value / 1_000_000:g}M"
-    return f"{value / 1000:g}k" if value >= 10_000 else f"{value:g}"
+    return f"{value / 1000:g}k" if value >= 10_000 else f"{value:,g}"

@@ -30,6 +30,7 @@ class Portal(NamedTuple):
     signer: TokenSigner
     live: LiveUpdates
     patience: LiveKitPatience
+    started_ms: int
 
 
 def create_portal(settings: Settings, context: Context) -> Portal:
@@ -47,4 +48,5 @@ def create_portal(settings: Settings, context: Context) -> Portal:
         signer=TokenSigner(settings.livekit_api_key, settings.livekit_api_secret),
         live=LiveUpdates(context.pool),
         patience=LiveKitPatience(),
+        started_ms=context.clock.now_ms(),
     )

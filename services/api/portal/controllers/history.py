@@ -128,7 +128,7 @@ def _lanes(session: ListedSession) -> list[Lane]:
         ends = end if track.unpublished_at is None else _ms(track.unpublished_at)
         x = scale(begins)
         # A client that names no source, such as an agent, still says whether it is heard or seen.
-        name = (track.type if track.source == "UNKNOWN" else track.source).lower().replace("_", " ")
+        name = (track.type if track.source == "UNKNOWN" else track.source).capitalize().replace("_", " ")
         tone = "video" if track.type == "VIDEO" else "audio"
         lanes.append(Lane(name, track.sid, tone, x, max(scale(ends) - x, 0.4)))
     return lanes
