@@ -31,7 +31,7 @@ FIELD_NOTES: Final = {
     "from": "Start of the range.",
     "to": "End of the range, not in it.",
     "granularity": "Which of `hourly`, `daily` and `monthly` is there.",
-    "asOf": "Every event received before it is counted.",
+    "asOf": "Every event acknowledged before it is counted.",
     "totals": "The sums of `hourly`, `daily` or `monthly`, exactly.",
     "hourly": "Ascending, without gaps.",
     "daily": "Ascending, without gaps.",

@@ -151,10 +151,10 @@ async def _oldest_in_redis(redis: event_stream.Redis) -> tuple[bool, int | None]
 
 
 async def _as_of(conn: Connection, now_ms: int, waiting: tuple[bool, int | None]) -> int:
-    """Everything received before this instant is in the numbers."""
+    """Everything acknowledged before this instant is in the numbers."""
     redis_answered, oldest_in_redis = waiting
     candidates = [now_ms, oldest_in_redis, await event_queries.oldest_in_inbox_ms(conn)]
     if not redis_answered:
-        # What Redis holds is unknown: only what was folded is certain.
-        candidates.append(await event_queries.last_progress_ms(conn) or 0)
+        # What Redis holds is unknown. That one partition was folded up to some time says nothing of the others.
+        candidates.append(await event_queries.complete_ms(conn) or 0)
     return min(candidate for candidate in candidates if candidate is not None)

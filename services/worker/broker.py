@@ -20,6 +20,7 @@ from shared.backlog import Backlog
 from shared.clock import Clock, SystemClock
 from shared.doorbell import create_broker, wake
 from shared.postgres import UNAVAILABLE, Pool, connect, create_pool
+from shared.queries import events as event_queries
 from shared.settings import Settings
 
 log = logging.getLogger("relay.worker")
@@ -100,7 +101,7 @@ class Resources(Middleware):
     async def _sweep_for_ever(self, broker: dramatiq.Broker) -> None:
         while True:
             try:
-                await sweep(self.pool, self.redis, broker)
+                await sweep(self.pool, self.redis, broker, self._clock.now_ms())
             except (*UNAVAILABLE, *event_stream.UNAVAILABLE) as error:
                 log.warning("sweep: %s; trying again", error)
             except Exception:  # the sweep is the worker's safety net: a defect must be told and must not end it
@@ -108,12 +109,16 @@ class Resources(Middleware):
             await asyncio.sleep(SWEEP_S)
 
 
-async def sweep(pool: Pool, redis: event_stream.Redis, broker: dramatiq.Broker) -> None:
+async def sweep(pool: Pool, redis: event_stream.Redis, broker: dramatiq.Broker, now_ms: int) -> None:
     """Folds the inbox and wakes the partitions whose ring was lost. A Redis that is full takes neither a ring nor a message:
-    what fills it is then folded here, or it would stay full for ever."""
+    what fills it is then folded here, or it would stay full for ever. What Redis holds is noted in Postgres: while it is away,
+    that says how far the numbers are complete."""
     async with pool.acquire() as conn:
         await drain_inbox(conn)
     waiting = await event_stream.unfolded(redis)
+    oldest_ms = await event_stream.oldest_unfolded_ms(redis) if waiting else None
+    async with pool.acquire() as conn:
+        await event_queries.record_complete(conn, now_ms if oldest_ms is None else min(now_ms, oldest_ms))
     try:
         await wake(broker, await event_stream.ring(redis, waiting))
     except RedisError as error:

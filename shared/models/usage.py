@@ -88,7 +88,7 @@ class UsageOfGroup(Metered):
 
 
 class UsageAnswer(Wire):
-    """``as_of``: everything received before it is counted. Of ``hourly``, ``daily`` and ``monthly`` there is the one that
+    """``as_of``: everything acknowledged before it is counted. Of ``hourly``, ``daily`` and ``monthly`` there is the one that
     ``granularity`` names; ``totals`` are its sums. ``rest``: what the groups beyond those shown amount to together."""
 
     period: Period | Literal["custom"]

@@ -188,7 +188,25 @@ async def oldest_in_inbox_ms(conn: Connection) -> int | None:
     return value
 
 
-async def last_progress_ms(conn: Connection) -> int | None:
-    """When the newest event that has been folded was received."""
-    value: int | None = await conn.fetchval("SELECT max(received_ms) FROM fold_progress")
+# A row of no partition: up to when all of them were folded, when a sweep last looked.
+_ALL_PARTITIONS = -1
+
+
+async def record_complete(conn: Connection, complete_ms: int) -> None:
+    """Notes that everything acknowledged before ``complete_ms`` was folded. A worker whose clock is ahead of Postgres' claims
+    no more than the present."""
+    await conn.execute(
+        "INSERT INTO fold_progress (partition, received_ms)"
+        " VALUES ($1, least($2, (extract(epoch FROM clock_timestamp()) * 1000)::bigint))"
+        " ON CONFLICT (partition) DO UPDATE SET received_ms = excluded.received_ms",
+        _ALL_PARTITIONS,
+        complete_ms,
+    )
+
+
+async def complete_ms(conn: Connection) -> int | None:
+    """Everything acknowledged before this is folded, as of the last sweep; None if there was none yet."""
+    value: int | None = await conn.fetchval(
+        "SELECT received_ms FROM fold_progress WHERE partition = $1", _ALL_PARTITIONS
+    )
     return value

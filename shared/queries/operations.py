@@ -81,5 +81,5 @@ async def machine_state(conn: Connection, now_ms: int) -> MachineState:
     """What waits, who works, and when LiveKit was last heard of."""
     waiting = await waiting_work(conn, now_ms)
     seen_at = await conn.fetchval("SELECT max(seen_at) FROM worker")
-    webhook_ms = await conn.fetchval("SELECT max(received_ms) FROM fold_progress")
+    webhook_ms = await conn.fetchval("SELECT max(received_ms) FROM fold_progress WHERE partition >= 0")
     return MachineState(*waiting, seen_at, webhook_ms)

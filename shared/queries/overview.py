@@ -70,7 +70,7 @@ async def webhooks(conn: Connection, scope: Scope, now_ms: int) -> Webhooks:
     row = await conn.fetchrow(
         "SELECT (SELECT (extract(epoch FROM received_at) * 1000)::bigint FROM event WHERE project_id = $1 AND mode = $2"
         " ORDER BY created_at DESC, id DESC LIMIT 1) AS last_ms,"
-        " (SELECT max(received_ms) FROM fold_progress) AS instance_last_ms,"
+        " (SELECT max(received_ms) FROM fold_progress WHERE partition >= 0) AS instance_last_ms,"
         " (SELECT count(*) FROM (SELECT FROM event WHERE project_id = $1 AND mode = $2"
         " AND created_at > to_timestamp($3::bigint / 1000.0) - interval '5 min' LIMIT 100000) AS few) AS recent",
         *scope,

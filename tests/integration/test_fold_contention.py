@@ -85,7 +85,7 @@ async def test_what_fills_redis_is_folded_without_its_help(
         with pytest.raises(event_stream.UNAVAILABLE):
             await event_stream.append(redis, [(partition, received(bodies)[0])])
         await event_stream.create_groups(redis)
-        await sweep(pool, redis, create_broker(settings.redis_url, []))
+        await sweep(pool, redis, create_broker(settings.redis_url, []), BASE_S * 1000)
         assert sum(await event_stream.lengths(redis)) == 0
     finally:
         await redis.config_set("maxmemory", 0)

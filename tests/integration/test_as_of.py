@@ -1,0 +1,63 @@
+"""`asOf`: every event acknowledged before it is in the numbers, whatever is away."""
+
+import time
+
+from services.api.usage import usage_for
+from services.api.usage_query import read_usage_query
+from services.worker.broker import sweep
+from services.worker.drain import drain_partition
+from shared import event_stream
+from shared.clock import rfc3339
+from shared.doorbell import create_broker
+from shared.ids import livekit_room
+from shared.models.projects import CreatedProject
+from shared.postgres import Pool
+from shared.queries import events as event_queries
+from shared.queries.events import Received
+from shared.queries.usage import Scope
+from shared.queries.usage_ranges import Asked
+from shared.settings import Settings
+from tests.livekit_bodies import meeting
+
+# Postgres' own clock has a say, so it is about now.
+NOW_MS = time.time_ns() // 1_000_000 - 60_000
+START_S = NOW_MS // 1000 - 3600
+NOWHERE = "redis://127.0.0.1:1/0"
+
+
+async def test_it_is_never_later_than_what_waits(settings: Settings, pool: Pool, project: CreatedProject) -> None:
+    """One partition that is folded up to now says nothing of another that is not, with Redis there or away."""
+    redis, away = event_stream.connect_streams(settings), event_stream.connect_redis(NOWHERE)
+    broker = create_broker(settings.redis_url, [])
+    scope = Scope(project.project_id, "live")
+    rooms = [livekit_room(project.project_id, "live", name) for name in ("a", "b", "c", "d")]
+    partitions = {event_stream.partition_of(meeting(name)[0]): name for name in rooms}
+    (fast, fast_room), (slow, slow_room) = list(partitions.items())[:2]
+
+    async def as_of(streams: event_stream.Redis) -> str:
+        query = read_usage_query({"period": ["7d"]}, NOW_MS)
+        return (await usage_for(pool, streams, scope, query, Asked(NOW_MS, None))).as_of
+
+    try:
+        assert await as_of(redis) == rfc3339(NOW_MS)
+        assert await as_of(away) == rfc3339(0)  # nothing is known yet
+        await event_stream.append(
+            redis, [(slow, Received(NOW_MS - 5000, meeting(slow_room, start_s=START_S, tag="s")[0]))]
+        )
+        await event_stream.append(
+            redis, [(fast, Received(NOW_MS - 1000, meeting(fast_room, start_s=START_S, tag="f")[0]))]
+        )
+        assert await as_of(redis) == rfc3339(NOW_MS - 5000)
+        await drain_partition(pool, redis, fast)
+        await sweep(pool, redis, broker, NOW_MS)
+        assert await as_of(redis) == await as_of(away) == rfc3339(NOW_MS - 5000)
+        await drain_partition(pool, redis, slow)
+        await sweep(pool, redis, broker, NOW_MS)
+        assert await as_of(redis) == await as_of(away) == rfc3339(NOW_MS)
+        async with pool.acquire() as conn:
+            waiting = Received(NOW_MS - 9000, meeting(slow_room, start_s=START_S, tag="i")[0])
+            await event_queries.put_in_inbox(conn, [(slow, waiting)])
+        assert await as_of(redis) == await as_of(away) == rfc3339(NOW_MS - 9000)
+    finally:
+        await redis.aclose()
+        await away.aclose()
