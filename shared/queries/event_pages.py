@@ -7,7 +7,11 @@ from shared.postgres import Connection
 from shared.queries.pages import Condition, Listing, page_of
 from shared.queries.usage import Scope
 
-_COLUMNS = "created_at, id, received_at, name, room, room_sid, participant_sid, identity, body"
+_NAMES = "created_at, id, received_at, name, room, room_sid, participant_sid, identity"
+# Bodies of a page, together (the first one is there however large). Two hundred of the largest that LiveKit may send would be
+# 200 MiB in the memory of an API process, several times over, and whoever can mint a token can have LiveKit send such.
+PAGE_BYTES = 4 * 1024 * 1024
+_SO_FAR = "sum(octet_length(body)) OVER (ORDER BY created_at DESC, id DESC) - octet_length(body)"
 # LiveKit names a session's start before its first event, and the events of its end may follow it.
 _AROUND_SESSION_MS = 60_000
 
@@ -45,7 +49,8 @@ class EventPage(NamedTuple):
 async def page_of_events(
     conn: Connection, scope: Scope, wanted: Wanted, after: tuple[int, str] | None, limit: int
 ) -> EventPage:
-    """Those that LiveKit created last come first. ``after``: the ``next_key`` (unix ms, id) of the page before."""
+    """Those that LiveKit created last come first. ``after``: the ``next_key`` (unix ms, id) of the page before. A page ends
+    early where its bodies would be more than ``PAGE_BYTES``."""
     from_ms, to_ms = wanted.from_ms, wanted.to_ms
     if wanted.session is not None:
         row = await conn.fetchrow(
@@ -70,11 +75,16 @@ async def page_of_events(
         "participant_sid": wanted.session,
     }
     filters = [Condition(f"{column} = {{}}", (value,)) for column, value in columns.items() if value is not None]
-    listing = Listing("event", _COLUMNS, ("created_at", "id"), indexed, filters)
+    shown = f"{_NAMES}, CASE WHEN {_SO_FAR} < {PAGE_BYTES} THEN body END AS body"
+    listing = Listing("event", f"{_NAMES}, body", ("created_at", "id"), indexed, filters, shown)
     key = None if after is None else (_utc(after[0]), after[1])
     page = await page_of(conn, listing, key, limit)
-    next_key = None if page.next_key is None else (round(page.next_key[0].timestamp() * 1000), page.next_key[1])
-    return EventPage([ListedEvent(*row) for row in page.rows], next_key)
+    rows = [ListedEvent(*row) for row in page.rows if row["body"] is not None]
+    following = page.next_key
+    if len(rows) < len(page.rows):
+        following = (rows[-1].created_at, rows[-1].id)
+    next_key = None if following is None else (round(following[0].timestamp() * 1000), following[1])
+    return EventPage(rows, next_key)
 
 
 def _utc(at_ms: int) -> datetime:

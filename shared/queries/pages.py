@@ -29,13 +29,15 @@ class Condition(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """``indexed``: what an index answers. ``filters``: which of those rows are wanted. ``key``: the two columns that sort."""
+    """``indexed``: what an index answers. ``filters``: which of those rows are wanted. ``key``: the two columns that sort.
+    ``shown``: what is read of the page's rows, where that is not the ``columns`` as they are; it may look at the whole page."""
 
     table: str
     columns: str
     key: tuple[str, str]
     indexed: Sequence[Condition]
     filters: Sequence[Condition]
+    shown: str | None = None
 
 
 async def page_of(conn: Connection, listing: Listing, after: tuple[Any, Any] | None, limit: int) -> Page:
@@ -47,18 +49,26 @@ async def page_of(conn: Connection, listing: Listing, after: tuple[Any, Any] | N
     values: list[Any] = []
     found = f"FROM {listing.table} WHERE {_all(indexed, values)} ORDER BY {first} DESC, {second} DESC"
     if not listing.filters:
-        rows = await conn.fetch(f"SELECT {listing.columns} {found} LIMIT {limit + 1}", *values)
+        wanted = f"SELECT {listing.columns} {found} LIMIT {limit + 1}"
+        rows = await conn.fetch(_shown(listing, wanted), *values)
         return _page(rows, limit, listing.key, None)
     bounds = tuple(values)
     wanted = (
         f"SELECT * FROM (SELECT {listing.columns} {found} LIMIT {SCANNED}) AS found"
         f" WHERE {_all(listing.filters, values)} LIMIT {limit + 1}"
     )
-    rows = await conn.fetch(wanted, *values)
+    rows = await conn.fetch(_shown(listing, wanted), *values)
     scanned_to = None
     if len(rows) <= limit:
         scanned_to = await conn.fetchrow(f"SELECT {first}, {second} {found} OFFSET {SCANNED - 1} LIMIT 1", *bounds)
     return _page(rows, limit, listing.key, scanned_to)
+
+
+def _shown(listing: Listing, wanted: str) -> str:
+    if listing.shown is None:
+        return wanted
+    first, second = listing.key
+    return f"SELECT {listing.shown} FROM ({wanted}) AS page ORDER BY {first} DESC, {second} DESC"
 
 
 def _all(conditions: Sequence[Condition], values: list[Any]) -> str:

@@ -362,3 +362,34 @@ async def test_no_token_for_an_archived_project(new_browser: NewBrowser) -> None
     assert refused.status_code == 400
     assert "archived" in refused.text
     assert "eyJ" not in refused.text
+
+
+async def test_two_administrators_cannot_shut_each_other_out(new_browser: NewBrowser, pool: Pool) -> None:
+    ada, bob = new_browser(), new_browser()
+    await ada.sign_up("ada")
+    await bob.sign_up("bob", await ada.invitation(await ada.create_project("acme"), "viewer"))
+    of = {row["name"]: row["id"] for row in await pool.fetch("SELECT name, id FROM account")}
+    for way in ("disable", "admin"):
+        await pool.execute("UPDATE account SET is_admin = true, disabled_at = NULL")
+        for browser, name in ((ada, "ada"), (bob, "bob")):
+            await browser.sign_in(name)
+            await browser.get("/instance/accounts")
+        await asyncio.gather(
+            ada.submit(f"/instance/accounts/{of['bob']}/{way}", admin="no"),
+            bob.submit(f"/instance/accounts/{of['ada']}/{way}", admin="no"),
+        )
+        assert await pool.fetchval("SELECT count(*) FROM account WHERE is_admin AND disabled_at IS NULL") == 1, way
+
+
+async def test_two_owners_cannot_throw_each_other_out(new_browser: NewBrowser, pool: Pool) -> None:
+    ada, bob = new_browser(), new_browser()
+    await ada.sign_up("ada")
+    project = await ada.create_project("acme")
+    await bob.sign_up("bob", await ada.invitation(project, "owner"))
+    await pool.execute("UPDATE account SET is_admin = false")
+    of = {row["name"]: row["id"] for row in await pool.fetch("SELECT name, id FROM account")}
+    members = f"/projects/{project}/members"
+    for browser in (ada, bob):
+        await browser.get(members)
+    await asyncio.gather(ada.submit(f"{members}/{of['bob']}/remove"), bob.submit(f"{members}/{of['ada']}/remove"))
+    assert await pool.fetchval("SELECT count(*) FROM membership WHERE role = 'owner'") == 1

@@ -12,7 +12,7 @@ from services.worker.fold import fold_batch
 from shared.ids import livekit_room
 from shared.models.projects import CreatedProject
 from shared.postgres import Pool
-from shared.queries import pages
+from shared.queries import event_pages, pages
 from shared.queries.events import Received
 from shared.settings import Settings
 from tests.integration.conftest import key_of
@@ -158,6 +158,26 @@ async def test_events_are_what_livekit_sent(api: httpx.AsyncClient, project: Cre
     names = [event["event"] for event in of_session]
     assert sorted(names) == ["participant_joined", "participant_left", "track_published", "track_unpublished"]
     assert await walk(api, "events", key_of(project), session="PA_nobody") == []
+
+
+@pytest.mark.parametrize("filters", [{}, {"room": "lobby"}])
+async def test_a_page_of_events_is_bounded_in_bytes(
+    api: httpx.AsyncClient,
+    project: CreatedProject,
+    lobby: str,
+    monkeypatch: pytest.MonkeyPatch,
+    filters: dict[str, str],
+) -> None:
+    """Whoever mints tokens chooses how large events are; a page of them must fit into a process's memory."""
+    every = await walk(api, "events", key_of(project), limit=200, **filters)
+    sizes = {event["id"]: len(json.dumps(event["payload"], separators=(",", ":"))) for event in every}
+    most = max(sizes.values())
+    for bound in (1, 3 * most):
+        monkeypatch.setattr(event_pages, "PAGE_BYTES", bound)
+        page = await get(api, "events", key_of(project), limit=200, **filters)
+        assert 1 <= len(page["events"]) < len(every)
+        assert sum(sizes[event["id"]] for event in page["events"][:-1]) < bound
+        assert await walk(api, "events", key_of(project), limit=200, **filters) == every
 
 
 async def test_a_rooms_turn_password_is_nobodys_to_read(

@@ -77,8 +77,14 @@ class InstanceController(Controller):
             visit.form.fail("accounts", "You cannot disable the account that you are signed in with.")
             return await _accounts(visit, status=422)
         async with visit.writing() as conn:
-            await accounts.disable(conn, account_id, visit.now)
-            await visit.record(conn, "account_disabled", target=account.email)
+            # Of two administrators who disable each other at once, one stays.
+            if account.is_admin and account.disabled_at is None and await account_queries.count_admins(conn) < 2:
+                visit.form.fail("accounts", "Somebody has to administer this Relay.")
+            else:
+                await accounts.disable(conn, account_id, visit.now)
+                await visit.record(conn, "account_disabled", target=account.email)
+        if not visit.form.is_valid:
+            return await _accounts(visit, status=422)
         return visit.redirect("/instance/accounts", done="account_disabled")
 
     @post("/accounts/{account_id:str}/enable")
