@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from operator import add
 
 import asyncpg
+import msgspec
 
 from services.worker.ledger import Change, ConcurrentFold, apply_change
-from shared.audit.difference import Found
+from shared.audit.difference import Found, State
 from shared.audit.proof import Checked
 from shared.audit.rollups import NO_RUNS, DaySums, sums_by_day
 from shared.audit.verify import verify_rollups, verify_states
@@ -62,6 +63,12 @@ async def _mend_states(conn: Connection, batch: Sequence[Found], now_ms: int) ->
                 await _mend_state(conn, found, now_ms)
         except (ConcurrentFold, asyncpg.DeadlockDetectedError):
             continue  # the fold stored it in this moment; the next audit says whether rightly
+        except msgspec.MsgspecError:
+            # A state that cannot be read. What its events prove takes its place; its sums are found next. Without events
+            # nothing does: what is left of it may be all there is.
+            if found.proven is not None and found.proven != found.stored:
+                async with conn.transaction():
+                    await _replace(conn, found.proven)
 
 
 async def _mend_state(conn: Connection, found: Found, now_ms: int) -> None:
@@ -90,6 +97,19 @@ async def _mend_session(conn: Connection, found: Found, now_ms: int) -> None:
         if proven is None:
             await session_queries.delete_sessions(conn, [sid])
         await apply_change(conn, Change(before, after, rooms, rooms), now_ms)
+
+
+async def _replace(conn: Connection, proven: State) -> None:
+    """The columns beside the state may be as wrong as the state: nothing of the row is used."""
+    if isinstance(proven, MediaRun):
+        await media_queries.delete_run(conn, proven.meter, proven.id)
+        await media_queries.insert_runs(conn, [proven])
+        return
+    assert isinstance(proven, Session)  # noqa: S101 - a room has no state beside its columns
+    room_sid = proven.room_sid or ""
+    rooms = await session_queries.lock_rooms(conn, [room_sid])
+    await session_queries.delete_sessions(conn, [proven.sid])
+    await session_queries.insert_sessions(conn, [(proven, bill_of(proven, rooms.get(room_sid)))])
 
 
 async def _mend_room(conn: Connection, found: Found, now_ms: int) -> None:

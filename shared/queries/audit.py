@@ -153,7 +153,11 @@ def _stored_session(row: asyncpg.Record) -> StoredSession:
             finished_ms=tuple(row["r_finished_ms"]),
             superseded_ms=row["r_superseded_ms"],
         )
-    return StoredSession(_session(row["state"]), {name: row[name] for name in sessions.DERIVED}, room)
+    try:
+        state = _session(row["state"])
+    except msgspec.MsgspecError:  # knows nothing, then, and is found to differ from what its events tell
+        state = Session(sid=row["sid"])
+    return StoredSession(state, {name: row[name] for name in sessions.DERIVED}, room)
 
 
 async def sessions_by_sid(conn: Connection, scope: AuditScope, span: Span | None) -> AsyncIterator[StoredSession]:
@@ -266,7 +270,11 @@ async def events_of_runs(conn: Connection, scope: AuditScope) -> AsyncIterator[K
 async def runs(conn: Connection, scope: AuditScope) -> AsyncIterator[StoredRun]:
     query = f"SELECT {', '.join(media.DERIVED)}, state FROM media_run WHERE {_owned(scope, '')}"
     async for row in conn.cursor(query, *scope, prefetch=PREFETCH, timeout=TIMEOUT_S):
-        yield StoredRun(_run(row["state"]), {name: row[name] for name in media.DERIVED})
+        try:
+            state = _run(row["state"])
+        except msgspec.MsgspecError:
+            state = MediaRun(id=row["id"], meter=row["meter"])
+        yield StoredRun(state, {name: row[name] for name in media.DERIVED})
 
 
 async def count_runs(conn: Connection, scope: AuditScope) -> int:

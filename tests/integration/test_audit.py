@@ -126,6 +126,8 @@ async def test_nothing_is_wrong_after_folding(conn: Connection) -> None:
 
 
 CORRUPTIONS = {
+    "states of sessions that cannot be read": ("session", "UPDATE session SET state = 'no state'"),
+    "states of runs that cannot be read": ("media_run", "UPDATE media_run SET state = '[]'"),
     "a session's state": (
         "session",
         "UPDATE session SET state = replace(convert_from(state, 'UTF8'), $${when}$$, $${later}$$)::bytea"
