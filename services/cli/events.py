@@ -93,7 +93,7 @@ def run_replay(arguments: argparse.Namespace, database: DatabaseUrl) -> int:
     if arguments.json:
         _print({"replayed": count})
     else:
-        print(f"{count} events go to the worker again; what is still of no use will be set aside again")
+        print(f"to the worker again: {count}; what is still of no use will be set aside again")
     return 0
 
 
@@ -102,7 +102,7 @@ def run_dismiss(arguments: argparse.Namespace, database: DatabaseUrl) -> int:
     if arguments.json:
         _print({"dismissed": count})
     else:
-        print(f"{count} events deleted")
+        print(f"{count} event{'s' if count != 1 else ''} deleted")
     return 0
 
 
