@@ -20,11 +20,16 @@ def unavailable(reason: str) -> None:
     pytest.skip(reason)
 
 
+def require_chromium() -> None:
+    """Skips the calling test where Chromium is not installed."""
+    if not os.access(EXECUTABLE, os.X_OK):
+        unavailable(f"{EXECUTABLE} is not installed")
+
+
 @asynccontextmanager
 async def chromium() -> AsyncIterator[Any]:
     """Playwright's ``Browser``. Skips the calling test where Chromium or Playwright is not installed."""
-    if not os.access(EXECUTABLE, os.X_OK):
-        unavailable(f"{EXECUTABLE} is not installed")
+    require_chromium()
     try:
         from playwright.async_api import async_playwright
     except ImportError:

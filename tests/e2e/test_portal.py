@@ -6,7 +6,8 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +16,10 @@ import msgspec
 import pytest
 
 from shared.livekit.webhook import WebhookSigner
-from tests.e2e.browser import Console, chromium
+from tests.e2e.browser import Console, chromium, require_chromium
 from tests.e2e.conftest import relay_up
 from tests.e2e.livekit_server import API_KEY, API_SECRET, free_port
-from tests.portal_browser import PASSWORD
+from tests.portal_browser import PASSWORD, Browser
 
 _LIVE_WITHIN_MS = 2000
 _WAIT_MS = 30_000
@@ -60,22 +61,48 @@ class Site(NamedTuple):
         assert answer.status_code == 200, answer.text
 
 
+@contextmanager
+def running(**settings: str) -> Iterator[str]:
+    """A fresh `relay up` without a LiveKit; yields its URL."""
+    directory, port = Path(tempfile.mkdtemp(prefix="relay-test-")), free_port()
+    try:
+        with relay_up(directory / "data", port, f"ws://127.0.0.1:{free_port()}", **settings) as relay:
+            relay.wait_for("Relay is ready on")
+            yield f"http://127.0.0.1:{port}"
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
 @pytest.fixture
-async def site() -> AsyncIterator[Site]:
-    """A fresh `relay up` without a LiveKit, and a browser."""
+async def fresh_site() -> AsyncIterator[Site]:
+    """One of its own, without an account."""
     async with chromium() as browser:
-        directory, port = Path(tempfile.mkdtemp(prefix="relay-test-")), free_port()
-        try:
-            with relay_up(directory / "data", port, f"ws://127.0.0.1:{free_port()}") as relay:
-                await asyncio.to_thread(relay.wait_for, "Relay is ready on")
-                yield Site(f"http://127.0.0.1:{port}", browser)
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
+        with running() as url:
+            yield Site(url, browser)
+
+
+@pytest.fixture(scope="module")
+def shared_url() -> Iterator[str]:
+    """One for all tests that have accounts and projects of their own; "root" administers it."""
+    require_chromium()
+    with running(RELAY_SIGNUP="open") as url:
+        asyncio.run(_sign_up_root(url))
+        yield url
+
+
+async def _sign_up_root(url: str) -> None:
+    async with Browser(url) as browser:
+        await browser.sign_up("root")
+
+
+@pytest.fixture
+async def site(shared_url: str) -> AsyncIterator[Site]:
+    async with chromium() as browser:
+        yield Site(shared_url, browser)
 
 
 async def sign_up(page: Any, name: str = "ada") -> None:
-    await page.goto("/")
-    assert page.url.endswith("/sign-up")
+    await page.goto("/sign-up")
     await page.fill("#name", name)
     await page.fill("#email", f"{name}@example.com")
     await page.fill("#password", PASSWORD)
@@ -100,11 +127,13 @@ async def shows(place: Any, text: str) -> None:
     await expect(place).to_have_text(text, timeout=_WAIT_MS)
 
 
-async def test_first_visit(site: Site) -> None:
+async def test_first_visit(fresh_site: Site) -> None:
     """From signing up to the first usage, seen without reloading."""
-    started = time.monotonic()
+    site, started = fresh_site, time.monotonic()
     page = await site.page(viewport=DESKTOP)
     console = Console(page)
+    await page.goto("/")
+    assert page.url.endswith("/sign-up")
     await sign_up(page)
     project = await create_project(page, "First app")
     key = await page.locator("code", has_text="sk_test_").inner_text()
@@ -163,7 +192,11 @@ OF_STRANGERS = ("/sign-in", "/sign-up", "/invitations/unknown")
 async def test_every_page_in_light_and_dark_on_desktop_and_phone(site: Site) -> None:
     """No sideways scrolling, no complaint of the browser, nothing that axe-core finds, no request to anybody else."""
     first = await site.page()
-    await sign_up(first)
+    await first.goto("/sign-in")
+    await first.fill("#email", "root@example.com")
+    await first.fill("#password", PASSWORD)
+    await first.click("main button[type=submit]")
+    await first.get_by_role("heading", name="Projects").wait_for()
     project = await create_project(first, "A project with quite a long name, as they are")
     long_name = "a-room-with-a-very-long-name-" * 4
     for number, room in enumerate(("lobby", long_name)):
@@ -211,7 +244,7 @@ async def _look(page: Any, path: str, variant: Variant, site: Site) -> list[str]
 
 async def test_without_javascript(site: Site) -> None:
     page = await site.page(java_script_enabled=False, viewport=DESKTOP)
-    await sign_up(page)
+    await sign_up(page, "paula")
     project = await create_project(page, "Plain")
     await page.get_by_role("link", name="I have copied them").click()
     await page.get_by_role("button", name="Mint a test token").click()
@@ -241,12 +274,12 @@ async def test_by_keyboard_alone(site: Site) -> None:
     keys = page.keyboard
     await page.goto("/sign-up")
     # The first field has the focus already.
-    for text in ("Ada", "ada@example.com", PASSWORD):
+    for text in ("Kim", "kim@example.com", PASSWORD):
         await keys.type(text)
         await keys.press("Tab")
     await keys.press("Enter")
-    await page.wait_for_url("**/projects")
-    await page.goto("/projects/new")
+    # Whoever has no project makes the first; its name is asked for at once.
+    await page.wait_for_url("**/projects/new")
     await keys.type("Keyboard")
     await keys.press("Enter")
     await page.get_by_role("heading", name="Keyboard is ready").wait_for()

@@ -5,15 +5,18 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 
+import httpx
 import msgspec
 import pytest
 
 from services.api.portal.throttle import subjects_of
 from services.cli.accounts import invite, password_link
+from services.cli.projects import create_key, rename_project
 from shared.errors import AccountNotFound
+from shared.models.projects import CreatedProject
 from shared.postgres import Pool
 from shared.settings import Settings
-from tests.integration.conftest import serving
+from tests.integration.conftest import key_of, serving
 from tests.portal_browser import PASSWORD, Browser
 
 NewBrowser = Callable[[], Browser]
@@ -393,3 +396,29 @@ async def test_two_owners_cannot_throw_each_other_out(new_browser: NewBrowser, p
         await browser.get(members)
     await asyncio.gather(ada.submit(f"{members}/{of['bob']}/remove"), bob.submit(f"{members}/{of['ada']}/remove"))
     assert await pool.fetchval("SELECT count(*) FROM membership WHERE role = 'owner'") == 1
+
+
+async def test_the_audit_log_knows_what_was_done_outside_the_portal(
+    settings: Settings, project: CreatedProject, api: httpx.AsyncClient, pool: Pool
+) -> None:
+    made = await create_key(settings.database, project.project_id, "live", "secret", "server")
+    await rename_project(settings.database, project.project_id, "renamed")
+    new = (await api.post("/v1/keys", json={"name": "worker"}, headers=key_of(project))).json()
+    await api.post(f"/v1/keys/{new['keyId']}/rotate", json={}, headers=key_of(project))
+    await api.delete(f"/v1/keys/{made.key_id}", headers=key_of(project))
+    holder = await pool.fetchval(
+        "SELECT id FROM api_key WHERE project_id = $1 AND name = 'default' AND mode = 'live' AND type = 'secret'",
+        project.project_id,
+    )
+    rows = await pool.fetch(
+        "SELECT actor, action, target FROM audit_log WHERE project_id = $1 ORDER BY id", project.project_id
+    )
+    by_key = f"API key {holder}"
+    assert [tuple(row) for row in rows] == [
+        ("command line", "project_created", "acme"),
+        ("command line", "key_created", "server"),
+        ("command line", "project_renamed", "renamed"),
+        (by_key, "key_created", "worker"),
+        (by_key, "key_rotated", "worker"),
+        (by_key, "key_revoked", "server"),
+    ]

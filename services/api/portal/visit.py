@@ -89,6 +89,10 @@ class Visit:
     def may(self, role: Role) -> bool:
         return self._project is not None and at_least(self._project.role, role)
 
+    def form_is_done(self) -> None:
+        """What it asked for was done: the page that says so shows it empty, ready for the next."""
+        self.form = Form({})
+
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[Connection]:
         """One snapshot for everything that a page shows."""

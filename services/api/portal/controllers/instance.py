@@ -51,6 +51,7 @@ class InstanceController(Controller):
             return await _accounts(visit, status=422)
         async with visit.writing() as conn:
             secret = await accounts.invite(conn, visit.actor, "sign_up", visit.now, note=note)
+        visit.form_is_done()
         return await _accounts(visit, status=201, link=_link(visit, secret), link_for=note)
 
     @post("/accounts/withdraw")

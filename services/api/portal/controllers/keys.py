@@ -65,6 +65,7 @@ class KeyController(Controller):
         except _REFUSED as error:
             visit.form.fail("name", spoken(error))
             return await _page(visit, status=422)
+        visit.form_is_done()
         return await _page(visit, status=201, created=created)
 
     @get("/{key_id:str}/rotate", opt={"role": "admin"})
@@ -92,6 +93,7 @@ class KeyController(Controller):
         except _REFUSED as error:
             visit.form.fail("grace", spoken(error))
             return visit.page("key_rotate.html", status=422, key=key, graces=GRACES)
+        visit.form_is_done()
         return await _page(visit, status=201, created=created)
 
     @get("/{key_id:str}/revoke", opt={"role": "admin"})

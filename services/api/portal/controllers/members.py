@@ -36,6 +36,7 @@ class MemberController(Controller):
             secret = await accounts.invite(
                 conn, visit.actor, "project", visit.now, project_id=visit.project.project_id, role=role, note=note
             )
+        visit.form_is_done()
         return await _page(visit, status=201, link=f"{visit.portal.settings.relay_api_url}/invitations/{secret}")
 
     @post("/withdraw")
