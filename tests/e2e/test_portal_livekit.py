@@ -8,7 +8,7 @@ from shared.ids import Mode
 from tests.e2e.browser import chromium
 from tests.e2e.conftest import Stack
 from tests.e2e.participant import Person
-from tests.e2e.test_portal import DESKTOP, Site, create_project, shows, sign_up
+from tests.e2e.test_portal import DESKTOP, VARIANTS, Site, create_project, shows, sign_up, violations
 
 pytestmark = pytest.mark.livekit
 _SEEN_WITHIN_S = 2.0
@@ -39,7 +39,18 @@ async def test_joining_is_seen_and_removing_removes(stack: Stack) -> None:
         # The best of three: on a machine that runs other tests as well, one of them may wait for its turn.
         assert min(took_s) < _SEEN_WITHIN_S, took_s
 
+        await people[0].publish(camera=True)
         await page.get_by_role("link", name="lobby").click()
+        await page.reload()
+        await page.get_by_text("camera").wait_for()
+        addresses = (f"/projects/{project}?mode={_MODE}", f"/projects/{project}/rooms?mode={_MODE}", page.url)
+        for variant in VARIANTS[::-1]:
+            await page.emulate_media(color_scheme=variant.scheme)
+            await page.set_viewport_size(variant.viewport)
+            for address in addresses:
+                # Anew each time: a colour that is still changing has no contrast to speak of.
+                await page.goto(address)
+                assert await violations(page) == [], (address, variant)
         await page.get_by_role("link", name="Remove ada-1").click()
         await page.get_by_role("button", name="Remove participant").click()
         await page.get_by_text("Participant removed.").wait_for()

@@ -422,3 +422,18 @@ async def test_the_audit_log_knows_what_was_done_outside_the_portal(
         (by_key, "key_rotated", "worker"),
         (by_key, "key_revoked", "server"),
     ]
+
+
+async def test_switching_the_mode_leads_to_the_page_or_its_list(new_browser: NewBrowser) -> None:
+    ada = new_browser()
+    await ada.sign_up("ada")
+    base = f"/projects/{await ada.create_project('acme')}"
+    for page, other in (
+        ("", "?mode=test"),
+        ("/usage?period=7d&groupBy=room&cursor=x", "/usage?period=7d&amp;groupBy=room&amp;mode=test"),
+        ("/sessions?room=lobby", "/sessions?mode=test"),
+        ("/room?name=lobby", "/rooms?mode=test"),
+        ("/room/end?name=lobby", "/rooms?mode=test"),
+        ("/archive", "/archive?mode=test"),
+    ):
+        assert f'<a href="{base}{other}"' in (await ada.get(base + page)).text, page

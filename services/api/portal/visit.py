@@ -19,8 +19,9 @@ from shared.postgres import Connection
 from shared.queries.usage import Scope
 
 Page = Response[str]
+_LISTS = {"room": "rooms", "event": "events"}
 # What of an address means the same in live and in test mode.
-_KEPT_OVER_MODES = ("period", "from", "to", "granularity", "by")
+_KEPT_OVER_MODES = ("period", "from", "to", "granularity", "groupBy")
 
 
 class Visit:
@@ -118,12 +119,17 @@ class Visit:
         return path + (f"?{urlencode(given)}" if given else "")
 
     def in_mode(self, mode: Mode) -> str:
-        """This page in the other mode; from a form that was refused, the overview."""
+        """This page in the other mode: of what is in one mode alone, the list it belongs to; from a form that was refused,
+        the overview."""
+        base = f"/projects/{self.project.project_id}"
         if self.request.method != "GET":
-            return f"/projects/{self.project.project_id}" + ("?mode=test" if mode == "test" else "")
+            return base + ("?mode=test" if mode == "test" else "")
+        # "/room", "/room/end" and "/sessions/PA_x" lead to "/rooms" and "/sessions".
+        page = self.request.url.path.removeprefix(base).strip("/").partition("/")[0]
+        path = f"{base}/{_LISTS.get(page, page)}".rstrip("/")
         kept = {name: value for name, value in self.request.query_params.items() if name in _KEPT_OVER_MODES}
         query = urlencode({**kept, **({"mode": "test"} if mode == "test" else {})})
-        return self.request.url.path + (f"?{query}" if query else "")
+        return path + (f"?{query}" if query else "")
 
     def before(self) -> int | None:
         """The entry that a page of a numbered list goes on after."""
