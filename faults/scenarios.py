@@ -70,10 +70,12 @@ async def postgres_refuses(stack: Stack, outage_s: float) -> None:
 
 
 async def two_workers(stack: Stack, _: float) -> None:
-    """A second worker on the same partitions; then the first is killed and comes back."""
-    await asyncio.to_thread(stack.add_worker)
+    """A second worker on the same partitions; the first is killed and comes back; the second is told to go."""
+    second = await asyncio.to_thread(stack.add_worker)
     await asyncio.sleep(2)
     await _restart(stack.workers[0])
+    stack.workers.remove(second)
+    await asyncio.to_thread(second.stop)
 
 
 async def clock_jumps(stack: Stack, _: float) -> None:
