@@ -25,6 +25,7 @@ LIVEKIT = {
     "LIVEKIT_API_SECRET": "a-secret-of-the-benchmarks-alone-and-long",
 }
 _READY_WITHIN_S = 60.0
+_NO_LIMIT = "100000000"
 
 
 class Site(NamedTuple):
@@ -66,6 +67,11 @@ def servers(directory: Path) -> Iterator[tuple[EmbeddedServers, dict[str, str]]]
                 "AUTH_SECRET": "b" * 32,
                 "RELAY_API_URL": "http://127.0.0.1",
                 "RECONCILE_INTERVAL_SECONDS": "0",
+                # Counted as ever, and never reached.
+                "RATE_LIMIT_TOKENS_PER_KEY": _NO_LIMIT,
+                "RATE_LIMIT_TOKENS_PER_PROJECT": _NO_LIMIT,
+                "RATE_LIMIT_API_PER_KEY": _NO_LIMIT,
+                "RATE_LIMIT_API_PER_PROJECT": _NO_LIMIT,
             },
         )
 

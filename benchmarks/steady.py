@@ -50,7 +50,7 @@ async def _run(arguments: argparse.Namespace) -> int:
         traffic = _Traffic(project, WebhookSigner(LIVEKIT["LIVEKIT_API_KEY"], LIVEKIT["LIVEKIT_API_SECRET"]))
         started, next_line, sent, refused = time.monotonic(), 60.0, 0, 0
         console.print(
-            "minute   events   refused   api MiB   worker MiB   redis MiB   in streams   database MB   bytes an event"
+            "minute, events stored of sent, refused, MiB of api, worker and Redis, in streams, database MB, bytes an event"
         )
         while (passed := time.monotonic() - started) < arguments.minutes * 60 + 1:
             if passed >= next_line:
