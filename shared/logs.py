@@ -67,7 +67,11 @@ def set_up_logging(setting: str = "auto", level: str = "info", stream: TextIO | 
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # They tell of every message and every connection at info.
     for name in ("dramatiq", "uvicorn", "httpx", "httpcore", "yoyo", "opentelemetry"):
-        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+        chatty = logging.getLogger(name)
+        chatty.setLevel(max(logging.WARNING, logging.getLogger().level))
+        # Uvicorn's own configuration, where something applied it, would keep its lines to itself.
+        chatty.handlers.clear()
+        chatty.propagate = True
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

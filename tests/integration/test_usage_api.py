@@ -73,8 +73,7 @@ async def busy(pool: Pool, project: CreatedProject) -> CreatedProject:
         for run, end in ((some_run(rng, n, project.project_id), rng.choice([None, TODAY + 1])) for n in range(5))
     ]
     async with pool.acquire() as conn, conn.transaction():
-        await fold_sessions(conn, sessions, [], now_ms)
-        await fold_runs(conn, runs)
+        await fold_sessions(conn, sessions, [], now_ms, await fold_runs(conn, runs))
         await conn.execute("UPDATE session SET confirmed_ms = $1 WHERE ended_ms IS NULL", now_ms)
     return project
 

@@ -74,7 +74,7 @@ class Crowd:
         async with conn.transaction():
             for at in range(0, len(self.sessions), 7):
                 await fold_sessions(conn, self.sessions[at : at + 7], [], NOW)
-            await fold_runs(conn, self.runs)
+            await fold_sessions(conn, [], [], NOW, await fold_runs(conn, self.runs))
             for sid, confirmed_ms in self.confirmed.items():
                 await conn.execute("UPDATE session SET confirmed_ms = $2 WHERE sid = $1", sid, confirmed_ms)
 
