@@ -14,12 +14,12 @@ def measure(rounds: int) -> dict[str, Spread]:
     """Seconds until `relay api` answers, and `relay up` on existing data says it is ready; MiB of an idle api and worker."""
     api, up, api_mib, worker_mib = [], [], [], []
     with processes.scratch() as directory, processes.servers(directory) as (_, env):
-        for _ in range(rounds):
+        for number in range(rounds):
             started = time.perf_counter()
             with processes.api(env, directory) as site:
                 api.append(time.perf_counter() - started)
                 api_mib.append(resident_mib(site.pid))
-            with processes.worker(env, directory) as pid:
+            with processes.worker(env, directory, f"worker{number}") as pid:
                 worker_mib.append(resident_mib(pid))
     with processes.scratch() as directory:
         _up(directory)  # makes the data
