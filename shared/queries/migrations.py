@@ -24,12 +24,3 @@ async def missing_migrations(conn: Connection, known: Sequence[str]) -> list[str
     )
     applied = {row[0] for row in rows}
     return [name for name in known if name not in applied]
-
-
-async def is_applied(conn: Connection, migration_id: str) -> bool:
-    """Whether a migration has been applied; False as well on a database that was never migrated."""
-    if await conn.fetchval("SELECT to_regclass('_yoyo_migration')") is None:
-        return False
-    return bool(
-        await conn.fetchval("SELECT EXISTS (SELECT FROM _yoyo_migration WHERE migration_id = $1)", migration_id)
-    )

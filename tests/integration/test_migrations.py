@@ -9,8 +9,8 @@ import pytest
 
 from shared.migrate import migrate, rollback_all
 from shared.postgres import connect
-from shared.queries.migrations import is_applied
-from shared.schema import latest_migration
+from shared.queries.migrations import missing_migrations
+from shared.schema import known_migrations, latest_migration
 from shared.settings import DatabaseUrl, parse_database_url
 
 
@@ -60,7 +60,7 @@ async def test_prismas_schema(empty_database: DatabaseUrl, schema: str) -> None:
     assert {name.split(".")[0] for name in tables(database)} == {schema}
     conn = await connect(database)
     try:
-        assert await is_applied(conn, latest_migration())
+        assert await missing_migrations(conn, known_migrations()) == []
         assert await conn.fetchval("SELECT count(*) FROM project") == 0
     finally:
         await conn.close()
@@ -69,6 +69,6 @@ async def test_prismas_schema(empty_database: DatabaseUrl, schema: str) -> None:
 async def test_an_unmigrated_database_is_seen(empty_database: DatabaseUrl) -> None:
     conn = await connect(empty_database)
     try:
-        assert not await is_applied(conn, latest_migration())
+        assert await missing_migrations(conn, known_migrations()) == known_migrations()
     finally:
         await conn.close()

@@ -14,8 +14,8 @@ from shared.clock import DAY_MS, floor_to
 from shared.errors import LiveKitError, StoreUnavailable
 from shared.postgres import UNAVAILABLE
 from shared.queries import operations, partitions, reconcile, set_aside
-from shared.queries.migrations import is_applied
-from shared.schema import latest_migration
+from shared.queries.migrations import missing_migrations
+from shared.schema import known_migrations
 
 TIMEOUT_S = 2.0
 _PASSES = 10
@@ -58,7 +58,7 @@ async def _timed(work: Awaitable[T]) -> tuple[T, int]:
 async def _postgres(visit: Visit) -> tuple[list[Check], _Rest]:
     try:
         async with asyncio.timeout(TIMEOUT_S * 2), visit.reading() as conn:
-            applied, took_ms = await _timed(is_applied(conn, latest_migration()))
+            missing, took_ms = await _timed(missing_migrations(conn, known_migrations()))
             state = await operations.machine_state(conn, visit.now_ms)
             workers = await operations.workers(conn)
             passes = await reconcile.last_passes(conn, _PASSES)
@@ -68,7 +68,7 @@ async def _postgres(visit: Visit) -> tuple[list[Check], _Rest]:
         return [Check("Postgres", "bad", "cannot be reached")], ([], [], {}, None)
     checks = [
         Check("Postgres", "good", f"answers in {took_ms} ms")
-        if applied
+        if not missing
         else Check("Postgres", "bad", "migrations are pending: run `relay migrate`"),
         Check("Workers", "good", f"{state.workers} alive")
         if state.workers
