@@ -14,6 +14,7 @@ from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import OutOfMemoryError, RedisClusterException, RedisError, ResponseError
 
 from shared.models.livekit_event import routing_key
+from shared.one_write import Command, execute_all
 from shared.queries.events import Received
 from shared.settings import Settings
 
@@ -75,20 +76,28 @@ def bell_key(partition: int) -> str:
     return f"relay:{{fold{partition}}}:bell"
 
 
+_STREAM_KEYS = [stream_key(partition) for partition in range(PARTITIONS)]
+
+
 async def append(redis: "Redis", entries: Sequence[tuple[int, Received]]) -> list[int]:
     """Appends (partition, event) pairs in one round trip and rings the bells of their partitions. Returns the partitions
     whose bell was silent before: the caller wakes their fold. Raises one of ``UNAVAILABLE``; entries may then have been
     appended all the same, and appending them again is harmless."""
-    pipeline = redis.pipeline(transaction=False)
-    for partition, received in entries:
-        trace = () if received.trace is None else ("c", received.trace)
-        pipeline.execute_command(
-            "XADD", stream_key(partition), "*", "t", received.received_ms, "b", received.body, *trace
-        )
+    commands: list[Command] = [
+        ("XADD", _STREAM_KEYS[partition], "*", "t", received.received_ms, "b", received.body)
+        if received.trace is None
+        else ("XADD", _STREAM_KEYS[partition], "*", "t", received.received_ms, "b", received.body, "c", received.trace)
+        for partition, received in entries
+    ]
     partitions = sorted({partition for partition, _ in entries})
-    for partition in partitions:
-        pipeline.set(bell_key(partition), 1, nx=True, px=BELL_TTL_MS)
-    results = await pipeline.execute()
+    commands += [("SET", bell_key(partition), 1, "NX", "PX", BELL_TTL_MS) for partition in partitions]
+    if isinstance(redis, Redis):
+        results = await execute_all(redis, commands, SOCKET_TIMEOUT_S)
+    else:  # a cluster: its client knows which node each command is for
+        pipeline = redis.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        results = await pipeline.execute()
     return [partition for partition, rung in zip(partitions, results[len(entries) :], strict=True) if rung]
 
 

@@ -1,0 +1,52 @@
+"""Many commands in one write: what a caller of a pipeline relies on holds as well."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.exceptions import ResponseError, TimeoutError
+
+from shared import event_stream
+from shared.one_write import Command, execute_all
+from shared.settings import Settings
+
+
+@pytest.fixture
+async def redis(settings: Settings) -> AsyncIterator[event_stream.Redis]:
+    client = event_stream.connect_redis(settings.redis_url)
+    yield client
+    await client.aclose()
+
+
+async def test_answers_come_in_the_order_of_the_commands(redis: event_stream.Redis) -> None:
+    commands: list[Command] = [("SET", "one", b"\x00\r\n\xff"), ("GET", "one"), ("INCRBY", "two", 7), ("GET", "three")]
+    assert await execute_all(redis, commands, 2.0) == [b"OK", b"\x00\r\n\xff", 7, None]
+
+
+async def test_the_first_error_is_raised_and_the_connection_goes_on(redis: event_stream.Redis) -> None:
+    with pytest.raises(ResponseError, match="not an integer"):
+        await execute_all(redis, [("SET", "word", "a"), ("INCR", "word"), ("NONSENSE",), ("SET", "word", "b")], 2.0)
+    # All commands were carried out and all answers read: the next ones get their own.
+    assert await execute_all(redis, [("GET", "word"), ("PING",)], 2.0) == [b"b", b"PONG"]
+
+
+async def test_a_late_answer_is_never_taken_for_the_next_command(redis: event_stream.Redis) -> None:
+    with pytest.raises(TimeoutError):
+        await execute_all(redis, [("GET", "word"), ("BLPOP", "nothing", 1)], 0.1)
+    assert await execute_all(redis, [("ECHO", "mine")], 5.0) == [b"mine"]
+
+
+async def test_a_cancelled_caller_leaves_no_answer_behind(redis: event_stream.Redis) -> None:
+    with pytest.raises(asyncio.TimeoutError):
+        async with asyncio.timeout(0.1):
+            await execute_all(redis, [("BLPOP", "nothing", 1)], 5.0)
+    assert await execute_all(redis, [("ECHO", "mine")], 5.0) == [b"mine"]
+
+
+async def test_a_connection_that_redis_closed_is_opened_again(redis: event_stream.Redis, settings: Settings) -> None:
+    [number] = await execute_all(redis, [("CLIENT", "ID")], 2.0)
+    other = event_stream.connect_redis(settings.redis_url)
+    await other.client_kill_filter(_id=str(number))
+    await other.aclose()
+    assert await execute_all(redis, [("PING",)], 2.0) == [b"PONG"]
+    assert await execute_all(redis, [("CLIENT", "ID")], 2.0) != [number]
