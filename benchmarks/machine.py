@@ -40,17 +40,34 @@ def describe() -> str:
         ),
         platform.processor() or "unknown processor",
     )
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
-    return f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB, {system}; load average {os.getloadavg()[0]:.1f}"
+    return f"{model}, {os.cpu_count()} cores, {gib:.0f} GiB, {system}; load average {os.getloadavg()[0]:.1f}"
+
+
+class Memory(NamedTuple):
+    """What a process holds, in MiB: ``rss`` counts every page it touches, ``pss`` a shared page by its part among those who
+    share it, ``uss`` only what nobody else has. Growth of its own shows in ``uss``; ``pss`` moves as others come and go."""
+
+    rss: float
+    pss: float
+    uss: float
+
+    def __str__(self) -> str:
+        return f"{self.rss:.1f}/{self.pss:.1f}/{self.uss:.1f}"
+
+
+def memory(pid: int) -> Memory:
+    kib: dict[str, int] = {}
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()[1:]:
+        name, _, value = line.partition(":")
+        kib[name] = int(value.split()[0])
+    return Memory(kib["Rss"] / 1024, kib["Pss"] / 1024, (kib["Private_Clean"] + kib["Private_Dirty"]) / 1024)
 
 
 def resident_mib(pid: int) -> float:
     """Memory that a process holds, shared pages counted once among those who share them (PSS)."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"the kernel tells no memory of process {pid}")
+    return memory(pid).pss
 
 
 def show(title: str, columns: list[str], rows: list[list[str]]) -> None:

@@ -15,7 +15,7 @@ import asyncpg
 import httpx
 
 from benchmarks import processes
-from benchmarks.machine import console, describe, resident_mib
+from benchmarks.machine import console, describe, memory
 from benchmarks.paced import Paced, request
 from benchmarks.processes import LIVEKIT
 from services.cli.embedded import EmbeddedServers
@@ -50,7 +50,8 @@ async def _run(arguments: argparse.Namespace) -> int:
         traffic = _Traffic(project, WebhookSigner(LIVEKIT["LIVEKIT_API_KEY"], LIVEKIT["LIVEKIT_API_SECRET"]))
         started, next_line, sent, refused = time.monotonic(), 60.0, 0, 0
         console.print(
-            "minute, events stored of sent, refused, MiB of api, worker and Redis, in streams, database MB, bytes an event"
+            "minute, events stored of sent, refused, MiB (RSS/PSS/USS) of api, of worker, of Redis, in streams, database MB, "
+            "bytes an event"
         )
         while (passed := time.monotonic() - started) < arguments.minutes * 60 + 1:
             if passed >= next_line:
@@ -116,8 +117,8 @@ async def _print_line(
     stored = await conn.fetchval("SELECT count(*) FROM event")
     await conn.close()
     console.print(
-        f"{minute:6}   {stored:6,} of {sent:,}   {refused}   {resident_mib(api_pid):.1f}   {resident_mib(worker_pid):.1f}"
-        f"   {resident_mib(running.redis_pid):.1f}   {sum(lengths)}   {size / 1e6:.1f}   {size / max(1, stored):.0f}",
+        f"{minute:6}   {stored:6,} of {sent:,}   {refused}   {memory(api_pid)}   {memory(worker_pid)}"
+        f"   {memory(running.redis_pid)}   {sum(lengths)}   {size / 1e6:.1f}   {size / max(1, stored):.0f}",
         markup=False,
         highlight=False,
     )
