@@ -11,6 +11,8 @@ from zlib import crc32
 
 from redis import asyncio as redis_asyncio
 from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import OutOfMemoryError, RedisClusterException, RedisError, ResponseError
 
 from shared.models.livekit_event import routing_key
@@ -50,12 +52,15 @@ def connect_streams(settings: Settings) -> "Redis":
     """The Redis of the streams: a cluster, where REDIS_STREAMS_URL names one of its nodes, else the Redis of everything.
 
     What this module asks is the same of both. A cluster's client splits a pipeline by node and asks them at the same time; the
-    answers come back in the order of the commands. It joins the cluster with its first command, not here."""
+    answers come back in the order of the commands. It joins the cluster with its first command, not here. It tries a command
+    again once, having looked afresh who holds what: enough for slots that have moved. Left to itself it would try for seconds,
+    and webhooks that could be in Postgres by then would wait for a lost node."""
     if settings.redis_streams_url is None:
         return connect_redis(settings.redis_url)
     cluster = RedisCluster.from_url(
         settings.redis_streams_url,
         protocol=2,
+        retry=Retry(NoBackoff(), 1),
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_connect_timeout=SOCKET_TIMEOUT_S,
         health_check_interval=15,
@@ -224,10 +229,27 @@ async def oldest_unfolded_ms(redis: "Redis") -> int | None:
     return min((int(first[0][1][b"t"]) for first in firsts if first), default=None)
 
 
+async def nodes(redis: "Redis") -> list[tuple[str, dict[str, Any]]]:
+    """Every server behind the client, replicas included: its address, and the arguments by which a command is put to it. A
+    Redis of its own needs neither. Raises one of ``UNAVAILABLE``."""
+    cluster: Any = redis  # what is asked here, the client of a single Redis does not have
+    if not isinstance(cluster, RedisCluster):
+        return [("", {})]
+    await cluster.initialize()
+    return sorted(((node.name, {"target_nodes": node}) for node in cluster.get_nodes()), key=lambda node: node[0])
+
+
 async def is_durable(redis: "Redis") -> bool | None:
-    """Whether Redis syncs its append-only file before it answers; None where it does not let us look."""
+    """Whether Redis, of a cluster each of its nodes, syncs its append-only file before it answers; None where it does not let
+    us look."""
+    verdicts = [await node_is_durable(redis, node) for _, node in await nodes(redis)]
+    return False if False in verdicts else None if None in verdicts else True
+
+
+async def node_is_durable(redis: "Redis", node: dict[str, Any]) -> bool | None:
+    """``is_durable`` of one of ``nodes``."""
     try:
-        config = {**await redis.config_get("appendonly"), **await redis.config_get("appendfsync")}
+        config = {**await redis.config_get("appendonly", **node), **await redis.config_get("appendfsync", **node)}
     except ResponseError:
         return None
     text = {_text(key): _text(value) for key, value in config.items()}

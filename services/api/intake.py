@@ -29,6 +29,8 @@ WAITING_LIMIT = 20_000
 GROUP_BYTES = 8 * 1024 * 1024
 WAITING_BYTES = 64 * 1024 * 1024
 INBOX_TIMEOUT_S = 5.0
+# While Redis is away it is asked this often whether it is back.
+ASK_AGAIN_S = 0.5
 
 
 class Intake:
@@ -41,6 +43,7 @@ class Intake:
         self._arrived = asyncio.Event()
         self._closing = False
         self._wakes: set[asyncio.Task[None]] = set()
+        self._away: asyncio.Task[None] | None = None  # runs while Redis is away
         self._kept = metrics.webhooks["kept"]
         metrics.intake_waiting.set_function(lambda: len(self._waiting))
 
@@ -72,6 +75,8 @@ class Intake:
             for _, _, kept in group:
                 if not kept.done():  # the request may have been cancelled
                     kept.set_result(None) if error is None else kept.set_exception(error)
+        if self._away is not None:
+            self._away.cancel()
         if self._wakes:
             await asyncio.wait(self._wakes, timeout=2)
 
@@ -97,6 +102,8 @@ class Intake:
             return EventNotKept("the event could not be stored; send it again")
 
     async def _store(self, entries: list[tuple[int, Received]]) -> EventNotKept | None:
+        if self._away is not None and not self._away.done():
+            return await self._store_in_inbox(entries)
         try:
             with tracing.linked_span(
                 "keep webhooks", (received.trace for _, received in entries), webhooks=len(entries)
@@ -104,6 +111,7 @@ class Intake:
                 silent = await event_stream.append(self._redis, entries)
         except event_stream.UNAVAILABLE as error:
             log.warning("Redis did not take %d events (%s); using the inbox", len(entries), type(error).__name__)
+            self._away = asyncio.create_task(self._until_redis_answers())
             return await self._store_in_inbox(entries)
         self._kept.count += len(entries)
         if silent:
@@ -111,6 +119,17 @@ class Intake:
             self._wakes.add(task)
             task.add_done_callback(self._wakes.discard)
         return None
+
+    async def _until_redis_answers(self) -> None:
+        """A server that is gone without a word costs a time-out: one group of webhooks pays it, and not every one of them."""
+        while True:
+            await asyncio.sleep(ASK_AGAIN_S)
+            try:
+                await event_stream.lengths(self._redis)
+            except event_stream.UNAVAILABLE:
+                continue
+            log.info("Redis answers again")
+            return
 
     async def _store_in_inbox(self, entries: list[tuple[int, Received]]) -> EventNotKept | None:
         try:

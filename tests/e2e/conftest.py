@@ -57,7 +57,13 @@ def relay_up(directory: Path, port: int, livekit_url: str, **more: str) -> Itera
 
 
 @pytest.fixture
-async def stack() -> AsyncIterator[Stack]:
+def streams_url() -> str:
+    """Where the event streams lie, if not on the Redis of everything: a module may have another."""
+    return ""
+
+
+@pytest.fixture
+async def stack(streams_url: str) -> AsyncIterator[Stack]:
     program = binary()
     if find_spec("livekit.rtc") is None:
         unavailable("the livekit package (LiveKit's client SDK) is not installed")
@@ -68,7 +74,7 @@ async def stack() -> AsyncIterator[Stack]:
         async with recording(webhook_port, f"{url}/api/webhooks/livekit") as recorder:
             with (
                 livekit_server(program, directory, recorder.url) as livekit,
-                relay_up(directory / "data", port, livekit.url) as relay,
+                relay_up(directory / "data", port, livekit.url, REDIS_STREAMS_URL=streams_url) as relay,
             ):
                 await asyncio.to_thread(relay.wait_for, "Relay is ready on")
                 database = parse_database_url(DataDir(directory / "data").stored()["DATABASE_URL"])

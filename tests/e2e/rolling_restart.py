@@ -6,31 +6,27 @@ servers named in the environment or embedded ones:
 
 import argparse
 import asyncio
-import itertools
+import gc
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
+import uvloop
 
 from services.cli.embedded import embedded_servers
 from services.cli.projects import create_project
-from services.cli.simulate.command import Traffic
-from shared import event_stream
-from shared.livekit.webhook import WebhookSigner
 from shared.migrate import migrate
 from shared.postgres import create_pool
-from shared.settings import Settings, inherited_environment, parse_database_url
-from tests.e2e.balanced_load import Balancer, Outcome, Wanted, drive
-from tests.e2e.livekit_server import free_port
+from shared.settings import Settings, parse_database_url
+from tests.e2e.balanced_load import Outcome, drive
+from tests.e2e.fleet import environment_of, fleet, folded, mints, webhooks
 from tests.integration.test_volume import Owners, traffic_for
 
-STOP_WITHIN_S = 40.0
+_CONNECTIONS = 64
 
 
 class Figures(msgspec.Struct):
@@ -46,97 +42,6 @@ class Figures(msgspec.Struct):
     exit_codes: set[int]
 
 
-def environment_of(settings: Settings, **more: str) -> dict[str, str]:
-    """A process's environment for these settings."""
-    return inherited_environment(
-        {
-            "DATABASE_URL": settings.database.dsn,
-            "REDIS_URL": settings.redis_url,
-            "LIVEKIT_URL": settings.livekit_url,
-            "LIVEKIT_API_KEY": settings.livekit_api_key,
-            "LIVEKIT_API_SECRET": settings.livekit_api_secret,
-            "AUTH_SECRET": settings.auth_secret,
-            "RELAY_API_URL": settings.relay_api_url,
-            "RECONCILE_INTERVAL_SECONDS": "0",
-            "RELAY_HOST": "127.0.0.1",
-            **more,
-        }
-    )
-
-
-class Fleet:
-    """Two API processes on ports that stay, and two workers."""
-
-    def __init__(self, settings: Settings, log: Path) -> None:
-        self._settings, self._log = settings, log
-        self.ports = [free_port(), free_port()]
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.slowest_stop_s = 0.0
-        self.exit_codes: set[int] = set()
-
-    @property
-    def names(self) -> list[str]:
-        return ["api-0", "api-1", "worker-0", "worker-1"]
-
-    def start(self, name: str) -> None:
-        kind, number = name.split("-")
-        own = {"PORT": str(self.ports[int(number)])} if kind == "api" else {}
-        with self._log.open("ab") as log:
-            self._processes[name] = subprocess.Popen(
-                [sys.executable, "-m", f"services.{kind}.main"],
-                env=environment_of(self._settings, DRAIN_SECONDS="1", **own),
-                stdout=log,
-                stderr=log,
-            )
-
-    async def stop(self, name: str) -> None:
-        """SIGTERM, and its exit code; a process that does not stop in time is a failure."""
-        process, started = self._processes.pop(name), time.monotonic()
-        process.send_signal(signal.SIGTERM)
-        self.exit_codes.add(await asyncio.to_thread(process.wait, STOP_WITHIN_S))
-        self.slowest_stop_s = max(self.slowest_stop_s, time.monotonic() - started)
-
-    def kill_all(self) -> None:
-        for process in self._processes.values():
-            process.kill()
-            process.wait()
-
-
-@asynccontextmanager
-async def fleet(settings: Settings, log: Path) -> AsyncIterator[tuple[Fleet, Balancer]]:
-    """All four running and ready."""
-    running = Fleet(settings, log)
-    balancer = Balancer(running.ports)
-    watching = asyncio.create_task(balancer.run())
-    try:
-        for name in running.names:
-            running.start(name)
-        await balancer.wait(2)
-        yield running, balancer
-    finally:
-        watching.cancel()
-        running.kill_all()
-
-
-def request(path: str, body: bytes, authorization: str) -> bytes:
-    head = (
-        f"POST {path} HTTP/1.1\r\nhost: relay\r\nauthorization: {authorization}\r\ncontent-length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
-
-
-def webhooks(settings: Settings, traffic: Traffic) -> Iterator[Wanted]:
-    signer = WebhookSigner(settings.livekit_api_key, settings.livekit_api_secret)
-    for event in traffic.events:
-        signature = signer.sign(event.body, now_s=int(time.time()))
-        yield Wanted("webhooks", request("/api/webhooks/livekit", event.body, signature), repeated=True)
-
-
-def mints(key: str) -> Iterator[Wanted]:
-    data = request("/v1/tokens", b'{"room":"lobby","identity":"ann"}', f"Bearer {key}")
-    return itertools.repeat(Wanted("tokens", data, repeated=False))
-
-
 async def rolling_restart(
     settings: Settings, log: Path, *, rounds: int, tokens: float, webhook_rate: float, events: int
 ) -> Figures:
@@ -148,12 +53,15 @@ async def rolling_restart(
     traffic = traffic_for(
         owners, time.time_ns() // 1_000_000, "--events", str(events), "--rooms", "40", "--people", "8"
     )
-    done = False
+    gc.freeze()  # hundreds of thousands of events that stay, which the collector would look at again and again
+    stopped = asyncio.Event()
     async with fleet(settings, log) as (running, balancer):
         started = time.monotonic()
         loads = [
-            asyncio.create_task(drive(balancer, webhooks(settings, traffic), webhook_rate, 32, lambda: done)),
-            asyncio.create_task(drive(balancer, mints(key), tokens, 32, lambda: done)),
+            asyncio.create_task(
+                drive(balancer, webhooks(settings, traffic), webhook_rate, _CONNECTIONS, stopped.is_set)
+            ),
+            asyncio.create_task(drive(balancer, mints(key), tokens, _CONNECTIONS, stopped.is_set)),
         ]
         for _ in range(rounds):
             for name in running.names:
@@ -163,9 +71,9 @@ async def rolling_restart(
                 if name.startswith("api"):
                     await balancer.wait(2)
         restarted = time.monotonic() - started
-        done = True
-        outcomes = {**await loads[0], **await loads[1]}
-        await _folded(settings)
+        stopped.set()
+        outcomes = dict(zip(("webhooks", "tokens"), await asyncio.gather(*loads), strict=True))
+        await folded(settings)
         async with create_pool(settings.database, "tests") as pool, pool.acquire() as conn:
             stored = int(await conn.fetchval("SELECT count(*) FROM event"))
         verified = await asyncio.to_thread(_verified, settings)
@@ -180,17 +88,6 @@ def _verified(settings: Settings) -> bool:
     return subprocess.run(command, env=environment_of(settings), stdout=subprocess.DEVNULL, check=False).returncode == 0
 
 
-async def _folded(settings: Settings) -> None:
-    redis = event_stream.connect_redis(settings.redis_url)
-    deadline = time.monotonic() + 120
-    try:
-        while await event_stream.oldest_unfolded_ms(redis) is not None:
-            assert time.monotonic() < deadline, "events still wait for the fold"
-            await asyncio.sleep(0.1)
-    finally:
-        await redis.aclose()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=10)
@@ -198,6 +95,8 @@ def main() -> None:
     parser.add_argument("--webhooks", type=float, default=1000.0, help="a second")
     parser.add_argument("--seconds", type=float, default=300.0, help="for how long there are webhooks at that rate")
     given = parser.parse_args()
+    # Ends as Ctrl-C does: servers stopped, directory removed. Killed, the kernel ends the processes with this one.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="relay-test-") as directory:
         path = Path(directory)
         with embedded_servers(path / "servers", fsync=True) as servers:
@@ -221,7 +120,9 @@ def main() -> None:
                 webhook_rate=given.webhooks,
                 events=int(given.seconds * given.webhooks),
             )
-            print(msgspec.json.format(msgspec.json.encode(asyncio.run(run), order="deterministic"), indent=2).decode())
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                figures = runner.run(run)
+            print(msgspec.json.format(msgspec.json.encode(figures, order="deterministic"), indent=2).decode())
 
 
 if __name__ == "__main__":

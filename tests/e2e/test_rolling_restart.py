@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from shared.settings import Settings
-from tests.e2e.rolling_restart import STOP_WITHIN_S, rolling_restart
+from tests.e2e.fleet import STOP_WITHIN_S
+from tests.e2e.rolling_restart import rolling_restart
 
 
 async def test_a_rolling_restart_loses_and_doubles_nothing(settings: Settings, tmp_path: Path) -> None:

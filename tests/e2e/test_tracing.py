@@ -18,8 +18,8 @@ from services.cli.projects import create_project
 from shared.ids import livekit_room
 from shared.livekit.webhook import WebhookSigner
 from shared.settings import Settings
+from tests.e2e.fleet import environment_of
 from tests.e2e.livekit_server import free_port
-from tests.e2e.rolling_restart import environment_of
 from tests.livekit_bodies import BASE_S, body, participant, room
 
 PERSON = "somebody-private"

@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 
 from shared.settings import Settings
+from tests.e2e.fleet import environment_of
 from tests.e2e.livekit_server import free_port
-from tests.e2e.rolling_restart import environment_of
 
 
 def two_free_ports() -> int:

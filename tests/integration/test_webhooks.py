@@ -1,7 +1,10 @@
 """Every answer of the webhook intake, and where an event is afterwards."""
 
+import asyncio
+import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import msgspec
@@ -13,6 +16,7 @@ from shared.livekit.webhook import WebhookSigner
 from shared.postgres import Pool
 from shared.settings import Settings, parse_database_url
 from tests.integration.conftest import serving
+from tests.redis_cluster import Node
 
 PATH = "/api/webhooks/livekit"
 Signed = Callable[[bytes], dict[str, str]]
@@ -92,6 +96,42 @@ async def test_without_redis_the_inbox_keeps_it(settings: Settings, pool: Pool, 
         assert (await client.get("/readyz")).status_code == 503
     async with pool.acquire() as conn:
         assert await drain_inbox(conn) == 1
+
+
+async def test_a_redis_that_is_silent_costs_one_time_out_and_not_one_a_webhook(
+    settings: Settings, pool: Pool, signed: Signed
+) -> None:
+    bodies = [b'{"event":"room_started","id":"EV_%d","room":{"sid":"RM_1","name":"nobody"}}' % n for n in range(20)]
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel takes connections, and nobody answers
+        without_redis = msgspec.structs.replace(settings, redis_url=f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+        async with (
+            serving(without_redis) as url,
+            httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as client,
+        ):
+            began = time.monotonic()
+            for body in bodies:
+                assert (await client.post(PATH, content=body, headers=signed(body))).status_code == 200
+            assert time.monotonic() - began < 4 * event_stream.SOCKET_TIMEOUT_S
+    async with pool.acquire() as conn:
+        assert await conn.fetchval("SELECT count(*) FROM webhook_inbox") == len(bodies)
+
+
+async def test_after_redis_came_back_it_is_used_again(settings: Settings, signed: Signed, short_tmp: Path) -> None:
+    body = b'{"event":"room_started","id":"EV_1","createdAt":"1795000000","room":{"sid":"RM_1","name":"nobody"}}'
+    server = Node(short_tmp / "returning", {"cluster-enabled": "no"})
+    returning = msgspec.structs.replace(settings, redis_url=f"redis://127.0.0.1:{server.port}/0")
+    try:
+        async with serving(returning) as url, httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as client:
+            assert (await client.post(PATH, content=body, headers=signed(body))).status_code == 200
+            await asyncio.to_thread(server.start)
+            deadline = time.monotonic() + 20
+            while await waiting(returning) == 0:
+                assert time.monotonic() < deadline, "webhooks still go to the inbox"
+                assert (await client.post(PATH, content=body, headers=signed(body))).status_code == 200
+                await asyncio.sleep(0.05)
+    finally:
+        server.kill()
+        server.client.close()
 
 
 async def test_without_redis_and_postgres_livekit_must_come_again(settings: Settings, signed: Signed) -> None:

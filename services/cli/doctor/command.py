@@ -6,8 +6,9 @@ from pathlib import Path
 from services.cli.doctor.finding import Finding, Report, report_of
 from services.cli.doctor.livekit_config import check_livekit_config
 from services.cli.doctor.network import check_livekit, check_own_address
+from services.cli.doctor.postgres import check_postgres
+from services.cli.doctor.redis_servers import check_redis
 from services.cli.doctor.settings import check_settings
-from services.cli.doctor.stores import check_postgres, check_redis
 from shared.clock import Clock, SystemClock
 from shared.settings import Settings
 

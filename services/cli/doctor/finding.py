@@ -26,3 +26,11 @@ class Report(msgspec.Struct, frozen=True):
 def report_of(findings: list[Finding]) -> Report:
     """All of them, and the verdict."""
     return Report(not any(finding.level == "error" for finding in findings), findings)
+
+
+def duration(seconds: int) -> str:
+    """In the largest unit of which there are at least two."""
+    for unit, size in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} seconds"

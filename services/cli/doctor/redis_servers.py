@@ -1,0 +1,156 @@
+"""The Redis of the queue, the one or the cluster of the streams, and what waits in them."""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from redis.exceptions import AuthenticationError, RedisClusterException, RedisError, ResponseError
+
+from services.cli.doctor.finding import Finding, duration
+from shared import event_stream
+from shared.doorbell import create_broker, dead_messages
+from shared.settings import Settings
+
+OLDEST_REDIS = (6, 2)
+WAITED_TOO_LONG_S = 30
+_FULL = 0.8
+_CLUSTER = "redis cluster"
+
+
+async def check_redis(settings: Settings, now_ms: int) -> list[Finding]:
+    """Reachable, new enough, durable, not full; what waits in the streams and what failed for good."""
+    findings = await _check_single(settings, now_ms)
+    if settings.redis_streams_url is not None:
+        findings += await _check_cluster(settings, now_ms)
+    return findings + await asyncio.to_thread(_dead, settings)
+
+
+async def _check_single(settings: Settings, now_ms: int) -> list[Finding]:
+    redis = event_stream.connect_redis(settings.redis_url)
+    try:
+        info = await redis.info()
+        findings = [_version(info), *_memory(info)]
+        if settings.redis_streams_url is None:  # else nothing lies here that could be lost
+            findings += [*await _durability(redis, {}, info), await _backlog(redis, now_ms)]
+    except AuthenticationError as error:
+        return [Finding("redis", "error", f"Redis refuses the login: {error}", "correct the password in REDIS_URL")]
+    except event_stream.UNAVAILABLE as error:
+        advice = "start it, or correct the host and port in REDIS_URL"
+        return [Finding("redis", "error", f"Redis cannot be reached ({type(error).__name__})", advice)]
+    finally:
+        await redis.aclose()
+    return findings
+
+
+async def _check_cluster(settings: Settings, now_ms: int) -> list[Finding]:
+    """Each node of the streams' cluster, and the cluster as a whole."""
+    streams = event_stream.connect_streams(settings)
+    try:
+        nodes = await event_stream.nodes(streams)
+        groups = await asyncio.gather(*(_check_node(streams, name, node) for name, node in nodes))
+        findings = [finding for group in groups for finding in group]
+        if not findings:
+            fact = f"{len(nodes)} nodes answer, and each syncs its append-only file before it does"
+            findings = [Finding(_CLUSTER, "ok", fact)]
+        return [*findings, await _backlog(streams, now_ms)]
+    except AuthenticationError as error:
+        advice = "correct the password in REDIS_STREAMS_URL"
+        return [Finding(_CLUSTER, "error", f"the cluster refuses the login: {error}", advice)]
+    except RedisClusterException as error:
+        fact = f"the event streams' cluster does not work: {error}"
+        advice = (
+            "REDIS_STREAMS_URL names a node of a cluster that holds all slots; for a single Redis use REDIS_URL alone"
+        )
+        return [Finding(_CLUSTER, "error", fact, advice)]
+    except event_stream.UNAVAILABLE as error:
+        fact = f"a part of the streams cannot be read ({type(error).__name__}); its webhooks go to Postgres meanwhile"
+        return [Finding(_CLUSTER, "error", fact, "bring the node back, or look at `redis-cli cluster info`")]
+    finally:
+        await streams.aclose()
+
+
+async def _check_node(streams: event_stream.Redis, name: str, node: dict[str, Any]) -> list[Finding]:
+    """What is wrong with it; every finding names it."""
+    try:
+        info = await streams.info(**node)
+        findings = [_version({**info, "role": ""}), *await _durability(streams, node, info), *_memory(info)]
+    except event_stream.UNAVAILABLE as error:
+        fact, advice = f"cannot be reached ({type(error).__name__})", "start it, or let a replica take its slots"
+        findings = [Finding(_CLUSTER, "error", fact, advice)]
+    return [
+        Finding(finding.check, finding.level, f"node {name}: {finding.fact}", finding.advice)
+        for finding in findings
+        if finding.level != "ok"
+    ]
+
+
+def _version(info: Mapping[str, object]) -> Finding:
+    text = str(info.get("valkey_version") or info.get("redis_version", "0"))
+    name = "Valkey" if "valkey_version" in info else "Redis"
+    old = name == "Redis" and tuple(int(part) for part in text.split(".")[:2]) < OLDEST_REDIS
+    fact = f"{name} {text} answers"
+    if info.get("role") == "slave":
+        return Finding(
+            "redis", "error", f"{fact}, but as a replica, which takes no writes", "point REDIS_URL at the primary"
+        )
+    return Finding("redis", "warning" if old else "ok", fact, "use Redis 6.2 or later" if old else "")
+
+
+async def _durability(redis: event_stream.Redis, node: dict[str, Any], info: Mapping[str, object]) -> list[Finding]:
+    durable = await event_stream.node_is_durable(redis, node)
+    if durable is None:
+        return [
+            Finding(
+                "redis durability",
+                "note",
+                "Redis does not let its configuration be read, as managed ones do",
+                "see to it that it runs with appendonly yes, appendfsync always, maxmemory-policy noeviction",
+            )
+        ]
+    findings = [Finding("redis durability", "ok", "the append-only file is synced before Redis answers")]
+    if not durable:
+        advice = "set `appendonly yes` and `appendfsync always`"
+        findings = [Finding("redis durability", "error", "a crash of Redis can lose acknowledged webhooks", advice)]
+    if info.get("maxmemory_policy") != "noeviction":
+        advice = "set `maxmemory-policy noeviction`"
+        findings.append(Finding("redis durability", "error", "a full Redis throws away events that wait", advice))
+    if str(info.get("aof_last_write_status", "ok")) != "ok":
+        fact, advice = "Redis could not write its append-only file", "look at its log and at the free space of its disk"
+        findings.append(Finding("redis durability", "error", fact, advice))
+    return findings
+
+
+def _memory(info: Mapping[str, object]) -> Iterator[Finding]:
+    limit, used = int(str(info.get("maxmemory", 0))), int(str(info.get("used_memory", 0)))
+    if limit and used > limit * _FULL:
+        yield Finding(
+            "redis memory",
+            "warning",
+            f"Redis uses {used * 100 // limit} % of its maxmemory; full, it refuses webhooks (Postgres then keeps them)",
+            "raise maxmemory, or look why the fold does not keep up",
+        )
+
+
+async def _backlog(redis: event_stream.Redis, now_ms: int) -> Finding:
+    waiting, oldest_ms = sum(await event_stream.lengths(redis)), await event_stream.oldest_unfolded_ms(redis)
+    if oldest_ms is None:
+        return Finding("backlog", "ok", "nothing waits to be counted")
+    waited_s = max(0, now_ms - oldest_ms) // 1000
+    late = waited_s > WAITED_TOO_LONG_S
+    fact = f"{waiting} events wait to be counted, the oldest for {duration(waited_s)}"
+    advice = "look whether workers run and what they log; add workers if they are busy" if late else ""
+    return Finding("backlog", "error" if late else "ok", fact, advice)
+
+
+def _dead(settings: Settings) -> list[Finding]:
+    broker = create_broker(settings.redis_url, [])
+    try:
+        dead = dead_messages(broker)
+    except (RedisError, ResponseError, OSError):
+        return []  # told of already
+    finally:
+        broker.close()
+    if not dead:
+        return []
+    fact = f"{dead} wake-up messages failed for good; the events themselves wait in the streams or are counted"
+    return [Finding("dead messages", "warning", fact, "look for errors in the worker's log; they are kept for 30 days")]

@@ -1,0 +1,69 @@
+"""A node of the streams' Redis Cluster dies under load and comes back: what was acknowledged is counted, once."""
+
+import asyncio
+import time
+from pathlib import Path
+
+import msgspec
+
+from services.cli.projects import create_project
+from services.cli.simulate.traffic import expected
+from shared.postgres import Pool, create_pool
+from shared.settings import Settings
+from tests.e2e.balanced_load import drive
+from tests.e2e.fleet import fleet, folded, webhooks
+from tests.integration.test_volume import metered, traffic_for
+from tests.redis_cluster import redis_cluster
+
+_RATE = 200
+_EVENTS = 2000
+_COUNTED_WITHIN_S = 60.0
+# The event that meets the dead node pays for finding out.
+_ANSWERED_WITHIN_S = 5.0
+
+
+async def test_a_node_that_is_lost_and_returns_costs_no_event(settings: Settings, tmp_path: Path) -> None:
+    owners = [((await create_project(settings.database, name)).project_id, name) for name in ("one", "two")]
+    options = ("--events", str(_EVENTS), "--rooms", "20", "--people", "8")
+    traffic = traffic_for(owners, time.time_ns() // 1_000_000, *options)
+    log = tmp_path / "log"
+    with redis_cluster(tmp_path) as cluster:
+        clustered = msgspec.structs.replace(settings, redis_streams_url=cluster.url)
+        async with create_pool(settings.database, "tests") as pool, fleet(clustered, log) as (_, balancer):
+            load = asyncio.create_task(drive(balancer, webhooks(clustered, traffic), _RATE, 32, lambda: False))
+            try:
+                await _until_counted(pool, _RATE, log)
+                cluster.nodes[2].kill()
+                deadline = time.monotonic() + _COUNTED_WITHIN_S
+                while "using the inbox" not in told(log):
+                    assert time.monotonic() < deadline, told(log)
+                    await asyncio.sleep(0.05)
+                # What comes while it is away goes by way of Postgres, and is counted all the same.
+                await _until_counted(pool, await _counted(pool) + 3 * _RATE, log)
+                cluster.nodes[2].start()
+                outcome = await load
+            finally:
+                load.cancel()
+            await folded(clustered)
+            await _until_counted(pool, traffic.generated, log)
+            assert await metered(pool, owners) == expected(traffic.stays)
+    assert not outcome.failed, outcome
+    assert outcome.answered == traffic.generated
+    assert outcome.slowest_s < _ANSWERED_WITHIN_S, outcome
+
+
+def told(log: Path) -> str:
+    """What the processes have logged."""
+    return log.read_text(encoding="utf-8")
+
+
+async def _counted(pool: Pool) -> int:
+    async with pool.acquire() as conn:
+        return int(await conn.fetchval("SELECT count(*) FROM event"))
+
+
+async def _until_counted(pool: Pool, count: int, log: Path) -> None:
+    deadline = time.monotonic() + _COUNTED_WITHIN_S
+    while (counted := await _counted(pool)) < count:
+        assert time.monotonic() < deadline, f"{counted} of {count} counted\n{told(log)}"
+        await asyncio.sleep(0.1)

@@ -1,0 +1,34 @@
+"""The same calls, billed the same, with the event streams on a Redis Cluster of three nodes."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shared import event_stream
+from tests.e2e.test_livekit import test_bills_what_the_participants_clocks_say
+from tests.redis_cluster import Node, redis_cluster
+
+__all__ = ["test_bills_what_the_participants_clocks_say"]
+pytestmark = pytest.mark.livekit
+
+
+@pytest.fixture
+def streams_url() -> Iterator[str]:
+    """Takes the place of the one in conftest.py. Afterwards: the rooms' events have gone through the cluster."""
+    directory = Path(tempfile.mkdtemp(prefix="relay-test-"))
+    try:
+        with redis_cluster(directory) as cluster:
+            yield cluster.url
+            assert any(_has_carried_events(node) for node in cluster.nodes)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _has_carried_events(node: Node) -> bool:
+    """An empty stream remembers the last entry that it held."""
+    keys = [event_stream.stream_key(partition) for partition in range(event_stream.PARTITIONS)]
+    mine = set(node.client.keys("*"))
+    return any(node.client.xinfo_stream(key)["last-generated-id"] != b"0-0" for key in keys if key.encode() in mine)
