@@ -12,16 +12,20 @@ from typing import Any
 import hiredis
 from redis import asyncio as redis_asyncio
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import ResponseError, TimeoutError
+from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeout
 
 Command = tuple[str | bytes | int, ...]
-_packed: Callable[[Command], bytes] = hiredis.pack_command  # its annotation knows tuples of one
+_packed: Callable[[Any], bytes] = hiredis.pack_command  # annotated for tuples of one
+# Stands behind the others. A read without a time-out gives None where the kernel gave the connection up (ETIMEDOUT), which is
+# also what Redis answers to some commands: only if the last answer is there were the others Redis' own.
+_LAST = _packed(("PING",))
 
 
 async def execute_all(redis: "redis_asyncio.Redis", commands: Sequence[Command], timeout_s: float) -> list[Any]:
     """The answers in the order of the commands. On a connection of the client's pool, repeated as the client is told to repeat.
     Raises what a pipeline raises: the first error that Redis answered, once all answers are read; ``redis.RedisError``."""
-    packed = b"".join(map(_packed, commands))
+    packed = b"".join([*map(_packed, commands), _LAST])
     pool: Any = redis.connection_pool
     connection: AbstractConnection = await pool.get_connection()
     try:
@@ -52,6 +56,10 @@ async def _exchange(connection: AbstractConnection, packed: bytes, count: int, t
                     answers.append(await connection.read_response(timeout=math.inf))  # this one's time-out is around it
                 except ResponseError as error:
                     answers.append(error)
-    except asyncio.TimeoutError:
-        raise TimeoutError("Redis did not answer in time") from None
+            last = await connection.read_response(timeout=math.inf)
+    except TimeoutError:
+        last = None
+    if last is None:
+        await connection.disconnect()
+        raise RedisTimeout("Redis did not answer in time")
     return answers

@@ -1,10 +1,12 @@
 """Many commands in one write: what a caller of a pipeline relies on holds as well."""
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 
 import pytest
-from redis.exceptions import ResponseError, TimeoutError
+from redis.asyncio.connection import Connection, UnixDomainSocketConnection
+from redis.exceptions import ConnectionError, ResponseError, TimeoutError
 
 from shared import event_stream
 from shared.one_write import Command, execute_all
@@ -33,6 +35,21 @@ async def test_the_first_error_is_raised_and_the_connection_goes_on(redis: event
 async def test_a_late_answer_is_never_taken_for_the_next_command(redis: event_stream.Redis) -> None:
     with pytest.raises(TimeoutError):
         await execute_all(redis, [("GET", "word"), ("BLPOP", "nothing", 1)], 0.1)
+    assert await execute_all(redis, [("ECHO", "mine")], 5.0) == [b"mine"]
+
+
+async def test_what_was_never_answered_is_no_answer(redis: event_stream.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel gives up a connection with an error that redis-py takes for its own time-out, and answers None."""
+
+    async def given_up(*_: object, **__: object) -> None:
+        raise OSError(errno.ETIMEDOUT, "Connection timed out")
+
+    await execute_all(redis, [("PING",)], 2.0)  # connected
+    with monkeypatch.context() as patch:
+        patch.setattr(Connection, "_read_response_from_parser", given_up)
+        patch.setattr(UnixDomainSocketConnection, "_read_response_from_parser", given_up)
+        with pytest.raises((TimeoutError, ConnectionError)):
+            await execute_all(redis, [("SET", "word", "a", "NX")], 2.0)
     assert await execute_all(redis, [("ECHO", "mine")], 5.0) == [b"mine"]
 
 
