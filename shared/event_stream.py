@@ -1,12 +1,12 @@
 """The Redis streams between webhook intake and the fold.
 
-One stream a partition; a partition's keys share a Redis Cluster hash tag. A stream has one consumer group with one consumer
-name: whoever folds a partition holds its lock in Postgres, so the entries a crashed worker left pending are simply the first
-ones its successor reads, without waiting for them to grow idle.
+One stream a partition; a partition's keys share a Redis Cluster hash tag. Whoever folds a partition holds its lock in Postgres,
+reads its stream from the start and deletes what was committed: what a crashed worker had read is simply still there. A consumer
+group would add nothing but its bookkeeping, which Redis writes to its append-only file, and syncs, with every reading.
 """
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 from zlib import crc32
 
 from redis import asyncio as redis_asyncio
@@ -21,8 +21,6 @@ from shared.queries.events import Received
 from shared.settings import Settings
 
 PARTITIONS = 16
-GROUP = "fold"
-_CONSUMER = "folder"
 # A ring that was lost (a crash between ringing and waking) is forgotten after this long, and the next event rings again.
 BELL_TTL_MS = 2000
 SOCKET_TIMEOUT_S = 2.0
@@ -106,16 +104,6 @@ async def append(redis: "Redis", entries: Sequence[tuple[int, Received]]) -> lis
     return [partition for partition, rung in zip(partitions, results[len(entries) :], strict=True) if rung]
 
 
-async def create_groups(redis: "Redis") -> None:
-    """Makes what reading needs, while there is room for it: a Redis that is full makes no group, and without one gives out no
-    event. Where it is full already, the groups are most likely there."""
-    for partition in range(PARTITIONS):
-        try:
-            await _create_group(redis, stream_key(partition))
-        except OutOfMemoryError:
-            return
-
-
 async def unfolded(redis: "Redis") -> list[int]:
     """The partitions that hold events."""
     return [partition for partition, length in enumerate(await lengths(redis)) if length]
@@ -144,27 +132,21 @@ async def silence_bell(redis: "Redis", partition: int) -> None:
 
 
 async def read_batch(redis: "Redis", partition: int, limit: int) -> list[tuple[bytes, Received]]:
-    """The next entries of a partition as (entry id, event), those left pending by an interrupted fold first: up to ``limit``,
-    fewer when they are large (``BATCH_BYTES``)."""
+    """The first entries of a partition as (entry id, event): up to ``limit``, fewer when they are large (``BATCH_BYTES``). They
+    stay until they are acknowledged."""
     entries: list[tuple[bytes, Received]] = []
     size = 0
-    for start in (b"0", b">"):
-        after = start
-        while len(entries) < limit and size < BATCH_BYTES:
-            count = min(limit - len(entries), _piece(len(entries), size))
-            found = await _read(redis, partition, after, count)
-            # Folded, and the fold was interrupted between deleting and acknowledging.
-            if done := [entry_id for entry_id, fields in found if not fields]:
-                await redis.xack(stream_key(partition), GROUP, *done)
-            piece = [(entry_id, _received(fields)) for entry_id, fields in found if fields]
-            entries += piece
-            size += sum(len(received.body) for _, received in piece)
-            if len(found) < count:
-                break
-            if start != b">":
-                after = found[-1][0]
-        if entries:
+    start = b"-"
+    while len(entries) < limit and size < BATCH_BYTES:
+        count = min(limit - len(entries), _piece(len(entries), size))
+        found = await redis.xrange(stream_key(partition), min=start, count=count)
+        for entry_id, fields in found:
+            received = _received(fields)
+            entries.append((entry_id, received))
+            size += len(received.body)
+        if len(found) < count:
             break
+        start = b"(" + found[-1][0]
     return entries
 
 
@@ -175,41 +157,16 @@ def _piece(count: int, size: int) -> int:
     return max(1, min(_LARGEST_PIECE, (BATCH_BYTES - size) * count // max(1, size)))
 
 
-async def _read(redis: "Redis", partition: int, start: bytes, limit: int) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    """An entry that was deleted while it was pending has no fields."""
-    key = stream_key(partition)
-    try:
-        answer: Any = await redis.xreadgroup(GROUP, _CONSUMER, {key: start}, count=limit)
-    except ResponseError as error:
-        if not str(error).startswith("NOGROUP"):
-            raise
-        await _create_group(redis, key)
-        return await _read(redis, partition, start, limit)
-    return list(answer[0][1]) if answer else []
-
-
 def _received(fields: dict[bytes, bytes]) -> Received:
     trace = fields.get(b"c")
     return Received(int(fields[b"t"]), fields[b"b"], trace.decode() if trace is not None else None)
 
 
-async def _create_group(redis: "Redis", key: str) -> None:
-    try:
-        await redis.xgroup_create(key, GROUP, id="0", mkstream=True)
-    except ResponseError as error:
-        if not str(error).startswith("BUSYGROUP"):  # another worker made it in between
-            raise
-
-
 async def acknowledge(redis: "Redis", partition: int, entry_ids: Sequence[bytes]) -> None:
-    """After the commit: takes the entries off the stream. Deleted first: of an interruption in between something pending is
-    left, which the next reader clears away, and not an entry that nobody reads and that seems to wait for ever."""
-    if not entry_ids:
-        return
-    pipeline = redis.pipeline(transaction=False)
-    pipeline.xdel(stream_key(partition), *entry_ids)
-    pipeline.xack(stream_key(partition), GROUP, *entry_ids)
-    await pipeline.execute()
+    """After the commit: takes the entries off the stream. By their ids and not up to the last of them: after a failover to a
+    node whose clock is behind, what was appended since may have lesser ids."""
+    if entry_ids:
+        await redis.xdel(stream_key(partition), *entry_ids)
 
 
 async def lengths(redis: "Redis") -> list[int]:

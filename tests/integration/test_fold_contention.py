@@ -78,13 +78,11 @@ async def test_what_fills_redis_is_folded_without_its_help(
     bodies = meeting(livekit_room(project.project_id, "live", "lobby"))
     partition = event_stream.partition_of(bodies[0])
     try:
-        await event_stream.create_groups(redis)
         await event_stream.append(redis, [(partition, one) for one in received(bodies)])
         await redis.delete(event_stream.bell_key(partition))
         await redis.config_set("maxmemory", (await redis.info("memory"))["used_memory"] // 2)
         with pytest.raises(event_stream.UNAVAILABLE):
             await event_stream.append(redis, [(partition, received(bodies)[0])])
-        await event_stream.create_groups(redis)
         await sweep(pool, redis, create_broker(settings.redis_url, []), BASE_S * 1000)
         assert sum(await event_stream.lengths(redis)) == 0
     finally:
