@@ -7,6 +7,7 @@ from typing import Protocol
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 MINUTE_MS = 60_000
+SECOND_MS = 1000
 
 
 class Clock(Protocol):

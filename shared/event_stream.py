@@ -6,7 +6,7 @@ group would add nothing but its bookkeeping, which Redis writes to its append-on
 """
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 from zlib import crc32
 
 from redis import asyncio as redis_asyncio
@@ -139,7 +139,7 @@ async def read_batch(redis: "Redis", partition: int, limit: int) -> list[tuple[b
     start = b"-"
     while len(entries) < limit and size < BATCH_BYTES:
         count = min(limit - len(entries), _piece(len(entries), size))
-        found = await redis.xrange(stream_key(partition), min=start, count=count)
+        found: Any = await redis.xrange(stream_key(partition), min=start, count=count)
         for entry_id, fields in found:
             received = _received(fields)
             entries.append((entry_id, received))

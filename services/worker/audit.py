@@ -177,7 +177,7 @@ async def _mend_rollups(conn: Connection, batch: Sequence[Found], now_ms: int) -
     if instants:
         async with conn.transaction():
             await usage_queries.lock_scopes(conn, {scope for scope, _ in instants})
-            await usage_queries.recompute_peaks(conn, instants)
+            await usage_queries.recompute_peaks(conn, instants, anew=True)
 
 
 async def _rebuild_day(conn: Connection, scope: Scope, day_ms: int, now_ms: int) -> None:

@@ -1,12 +1,13 @@
 """Rollups from states: hours, rooms and identities by day, egress and ingress, and the peaks."""
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from operator import add
+from typing import NamedTuple
 
 from shared.audit.difference import Difference, Found, Table, differing
 from shared.audit.proof import Checked
-from shared.clock import DAY_MS, HOUR_MS, MINUTE_MS, floor_to, rfc3339
+from shared.clock import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS, floor_to, rfc3339
 from shared.metering.peak import EMPTY, Stretch, combine
 from shared.metering.usage import RunUsage, Usage, usage_of
 from shared.postgres import Connection
@@ -141,29 +142,32 @@ async def audit_media(conn: Connection, scope: Scope, span: Span | None, checked
 
 
 async def audit_peaks(conn: Connection, scope: Scope, span: Span | None, checked: Checked) -> AsyncIterator[Found]:
-    """The stretches of minutes, hours and days against the starts and ends of the sessions."""
+    """The stretches of minutes (with their seconds), hours and days against the starts and ends of the sessions."""
     levels = [_Level(conn, scope, length_ms, span) for length_ms in (MINUTE_MS, HOUR_MS, DAY_MS)]
-    minute = _Growing(MINUTE_MS)
-    hour, day = _Growing(HOUR_MS), _Growing(DAY_MS)
+    growing = [_Growing(length_ms) for length_ms in (SECOND_MS, MINUTE_MS, HOUR_MS, DAY_MS)]
     async for at_ms, change in queries.edges(conn, scope, span):
-        for done_minute in minute.add(at_ms, Stretch(change, change)):
-            async for found in levels[0].compare(done_minute, checked):
+        for number, done in _grow(growing, at_ms, Stretch(change, change)):
+            async for found in levels[number - 1].compare(done, checked):
                 yield found
-            for done_hour in hour.add(*done_minute):
-                async for found in levels[1].compare(done_hour, checked):
+    for number, one in enumerate(growing):
+        for done in one.finish():
+            ended = [(number, done)] if number else []
+            if number + 1 < len(growing):
+                ended += _grow(growing[number + 1 :], done.start_ms, done.stretch, number + 1)
+            for level, stretch in ended:
+                async for found in levels[level - 1].compare(stretch, checked):
                     yield found
-                for done_day in day.add(*done_hour):
-                    async for found in levels[2].compare(done_day, checked):
-                        yield found
-    rest_minutes = list(minute.finish())
-    rest_hours = [done for one in rest_minutes for done in hour.add(*one)] + list(hour.finish())
-    rest_days = [done for one in rest_hours for done in day.add(*one)] + list(day.finish())
-    for level, rest in zip(levels, (rest_minutes, rest_hours, rest_days), strict=True):
-        for done in rest:
-            async for found in level.compare(done, checked):
-                yield found
-        async for found in level.compare(None, checked):
+    for rest in levels:
+        async for found in rest.compare(None, checked):
             yield found
+
+
+class _Grown(NamedTuple):
+    """A stretch that is complete, with the pieces that made it, by the start of each (unix ms)."""
+
+    start_ms: int
+    stretch: Stretch
+    pieces: dict[int, Stretch]
 
 
 class _Growing:
@@ -173,8 +177,9 @@ class _Growing:
         self._length_ms = length_ms
         self._start_ms = -1
         self._stretch = EMPTY
+        self._pieces: dict[int, Stretch] = {}
 
-    def add(self, at_ms: int, piece: Stretch) -> Iterator[tuple[int, Stretch]]:
+    def add(self, at_ms: int, piece: Stretch) -> Iterator[_Grown]:
         """Takes a piece; gives out the stretch that it shows to be complete."""
         start_ms = floor_to(at_ms, self._length_ms)
         if start_ms != self._start_ms:
@@ -183,11 +188,22 @@ class _Growing:
             self._start_ms, self._stretch = start_ms, piece if at_ms == start_ms else combine(EMPTY, piece)
         else:
             self._stretch = combine(self._stretch, piece)
+        self._pieces[at_ms] = piece
 
-    def finish(self) -> Iterator[tuple[int, Stretch]]:
+    def finish(self) -> Iterator[_Grown]:
         if self._start_ms >= 0:
-            yield self._start_ms, self._stretch
-        self._start_ms = -1
+            yield _Grown(self._start_ms, self._stretch, self._pieces)
+        self._start_ms, self._pieces = -1, {}
+
+
+def _grow(levels: Sequence[_Growing], at_ms: int, piece: Stretch, number: int = 0) -> Iterator[tuple[int, _Grown]]:
+    """Adds a piece to the first of these levels, and to each the ones that it completes of the level before. Gives out what
+    is complete with the level's number, which is ``number`` for the first; seconds are not given out."""
+    for done in levels[0].add(at_ms, piece):
+        if number:
+            yield number, done
+        if len(levels) > 1:
+            yield from _grow(levels[1:], done.start_ms, done.stretch, number + 1)
 
 
 class _Level:
@@ -196,33 +212,39 @@ class _Level:
     def __init__(self, conn: Connection, scope: Scope, length_ms: int, span: Span | None) -> None:
         self._scope, self._length_ms = scope, length_ms
         self._rows = queries.stored_stretches(conn, scope, length_ms, span)
-        self._next: tuple[int, int, int] | None = None
+        self._next: queries.StoredStretch | None = None
         self._started = False
 
-    async def compare(self, right: tuple[int, Stretch] | None, checked: Checked) -> AsyncIterator[Found]:
+    async def compare(self, right: _Grown | None, checked: Checked) -> AsyncIterator[Found]:
         """Everything stored up to a right stretch; None: to the end. A row of zeros is as good as none."""
         if not self._started:
             self._next, self._started = await anext(self._rows, None), True
-        while self._next is not None and (right is None or self._next[0] < right[0]):
-            start_ms, *stored = self._next
-            checked.rollups += 1
-            if Stretch(*stored) != EMPTY:
-                yield self._found(start_ms, Stretch(*stored), EMPTY)
+        while self._next is not None and (right is None or self._next.start_ms < right.start_ms):
+            if found := self._compare(checked, self._next, _Grown(self._next.start_ms, EMPTY, {})):
+                yield found
             self._next = await anext(self._rows, None)
         if right is None:
             return
-        checked.rollups += 1
-        have = EMPTY
-        if self._next is not None and self._next[0] == right[0]:
-            have = Stretch(*self._next[1:])
+        have = queries.StoredStretch(right.start_ms, EMPTY, None)
+        if self._next is not None and self._next.start_ms == right.start_ms:
+            have = self._next
             self._next = await anext(self._rows, None)
-        if have != right[1]:
-            yield self._found(right[0], have, right[1])
+        if found := self._compare(checked, have, right):
+            yield found
 
-    def _found(self, start_ms: int, have: Stretch, right: Stretch) -> Found:
+    def _compare(self, checked: Checked, stored: queries.StoredStretch, right: _Grown) -> Found | None:
+        checked.rollups += 1
+        have, wanted = stored.stretch._asdict(), right.stretch._asdict()
+        if stored.seconds is not None:
+            have["seconds"], wanted["seconds"] = _moving(stored.seconds), _moving(right.pieces)
+        if have == wanted:
+            return None
         unit = {MINUTE_MS: "minute", HOUR_MS: "hour", DAY_MS: "day"}[self._length_ms]
-        name = f"{rfc3339(start_ms)} {unit}"
-        return _found("concurrency", self._scope, name, start_ms, have._asdict(), right._asdict())
+        return _found("concurrency", self._scope, f"{rfc3339(stored.start_ms)} {unit}", stored.start_ms, have, wanted)
+
+
+def _moving(pieces: Mapping[int, Stretch]) -> dict[str, Stretch]:
+    return {rfc3339(at_ms): piece for at_ms, piece in pieces.items() if piece != EMPTY}
 
 
 def _found(

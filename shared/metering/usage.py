@@ -6,14 +6,12 @@ The stored rollup is at any moment the sum of ``usage_of`` over all sessions tha
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from shared.clock import HOUR_MS, floor_to
+from shared.clock import HOUR_MS, SECOND_MS, floor_to
 from shared.metering.state import EndedBy, MediaRun, Room, Session, Track, latest
 
 # Recorders are no participants: LiveKit's egress joins the room it records.
 UNMETERED_KINDS = frozenset({"EGRESS"})
 DEFAULT_KIND = "STANDARD"
-# Event times are floored to the second: a room that finished at 10.9 s is reported at 10, a join at 10.7 in milliseconds.
-_SECOND_MS = 1000
 _NEVER_MS = 1 << 62
 
 
@@ -63,7 +61,8 @@ def interval_of(session: Session, room: Room | None) -> Interval | None:
     last_sign_ms = last_sign_of(session, start_ms)
     gone_ms = session.gone_ms if session.gone_ms is not None and session.gone_ms > last_sign_ms else None
     for finished_ms in room.finished_ms if room is not None else ():
-        if finished_ms + _SECOND_MS > start_ms:
+        # Event times are floored to the second: of a room that finished at 10.9 s, 10 is told, of a join at 10.7, 10.7.
+        if finished_ms + SECOND_MS > start_ms:
             # A room outlives those who leave it. Its end is no news of a participant that was already missing.
             if gone_ms is None or finished_ms <= gone_ms:
                 return Interval(start_ms, max(start_ms, finished_ms), "room_finished")

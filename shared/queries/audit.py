@@ -10,7 +10,8 @@ from typing import NamedTuple
 import asyncpg
 import msgspec
 
-from shared.clock import DAY_MS, HOUR_MS
+from shared.clock import DAY_MS, HOUR_MS, SECOND_MS
+from shared.metering.peak import Stretch
 from shared.metering.state import MediaRun, Room, Session
 from shared.metering.usage import RunUsage, Usage
 from shared.postgres import Connection
@@ -377,17 +378,32 @@ async def edges(conn: Connection, scope: Scope, span: Span | None) -> AsyncItera
         yield row["at"], row["change"]
 
 
+class StoredStretch(NamedTuple):
+    """``seconds``: of a minute, what its seconds came to, by the start of each (unix ms); None where that is not stored."""
+
+    start_ms: int
+    stretch: Stretch
+    seconds: dict[int, Stretch] | None
+
+
 async def stored_stretches(
     conn: Connection, scope: Scope, length_ms: int, span: Span | None
-) -> AsyncIterator[tuple[int, int, int]]:
-    """(start, change, peak) of the minutes, hours or days, ascending."""
+) -> AsyncIterator[StoredStretch]:
+    """The minutes, hours or days, ascending."""
     query = (
-        "SELECT start_ms, change, peak FROM concurrency WHERE project_id = $1 AND mode = $2 AND length_ms = $5"
-        " AND ($3::bigint IS NULL OR start_ms >= $3) AND ($4::bigint IS NULL OR start_ms < $4) ORDER BY start_ms"
+        "SELECT start_ms, change, peak, seconds, second_changes, second_peaks FROM concurrency WHERE project_id = $1"
+        " AND mode = $2 AND length_ms = $5 AND ($3::bigint IS NULL OR start_ms >= $3)"
+        " AND ($4::bigint IS NULL OR start_ms < $4) ORDER BY start_ms"
     )
     parameters = (*scope, *(span or (None, None)), length_ms)
     async for row in conn.cursor(query, *parameters, prefetch=PREFETCH, timeout=TIMEOUT_S):
-        yield row["start_ms"], row["change"], row["peak"]
+        start_ms, change, peak, seconds, changes, peaks = row
+        pieces = None
+        if seconds is not None:
+            # Arrays that do not go together, which only a hand can have written, show as wrong and not as an error.
+            together = zip(seconds, changes or (), peaks or (), strict=False)
+            pieces = {start_ms + second * SECOND_MS: Stretch(*piece) for second, *piece in together}
+        yield StoredStretch(start_ms, Stretch(change, peak), pieces)
 
 
 async def clear_day(conn: Connection, scope: Scope, day_ms: int) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from shared.clock import DAY_MS, HOUR_MS, MINUTE_MS
+from shared.clock import DAY_MS, HOUR_MS, MINUTE_MS, floor_to
 from shared.metering.usage import Usage
 from shared.postgres import Connection
 
@@ -96,46 +96,76 @@ async def record_late_changes(
     )
 
 
-# Sums up stretches from ordered changes inside each of them: `at`, by how much the level changes (`change`), and the level
-# reached there relative to before (`peak`). A stretch whose start has no change of its own has level 0 there.
-_FOLD = (
-    " running AS (SELECT *, sum(change) OVER (PARTITION BY project_id, mode, start_ms ORDER BY at) - change + peak AS level"
-    " FROM pieces)"
-    " INSERT INTO concurrency (project_id, mode, length_ms, start_ms, change, peak)"
-    " SELECT project_id, mode, {length}, start_ms, sum(change),"
-    " greatest(max(level), CASE WHEN min(at) > start_ms THEN 0 END)"
-    " FROM running GROUP BY project_id, mode, start_ms"
-    " ON CONFLICT (project_id, mode, length_ms, start_ms) DO UPDATE SET change = excluded.change, peak = excluded.peak"
-)
-_TOUCHED = "WITH touched (project_id, mode, start_ms) AS (SELECT DISTINCT * FROM unnest($1::text[], $2::text[], $3::bigint[])),"
-# LATERAL: a loop over the touched pieces, each an index scan. Left free, the planner takes a hash or merge join over the whole
-# table while it has no statistics yet, and a batch then costs seconds.
-_MINUTES = (
-    _TOUCHED + " edges AS (SELECT t.*, e.at, e.change FROM touched t CROSS JOIN LATERAL ("
-    "SELECT s.started_ms AS at, 1 AS change FROM session s WHERE s.project_id = t.project_id AND s.mode = t.mode"
-    " AND s.started_ms >= t.start_ms AND s.started_ms < t.start_ms + 60000"
-    " AND (s.ended_ms IS NULL OR s.ended_ms > s.started_ms)"
+def _stretch(pieces: str, start: str, more: str = "") -> str:
+    """A stretch of time out of ordered pieces of it: ``at``, by how much the level changes over the piece (``change``), and the
+    level reached in it relative to before (``peak``). A stretch whose start has no piece of its own has level 0 there. Counts
+    of participants are added as integers: sums of bigint would be numeric, at several times the cost."""
+    return (
+        "SELECT coalesce(sum(change), 0) AS change,"
+        f" coalesce(greatest(max(level), CASE WHEN min(at) > {start} THEN 0 END), 0) AS peak{more}"
+        f" FROM (SELECT *, sum(change) OVER (ORDER BY at) - change + peak AS level FROM ({pieces}) AS pieces) AS running"
+    )
+
+
+# The sessions that start and end in a second. LATERAL and OFFSET 0: a loop over the seconds, of two index scans each. Left
+# free, the planner takes a hash or merge join over the whole table while it has no statistics yet, and a batch costs seconds.
+_SECOND_START = "t.start_ms + s.second * 1000"
+_EDGES = (
+    "SELECT at, sum(change)::int AS change, sum(change)::int AS peak FROM ("
+    "SELECT b.started_ms AS at, 1 AS change FROM session b WHERE b.project_id = t.project_id AND b.mode = t.mode"
+    f" AND b.started_ms >= {_SECOND_START} AND b.started_ms < {_SECOND_START} + 1000"
+    " AND (b.ended_ms IS NULL OR b.ended_ms > b.started_ms)"
     # Comparing with started_ms in WHERE would imply that it is not NULL, and make the index by start look as good.
-    " UNION ALL SELECT s.ended_ms, CASE WHEN s.ended_ms > s.started_ms THEN -1 ELSE 0 END FROM session s"
-    " WHERE s.project_id = t.project_id AND s.mode = t.mode"
-    " AND s.ended_ms >= t.start_ms AND s.ended_ms < t.start_ms + 60000"
-    # A minute that lost its last edge must become empty, not keep what it was.
-    " UNION ALL SELECT t.start_ms, 0) e),"
-    " pieces AS (SELECT project_id, mode, start_ms, at, sum(change) AS change, sum(change) AS peak FROM edges"
-    " GROUP BY project_id, mode, start_ms, at)," + _FOLD.format(length=MINUTE_MS)
+    " UNION ALL SELECT e.ended_ms, CASE WHEN e.ended_ms > e.started_ms THEN -1 ELSE 0 END FROM session e"
+    " WHERE e.project_id = t.project_id AND e.mode = t.mode"
+    f" AND e.ended_ms >= {_SECOND_START} AND e.ended_ms < {_SECOND_START} + 1000) AS edges GROUP BY at"
+)
+# A minute keeps what its seconds came to, so that a batch reads the sessions of the seconds it touched and not of the minute:
+# those would be read again and again while a busy minute lasts. All sixty where that is not known, and where asked to ($5).
+_SECONDS = (
+    "SELECT k.second AS at, k.change, k.peak FROM unnest(c.seconds, c.second_changes, c.second_peaks)"
+    " AS k (second, change, peak) WHERE k.second <> ALL (w.wanted)"
+    " UNION ALL SELECT s.second, f.change::int, f.peak::int FROM unnest(w.wanted) AS s (second)"
+    f" CROSS JOIN LATERAL ({_stretch(_EDGES, _SECOND_START, ', count(*) AS edges')}) AS f WHERE f.edges > 0"
+)
+_KEPT = "".join(
+    f", coalesce(array_agg({piece} ORDER BY at), '{{}}') AS {column}"
+    for piece, column in (("at", "seconds"), ("change", "second_changes"), ("peak", "second_peaks"))
+)
+_MINUTES = (
+    "WITH touched AS (SELECT project_id, mode, start_ms, array_agg(second) AS seconds"
+    " FROM unnest($1::text[], $2::text[], $3::bigint[], $4::smallint[]) AS t (project_id, mode, start_ms, second)"
+    " GROUP BY project_id, mode, start_ms)"
+    " INSERT INTO concurrency AS c (project_id, mode, length_ms, start_ms, change, peak, seconds, second_changes, second_peaks)"
+    " SELECT t.project_id, t.mode, 60000, t.start_ms, m.change, m.peak, m.seconds, m.second_changes, m.second_peaks"
+    " FROM touched t LEFT JOIN LATERAL (SELECT true AS stored, seconds, second_changes, second_peaks FROM concurrency"
+    " WHERE project_id = t.project_id AND mode = t.mode AND length_ms = 60000 AND start_ms = t.start_ms OFFSET 0) AS c ON true"
+    " CROSS JOIN LATERAL (SELECT CASE WHEN $5 OR (c.stored AND c.seconds IS NULL)"
+    " THEN ARRAY(SELECT generate_series(0, 59)::smallint) ELSE t.seconds END AS wanted OFFSET 0) AS w"
+    f" CROSS JOIN LATERAL ({_stretch(_SECONDS, '0', _KEPT)}) AS m"
+    " ON CONFLICT (project_id, mode, length_ms, start_ms) DO UPDATE SET change = excluded.change, peak = excluded.peak,"
+    " seconds = excluded.seconds, second_changes = excluded.second_changes, second_peaks = excluded.second_peaks,"
+    # Whoever changes a minute without this, a release before this one, makes the table forget its seconds.
+    " revision = c.revision + 1"
 )
 
 
 def _combined(length_ms: int, piece_ms: int) -> str:
+    pieces = (
+        "SELECT c.start_ms AS at, c.change::int, c.peak FROM concurrency c WHERE c.project_id = t.project_id"
+        f" AND c.mode = t.mode AND c.length_ms = {piece_ms} AND c.start_ms >= t.start_ms"
+        f" AND c.start_ms < t.start_ms + {length_ms} OFFSET 0"
+    )
     return (
-        _TOUCHED
-        + " pieces AS (SELECT t.*, p.* FROM touched t CROSS JOIN LATERAL (SELECT c.start_ms AS at, c.change, c.peak"
-        f" FROM concurrency c WHERE c.project_id = t.project_id AND c.mode = t.mode AND c.length_ms = {piece_ms}"
-        f" AND c.start_ms >= t.start_ms AND c.start_ms < t.start_ms + {length_ms} OFFSET 0) p),"
-    ) + _FOLD.format(length=length_ms)
+        "INSERT INTO concurrency (project_id, mode, length_ms, start_ms, change, peak)"
+        f" SELECT t.project_id, t.mode, {length_ms}, t.start_ms, s.change, s.peak"
+        " FROM unnest($1::text[], $2::text[], $3::bigint[]) AS t (project_id, mode, start_ms)"
+        f" CROSS JOIN LATERAL ({_stretch(pieces, 't.start_ms')}) AS s"
+        " ON CONFLICT (project_id, mode, length_ms, start_ms) DO UPDATE SET change = excluded.change, peak = excluded.peak"
+    )
 
 
-_LEVELS = ((MINUTE_MS, _MINUTES), (HOUR_MS, _combined(HOUR_MS, MINUTE_MS)), (DAY_MS, _combined(DAY_MS, HOUR_MS)))
+_LONGER = ((HOUR_MS, _combined(HOUR_MS, MINUTE_MS)), (DAY_MS, _combined(DAY_MS, HOUR_MS)))
 
 
 def minutes_statement() -> str:
@@ -143,16 +173,26 @@ def minutes_statement() -> str:
     return _MINUTES
 
 
-async def recompute_peaks(conn: Connection, touched: Iterable[tuple[Scope, int]]) -> None:
+async def recompute_peaks(conn: Connection, touched: Iterable[tuple[Scope, int]], *, anew: bool = False) -> None:
     """Recomputes the minutes in which sessions of a scope came to start or end elsewhere (unix ms of any such start or end,
-    old or new), then the hours and days over them. The scopes must be locked (``lock_scopes``)."""
-    instants = sorted(set(touched))
-    for length_ms, statement in _LEVELS:
+    old or new), then the hours and days over them. The scopes must be locked (``lock_scopes``). ``anew``: without relying on
+    what is stored of these minutes."""
+    seconds = sorted({(scope, at_ms // 1000) for scope, at_ms in touched})
+    await conn.execute(
+        _MINUTES,
+        [scope.project_id for scope, _ in seconds],
+        [scope.mode for scope, _ in seconds],
+        [second // 60 * MINUTE_MS for _, second in seconds],
+        [second % 60 for _, second in seconds],
+        anew,
+    )
+    for length_ms, statement in _LONGER:
+        stretches = sorted({(scope, floor_to(second * 1000, length_ms)) for scope, second in seconds})
         await conn.execute(
             statement,
-            [scope.project_id for scope, _ in instants],
-            [scope.mode for scope, _ in instants],
-            [at_ms - at_ms % length_ms for _, at_ms in instants],
+            [scope.project_id for scope, _ in stretches],
+            [scope.mode for scope, _ in stretches],
+            [start_ms for _, start_ms in stretches],
         )
 
 

@@ -108,10 +108,15 @@ async def conn(pool: Pool, project: CreatedProject) -> AsyncIterator[Connection]
         yield conn
 
 
+# Not how often a row was written.
+_PEAKS = "project_id, mode, length_ms, start_ms, seconds, second_changes, second_peaks, change, peak"
+
+
 async def everything(conn: Connection) -> dict[str, list[tuple[object, ...]]]:
     content = {}
     for table in ("session", "room", "media_run", *ROLLUPS):
-        rows = [tuple(row.values()) for row in await conn.fetch(f"SELECT * FROM {table}")]  # noqa: S608 - a constant
+        columns = _PEAKS if table == "concurrency" else "*"
+        rows = [tuple(row.values()) for row in await conn.fetch(f"SELECT {columns} FROM {table}")]  # noqa: S608 - constants
         content[table] = sorted((row for row in rows if table not in ROLLUPS or any(row[-ROLLUPS[table] :])), key=repr)
     return content
 
@@ -181,6 +186,14 @@ CORRUPTIONS = {
     ),
     "egress that is gone": ("media_hour", "DELETE FROM media_hour"),
     "a minute's peak": ("concurrency", "UPDATE concurrency SET peak = peak + 1 WHERE length_ms = 60000"),
+    "a second's peak": (
+        "concurrency",
+        "UPDATE concurrency SET second_peaks[1] = 7, revision = revision + 1 WHERE length_ms = 60000 AND change <> 0",
+    ),
+    "seconds that are gone": (
+        "concurrency",
+        "UPDATE concurrency SET seconds = '{}', revision = revision + 1 WHERE length_ms = 60000 AND change <> 0",
+    ),
     "an hour's peak": ("concurrency", "UPDATE concurrency SET change = change - 1 WHERE length_ms = 3600000"),
     "a day's peak": ("concurrency", "DELETE FROM concurrency WHERE length_ms = 86400000"),
     "a minute from nowhere": (

@@ -29,10 +29,10 @@ async def test_peaks_take_the_starts_and_the_ends_from_their_own_indexes(pool: P
             project.project_id,
         )
         minutes = usage_queries.minutes_statement()
-        arguments = ([project.project_id] * 50, ["live"] * 50, [n * MINUTE_MS for n in range(50)])
+        arguments = ([project.project_id] * 50, ["live"] * 50, [n * MINUTE_MS for n in range(50)], [7] * 50, False)
         plan = "\n".join(row[0] for row in await conn.fetch(f"EXPLAIN {minutes}", *arguments))
-    assert "Index Scan using session_by_start on session s" in plan
-    assert "Index Scan using session_ended on session s" in plan
+    assert "Index Scan using session_by_start on session b" in plan
+    assert "Index Scan using session_ended on session e" in plan
     for other in ("Seq Scan on session", "session_in_room", "session_of_identity", "Hash Join", "Merge Join"):
         assert other not in plan
 
