@@ -19,8 +19,6 @@ from shared.clock import DAY_MS, rfc3339
 from shared.migrate import migrate
 from shared.models.projects import CreatedProject
 from shared.postgres import connect
-from shared.queries import usage_ranges
-from shared.queries.usage import Scope
 from shared.settings import DatabaseUrl, inherited_environment, parse_database_url
 
 API_KEY, API_SECRET = "devkey", "a-secret-of-the-fault-harness-alone"
@@ -102,16 +100,18 @@ class Stack:
         conn, found = await connect(self.database), []
         try:
             for project in projects:
-                scope, level = Scope(project.project_id, "live"), 0
-                end_ms = 2**45 // DAY_MS * DAY_MS
-                kinds = await usage_ranges.ended_usage(conn, scope, 0, end_ms, DAY_MS)
-                _, stretches = await usage_ranges.stretches(conn, scope, 0, end_ms, DAY_MS, 0)
-                for day, stretch in sorted(stretches.items()):
-                    usages = [usage for (start_ms, _), usage in kinds.items() if start_ms == day]
-                    participant_ms, video_ms = (sum(usage[meter] for usage in usages) for meter in (0, 1))
-                    shown = (participant_ms, video_ms, participant_ms - video_ms, level + stretch.peak)
-                    found.append(DayExpected(scope.project_id, "live", rfc3339(day)[:10], *shown))
-                    level += stretch.change
+                level = 0
+                for day, change, peak, participant_ms, video_ms in await conn.fetch(
+                    "SELECT start_ms, change, peak, coalesce(participant_ms, 0), coalesce(video_ms, 0) FROM concurrency"
+                    " LEFT JOIN (SELECT day, sum(participant_ms)::bigint AS participant_ms, sum(video_ms)::bigint AS video_ms"
+                    " FROM usage_day WHERE project_id = $1 AND mode = 'live' GROUP BY day) AS sums ON day = start_ms"
+                    " WHERE project_id = $1 AND mode = 'live' AND length_ms = $2 ORDER BY start_ms",
+                    project.project_id,
+                    DAY_MS,
+                ):
+                    shown = (participant_ms, video_ms, participant_ms - video_ms, level + peak)
+                    found.append(DayExpected(project.project_id, "live", rfc3339(day)[:10], *shown))
+                    level += change
         finally:
             await conn.close()
         return sorted(found, key=lambda day: (day.project_id, day.mode, day.date))

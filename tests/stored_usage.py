@@ -1,12 +1,10 @@
 """What the rollups of a scope say, by UTC day, for tests that only want that."""
 
-from collections import defaultdict
 from typing import NamedTuple
 
 from shared.clock import DAY_MS
 from shared.metering.peak import Stretch
 from shared.postgres import Connection
-from shared.queries import usage_ranges
 from shared.queries.usage import Scope
 
 
@@ -18,15 +16,25 @@ class DayUsage(NamedTuple):
 
 
 async def usage_by_day(conn: Connection, scope: Scope, from_ms: int, to_ms: int) -> dict[int, DayUsage]:
-    """The days of ``[from_ms, to_ms)`` that have usage, all kinds together."""
-    days: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0])
-    for (day, _), usage in (await usage_ranges.ended_usage(conn, scope, from_ms, to_ms, DAY_MS)).items():
-        days[day][0] += usage.participant_ms
-        days[day][1] += usage.video_ms
-    return {day: DayUsage(*amounts) for day, amounts in days.items()}
+    """The days of ``[from_ms, to_ms)`` that have usage of sessions that have ended, all kinds together."""
+    rows = await conn.fetch(
+        "SELECT day, sum(participant_ms)::bigint, sum(video_ms)::bigint FROM usage_day"
+        " WHERE project_id = $1 AND mode = $2 AND day >= $3 AND day < $4 GROUP BY day",
+        *scope,
+        from_ms,
+        to_ms,
+    )
+    return {row[0]: DayUsage(row[1], row[2]) for row in rows}
 
 
 async def stretches_by_day(conn: Connection, scope: Scope, from_ms: int, to_ms: int) -> dict[int, Stretch]:
     """The days of ``[from_ms, to_ms)`` in which sessions started or ended."""
-    _, stretches = await usage_ranges.stretches(conn, scope, from_ms, to_ms, DAY_MS, 0)
-    return stretches
+    rows = await conn.fetch(
+        "SELECT start_ms, change, peak FROM concurrency WHERE project_id = $1 AND mode = $2"
+        " AND length_ms = $5 AND start_ms >= $3 AND start_ms < $4",
+        *scope,
+        from_ms,
+        to_ms,
+        DAY_MS,
+    )
+    return {row[0]: Stretch(row[1], row[2]) for row in rows}

@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 import asyncpg
 
 from services.api import usage_answer
+from services.api.as_of import Waiting, as_of_ms
 from services.api.cursors import read_cursor, write_cursor
 from services.api.usage_answer import SERIES, Measured, Series
 from services.api.usage_query import UsageQuery
-from shared import event_stream
 from shared.clock import rfc3339
 from shared.errors import InvalidRequest, StoreUnavailable
 from shared.metering.peak import EMPTY, daily_peaks
@@ -18,28 +18,31 @@ from shared.metering.rounding import Amounts, Rounding
 from shared.metering.span import Span
 from shared.models.usage import UsageAnswer
 from shared.postgres import UNAVAILABLE, Connection, Pool
-from shared.queries import events as event_queries
 from shared.queries import groups as group_queries
 from shared.queries import usage as usage_queries
 from shared.queries import usage_ranges
 from shared.queries.usage import Scope
-from shared.queries.usage_ranges import Asked, MediaUsage
+from shared.queries.usage_ranges import Asked, MediaUsage, RangeUsage
 
 
 @asynccontextmanager
-async def reading(pool: Pool, what: str) -> AsyncIterator[Connection]:
+async def reading(pool: Pool, what: str, *, at_once: bool = False) -> AsyncIterator[Connection]:
     """A connection on one snapshot: a session that ends meanwhile is counted as open or as ended, never both or neither.
-    Raises ``StoreUnavailable``."""
+    ``at_once``: for a single statement, which needs no transaction for that. Raises ``StoreUnavailable``."""
     try:
-        async with pool.acquire() as conn, conn.transaction(isolation="repeatable_read", readonly=True):
-            yield conn
+        async with pool.acquire() as conn:
+            if at_once:
+                yield conn
+                return
+            async with conn.transaction(isolation="repeatable_read", readonly=True):
+                yield conn
     except (*UNAVAILABLE, asyncpg.PostgresError) as error:
         raise StoreUnavailable(f"{what} cannot be read at the moment; try again shortly") from error
 
 
 async def usage_for(
     pool: Pool,
-    redis: event_stream.Redis,
+    waiting: Waiting,
     scope: Scope,
     query: UsageQuery,
     asked: Asked,
@@ -47,17 +50,19 @@ async def usage_for(
 ) -> UsageAnswer:
     """``most_to_rank``: names of days that are put in an order by minutes, where the caller has less time than the API.
     Raises ``InvalidRequest`` and ``StoreUnavailable``."""
-    waiting = await _oldest_in_redis(redis)
-    async with reading(pool, "usage") as conn:
+    began_ms, seen = await waiting.since(asked.now_ms)
+    by_name = query.group_by in ("room", "identity")
+    async with reading(pool, "usage", at_once=query.from_ms is not None and not by_name) as conn:
         first_ms = await usage_queries.first_hour(conn, scope) if query.from_ms is None else None
         span = query.span(first_ms)
-        found = await read_series(conn, scope, span, asked)
+        read = await read_span(conn, scope, span, asked)
+        found = series_of(span, read)
         answer = UsageAnswer(
             period=query.period or "custom",
             from_=rfc3339(span.from_ms),
             to=rfc3339(span.to_ms),
             granularity=span.granularity,
-            as_of=rfc3339(await _as_of(conn, asked.now_ms, waiting)),
+            as_of=rfc3339(as_of_ms(began_ms, seen, read.oldest_in_inbox_ms, read.complete_ms)),
             provisional_minutes=found.totals.provisional_minutes,
             inferred_minutes=found.totals.inferred_minutes,
             totals=found.totals,
@@ -69,42 +74,44 @@ async def usage_for(
     return answer
 
 
-async def read_series(conn: Connection, scope: Scope, span: Span, asked: Asked) -> Series:
-    """The usage of each hour, day or month of the span. Inside a transaction on one snapshot (``reading``)."""
-    place = (scope, span.from_ms, span.to_ms, span.unit_ms)
-    usage: defaultdict[int, defaultdict[str, Amounts]] = defaultdict(lambda: defaultdict(Amounts))
-    for (start_ms, kind), ended in (await usage_ranges.ended_usage(conn, *place)).items():
-        piece = usage[span.piece_of(start_ms)]
-        piece[kind] = piece[kind].plus(Amounts(*ended[:4], 0, ended.sessions))
-    still = await usage_ranges.open_usage(conn, *place, asked)
-    for (start_ms, kind), more in still.usage.items():
-        piece = usage[span.piece_of(start_ms)]
-        piece[kind] = piece[kind].plus(Amounts(*more[:3], 0, more.participant_ms, more.sessions))
-    media: defaultdict[int, dict[tuple[str, str], MediaUsage]] = defaultdict(dict)
-    for (start_ms, *key), run in (await usage_ranges.media_usage(conn, *place, asked)).items():
-        of_piece, meter = media[span.piece_of(start_ms)], (str(key[0]), str(key[1]))
-        known = of_piece.get(meter, MediaUsage(0, 0, 0, 0))
-        of_piece[meter] = MediaUsage(*(a + b for a, b in zip(known, run, strict=True)))
-    peaks = await _peaks(conn, scope, span, still.connected)
-    if span.granularity != "day":
-        return usage_answer.series(span, Measured(usage, media, peaks))
-    counts = await group_queries.distinct_names(conn, scope, span.from_ms, span.to_ms, asked)
-    days = {day for _, day in counts}
-    names = {day: (counts.get(("room", day), 0), counts.get(("identity", day), 0)) for day in days}
-    changes = await usage_ranges.late_changes(conn, scope, span.from_ms, span.to_ms)
-    return usage_answer.series(span, Measured(usage, media, peaks, names, changes))
+async def read_span(conn: Connection, scope: Scope, span: Span, asked: Asked) -> RangeUsage:
+    days = span.granularity == "day"
+    return await usage_ranges.read_range(conn, scope, span.from_ms, span.to_ms, span.unit_ms, asked, names=days)
 
 
-async def _peaks(conn: Connection, scope: Scope, span: Span, connected: int) -> dict[int, int]:
-    """A month's peak is that of its greatest day."""
-    carried_in, pieces = await usage_ranges.stretches(conn, scope, span.from_ms, span.to_ms, span.unit_ms, connected)
+def series_of(span: Span, read: RangeUsage) -> Series:
+    """The usage of each hour, day or month of the span."""
+    if span.granularity == "month":
+        return usage_answer.series(span, _by_month(span, read))
+    peaks = dict(zip(span.starts(), _peaks(span, read), strict=True))
+    if span.granularity == "hour":
+        return usage_answer.series(span, Measured(read.usage, read.media, peaks))
+    return usage_answer.series(span, Measured(read.usage, read.media, peaks, read.names, read.changes))
+
+
+def _peaks(span: Span, read: RangeUsage) -> list[int]:
     starts = range(span.from_ms, span.to_ms, span.unit_ms)
-    peaks: dict[int, int] = {}
-    levels = daily_peaks(carried_in, (pieces.get(start_ms, EMPTY) for start_ms in starts))
-    for start_ms, peak in zip(starts, levels, strict=True):
-        piece_ms = span.piece_of(start_ms)
-        peaks[piece_ms] = max(peak, peaks.get(piece_ms, 0))
-    return peaks
+    return daily_peaks(read.carried_in, [read.stretches.get(start_ms, EMPTY) for start_ms in starts])
+
+
+def _by_month(span: Span, read: RangeUsage) -> Measured:
+    """Days put together. A month's peak is that of its greatest day."""
+    usage: defaultdict[int, defaultdict[str, Amounts]] = defaultdict(lambda: defaultdict(Amounts))
+    media: defaultdict[int, dict[tuple[str, str], MediaUsage]] = defaultdict(dict)
+    peaks: defaultdict[int, int] = defaultdict(int)
+    for day, kinds in read.usage.items():
+        month = usage[span.piece_of(day)]
+        for kind, amounts in kinds.items():
+            month[kind] = month[kind].plus(amounts)
+    for day, runs in read.media.items():
+        of_month = media[span.piece_of(day)]
+        for meter, run in runs.items():
+            known = of_month.get(meter, MediaUsage(0, 0, 0, 0))
+            of_month[meter] = MediaUsage(*(a + b for a, b in zip(known, run, strict=True)))
+    for day, peak in zip(range(span.from_ms, span.to_ms, span.unit_ms), _peaks(span, read), strict=True):
+        month_ms = span.piece_of(day)
+        peaks[month_ms] = max(peak, peaks[month_ms])
+    return Measured(usage, media, peaks)
 
 
 async def _add_groups(
@@ -141,20 +148,3 @@ async def _add_groups(
     answer.next_cursor = None
     if len(rows) > query.limit:
         answer.next_cursor = write_cursor(place, (rows[-1].name, rounding.video.ms, rounding.audio.ms))
-
-
-async def _oldest_in_redis(redis: event_stream.Redis) -> tuple[bool, int | None]:
-    try:
-        return True, await event_stream.oldest_unfolded_ms(redis)
-    except event_stream.UNAVAILABLE:
-        return False, None
-
-
-async def _as_of(conn: Connection, now_ms: int, waiting: tuple[bool, int | None]) -> int:
-    """Everything acknowledged before this instant is in the numbers."""
-    redis_answered, oldest_in_redis = waiting
-    candidates = [now_ms, oldest_in_redis, await event_queries.oldest_in_inbox_ms(conn)]
-    if not redis_answered:
-        # What Redis holds is unknown. That one partition was folded up to some time says nothing of the others.
-        candidates.append(await event_queries.complete_ms(conn) or 0)
-    return min(candidate for candidate in candidates if candidate is not None)

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from msgspec import UNSET, UnsetType
@@ -24,7 +25,7 @@ from shared.queries.groups import GroupAmounts
 from shared.queries.usage_ranges import LateChanges, MediaUsage
 
 SERIES = {"hour": "hourly", "day": "daily", "month": "monthly"}
-_NO_MEDIA = MediaUsage(0, 0, 0, 0)
+_NO_KINDS: Mapping[str, Amounts] = {}
 
 
 class Measured(NamedTuple):
@@ -68,21 +69,25 @@ def series(span: Span, measured: Measured) -> Series:
     """Each hour, day or month of the span, without gaps."""
     rounding, media = Rounding(), _Media()
     spans: list[UsageOfSpan] = []
+    shown_of_spans: list[Shown] = []
     of_kinds: defaultdict[str, list[tuple[str, Shown]]] = defaultdict(list)
-    total = Shown()
     for start_ms in span.starts():
-        date, shown = rfc3339(start_ms), Shown()
-        for kind, amounts in sorted(measured.usage.get(start_ms, {}).items()):
-            cell = rounding.show(amounts)
+        date, cells = _date(start_ms), []
+        kinds = measured.usage.get(start_ms, _NO_KINDS)
+        for kind in sorted(kinds):
+            cell = rounding.show(kinds[kind])
             of_kinds[kind].append((date, cell))
-            shown = shown.plus(cell)
-        total = total.plus(shown)
+            cells.append(cell)
+        shown = Shown.of(cells)
+        shown_of_spans.append(shown)
         change = measured.changes.get(start_ms)
         rooms, identities = _names(measured, start_ms)
+        egress, ingress = media.show(measured.media.get(start_ms))
         spans.append(
             UsageOfSpan(
                 **metered(shown),
-                **media.show(measured.media.get(start_ms, {})),
+                egress=egress,
+                ingress=ingress,
                 date=date,
                 peak_participants=measured.peaks.get(start_ms, 0),
                 rooms=rooms,
@@ -90,8 +95,15 @@ def series(span: Span, measured: Measured) -> Series:
                 late_change=_late_change(change) if change is not None else UNSET,
             )
         )
-    totals = UsageTotals(**metered(total), **media.totals())
-    return Series(spans, totals, total, of_kinds)
+    total = Shown.of(shown_of_spans)
+    egress, ingress = media.totals()
+    return Series(spans, UsageTotals(**metered(total), egress=egress, ingress=ingress), total, of_kinds)
+
+
+@lru_cache(maxsize=4096)
+def _date(start_ms: int) -> str:
+    """Of an hour, day or month: the same ones are asked for again and again."""
+    return rfc3339(start_ms)
 
 
 def _names(measured: Measured, start_ms: int) -> tuple[int | UnsetType, int | UnsetType]:
@@ -156,30 +168,33 @@ class _Media:
         self._sums: defaultdict[tuple[str, str, int], RunningSum] = defaultdict(RunningSum)
         self._totals: dict[tuple[str, str], list[int]] = {}
 
-    def show(self, usage: Mapping[tuple[str, str], MediaUsage]) -> dict[str, Any]:
-        """The fields ``egress`` and ``ingress``."""
+    def show(self, usage: Mapping[tuple[str, str], MediaUsage] | None) -> tuple[MediaMinutes, MediaMinutes]:
+        """Egress and ingress."""
+        if not usage:
+            return _NO_MINUTES, _NO_MINUTES
         shown: dict[tuple[str, str], list[int]] = {}
         for key, amounts in sorted(usage.items()):
             parts = [self._sums[(*key, index)].show(amounts[index]) for index in range(3)]
             shown[key] = [*parts, amounts.runs]
             known = self._totals.get(key, [0] * 4)
             self._totals[key] = [a + b for a, b in zip(known, shown[key], strict=True)]
-        return _by_meter(shown)
+        return _meter("egress", shown), _meter("ingress", shown)
 
-    def totals(self) -> dict[str, Any]:
-        return _by_meter(self._totals)
+    def totals(self) -> tuple[MediaMinutes, MediaMinutes]:
+        return _meter("egress", self._totals), _meter("ingress", self._totals)
 
 
-def _by_meter(shown: Mapping[tuple[str, str], Sequence[int]]) -> dict[str, Any]:
-    answer: dict[str, Any] = {}
-    for meter in ("egress", "ingress"):
-        of_meter = {kind: amounts for (of, kind), amounts in shown.items() if of == meter}
-        sums = [sum(column) for column in zip(*of_meter.values(), strict=True)] or [0] * 4
-        answer[meter] = MediaMinutes(
-            minutes=minutes(sums[0]),
-            inferred_minutes=minutes(sums[1]),
-            provisional_minutes=minutes(sums[2]),
-            runs=sums[3],
-            by_type={kind: minutes(amounts[0]) for kind, amounts in of_meter.items()},
-        )
-    return answer
+def _meter(meter: str, shown: Mapping[tuple[str, str], Sequence[int]]) -> MediaMinutes:
+    of_meter = {kind: amounts for (of, kind), amounts in shown.items() if of == meter}
+    sums = [sum(column) for column in zip(*of_meter.values(), strict=True)] or [0] * 4
+    return MediaMinutes(
+        minutes=minutes(sums[0]),
+        inferred_minutes=minutes(sums[1]),
+        provisional_minutes=minutes(sums[2]),
+        runs=sums[3],
+        by_type={kind: minutes(amounts[0]) for kind, amounts in of_meter.items()},
+    )
+
+
+# Shared by all answers, and changed by none.
+_NO_MINUTES = _meter("", {})

@@ -14,7 +14,7 @@ MILLIONTHS = 1_000_000
 
 def millionths(ms: int) -> int:
     """Milliseconds as millionths of a minute, rounded half up."""
-    return (ms * MILLIONTHS * 2 + 60_000) // 120_000
+    return (ms * 100 + 3) // 6
 
 
 class RunningSum:
@@ -73,6 +73,11 @@ class Shown(NamedTuple):
     def plus(self, other: "Shown") -> "Shown":
         return Shown._make(map(add, self, other))
 
+    @staticmethod
+    def of(parts: "Sequence[Shown]") -> "Shown":
+        """What they add up to."""
+        return Shown._make(map(sum, zip(*parts, strict=True))) if parts else Shown()
+
     def less(self, other: "Shown") -> "Shown":
         return Shown._make(map(sub, self, other))
 
@@ -84,10 +89,14 @@ class Rounding:
         self.video, self.audio = RunningSum(video_before_ms), RunningSum(audio_before_ms)
 
     def show(self, of: Amounts) -> Shown:
-        video, audio = self.video.show(of.video_ms), self.audio.show(of.participant_ms - of.video_ms)
-        observed_ms = of.participant_ms - of.inferred_ms - of.provisional_ms
-        screen_share, _ = shares(video, (of.screen_share_ms, of.video_ms - of.screen_share_ms))
-        observed, inferred, provisional = shares(video + audio, (observed_ms, of.inferred_ms, of.provisional_ms))
-        if of.video_ms <= 0:
-            screen_share = 0
-        return Shown(video + audio, video, audio, screen_share, observed, inferred, provisional, of.sessions)
+        participant_ms, video_ms, screen_share_ms, inferred_ms, provisional_ms, sessions = of
+        video, audio = self.video.show(video_ms), self.audio.show(participant_ms - video_ms)
+        whole = video + audio
+        # Most cells have neither; a long range by hour has thousands of cells.
+        screen_share, observed, inferred, provisional = 0, whole, 0, 0
+        if screen_share_ms and video_ms > 0:
+            screen_share, _ = shares(video, (screen_share_ms, video_ms - screen_share_ms))
+        if inferred_ms or provisional_ms:
+            observed_ms = participant_ms - inferred_ms - provisional_ms
+            observed, inferred, provisional = shares(whole, (observed_ms, inferred_ms, provisional_ms))
+        return Shown(whole, video, audio, screen_share, observed, inferred, provisional, sessions)

@@ -25,10 +25,13 @@ class Span(NamedTuple):
 
     def starts(self) -> Iterator[int]:
         """The start of each of its pieces, ascending, without gaps: each reaches up to the next one's, or the end."""
+        if self.granularity != "month":
+            yield from range(self.from_ms, self.to_ms, self.unit_ms)
+            return
         at_ms = self.from_ms
         while at_ms < self.to_ms:
             yield at_ms
-            at_ms = following(start_of(at_ms, self.granularity), self.granularity)
+            at_ms = following(start_of(at_ms, "month"), "month")
 
     def piece_of(self, at_ms: int) -> int:
         """The start of the piece that an instant of the span lies in."""

@@ -183,13 +183,8 @@ async def record_progress(conn: Connection, partition: int, received_ms: int) ->
     )
 
 
-async def oldest_in_inbox_ms(conn: Connection) -> int | None:
-    value: int | None = await conn.fetchval("SELECT min(received_ms) FROM webhook_inbox")
-    return value
-
-
 # A row of no partition: up to when all of them were folded, when a sweep last looked.
-_ALL_PARTITIONS = -1
+ALL_PARTITIONS = -1
 
 
 async def record_complete(conn: Connection, complete_ms: int) -> None:
@@ -199,14 +194,6 @@ async def record_complete(conn: Connection, complete_ms: int) -> None:
         "INSERT INTO fold_progress (partition, received_ms)"
         " VALUES ($1, least($2, (extract(epoch FROM clock_timestamp()) * 1000)::bigint))"
         " ON CONFLICT (partition) DO UPDATE SET received_ms = excluded.received_ms",
-        _ALL_PARTITIONS,
+        ALL_PARTITIONS,
         complete_ms,
     )
-
-
-async def complete_ms(conn: Connection) -> int | None:
-    """Everything acknowledged before this is folded, as of the last sweep; None if there was none yet."""
-    value: int | None = await conn.fetchval(
-        "SELECT received_ms FROM fold_progress WHERE partition = $1", _ALL_PARTITIONS
-    )
-    return value

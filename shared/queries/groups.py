@@ -164,27 +164,3 @@ async def top_groups(
     if rows and rows[0]["pieces"] > most_rows:
         return None
     return TopGroups([GroupAmounts(*row[:7]) for row in rows], rows[0]["groups"] if rows else 0)
-
-
-async def distinct_names(
-    conn: Connection, scope: Scope, from_ms: int, to_ms: int, asked: Asked
-) -> dict[tuple[Dimension, int], int]:
-    """How many rooms and identities each day had, by (dimension, day); open sessions count in each day they have reached."""
-    rows = await conn.fetch(
-        f"WITH open AS (SELECT room, identity, started_ms, {COUNTED_UNTIL} AS until_ms FROM session"
-        " WHERE project_id = $1 AND mode = $2 AND started_ms IS NOT NULL AND ended_ms IS NULL),"
-        " seen AS (SELECT DISTINCT dimension, day, name FROM open,"
-        " generate_series(greatest(started_ms - started_ms % 86400000, $5::bigint),"
-        " least(greatest(until_ms - 1, started_ms), $6::bigint - 1), 86400000) AS day,"
-        " LATERAL (VALUES ('room', coalesce(room, '')), ('identity', coalesce(identity, ''))) AS v (dimension, name))"
-        " SELECT dimension, day, sum(names)::bigint FROM (SELECT dimension, day, names FROM usage_group_count"
-        " WHERE project_id = $1 AND mode = $2 AND day >= $5 AND day < $6"
-        " UNION ALL SELECT dimension, day, count(*) FROM seen WHERE NOT EXISTS (SELECT FROM usage_group AS g"
-        " WHERE project_id = $1 AND mode = $2 AND g.dimension = seen.dimension AND g.day = seen.day AND g.name = seen.name"
-        " AND visits > 0) GROUP BY 1, 2) AS counts GROUP BY 1, 2",
-        *scope,
-        *asked,
-        from_ms,
-        to_ms,
-    )
-    return {(row[0], row[1]): row[2] for row in rows}

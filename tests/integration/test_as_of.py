@@ -2,6 +2,7 @@
 
 import time
 
+from services.api.as_of import SHARE_MS, Waiting
 from services.api.usage import usage_for
 from services.api.usage_query import read_usage_query
 from services.worker.broker import sweep
@@ -36,7 +37,7 @@ async def test_it_is_never_later_than_what_waits(settings: Settings, pool: Pool,
 
     async def as_of(streams: event_stream.Redis) -> str:
         query = read_usage_query({"period": ["7d"]}, NOW_MS)
-        return (await usage_for(pool, streams, scope, query, Asked(NOW_MS, None))).as_of
+        return (await usage_for(pool, Waiting(streams), scope, query, Asked(NOW_MS, None))).as_of
 
     try:
         assert await as_of(redis) == rfc3339(NOW_MS)
@@ -61,3 +62,26 @@ async def test_it_is_never_later_than_what_waits(settings: Settings, pool: Pool,
     finally:
         await redis.aclose()
         await away.aclose()
+
+
+async def test_a_look_into_redis_is_shared_for_a_moment_and_never_makes_it_newer(
+    settings: Settings, pool: Pool, project: CreatedProject
+) -> None:
+    redis = event_stream.connect_streams(settings)
+    waiting, scope = Waiting(redis), Scope(project.project_id, "live")
+
+    async def as_of(now_ms: int) -> str:
+        query = read_usage_query({"period": ["7d"]}, now_ms)
+        return (await usage_for(pool, waiting, scope, query, Asked(now_ms, None))).as_of
+
+    try:
+        assert await as_of(NOW_MS) == rfc3339(NOW_MS)
+        body = meeting(livekit_room(project.project_id, "live", "a"), start_s=START_S, tag="w")[0]
+        await event_stream.append(redis, [(event_stream.partition_of(body), Received(NOW_MS + 10, body))])
+        # What has come since the look is not counted, and is not older than it.
+        assert await as_of(NOW_MS + SHARE_MS - 1) == rfc3339(NOW_MS)
+        assert await as_of(NOW_MS + SHARE_MS) == rfc3339(NOW_MS + 10)
+        # After a clock was set back, a look is from the future.
+        assert await as_of(NOW_MS - 1) == rfc3339(NOW_MS - 1)
+    finally:
+        await redis.aclose()

@@ -19,9 +19,9 @@ from tests.portal_browser import Browser
 
 # Of each two for the gate: the session, the project. What begins and ends the use of a connection is not counted.
 STATEMENTS = {
-    "/projects/{project}": 14,
-    "/projects/{project}/usage": 9,
-    "/projects/{project}/usage?groupBy=room": 11,
+    "/projects/{project}": 8,
+    "/projects/{project}/usage": 3,
+    "/projects/{project}/usage?groupBy=room": 5,
     "/projects/{project}/rooms": 3,
     "/projects/{project}/sessions": 3,
     "/projects/{project}/events": 3,

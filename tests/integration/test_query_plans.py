@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from services.api.usage import read_series
+from services.api.usage import read_span, series_of
 from shared.clock import DAY_MS, MINUTE_MS
 from shared.metering.span import Span
 from shared.models.projects import CreatedProject
@@ -79,7 +79,7 @@ async def test_reading_costs_what_is_shown_and_not_what_is_stored(
             await conn.execute("ANALYZE")
         span = Span(today - 29 * DAY_MS, today + DAY_MS, "day")
         async with reading_at_most(conn, 200):
-            assert (await read_series(conn, scope, span, asked)).totals.sessions == 60
+            assert series_of(span, await read_span(conn, scope, span, asked)).totals.sessions == 60
         for wanted, rows in ((Wanted(), 50), (Wanted(room="r7"), 50), (Wanted(identity="i7"), 1)):
             async with reading_at_most(conn, 130):
                 assert len((await page_of_sessions(conn, scope, wanted, None, 50)).rows) == rows

@@ -10,7 +10,7 @@ from services.worker.ledger import fold_runs, fold_sessions
 from shared.clock import DAY_MS, HOUR_MS, floor_to
 from shared.metering.peak import EMPTY, daily_peaks
 from shared.metering.state import MediaRun, Session, Track
-from shared.metering.usage import Interval, Usage, counted_until, interval_of, usage_of, usage_of_run
+from shared.metering.usage import Interval, counted_until, interval_of, usage_of, usage_of_run
 from shared.models.projects import CreatedProject
 from shared.postgres import Connection, Pool
 from shared.queries import groups, usage_ranges
@@ -119,18 +119,30 @@ async def test_sums_and_peaks_are_those_of_the_sessions(pool: Pool, crowd: Crowd
     connected = [(i.start_ms, NOW * 2 if i.end_ms is None else i.end_ms) for _, i, _ in crowd.metered()]
     async with pool.acquire() as conn:
         for from_ms, to_ms in spans(unit_ms):
-            ended = await usage_ranges.ended_usage(conn, crowd.scope, from_ms, to_ms, unit_ms)
-            still = await usage_ranges.open_usage(conn, crowd.scope, from_ms, to_ms, unit_ms, crowd.asked)
+            read = await usage_ranges.read_range(conn, crowd.scope, from_ms, to_ms, unit_ms, crowd.asked)
             found = {
-                key: list(map(add, ended.get(key, Usage(0, 0)), still.usage.get(key, Usage(0, 0))))
-                for key in {*ended, *still.usage}
+                (start, kind): [*amounts[:4], amounts.sessions]
+                for start, kinds in read.usage.items()
+                for kind, amounts in kinds.items()
             }
             assert found == {key: amounts for key, amounts in wanted.items() if from_ms <= key[0] < to_ms}
-            level, pieces = await usage_ranges.stretches(conn, crowd.scope, from_ms, to_ms, unit_ms, still.connected)
+            open_ms = sum(amounts.provisional_ms for kinds in read.usage.values() for amounts in kinds.values())
+            assert open_ms == open_between(crowd, from_ms, to_ms)
             starts = range(from_ms, to_ms, unit_ms)
-            assert daily_peaks(level, [pieces.get(start, EMPTY) for start in starts]) == [
+            assert daily_peaks(read.carried_in, [read.stretches.get(start, EMPTY) for start in starts]) == [
                 brute.peak(connected, start, start + unit_ms) for start in starts
             ]
+
+
+def open_between(crowd: Crowd, from_ms: int, to_ms: int) -> int:
+    """What sessions without an end have of the range."""
+    return sum(
+        usage.participant_ms
+        for session, interval, until in crowd.metered()
+        if interval.end_ms is None
+        for hour, usage in usage_of(session, None, until).items()
+        if from_ms <= hour < to_ms
+    )
 
 
 async def test_egress_and_ingress_are_those_of_the_runs(pool: Pool, crowd: Crowd) -> None:
@@ -145,10 +157,12 @@ async def test_egress_and_ingress_are_those_of_the_runs(pool: Pool, crowd: Crowd
             wanted[key] = list(map(add, wanted[key], (usage.active_ms, provisional, usage.runs)))
     async with pool.acquire() as conn:
         for from_ms, to_ms in spans(DAY_MS):
-            found = await usage_ranges.media_usage(conn, crowd.scope, from_ms, to_ms, DAY_MS, crowd.asked)
-            assert {key: [row.active_ms, row.provisional_ms, row.runs] for key, row in found.items()} == {
-                key: amounts for key, amounts in wanted.items() if from_ms <= key[0] < to_ms
-            }
+            found = await usage_ranges.read_range(conn, crowd.scope, from_ms, to_ms, DAY_MS, crowd.asked)
+            assert {
+                (start, *meter): [run.active_ms, run.provisional_ms, run.runs]
+                for start, runs in found.media.items()
+                for meter, run in runs.items()
+            } == {key: amounts for key, amounts in wanted.items() if from_ms <= key[0] < to_ms}
 
 
 def of_groups(crowd: Crowd, dimension: Dimension, from_ms: int, to_ms: int) -> dict[str, list[int]]:
@@ -190,10 +204,9 @@ async def test_pages_of_groups_are_the_sessions_of_each(pool: Pool, crowd: Crowd
 async def test_distinct_names_of_each_day(pool: Pool, crowd: Crowd) -> None:
     from_ms, to_ms = MIDNIGHT, MIDNIGHT + 4 * DAY_MS
     wanted = {
-        (dimension, day): len(of_groups(crowd, dimension, day, day + DAY_MS))
-        for dimension in groups.DIMENSIONS
+        day: tuple(len(of_groups(crowd, dimension, day, day + DAY_MS)) for dimension in groups.DIMENSIONS)
         for day in range(from_ms, to_ms, DAY_MS)
     }
     async with pool.acquire() as conn:
-        found = await groups.distinct_names(conn, crowd.scope, from_ms, to_ms, crowd.asked)
-    assert {key: found.get(key, 0) for key in wanted} == wanted
+        read = await usage_ranges.read_range(conn, crowd.scope, from_ms, to_ms, DAY_MS, crowd.asked, names=True)
+    assert {day: read.names.get(day, (0, 0)) for day in wanted} == wanted

@@ -25,7 +25,7 @@ async def read_usage(visit: Visit, params: Mapping[str, str]) -> UsageAnswer:
     """The answer of `GET /v1/usage` to the same parameters. Raises ``InvalidRequest``, ``StoreUnavailable``."""
     query = read_usage_query({name: [value] for name, value in params.items()}, visit.now_ms)
     context = visit.portal.context
-    return await usage_for(context.pool, context.redis, visit.scope, query, asked(visit), _MOST_TO_RANK)
+    return await usage_for(context.pool, context.waiting, visit.scope, query, asked(visit), _MOST_TO_RANK)
 
 
 def asked(visit: Visit) -> Asked:

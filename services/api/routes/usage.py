@@ -67,7 +67,7 @@ async def get_usage(
     now_ms = context.clock.now_ms()
     query = read_usage_query(request.query_params.dict(), now_ms)
     scope, asked = Scope(key.project_id, key.mode), Asked(now_ms, context.stale_ms)
-    answer = await usage_for(context.pool, context.redis, scope, query, asked)
+    answer = await usage_for(context.pool, context.waiting, scope, query, asked)
     headers = {"vary": "accept", "cache-control": "no-store"}
     if not wants_csv(request.headers.get("accept")):
         return Response(msgspec.json.encode(answer), media_type="application/json", headers=headers)
