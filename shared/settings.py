@@ -73,6 +73,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     livekit_api_key: str
     livekit_api_secret: str
     auth_secret: str
+    auth_secret_previous: str | None = None
     relay_api_url: str
     port: int = DEFAULT_PORT
     host: str = DEFAULT_HOST
@@ -180,8 +181,10 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     if previous_key and not previous_secret:
         lines.append("LIVEKIT_API_KEY_PREVIOUS is set without LIVEKIT_API_SECRET_PREVIOUS: set both or neither")
     auth_secret = required("AUTH_SECRET", "a long random value, such as the output of `openssl rand -base64 32`")
-    if auth_secret and len(auth_secret) < 16:
-        lines.append("AUTH_SECRET is too short: use at least 16 characters, such as `openssl rand -base64 32` prints")
+    auth_previous = env.get("AUTH_SECRET_PREVIOUS", "").strip()
+    for name, secret in (("AUTH_SECRET", auth_secret), ("AUTH_SECRET_PREVIOUS", auth_previous)):
+        if secret and len(secret) < 16:
+            lines.append(f"{name} is too short: use at least 16 characters, such as `openssl rand -base64 32` prints")
     relay_api_url = url("RELAY_API_URL", required("RELAY_API_URL", "the public URL of this instance"), "https", "http")
 
     def number(name: str, default: int, low: int, high: int, zero: str = "") -> int:
@@ -233,6 +236,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         livekit_api_key=api_key,
         livekit_api_secret=api_secret,
         auth_secret=auth_secret,
+        auth_secret_previous=auth_previous or None,
         relay_api_url=relay_api_url,
         port=port,
         host=env.get("RELAY_HOST", "").strip() or DEFAULT_HOST,

@@ -317,6 +317,43 @@ async def test_another_auth_secret_signs_everybody_out(settings: Settings, stage
         assert (await browser.get("/account")).status_code == 303
 
 
+async def test_auth_secret_is_changed_without_signing_anybody_out(settings: Settings, stage: Stage) -> None:
+    """As docs/security.md says: accepted by every process first, then used, then the old one goes."""
+    old, new = settings.auth_secret, "y" * 32
+
+    def pair(secret: str, other: str | None) -> Settings:
+        return msgspec.structs.replace(settings, auth_secret=secret, auth_secret_previous=other)
+
+    cookie = stage.ada.client.cookies["relay"]
+    steps = {
+        "accepted": pair(old, new),
+        "used": pair(new, old),
+        "a process behind": pair(old, new),
+        "again": pair(new, old),
+    }
+    for step, configured in (*steps.items(), ("the old one is gone", pair(new, None))):
+        async with serving(configured) as url, Browser(url) as browser:
+            browser.client.cookies.set("relay", cookie, domain="127.0.0.1", path="/")
+            page = await browser.get("/account")
+            assert page.status_code == 200, step
+            cookie = browser.client.cookies["relay"]
+    with_old = msgspec.structs.replace(settings, auth_secret=old)
+    async with serving(with_old) as url, Browser(url) as browser:
+        browser.client.cookies.set("relay", cookie)
+        assert (await browser.get("/account")).status_code == 303
+
+
+async def test_a_form_that_was_open_while_auth_secret_changed_is_taken(settings: Settings, stage: Stage) -> None:
+    page = (await stage.ada.get("/account")).text
+    token = re.search(r'name="form_token" value="([^"]+)"', page)
+    assert token is not None
+    changed = msgspec.structs.replace(settings, auth_secret="y" * 32, auth_secret_previous=settings.auth_secret)
+    async with serving(changed) as url, Browser(url) as browser:
+        browser.client.cookies.set("relay", stage.ada.client.cookies["relay"])
+        answer = await browser.client.post("/account/name", data={"form_token": token[1], "name": "Ada B."})
+        assert answer.status_code == 303, answer.text
+
+
 @pytest.mark.parametrize("cookie", ["", ".", "a.b", "a" * 5000, "ä.ö", "a.b.c"])
 async def test_a_made_up_cookie_is_nobody(stage: Stage, cookie: str) -> None:
     async with httpx.AsyncClient(base_url=stage.url, trust_env=False) as client:

@@ -20,7 +20,7 @@ def value_of(header: str) -> str:
 
 def test_a_cookie_of_ours_is_read() -> None:
     browser = cookies.new_browser()
-    assert cookies.read(value_of(cookies.header(browser))) == browser
+    assert cookies.read(value_of(cookies.header(browser))) == (browser, True)
     assert cookies.new_browser() != browser
 
 
@@ -41,6 +41,19 @@ def test_another_secret_reads_nothing() -> None:
     other = Cookies("another secret of sixteen or more", secure=False)
     assert other.read(value_of(cookies.header("x" * 43))) is None
     assert other.form_token("x") != cookies.form_token("x")
+
+
+def test_what_the_previous_secret_signed_is_taken_and_nothing_new_is_signed_with_it() -> None:
+    old, new = "another secret of sixteen or more", "a secret of sixteen or more"
+    before, changing = Cookies(old, secure=False), Cookies(new, secure=False, previous=old)
+    assert changing.read(value_of(before.header("x" * 43))) == ("x" * 43, False)
+    assert changing.read(value_of(changing.header("x" * 43))) == ("x" * 43, True)
+    assert changing.form_token_is_right("x" * 43, before.form_token("x" * 43))
+    assert not changing.form_token_is_right("y" * 43, before.form_token("x" * 43))
+    assert changing.header("x") == cookies.header("x") != before.header("x")
+    assert changing.form_token("x") == cookies.form_token("x") != before.form_token("x")
+    # The secret for cookies and the one for forms are two, with either value.
+    assert not changing.form_token_is_right("x" * 43, value_of(before.header("x" * 43)).partition(".")[2])
 
 
 @given(st.text())

@@ -38,6 +38,7 @@ MALFORMED = [
     ("LIVEKIT_URL", "wss://:7880"),
     ("LIVEKIT_API_URL", "wss://livekit.example.com"),
     ("AUTH_SECRET", "short"),
+    ("AUTH_SECRET_PREVIOUS", "short"),
     ("RELAY_API_URL", "relay.example.com"),
     ("PORT", "0"),
     ("PORT", "65536"),
@@ -170,6 +171,11 @@ def test_values_are_taken_as_they_are() -> None:
     assert (loaded.livekit_api_key, loaded.livekit_api_secret) == ("key", "a secret")
     assert (loaded.auth_secret, loaded.relay_api_url) == (COMPLETE["AUTH_SECRET"], COMPLETE["RELAY_API_URL"])
     assert loaded.database.dsn == COMPLETE["DATABASE_URL"]
+
+
+def test_the_other_auth_secret_is_none_unless_given() -> None:
+    assert load_settings({**COMPLETE, "AUTH_SECRET_PREVIOUS": " "}).auth_secret_previous is None
+    assert load_settings({**COMPLETE, "AUTH_SECRET_PREVIOUS": "p" * 16}).auth_secret_previous == "p" * 16
 
 
 def test_rate_limits_and_proxies() -> None:

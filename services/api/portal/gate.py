@@ -79,7 +79,10 @@ class Gate:
     def _visit(self, request: Request[Any, Any, Any]) -> Visit:
         cookies = self._portal.cookies
         known = cookies.read(request.cookies.get(cookies.name))
-        visit = Visit(self._portal, request, known or cookies.new_browser(), new_browser=known is None)
+        browser, is_current = known or (cookies.new_browser(), True)
+        visit = Visit(self._portal, request, browser, new_browser=known is None)
+        if not is_current:
+            visit.take_browser(browser)  # signed anew, so that nothing hangs on the previous secret any more
         request.scope["relay_visit"] = visit  # type: ignore[typeddict-unknown-key]  # an entry of our own in ASGI's dict
         return visit
 

@@ -41,7 +41,11 @@ def create_portal(settings: Settings, context: Context) -> Portal:
         context=context,
         pool=context.pool,
         clock=context.clock,
-        cookies=Cookies(settings.auth_secret, secure=urlsplit(settings.relay_api_url).scheme == "https"),
+        cookies=Cookies(
+            settings.auth_secret,
+            secure=urlsplit(settings.relay_api_url).scheme == "https",
+            previous=settings.auth_secret_previous,
+        ),
         passwords=Passwords(),
         templates=create_templates(static),
         static=static,

@@ -58,6 +58,13 @@ def check_settings(settings: Settings) -> Iterator[Finding]:
             "a previous LiveKit key pair is still accepted for webhooks",
             "once LiveKit signs with the new one, remove LIVEKIT_API_SECRET_PREVIOUS and LIVEKIT_API_KEY_PREVIOUS",
         )
+    if settings.auth_secret_previous is not None:
+        yield Finding(
+            "settings",
+            "note",
+            "a second AUTH_SECRET still vouches for portal sessions",
+            "remove AUTH_SECRET_PREVIOUS 14 days after the change: whoever came back has a cookie of the new one by then",
+        )
     if settings.reconcile_interval_s == 0:
         yield Finding(
             "settings",
