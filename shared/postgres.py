@@ -48,6 +48,16 @@ async def connect(database: DatabaseUrl, application: str = "relay") -> "asyncpg
     return await asyncpg.connect(**_options(database, application))
 
 
-def create_pool(database: DatabaseUrl, application: str, *, min_size: int = 0, max_size: int = 10) -> Pool:
-    """A pool; ``await`` or ``async with`` opens it. With ``min_size`` 0 it opens even while Postgres is away."""
-    return asyncpg.create_pool(**_options(database, application), min_size=min_size, max_size=max_size)
+def create_pool(
+    database: DatabaseUrl, application: str, *, min_size: int = 0, max_size: int = 10, stateless: bool = False
+) -> Pool:
+    """A pool; ``await`` or ``async with`` opens it. With ``min_size`` 0 it opens even while Postgres is away.
+
+    ``stateless``: whoever borrows a connection leaves nothing in its session, no setting, no lock, no listener. Then giving it
+    back needs no round trip that clears all that away. A transaction that was left open is rolled back all the same."""
+    reset = _leave if stateless else None
+    return asyncpg.create_pool(**_options(database, application), min_size=min_size, max_size=max_size, reset=reset)
+
+
+async def _leave(_connection: Any) -> None:
+    """Clears nothing away."""

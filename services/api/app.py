@@ -53,7 +53,7 @@ CLOSE_POOL_S = 5.0
 def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | None = None) -> ASGIApp:
     """The ASGI application. Opens nothing before its lifespan starts; call it on the event loop it will run on."""
     clock = clock or SystemClock()
-    pool = create_pool(settings.database, "relay api", max_size=POOL_SIZE)
+    pool = create_pool(settings.database, "relay api", max_size=POOL_SIZE, stateless=True)
     redis = event_stream.connect_streams(settings)
     broker = create_broker(settings.redis_url, [])
     keys = KeyStore(settings.database, pool, clock, settings.rate_limits.unknown_keys)

@@ -7,17 +7,14 @@ nothing from the customers. Headers as in draft-ietf-httpapi-ratelimit-headers-0
 
 import asyncio
 import logging
-import math
 from functools import lru_cache
 from typing import Final
 
-from limits import RateLimitItemPerMinute
-from limits.aio.storage import RedisStorage
-from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from redis import asyncio as redis_asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from services.api.rate_counter import RateCounter
 from services.api.rate_windows import UNAVAILABLE, RateWindows, Verdict
 from shared import metrics
 from shared.clock import Clock
@@ -48,15 +45,9 @@ class Limits:
     def __init__(self, rates: RateLimits, redis: "redis_asyncio.Redis", clock: Clock) -> None:
         self._rates, self._clock = rates, clock
         self._windows = RateWindows(redis, clock)
-        storage = RedisStorage(
-            "async+redis://",
-            implementation="redispy",
-            key_prefix="relay:limit",
-            connection_pool=redis.connection_pool,  # type: ignore[arg-type]  # documented, not in the annotation
-        )
+        self._counter = RateCounter(redis)
         # What the keys' limits are called, put together once.
         self._of_keys: dict[str, tuple[tuple[str, int], ...]] = {}
-        self._counter = SlidingWindowCounterRateLimiter(storage)
         self._pause_until_ms = 0
         self._counting = True
 
@@ -83,12 +74,12 @@ class Limits:
     async def of_request(self, key: KeyRecord) -> Headers:
         """Counts any other request; returns the answer's headers. Raises ``RateLimited``."""
         limits = [
-            (RateLimitItemPerMinute(rate), name)
-            for rate, name in (
-                (self._rates.api_per_key, f"api:{key.key_id}"),
-                (self._rates.api_per_project, f"api:{key.mode}:{key.project_id}"),
+            limit
+            for limit in (
+                (f"api:{key.key_id}", self._rates.api_per_key),
+                (f"api:{key.mode}:{key.project_id}", self._rates.api_per_project),
             )
-            if rate
+            if limit[1]
         ]
         if not limits:
             return ()
@@ -98,7 +89,7 @@ class Limits:
             return ()
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                verdict = await self._take(limits, now_ms)
+                verdict = await self._counter.take(limits, now_ms)
         except UNAVAILABLE as error:
             self._failed(error, now_ms)
             return ()
@@ -106,21 +97,6 @@ class Limits:
             self._counting = True
             log.warning("Redis is back: requests are limited again")
         return _headers(verdict)
-
-    async def _take(self, limits: list[tuple[RateLimitItemPerMinute, str]], now_ms: int) -> Verdict:
-        """The key first: what it is refused takes nothing from its project."""
-        nearest: Verdict | None = None
-        for limit, name in limits:
-            taken = await self._counter.hit(limit, name)
-            reset, left = await self._counter.get_window_stats(limit, name)
-            wait_s = min(max(1, math.ceil(reset - now_ms / 1000)), 60)  # it may be a hair more by two clocks
-            verdict = Verdict(limit.amount, left if taken else 0, wait_s, 0 if taken else wait_s)
-            if not taken:
-                return verdict
-            if nearest is None or verdict.left < nearest.left:
-                nearest = verdict
-        assert nearest is not None  # noqa: S101  # there is at least one limit
-        return nearest
 
     def _failed(self, error: Exception, now_ms: int) -> None:
         metrics.rate_limits.labels("unchecked").inc()

@@ -66,12 +66,8 @@ class Window:
 
     def wait_s(self, now_ms: int) -> int:
         """Whole seconds until a request fits in again, if nobody makes any meanwhile."""
-        elapsed_ms = now_ms % WINDOW_MS
         used = self._known + self._flying + self._unsent
-        until_ms = _covered_until_ms(self._previous, self.limit - 1 - used)
-        if until_ms is None:  # not in this window; the next one begins with all of this as its last
-            until_ms = WINDOW_MS + (_covered_until_ms(used, self.limit - 1) or 0)
-        return max(1, math.ceil((until_ms - elapsed_ms) / 1000))
+        return wait_s(used, self._previous, self.limit, now_ms % WINDOW_MS)
 
     def to_send(self) -> tuple[int, int, int]:
         """The window's number, what Redis does not know yet of it, and of the one before."""
@@ -95,6 +91,15 @@ class Window:
     def is_over(self, now_ms: int) -> bool:
         """Whether nothing of it counts any more."""
         return now_ms // WINDOW_MS > self._index + 1
+
+
+def wait_s(used: int, previous: int, limit: int, elapsed_ms: int) -> int:
+    """Whole seconds until a request fits in, after ``used`` in this window, of which so much is over, and ``previous`` in the
+    one before."""
+    until_ms = _covered_until_ms(previous, limit - 1 - used)
+    if until_ms is None:  # not in this window; the next one begins with all of this as its last
+        until_ms = WINDOW_MS + (_covered_until_ms(used, limit - 1) or 0)
+    return max(1, math.ceil((until_ms - elapsed_ms) / 1000))
 
 
 def _covered_until_ms(previous: int, room: float) -> float | None:
@@ -174,8 +179,8 @@ class RateWindows:
         pipeline = self._redis.pipeline(transaction=False)
         for window, index, count, late in told:
             for at, amount in ((index - 1, late), (index, count)):
-                pipeline.incrby(_redis_key(window.name, at), amount)
-                pipeline.pexpire(_redis_key(window.name, at), 3 * WINDOW_MS)
+                pipeline.incrby(redis_key(window.name, at), amount)
+                pipeline.pexpire(redis_key(window.name, at), 3 * WINDOW_MS)
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 answers = await pipeline.execute()
@@ -199,5 +204,5 @@ class RateWindows:
             log.warning("Redis is away (%s): token limits are counted by each process alone", type(error).__name__)
 
 
-def _redis_key(name: str, index: int) -> str:
+def redis_key(name: str, index: int) -> str:
     return f"relay:limit:{name}:{index}"

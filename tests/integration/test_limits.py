@@ -11,7 +11,9 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from services.api.rate_windows import EXCHANGE_S
+from services.api.limits import connect_limits_redis
+from services.api.rate_counter import RateCounter
+from services.api.rate_windows import EXCHANGE_S, Verdict
 from services.cli.projects import create_key
 from shared.ids import new_key
 from shared.models.projects import CreatedProject
@@ -104,6 +106,35 @@ async def test_what_is_refused_for_the_key_takes_nothing_from_its_project(
         assert [(await usage(client, key_of(project))).status_code for _ in range(6)] == [200] * 2 + [429] * 4
         other = {"Authorization": f"Bearer {second.key}"}
         assert [(await usage(client, other)).status_code for _ in range(3)] == [200] * 2 + [429]
+
+
+async def test_what_is_refused_for_the_project_takes_nothing_from_the_key(
+    settings: Settings, project: CreatedProject
+) -> None:
+    await early_in_a_minute()
+    async with client_of(limited(settings, api_per_project=2, api_per_key=9)) as client:
+        assert [(await usage(client, key_of(project))).status_code for _ in range(6)] == [200] * 2 + [429] * 4
+    async with client_of(limited(settings, api_per_key=9)) as client:
+        assert told(await usage(client, key_of(project)))["remaining"] == "6"
+
+
+async def test_half_a_minute_later_half_of_the_last_minute_still_counts(
+    settings: Settings, project: CreatedProject
+) -> None:
+    redis = connect_limits_redis(settings.redis_url)
+    counter, minute = RateCounter(redis), 29_000_000 * 60_000
+    limits = [(f"api:{project.project_id}", 10), (f"api:live:{project.project_id}", 100)]
+    try:
+        verdicts = [await counter.take(limits, minute + 59_000) for _ in range(12)]
+        assert [verdict.left for verdict in verdicts] == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 0, 0]
+        # 66 s from the start of this minute, 10 of the last weigh 9: one fits in.
+        assert [verdict.wait_s for verdict in verdicts[9:]] == [0, 7, 7]
+        assert (await counter.take(limits, minute + 65_999)).wait_s == 1
+        assert (await counter.take(limits, minute + 66_000)).wait_s == 0
+        assert (await counter.take(limits, minute + 90_000)).left == 3
+        assert await counter.take(limits, minute + 240_000) == Verdict(10, 9, 60, 0)
+    finally:
+        await redis.aclose()
 
 
 async def test_two_processes_count_together(settings: Settings, project: CreatedProject) -> None:
