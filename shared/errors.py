@@ -54,6 +54,13 @@ class UnfoldableEvent(RelayError):
         self.reason = reason
 
 
+class ConcurrentFold(RelayError):
+    """Another transaction stored one of our sessions or rooms first; the batch must be repeated from the start."""
+
+    def __init__(self) -> None:
+        super().__init__("another transaction stored a session or room of this one first")
+
+
 class ProjectNotFound(RelayError):
     """No project has this id."""
 

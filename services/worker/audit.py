@@ -4,17 +4,19 @@ state is replaced only while it is still the one that was found wrong, and rollu
 
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from operator import add
 
 import asyncpg
 import msgspec
 
-from services.worker.ledger import Change, ConcurrentFold, apply_change
+from services.worker.ledger import Change, apply_change
 from shared.audit.difference import Found, State
 from shared.audit.proof import Checked
 from shared.audit.rollups import NO_RUNS, DaySums, sums_by_day
 from shared.audit.verify import verify_rollups, verify_states
 from shared.clock import DAY_MS, HOUR_MS, floor_to
+from shared.errors import ConcurrentFold
 from shared.metering.state import MediaRun, Room, Session
 from shared.metering.usage import RunUsage, bill_of
 from shared.postgres import Connection
@@ -67,8 +69,9 @@ async def _mend_states(conn: Connection, batch: Sequence[Found], now_ms: int) ->
             # A state that cannot be read. What its events prove takes its place; its sums are found next. Without events
             # nothing does: what is left of it may be all there is.
             if found.proven is not None and found.proven != found.stored:
-                async with conn.transaction():
-                    await _replace(conn, found.proven)
+                with suppress(ConcurrentFold):
+                    async with conn.transaction():
+                        await _replace(conn, found.proven)
 
 
 async def _mend_state(conn: Connection, found: Found, now_ms: int) -> None:

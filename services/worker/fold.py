@@ -7,22 +7,24 @@ after. Repeating a batch finds all its ids known and changes nothing.
 
 import logging
 from collections.abc import Sequence
+from datetime import datetime
 from hashlib import sha256
+from typing import NamedTuple
 
 import asyncpg
 import msgspec
 
-from services.worker.ledger import ConcurrentFold, fold_runs, fold_sessions
+from services.worker.ledger import fold_runs, fold_sessions
 from services.worker.succession import last_sightings, succeeded_rooms
 from shared import metrics
-from shared.errors import UnfoldableEvent
+from shared.errors import ConcurrentFold, UnfoldableEvent
 from shared.metering.observe import Observation, observe
 from shared.metering.state import Room
-from shared.models.livekit_event import LiveKitEvent, decode_event
+from shared.models.livekit_event import decode_event
 from shared.postgres import Connection
 from shared.queries import events as event_queries
 from shared.queries import projects as project_queries
-from shared.queries.events import EventKey, EventRow, Received
+from shared.queries.events import EventKey, EventRow, Received, event_row
 
 log = logging.getLogger("relay.worker")
 
@@ -50,7 +52,7 @@ class FoldResult(msgspec.Struct):
     set_aside: int = 0
 
 
-class _Read(msgspec.Struct):
+class _Read(NamedTuple):
     row: EventRow
     observation: Observation
 
@@ -102,82 +104,77 @@ async def fold_in_transaction(conn: Connection, partition: int, batch: Sequence[
     reads: dict[EventKey, _Read] = {}
     for received in batch:
         try:
-            read = _read(received)
+            key, read = _read(received)
         except UnfoldableEvent as error:
             await event_queries.set_aside(conn, received, error.reason, str(error))
             result.set_aside += 1
             continue
-        reads.setdefault(read.row.key, read)
+        reads.setdefault(key, read)
     result.known = len(batch) - result.set_aside
+    now_ms = max((received.received_ms for received in batch), default=0)
     if reads:
-        await _attribute(conn, list(reads.values()))
-        newest = max(reads.values(), key=lambda read: read.row.created_ms).row
-        metrics.livekit_delay_seconds.observe(max(0, newest.received_ms - newest.created_ms) / 1000)
-        new_keys = await event_queries.insert_events(conn, [read.row for read in reads.values()])
+        await _attribute(conn, reads)
+        newest = max(reads.values(), key=_created_at).row
+        metrics.livekit_delay_seconds.observe(max(0.0, (newest.received_at - newest.created_at).total_seconds()))
+        new_keys = await event_queries.insert_events(conn, {key: read.row for key, read in reads.items()})
         new = [read.observation for key, read in reads.items() if key in new_keys]
-        result.known -= len(new_keys)
+        result.known -= len(new)
         result.folded = len(new)
         result.unattributed = sum(1 for seen in new if seen.owner is None and seen.room_name)
-        now_ms = max(received.received_ms for received in batch)
-        rooms = [seen.room for seen in new if seen.room]
+        rooms = [seen.room for seen in new if seen.room is not None]
         succeeded = await succeeded_rooms(conn, rooms)
         sightings = await _keep_sightings(conn, succeeded, now_ms)
-        sessions = [seen.session for seen in (*new, *sightings) if seen.session]
-        media = await fold_runs(conn, [seen.run for seen in new if seen.run])
+        sessions = [seen.session for seen in (*new, *sightings) if seen.session is not None]
+        media = await fold_runs(conn, [seen.run for seen in new if seen.run is not None])
         await fold_sessions(conn, sessions, [*rooms, *succeeded], now_ms, media)
     if batch:
-        await event_queries.record_progress(conn, partition, max(received.received_ms for received in batch))
+        await event_queries.record_progress(conn, partition, now_ms)
     return result
+
+
+def _created_at(read: _Read) -> datetime:
+    return read.row.created_at
 
 
 async def _keep_sightings(conn: Connection, succeeded: Sequence[Room], now_ms: int) -> list[Observation]:
     """Turns the last confirmation of sessions that end with their room's succession into kept events."""
     bodies = await last_sightings(conn, succeeded)
     # When the next room was created may lie just beyond the future that is believed; then it tells nothing yet.
-    reads = [read for body in bodies if (read := _readable(Received(now_ms, body))) is not None]
-    new_keys = await event_queries.insert_events(conn, [read.row for read in reads]) if reads else set()
-    return [read.observation for read in reads if read.row.key in new_keys]
+    reads = dict(read for body in bodies if (read := _readable(Received(now_ms, body))) is not None)
+    new_keys = (
+        await event_queries.insert_events(conn, {key: read.row for key, read in reads.items()}) if reads else set()
+    )
+    return [read.observation for key, read in reads.items() if key in new_keys]
 
 
-def _readable(received: Received) -> _Read | None:
+def _readable(received: Received) -> tuple[EventKey, _Read] | None:
     try:
         return _read(received)
     except UnfoldableEvent:
         return None
 
 
-def _read(received: Received) -> _Read:
+def _read(received: Received) -> tuple[EventKey, _Read]:
     try:
         event = decode_event(received.body)
     except (msgspec.DecodeError, UnicodeDecodeError, OverflowError, RecursionError) as error:
         raise UnfoldableEvent("not_an_event", str(error)) from None
-    observation = observe(event, received.received_ms)
-    return _Read(_row(event, observation, received), observation)
+    seen = observe(event, received.received_ms)
+    event_id = event.id or "sha256:" + sha256(received.body).hexdigest()
+    row = event_row(event, event_id, seen.owner, seen.room_name, received)
+    return EventKey(seen.created_ms, event_id), _Read(row, seen)
 
 
-def _row(event: LiveKitEvent, seen: Observation, received: Received) -> EventRow:
-    return EventRow(
-        created_ms=seen.created_ms,
-        id=event.id or "sha256:" + sha256(received.body).hexdigest(),
-        received_ms=received.received_ms,
-        name=event.event,
-        project_id=seen.owner.project_id if seen.owner else None,
-        mode=seen.owner.mode if seen.owner else None,
-        room=seen.owner.display if seen.owner else seen.room_name or None,
-        room_sid=(event.room.sid or None) if event.room else None,
-        participant_sid=(event.participant.sid or None) if event.participant else None,
-        identity=(event.participant.identity or None) if event.participant else None,
-        body=received.body,
-    )
-
-
-async def _attribute(conn: Connection, reads: Sequence[_Read]) -> None:
+async def _attribute(conn: Connection, reads: dict[EventKey, _Read]) -> None:
     """Takes away the owner of events whose room only looks like one of ours: no such project exists."""
-    claimed = {read.observation.owner.project_id for read in reads if read.observation.owner is not None}
-    known = await project_queries.existing_projects(conn, sorted(claimed)) if claimed else set()
-    for read in reads:
-        owner = read.observation.owner
-        if owner is not None and owner.project_id not in known:
-            read.observation = read.observation._replace(owner=None, session=None, room=None, run=None)
-            read.row.project_id = read.row.mode = None
-            read.row.room = read.observation.room_name
+    claimed = {read.row.project_id for read in reads.values()}
+    claimed.discard(None)
+    known = await project_queries.existing_projects(conn, sorted(filter(None, claimed))) if claimed else set()
+    if claimed == known:
+        return
+    for key, (row, seen) in reads.items():
+        if seen.owner is not None and seen.owner.project_id not in known:
+            reads[key] = _Read(
+                row._replace(project_id=None, mode=None, room=seen.room_name),
+                seen._replace(owner=None, session=None, room=None, run=None),
+            )

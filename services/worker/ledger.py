@@ -11,6 +11,7 @@ from operator import add
 import msgspec
 
 from shared.clock import DAY_MS, floor_to
+from shared.errors import ConcurrentFold
 from shared.metering.state import MediaRun, Room, Session, merge_room, merge_run, merge_session
 from shared.metering.usage import Bill, RunUsage, Usage, bill_of, usage_of
 from shared.postgres import Connection
@@ -22,10 +23,6 @@ from shared.queries.groups import GroupKey, GroupUsage
 from shared.queries.media import MediaKey
 from shared.queries.usage import LateChange, RollupKey, Scope
 from shared.rollups import group_rows, run_rows, usage_rows
-
-
-class ConcurrentFold(Exception):
-    """Another transaction stored one of our sessions or rooms first; the batch must be repeated from the start."""
 
 
 class Change(msgspec.Struct):
@@ -106,8 +103,8 @@ async def _store(
         await session_queries.update_rooms(conn, changed_rooms)
     states = sorted(change.after.items())
     new = [(session, bills_after[sid]) for sid, session in states if sid not in before]
-    if new and await session_queries.insert_sessions(conn, new) < len(new):
-        raise ConcurrentFold
+    if new:
+        await session_queries.insert_sessions(conn, new)
     changed = [
         (session, bills_after[sid])
         for sid, session in states

@@ -1,20 +1,24 @@
 """Raw events, the inbox, events set aside, and how far the fold has come."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from hashlib import sha256
 from typing import NamedTuple
 
 import asyncpg
-import msgspec
 
+from shared.ids import RoomName
+from shared.models.livekit_event import LiveKitEvent
 from shared.postgres import Connection
 
 # A reader gives way after drain.RUN_S; twice that and the wait is given up, to be woken again by the sweep.
 READER_TIMEOUT_S = 20.0
 
 
+# Events of a batch were created and received in the same few seconds.
+@lru_cache(maxsize=4096)
 def _utc(at_ms: int) -> datetime:
     return datetime.fromtimestamp(at_ms / 1000, UTC)
 
@@ -34,12 +38,12 @@ class EventKey(NamedTuple):
     id: str
 
 
-class EventRow(msgspec.Struct):
-    """An event to keep. Times are unix ms; project, mode and room are None where it concerns no project of ours."""
+class EventRow(NamedTuple):
+    """An event to keep, as it is stored; project, mode and room are None where it concerns no project of ours."""
 
-    created_ms: int
+    created_at: datetime
     id: str
-    received_ms: int
+    received_at: datetime
     name: str
     project_id: str | None
     mode: str | None
@@ -49,65 +53,64 @@ class EventRow(msgspec.Struct):
     identity: str | None
     body: bytes
 
-    @property
-    def key(self) -> EventKey:
-        return EventKey(self.created_ms, self.id)
+
+def event_row(
+    event: LiveKitEvent, event_id: str, owner: RoomName | None, room_name: str, received: Received
+) -> EventRow:
+    """``room_name``: LiveKit's, shown where nobody owns it."""
+    room, participant = event.room, event.participant
+    project_id, mode, shown = owner if owner is not None else (None, None, room_name or None)
+    return EventRow(
+        _utc(event.created_at * 1000),
+        event_id,
+        _utc(received.received_ms),
+        event.event,
+        project_id,
+        mode,
+        shown,
+        (room.sid or None) if room is not None else None,
+        (participant.sid or None) if participant is not None else None,
+        (participant.identity or None) if participant is not None else None,
+        received.body,
+    )
 
 
-_EVENT_COLUMNS = (
-    "created_at", "id", "received_at", "name", "project_id", "mode", "room", "room_sid", "participant_sid", "identity", "body",
-)  # fmt: skip
-
-_KEY = "(extract(epoch FROM e.created_at) * 1000)::bigint, e.id"
-
-
-async def insert_events(conn: Connection, rows: Sequence[EventRow]) -> set[EventKey]:
-    """Keeps events and returns the keys of those that were not kept before. ``rows`` names each key once.
+async def insert_events(conn: Connection, rows: Mapping[EventKey, EventRow]) -> Set[EventKey]:
+    """Keeps events and returns the keys of those that were not kept before.
 
     Events of one partition are folded by one at a time, so what is not there now will not appear meanwhile: the new ones are
     copied, at half the price of an insert that has to expect conflicts. Should another have been faster all the same, the
     insert that expects conflicts follows."""
-    known = await conn.fetch(
-        f"SELECT {_KEY} FROM event e JOIN unnest($1::timestamptz[], $2::text[]) AS n (created_at, id)"
-        " ON e.created_at = n.created_at AND e.id = n.id",
-        [_utc(row.created_ms) for row in rows],
-        [row.id for row in rows],
+    # Seconds, and not times: those would cost more to send than to find. The range leaves out all other days' partitions.
+    seconds = [key.created_ms // 1000 for key in rows]
+    found = await conn.fetch(
+        "SELECT n.created_s * 1000, n.id FROM unnest($1::bigint[], $2::text[]) AS n (created_s, id), LATERAL (SELECT FROM event"
+        " WHERE created_at = to_timestamp(n.created_s) AND event.id = n.id"
+        " AND created_at BETWEEN to_timestamp($3::bigint) AND to_timestamp($4::bigint) OFFSET 0) AS known",
+        seconds,
+        [key.id for key in rows],
+        min(seconds),
+        max(seconds),
     )
-    known_keys = {EventKey(*row) for row in known}
-    new = [row for row in rows if row.key not in known_keys]
+    known = {EventKey(*key) for key in found}
+    new = {key: row for key, row in rows.items() if key not in known} if known else rows
     if not new:
         return set()
     try:
         async with conn.transaction():
-            await conn.copy_records_to_table("event", records=map(_record, new), columns=_EVENT_COLUMNS)
+            await conn.copy_records_to_table("event", records=new.values(), columns=EventRow._fields)
     except asyncpg.UniqueViolationError:
-        return await _insert_unless_known(conn, new)
-    return {row.key for row in new}
-
-
-def _record(row: EventRow) -> tuple[object, ...]:
-    return (
-        _utc(row.created_ms),
-        row.id,
-        _utc(row.received_ms),
-        row.name,
-        row.project_id,
-        row.mode,
-        row.room,
-        row.room_sid,
-        row.participant_sid,
-        row.identity,
-        row.body,
-    )
+        return await _insert_unless_known(conn, list(new.values()))
+    return new.keys()
 
 
 async def _insert_unless_known(conn: Connection, rows: Sequence[EventRow]) -> set[EventKey]:
-    columns = list(zip(*map(_record, rows), strict=True))
+    columns = list(zip(*rows, strict=True))
     inserted = await conn.fetch(
         "INSERT INTO event AS e (created_at, id, received_at, name, project_id, mode, room, room_sid, participant_sid,"
         " identity, body) SELECT * FROM unnest($1::timestamptz[], $2::text[], $3::timestamptz[], $4::text[], $5::text[],"
         " $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::bytea[]) ON CONFLICT DO NOTHING"
-        f" RETURNING {_KEY}",
+        " RETURNING (extract(epoch FROM e.created_at) * 1000)::bigint, e.id",
         *columns,
     )
     return {EventKey(*row) for row in inserted}
