@@ -5,7 +5,7 @@ folding a batch. Both stand for many requests at once, so they link to them inst
 other variables (OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER, …) itself.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -82,13 +82,52 @@ def _without_orphans(configured: Any) -> Any:
     return WithoutOrphans()
 
 
-def traced_app(app: Any) -> Any:
-    """The ASGI application with a span for each request, where tracing is on."""
+def traced_app(app: Any, fixed_paths: Collection[str]) -> Any:
+    """The ASGI application with a span for each request, where tracing is on. ``fixed_paths``: those that hold no name and are
+    answered without a route."""
     if _tracer is None:
         return app
     from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 
-    return OpenTelemetryMiddleware(app, excluded_urls="healthz,readyz,metrics", exclude_spans=["receive", "send"])
+    return OpenTelemetryMiddleware(
+        _named_by_route(app, fixed_paths),
+        default_span_details=lambda scope: (str(scope.get("method", "websocket")), {}),
+        excluded_urls="healthz,readyz,metrics",
+        exclude_spans=["receive", "send"],
+    )
+
+
+# What the instrumentation takes from the address, in the old and the new names of OpenTelemetry's conventions.
+_ADDRESSES = ("http.target", "http.url", "url.path", "url.full")
+_REMOVED = ("url.query", "http.user_agent", "user_agent.original", "net.peer.ip", "client.address")
+
+
+def _named_by_route(app: Any, fixed_paths: Collection[str]) -> Any:
+    """Puts the route as it is declared in the place of the address. A path holds rooms and identities, or an invitation's
+    secret, and whoever may look at traces should not come to know them."""
+    from opentelemetry import trace
+
+    def name(scope: Any) -> None:
+        span: Any = trace.get_current_span()
+        if not span.is_recording():
+            return
+        route = scope.get("path_template") or (scope["path"] if scope["path"] in fixed_paths else "none")
+        span.update_name(f"{scope['method']} {route}")
+        span.set_attribute("http.route", route)
+        for attribute in span.attributes.keys() & {*_ADDRESSES, *_REMOVED}:
+            span.set_attribute(attribute, route if attribute in _ADDRESSES else "")
+
+    async def named(scope: Any, receive: Any, send: Any) -> None:
+        async def send_named(message: Any) -> None:
+            if message["type"] == "http.response.start":  # the route is known by now, and the span ends with the answer
+                name(scope)
+            await send(message)
+
+        if scope["type"] == "http":
+            name(scope)  # a client that goes away before its answer leaves a span as well
+        await app(scope, receive, send_named)
+
+    return named
 
 
 def current_context() -> str | None:

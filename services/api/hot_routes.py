@@ -15,6 +15,7 @@ from litestar.types import Message, Receive, Send
 from litestar.utils import normalize_path
 
 from services.api.gate import ANSWER_HEADERS
+from services.api.head import as_get
 from services.api.problems import MEDIA_TYPE, PayloadTooLarge, Problem, problem_of
 from shared import metrics
 from shared.logs import request_id
@@ -111,6 +112,7 @@ class HotRoutes:
 
     async def _framework(self, scope: Any, receive: Receive, send: Send, shared: Headers) -> None:
         started, status = time.perf_counter(), 0
+        scope = as_get(scope)
 
         async def send_with_shared(message: Message) -> None:
             nonlocal status

@@ -8,6 +8,7 @@ import uvloop
 
 from services.api.app import create_app
 from services.api.connections import GuardedProtocol
+from services.api.routes import tokens, webhooks
 from services.api.server import Drain, Server
 from shared import metrics
 from shared.errors import RelayError, SettingsInvalid
@@ -42,7 +43,7 @@ def run() -> int:
 async def _serve(settings: Settings) -> int:
     drain = Drain()
     config = uvicorn.Config(
-        traced_app(create_app(settings, drain=drain)),
+        traced_app(create_app(settings, drain=drain), (tokens.PATH, webhooks.PATH)),
         host=settings.host,
         port=settings.port,
         http=GuardedProtocol,

@@ -22,12 +22,14 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import httpx
 
 from services.cli.embedded import embedded_servers
+from shared.settings import environment
 from tests.e2e.livekit_server import free_port
 from tests.images.container import ran, running, stop, wait_until_healthy
 from tests.images.dockerfile import Image, build
 
 ROOT = Path(__file__).resolve().parents[2]
-CACHE = Path.home() / ".cache" / "relay-ci"
+CACHE = Path(environment().get("XDG_CACHE_HOME", "") or Path.home() / ".cache") / "relay-ci"
+SUITE = "bookworm"
 PACKAGES = "python3,python3-venv,python3-pip,ca-certificates"
 # What an image must not hold: the tools it was made with, and what another service needs.
 FORBIDDEN = {
@@ -45,9 +47,9 @@ def clean_root(scratch: Path, mirror: str | None) -> Path:
     if not archive.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         made = scratch / "debootstrap"
-        where = [mirror] if mirror else []
+        where = [mirror] if mirror else apt_mirror()
         subprocess.run(
-            ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(made), *where],
+            ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(made), *where],
             check=True,
             stdout=subprocess.DEVNULL,
         )
@@ -60,6 +62,15 @@ def clean_root(scratch: Path, mirror: str | None) -> Path:
     root.mkdir()
     subprocess.run(["tar", "-C", str(root), "-xf", str(archive)], check=True)
     return root
+
+
+def apt_mirror() -> list[str]:
+    """The mirror that this machine's own apt takes Debian from, if it does; else debootstrap knows one."""
+    asked = ["Identifier: Packages", f"Codename: {SUITE}", "Label: Debian"]
+    found = subprocess.run(
+        ["apt-get", "indextargets", "--format", "$(REPO_URI)", *asked], capture_output=True, text=True, check=False
+    )
+    return [uri for uri in found.stdout.split() if uri.startswith(("http://", "https://", "file:"))][:1]
 
 
 @contextmanager
@@ -140,7 +151,7 @@ def minutes(client: httpx.Client) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--mirror", help="of Debian; default: debootstrap's own")
+    parser.add_argument("--mirror", help="of Debian; default: apt's, else debootstrap's")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="relay-test-") as directory:
         scratch, started = Path(directory), time.monotonic()

@@ -116,3 +116,20 @@ async def test_every_answer_has_an_id_of_its_own_and_is_kept_by_no_cache(
     for answer in answers:
         assert answer.headers["cache-control"] == "no-store"
         assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    "path", ["/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/sign-in", "/", "/nowhere"]
+)
+async def test_head_is_get_without_its_body(api: httpx.AsyncClient, path: str) -> None:
+    read, asked = await api.get(path), await api.head(path)
+    assert (asked.status_code, asked.headers["content-type"]) == (read.status_code, read.headers["content-type"])
+    assert asked.content == b""
+
+
+@pytest.mark.parametrize("path", ["/v1/usage", "/api/webhooks/livekit", "/projects/abc/live"])
+async def test_head_is_no_method_of_the_api_and_of_streams(api: httpx.AsyncClient, path: str) -> None:
+    async with httpx.AsyncClient(
+        base_url=api.base_url, trust_env=False
+    ) as client:  # without the hook that reads bodies
+        assert (await client.head(path)).status_code == 405
