@@ -122,8 +122,8 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
     )
     remember_parameters(app)
     hot = HotRoutes(app)
-    hot.post(tokens.PATH, tokens.token_handler(gate, minter), tokens.BODY_LIMIT)
-    hot.post(webhooks.PATH, webhooks.webhook_handler(receiver), webhooks.BODY_LIMIT)
+    hot.post(tokens.PATH, *tokens.token_handlers(gate, minter), tokens.BODY_LIMIT)
+    hot.post(webhooks.PATH, *webhooks.webhook_handlers(receiver), webhooks.BODY_LIMIT)
     return hot
 
 

@@ -64,8 +64,11 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._since is None:
             self._since = self.loop.time()
 
-    def on_headers_complete(self) -> None:
+    def headers_are_over(self) -> None:
         self._in_headers, self._bytes = False, 0
+
+    def on_headers_complete(self) -> None:
+        self.headers_are_over()
         if not self._asks_for_upgrade():
             super().on_headers_complete()
 

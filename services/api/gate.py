@@ -21,32 +21,48 @@ class Gate:
     def __init__(self, keys: KeyStore, limits: Limits, last_used: LastUsed, clock: Clock) -> None:
         self._keys, self._limits, self._last_used, self._clock = keys, limits, last_used, clock
 
+    def admit_known_token(self, scope: Any) -> KeyRecord | None:
+        """The key of a request that mints, if this process knows it: no I/O. None says nothing, and counts nothing."""
+        now_ms = self._clock.now_ms()
+        key = self._keys.known(_authorization(scope), now_ms)
+        if key is not None:
+            self._count_token(scope, key, now_ms)
+        return key
+
     async def admit_token(self, scope: Any) -> KeyRecord:
-        """The key of a request that mints: no I/O for a key that this process knows."""
+        """The key of a request that mints."""
         now_ms = self._clock.now_ms()
         key = await self._key(scope, now_ms)
-        scope[ANSWER_HEADERS] = self._limits.of_token(key, now_ms)
+        self._count_token(scope, key, now_ms)
         return key
+
+    def _count_token(self, scope: Any, key: KeyRecord, now_ms: int) -> None:
+        self._last_used.seen[key.key_id] = now_ms
+        scope[ANSWER_HEADERS] = self._limits.of_token(key, now_ms)
 
     async def admit(self, scope: Any) -> KeyRecord:
         """The key of any other request."""
-        key = await self._key(scope, self._clock.now_ms())
+        now_ms = self._clock.now_ms()
+        key = await self._key(scope, now_ms)
+        self._last_used.seen[key.key_id] = now_ms
         scope[ANSWER_HEADERS] = await self._limits.of_request(key)
         return key
 
     async def _key(self, scope: Any, now_ms: int) -> KeyRecord:
-        authorization = None
-        for name, value in scope["headers"]:
-            if name == b"authorization":
-                authorization = value.decode("latin-1")
-                break
+        authorization = _authorization(scope)
         key = self._keys.known(authorization, now_ms)
         if key is None:
             client = scope.get("client")
             key = await self._keys.authenticate(authorization, None if client is None else client[0])
-        self._last_used.seen[key.key_id] = now_ms
         return key
 
     def changed(self, *, key_ids: Collection[str] = (), project_id: str | None = None) -> None:
         """After a transaction of this process that revoked or rotated keys, or archived a project."""
         self._keys.forget(key_ids=key_ids, project_id=project_id)
+
+
+def _authorization(scope: Any) -> str | None:
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            return str(value.decode("latin-1"))
+    return None

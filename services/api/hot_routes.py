@@ -3,11 +3,12 @@
 A handler gets the scope and the body and returns (status, body); errors are raised and become problems in one place.
 """
 
+import asyncio
 import logging
-import os
+import random
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from litestar import Litestar
 from litestar.routes import HTTPRoute
@@ -16,14 +17,26 @@ from litestar.utils import normalize_path
 
 from services.api.gate import ANSWER_HEADERS
 from services.api.head import as_get
-from services.api.problems import MEDIA_TYPE, PayloadTooLarge, Problem, problem_of
+from services.api.problems import MEDIA_TYPE, PayloadTooLarge, problem_of
 from shared import metrics
 from shared.logs import request_id
 
 log = logging.getLogger("relay.api")
 
-Handler = Callable[[Any, bytes], Awaitable[bytes]]
 Headers = tuple[tuple[bytes, bytes], ...]
+
+
+class Waiting(NamedTuple):
+    """The body of a 200, once the future is done. Its error is the request's."""
+
+    until: "asyncio.Future[None]"
+    body: bytes
+
+
+# Gets the scope and the body of a request, and returns the body of a 200 or raises.
+Handler = Callable[[Any, bytes], Awaitable[bytes]]
+# The same without a coroutine, where that is possible. None: it takes I/O, ask the handler; nothing was counted or changed.
+AtOnce = Callable[[Any, bytes], "bytes | Waiting | None"]
 _JSON = (b"content-type", b"application/json")
 _PROBLEM = (b"content-type", MEDIA_TYPE.encode())
 # No answer of ours is a page or a script, whatever a browser may sniff, and none may be kept by a cache: they hold tokens.
@@ -33,9 +46,13 @@ _EVERYWHERE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-
 _METHODS = {name: name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
 
 
+# Seeded by the system, and asked a hundred thousand times a second for what must be unique and need not be a secret.
+_random_bits = random.Random().getrandbits  # noqa: S311  # see above
+
+
 def new_request_id() -> str:
     """Ours, never the client's: what is searched for in the log must be unique and hold nothing a stranger wrote."""
-    return "req_" + os.urandom(9).hex()
+    return f"req_{_random_bits(72):018x}"
 
 
 def header(scope: Any, name: bytes) -> str | None:
@@ -63,6 +80,40 @@ async def read_body(receive: Receive, limit: int) -> bytes | None:
             return chunk if len(chunks) == 1 else b"".join(chunks)
 
 
+class Answer(NamedTuple):
+    """A whole answer of a hot path; ``headers`` include its length."""
+
+    status: int
+    body: bytes
+    headers: Headers
+
+    @classmethod
+    def of_body(cls, body: bytes, scope: Any, identifier: str) -> "Answer":
+        further = scope.get(ANSWER_HEADERS, ())
+        return cls(200, body, (_JSON, *_shared(identifier), *further, (b"content-length", b"%d" % len(body))))
+
+    @classmethod
+    def of_error(cls, error: Exception, scope: Any, identifier: str) -> "Answer":
+        """Whatever it is, the client gets an answer and the log the reason."""
+        problem = problem_of(error)
+        if problem.status == 500:
+            log.error("request %s failed", identifier, exc_info=error)
+        body = problem.body()
+        own = ((name.encode(), value.encode()) for name, value in problem.headers)
+        length = (b"content-length", b"%d" % len(body))
+        further = scope.get(ANSWER_HEADERS, ())
+        return cls(problem.status, body, (_PROBLEM, *_shared(identifier), *further, *own, length))
+
+    async def send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": False})
+
+
+def _shared(identifier: str) -> Headers:
+    """The headers of every answer."""
+    return ((b"x-request-id", identifier.encode()), *_EVERYWHERE)
+
+
 class HotRoutes:
     """Answers the hot paths itself and gives everything else to the framework. Every answer carries ``X-Request-Id``.
 
@@ -77,10 +128,13 @@ class HotRoutes:
             if isinstance(route, HTTPRoute)
         }
         self._routes: dict[str, tuple[Handler, int]] = {}
+        # By the target of a request, for ``HotProtocol``.
+        self.at_once: dict[bytes, AtOnce] = {}
 
-    def post(self, path: str, handler: Handler, body_limit: int) -> None:
-        """Adds a route. The handler returns the JSON body of a 200."""
+    def post(self, path: str, handler: Handler, at_once: AtOnce, body_limit: int) -> None:
+        """Adds a route. ``handler`` and ``at_once`` return the JSON body of a 200; they must come to the same."""
         self._routes[path] = (handler, body_limit)
+        self.at_once[path.encode()] = at_once
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -88,27 +142,20 @@ class HotRoutes:
             return
         identifier = new_request_id()
         request_id.set(identifier)
-        shared = ((b"x-request-id", identifier.encode()), *_EVERYWHERE)
         # The framework reads `/v1/tokens/` and `//v1/tokens` as `/v1/tokens`, and would count a token as any other request.
         route = self._routes.get(scope["path"]) or self._routes.get(normalize_path(scope["path"]))
         if route is None or scope["method"] != "POST":
-            await self._framework(scope, receive, send, shared)
+            await self._framework(scope, receive, send, _shared(identifier))
             return
         handler, limit = route
         try:
             body = await read_body(receive, limit)
             if body is None:
                 return
-            answer = await handler(scope, body)
-        except (
-            Exception
-        ) as error:  # the outermost layer: whatever it is, the client gets an answer and the log the reason
-            problem = problem_of(error)
-            if problem.status == 500:
-                log.exception("request %s failed", identifier)
-            await _send_problem(send, problem, (*shared, *scope.get(ANSWER_HEADERS, ())))
-        else:
-            await _send(send, 200, answer, (_JSON, *shared, *scope.get(ANSWER_HEADERS, ())))
+            answer = Answer.of_body(await handler(scope, body), scope, identifier)
+        except Exception as error:  # the outermost layer
+            answer = Answer.of_error(error, scope, identifier)
+        await answer.send(send)
 
     async def _framework(self, scope: Any, receive: Receive, send: Send, shared: Headers) -> None:
         started, status = time.perf_counter(), 0
@@ -132,14 +179,3 @@ class HotRoutes:
         # The route as it is declared: a path holds names that strangers chose, and there is no end of them.
         labels = (_METHODS.get(scope["method"], "other"), scope.get("path_template") or "none", str(status))
         metrics.request_seconds.labels(*labels).observe(time.perf_counter() - started)
-
-
-async def _send_problem(send: Send, problem: Problem, shared: Headers) -> None:
-    headers = ((name.encode(), value.encode()) for name, value in problem.headers)
-    await _send(send, problem.status, problem.body(), (_PROBLEM, *shared, *headers))
-
-
-async def _send(send: Send, status: int, body: bytes, headers: Headers) -> None:
-    length = (b"content-length", str(len(body)).encode())
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
-    await send({"type": "http.response.body", "body": body, "more_body": False})

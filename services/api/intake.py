@@ -47,8 +47,8 @@ class Intake:
         self._kept = metrics.webhooks["kept"]
         metrics.intake_waiting.set_function(lambda: len(self._waiting))
 
-    async def keep(self, received: Received) -> None:
-        """Returns once the event is safe. Raises ``EventNotKept``."""
+    def keep(self, received: Received) -> "asyncio.Future[None]":
+        """Done once the event is safe, or with ``EventNotKept``. Raises ``EventNotKept`` where none may wait any more."""
         if self._closing or len(self._waiting) >= WAITING_LIMIT or self._waiting_bytes >= WAITING_BYTES:
             metrics.webhooks["not_kept"].count += 1
             raise EventNotKept("too many events are waiting to be stored; send it again")
@@ -56,7 +56,7 @@ class Intake:
         self._waiting.append((event_stream.partition_of(received.body), received, kept))
         self._waiting_bytes += len(received.body)
         self._arrived.set()
-        await kept
+        return kept
 
     async def run(self) -> None:
         while not (self._closing and not self._waiting):

@@ -3,13 +3,11 @@
 import asyncio
 import sys
 
-import uvicorn
 import uvloop
 
 from services.api.app import create_app
-from services.api.connections import GuardedProtocol
 from services.api.routes import tokens, webhooks
-from services.api.server import Drain, Server
+from services.api.server import Drain, Server, server_config
 from shared import metrics
 from shared.errors import RelayError, SettingsInvalid
 from shared.logs import set_up_logging
@@ -17,9 +15,6 @@ from shared.settings import Settings, load_settings
 from shared.startup import ensure_migrated
 from shared.tracing import set_up_tracing, traced_app
 from shared.version import VERSION
-
-STOP_TIMEOUT_S = 20
-KEEP_ALIVE_S = 75
 
 
 def run() -> int:
@@ -42,20 +37,11 @@ def run() -> int:
 
 async def _serve(settings: Settings) -> int:
     drain = Drain()
-    config = uvicorn.Config(
+    config = server_config(
         traced_app(create_app(settings, drain=drain), (tokens.PATH, webhooks.PATH)),
         host=settings.host,
         port=settings.port,
-        http=GuardedProtocol,
-        lifespan="on",
-        access_log=False,
-        log_config=None,
-        ws="none",
-        server_header=False,
         forwarded_allow_ips=list(settings.trusted_proxies),
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=STOP_TIMEOUT_S,
-        log_level="warning",
     )
     server = Server(config, drain, settings.drain_s)
     await server.serve()

@@ -9,12 +9,34 @@ import logging
 import signal
 import time
 from types import FrameType
+from typing import Any
 
 import uvicorn
+
+from services.api.hot_protocol import HotProtocol
 
 log = logging.getLogger("relay.api")
 
 _CLOSE = (b"connection", b"close")
+STOP_TIMEOUT_S = 20
+KEEP_ALIVE_S = 75
+
+
+def server_config(app: Any, **where: Any) -> uvicorn.Config:
+    """How the API is served, by a process as by the tests. ``where``: host, port and the like."""
+    return uvicorn.Config(
+        app,
+        http=HotProtocol,
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        log_level="warning",
+        ws="none",
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=STOP_TIMEOUT_S,
+        **where,
+    )
 
 
 class Drain:

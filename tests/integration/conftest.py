@@ -12,6 +12,7 @@ import uvicorn
 from services.api.app import create_app
 from services.api.problem_codes import CODES
 from services.api.problems import ProblemDetails
+from services.api.server import server_config
 from services.cli.projects import create_project
 from shared.ids import KeyType, Mode
 from shared.livekit.webhook import WebhookSigner
@@ -23,9 +24,7 @@ from shared.settings import Settings
 @asynccontextmanager
 async def serving(settings: Settings) -> AsyncIterator[str]:
     """The API under uvicorn in this process; yields its URL."""
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(settings), port=0, log_config=None, access_log=False, lifespan="on")
-    )
+    server = uvicorn.Server(server_config(create_app(settings), port=0))
     task = asyncio.create_task(server.serve())
     try:
         async with asyncio.timeout(15):

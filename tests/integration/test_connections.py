@@ -9,7 +9,7 @@ import uvicorn
 
 from services.api import connections
 from services.api.app import create_app
-from services.api.connections import GuardedProtocol
+from services.api.server import server_config
 from shared.settings import Settings
 
 SOON_S = 10.0
@@ -39,8 +39,7 @@ class Talk(NamedTuple):
 async def port(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
     monkeypatch.setattr(connections, "HEADERS_TIMEOUT_S", 0.4)
     monkeypatch.setattr(connections, "REQUEST_TIMEOUT_S", 0.8)
-    config = uvicorn.Config(create_app(settings), port=0, log_level="warning", lifespan="on", http=GuardedProtocol)
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(server_config(create_app(settings), port=0))
     task = asyncio.create_task(server.serve())
     async with asyncio.timeout(15):
         while not server.started:

@@ -103,10 +103,8 @@ async def test_intake_takes_no_more_than_it_may_hold_and_keeps_what_it_took(
     large = [
         Received(RECEIVED_MS, b'{"event":"x","x":"%s"}' % (b"x" * 1_000_000)) for _ in range(WAITING_BYTES // 1_000_000)
     ]
-    waiting = [asyncio.create_task(intake.keep(one)) for one in (*small, *large)]
-    await asyncio.sleep(0)
-    filler = asyncio.create_task(intake.keep(large[0]))
-    await asyncio.sleep(0)
+    waiting = [intake.keep(one) for one in (*small, *large)]
+    filler = intake.keep(large[0])
     with pytest.raises(EventNotKept):
         await intake.keep(small[0])
     running = asyncio.create_task(intake.run())

@@ -11,7 +11,7 @@ from livekit.protocol.room import RoomConfiguration
 
 from services.api.decoding import decode_request
 from services.api.gate import Gate
-from services.api.hot_routes import Handler, header
+from services.api.hot_routes import AtOnce, Handler, header
 from services.api.openapi import described
 from services.api.requests import refuse_query, require_json
 from shared import metrics
@@ -155,20 +155,27 @@ class Minter:
 async def create_token(
     data: JSONBody[TokenRequest], key: NamedDependency[KeyRecord], minter: NamedDependency[Minter]
 ) -> TokenAnswer:
-    """Described here, and answered by ``token_handler`` in front of the framework; both do the same."""
+    """Described here, and answered by ``token_handlers`` in front of the framework; all do the same."""
     return minter.mint(key, data)
 
 
-def token_handler(gate: Gate, minter: Minter) -> Handler:
-    """Raises what ``Gate.admit_token`` raises, ``InvalidRequest`` and ``UnsupportedMediaType``."""
+def token_handlers(gate: Gate, minter: Minter) -> tuple[Handler, AtOnce]:
+    """Both raise what ``Gate.admit_token`` raises, ``InvalidRequest`` and ``UnsupportedMediaType``."""
+
+    def mint(key: KeyRecord, scope: Any, body: bytes) -> bytes:
+        require_json(header(scope, b"content-type"))
+        return msgspec.json.encode(minter.mint(key, decode_request(_decoder, body)))
 
     async def create_token(scope: Any, body: bytes) -> bytes:
         key = await gate.admit_token(scope)
         refuse_query(scope)
-        require_json(header(scope, b"content-type"))
-        return msgspec.json.encode(minter.mint(key, decode_request(_decoder, body)))
+        return mint(key, scope, body)
 
-    return create_token
+    def create_at_once(scope: Any, body: bytes) -> bytes | None:
+        key = gate.admit_known_token(scope)
+        return None if key is None else mint(key, scope, body)
+
+    return create_token, create_at_once
 
 
 def token_claims(request: TokenRequest, room: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`POST /api/webhooks/livekit`: verified on the raw bytes, kept, then 200. What is in the body is no matter here: LiveKit
 never sends an event again after a 4xx, so nothing it signed is refused."""
 
+import asyncio
 from typing import Any
 
 from litestar import post
@@ -8,7 +9,7 @@ from litestar.connection import Request
 from litestar.di import NamedDependency
 from litestar.params import RawBody
 
-from services.api.hot_routes import Handler, header
+from services.api.hot_routes import AtOnce, Handler, Waiting, header
 from services.api.intake import Intake
 from services.api.openapi import described
 from shared import metrics, tracing
@@ -20,6 +21,7 @@ from shared.queries.events import Received
 
 PATH = "/api/webhooks/livekit"
 BODY_LIMIT = 1024 * 1024
+_KEPT = b'{"received":true}'
 
 
 class WebhookAnswer(Wire):
@@ -34,8 +36,9 @@ class WebhookReceiver:
     def __init__(self, verifier: WebhookVerifier, intake: Intake, clock: Clock) -> None:
         self._verifier, self._intake, self._clock = verifier, intake, clock
 
-    async def receive(self, body: bytes, authorization: str | None) -> None:
-        """Returns once the event is safe. Raises ``WebhookRefused`` (401), ``EventNotKept`` (503)."""
+    def receive(self, body: bytes, authorization: str | None) -> "asyncio.Future[None]":
+        """Done once the event is safe, or ``EventNotKept`` (503), which may also be raised at once. Raises ``WebhookRefused``
+        (401)."""
         now_ms = self._clock.now_ms()
         try:
             self._verifier.verify(body, authorization, now_s=now_ms / 1000)
@@ -44,7 +47,7 @@ class WebhookReceiver:
             is_probe = refusal.reason == "expired" and body == PROBE_BODY
             metrics.webhooks["probe" if is_probe else refusal.reason].count += 1
             raise
-        await self._intake.keep(Received(now_ms, body, tracing.current_context()))
+        return self._intake.keep(Received(now_ms, body, tracing.current_context()))
 
 
 @post(
@@ -75,16 +78,19 @@ class WebhookReceiver:
 async def receive_webhook(
     body: RawBody, request: Request[Any, Any, Any], receiver: NamedDependency[WebhookReceiver]
 ) -> WebhookAnswer:
-    """Described here, and answered by ``webhook_handler`` in front of the framework; both do the same."""
+    """Described here, and answered by ``webhook_handlers`` in front of the framework; all do the same."""
     await receiver.receive(body, request.headers.get("authorization"))
     return WebhookAnswer(received=True)
 
 
-def webhook_handler(receiver: WebhookReceiver) -> Handler:
-    """Raises what ``WebhookReceiver.receive`` raises."""
+def webhook_handlers(receiver: WebhookReceiver) -> tuple[Handler, AtOnce]:
+    """Both raise what ``WebhookReceiver.receive`` raises."""
 
     async def receive_webhook(scope: Any, body: bytes) -> bytes:
         await receiver.receive(body, header(scope, b"authorization"))
-        return b'{"received":true}'
+        return _KEPT
 
-    return receive_webhook
+    def receive_at_once(scope: Any, body: bytes) -> Waiting:
+        return Waiting(receiver.receive(body, header(scope, b"authorization")), _KEPT)
+
+    return receive_webhook, receive_at_once

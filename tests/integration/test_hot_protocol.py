@@ -1,0 +1,242 @@
+"""The hot routes as connections answer them, held against how the application answers them."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+import pytest
+
+from services.api.hot_routes import HotRoutes
+from services.api.intake import Intake
+from shared.errors import EventNotKept
+from shared.models.projects import CreatedProject
+from shared.settings import Settings
+from tests.integration.conftest import key_of, serving
+
+Signed = Callable[[bytes], dict[str, str]]
+SOON_S = 10.0
+TOKENS, WEBHOOKS = "/v1/tokens", "/api/webhooks/livekit"
+GOOD = b'{"room":"lobby","identity":"ada","ttl":600}'
+# What differs between two answers to the same request.
+_OWN = re.compile(
+    rb'(?<=date: )[^\r]*|req_[0-9a-f]{18}|(?<=remaining: )\d+|(?<=reset: )\d+|"(?:token|expiresAt)":"[^"]*"'
+)
+
+
+class Got(NamedTuple):
+    status: int
+    head: bytes
+    body: bytes
+
+
+class Wire:
+    """A connection, and the answers it brings in turn."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self.writer = reader, writer
+
+    async def answer(self) -> Got:
+        async with asyncio.timeout(SOON_S):
+            head = await self._reader.readuntil(b"\r\n\r\n")
+            length = re.search(rb"content-length: (\d+)", head)
+            assert length is not None
+            return Got(int(head[9:12]), head, await self._reader.readexactly(int(length[1])))
+
+    async def is_closed(self) -> bool:
+        async with asyncio.timeout(SOON_S):
+            return await self._reader.read() == b""
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Wire]:
+    host, _, port = url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        yield Wire(reader, writer)
+    finally:
+        writer.close()
+        await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+
+
+@pytest.fixture
+async def url(settings: Settings) -> AsyncIterator[str]:
+    async with serving(settings) as running:
+        yield running
+
+
+def request(path: str, headers: dict[str, str], body: bytes, *, chunked: bool = False) -> bytes:
+    """``chunked``: goes the application's way."""
+    length = "transfer-encoding: chunked" if chunked else f"content-length: {len(body)}"
+    lines = [f"POST {path} HTTP/1.1", "host: relay", *(f"{name}: {value}" for name, value in headers.items()), length]
+    sent = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n" if chunked else body
+    return "\r\n".join([*lines, "", ""]).encode() + sent
+
+
+def without_own(answer: Got) -> tuple[int, list[bytes], bytes]:
+    return answer.status, sorted(_OWN.sub(b"_", answer.head).split(b"\r\n")), _OWN.sub(b"_", answer.body)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The paths that the application was asked for."""
+    paths: list[str] = []
+    whole = HotRoutes.__call__
+
+    async def noted(self: HotRoutes, scope: Any, receive: Any, send: Any) -> None:
+        paths.append(scope.get("path", ""))
+        await whole(self, scope, receive, send)
+
+    monkeypatch.setattr(HotRoutes, "__call__", noted)
+    return paths
+
+
+async def test_both_ways_answer_the_same(url: str, project: CreatedProject, signed: Signed, asked: list[str]) -> None:
+    json, key = {"Content-Type": "application/json"}, key_of(project)
+    known = [
+        (TOKENS, {**key, **json}, GOOD, 200),
+        (TOKENS, key, GOOD, 200),
+        (TOKENS, {**key, **json}, b"", 400),
+        (TOKENS, {**key, **json}, b"{", 400),
+        (TOKENS, {**key, **json}, b'{"room":"lobby","identity":"ada","canPubish":false}', 400),
+        (TOKENS, {**key, **json}, b'{"room":"a b","identity":"ada"}', 400),
+        (TOKENS, {**key, "Content-Type": "text/plain"}, GOOD, 415),
+        (WEBHOOKS, signed(b'{"event":"x"}'), b'{"event":"x"}', 200),
+        (WEBHOOKS, signed(b""), b"", 200),
+        (WEBHOOKS, signed(b'{"event":"x"}'), b'{"event":"y"}', 401),
+        (WEBHOOKS, {}, b"{}", 401),
+        (WEBHOOKS, {"Authorization": "a.b.c"}, b"{}", 401),
+    ]
+    unknown = [
+        (TOKENS, json, GOOD, 401),
+        (TOKENS, {**json, "Authorization": "Bearer sk_live_no"}, GOOD, 401),
+        (TOKENS, {**json, **key_of(project, key_type="publishable")}, GOOD, 403),
+        (TOKENS + "/", {**key, **json}, GOOD, 200),
+        (TOKENS + "?a=b", {**key, **json}, GOOD, 400),
+        (WEBHOOKS, signed(b"x" * 70_000), b"x" * 70_000, 200),
+    ]
+    async with connected(url) as wire:
+        wire.writer.write(request(TOKENS, {**key, **json}, GOOD))  # the key becomes known
+        assert (await wire.answer()).status == 200
+        for cases, at_once in ((known, True), (unknown, False)):
+            for path, headers, body, status in cases:
+                asked.clear()
+                wire.writer.write(request(path, headers, body))
+                one = await wire.answer()
+                assert (asked == []) == at_once
+                wire.writer.write(request(path, headers, body, chunked=True))
+                other = await wire.answer()
+                assert len(asked) == (1 if at_once else 2)
+                assert without_own(one) == without_own(other)
+                assert one.status == status
+
+
+async def test_every_answer_has_an_id_of_its_own(url: str) -> None:
+    async with connected(url) as wire:
+        found = set()
+        for _ in range(20):
+            wire.writer.write(request(WEBHOOKS, {}, b"{}"))
+            answer = await wire.answer()
+            identifier = re.search(rb"x-request-id: (req_[0-9a-f]{18})\r\n", answer.head)
+            assert identifier is not None
+            assert identifier[1] in answer.body
+            found.add(identifier[1])
+    assert len(found) == 20
+
+
+async def test_answers_come_in_the_order_of_the_requests(
+    url: str, project: CreatedProject, signed: Signed, asked: list[str]
+) -> None:
+    """Sent in one piece: those behind one that waits for Redis wait with it, whichever way they go."""
+    key = key_of(project)
+    event = request(WEBHOOKS, signed(b'{"event":"x"}'), b'{"event":"x"}')
+    token = request(TOKENS, key, GOOD)
+    other = b"GET /healthz HTTP/1.1\r\nhost: relay\r\n\r\n"
+    order = [token, event, token, token, other, event, event, other, token, request(WEBHOOKS, {}, b"{}"), token]
+    async with connected(url) as wire:
+        for _ in range(3):
+            wire.writer.write(b"".join(order))
+            answers = [await wire.answer() for _ in order]
+            kinds = [
+                (b"token" in body, b"received" in body, b"status" in body)
+                for _, _, body in answers
+                if b"detail" not in body
+            ]
+            t, e, o = (True, False, False), (False, True, False), (False, False, True)
+            assert kinds == [t, e, t, t, o, e, e, o, t, t]
+            assert answers[9].status == 401
+
+
+@pytest.mark.parametrize("path", [TOKENS, WEBHOOKS])
+async def test_a_client_that_asks_to_close_is_told_and_hung_up_on(
+    url: str, project: CreatedProject, signed: Signed, path: str
+) -> None:
+    headers, body = (key_of(project), GOOD) if path == TOKENS else (signed(b"{}"), b"{}")
+    async with connected(url) as wire:
+        for more in ({}, {"Connection": "close"}):
+            wire.writer.write(request(path, {**headers, **more}, body))
+            answer = await wire.answer()
+            assert answer.status == 200
+            assert (b"connection: close\r\n" in answer.head) == bool(more)
+        assert await wire.is_closed()
+
+
+async def test_bodies_in_pieces_and_requests_in_pieces(url: str, signed: Signed, asked: list[str]) -> None:
+    body = b'{"event":"%b"}' % (b"x" * 5000)
+    whole = request(WEBHOOKS, signed(body), body)
+    async with connected(url) as wire:
+        for size in (1500, 4000):
+            for start in range(0, len(whole), size):
+                wire.writer.write(whole[start : start + size])
+                await wire.writer.drain()
+            assert (await wire.answer()).status == 200
+    assert asked == []
+
+
+async def test_what_could_not_be_kept_is_an_answer_and_a_line_in_the_log(
+    url: str, signed: Signed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    errors: list[Exception] = [EventNotKept("too many"), RuntimeError("a defect")]
+
+    def keep(_self: Intake, _received: Any) -> "asyncio.Future[None]":
+        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        failed.set_exception(errors.pop(0))
+        return failed
+
+    monkeypatch.setattr(Intake, "keep", keep)
+    async with connected(url) as wire:
+        wire.writer.write(request(WEBHOOKS, signed(b"{}"), b"{}"))
+        refused = await wire.answer()
+        assert refused.status == 503
+        assert b"retry-after: " in refused.head
+        wire.writer.write(request(WEBHOOKS, signed(b"{}"), b"{}"))
+        failed = await wire.answer()
+    assert failed.status == 500
+    assert b"a defect" not in failed.body
+    identifier = re.search(rb"req_[0-9a-f]{18}", failed.body)
+    assert identifier is not None
+    assert f"request {identifier[0].decode()} failed" in caplog.text
+
+
+async def test_a_client_that_left_takes_no_other_answer_with_it(url: str, signed: Signed) -> None:
+    async with connected(url) as stays:
+        async with connected(url) as leaves:
+            leaves.writer.write(request(WEBHOOKS, signed(b"{}"), b"{}"))
+            leaves.writer.transport.abort()
+        stays.writer.write(request(WEBHOOKS, signed(b"{}"), b"{}"))
+        assert (await stays.answer()).status == 200
+
+
+async def test_a_client_that_sends_and_never_reads_is_not_answered_without_end(
+    url: str, project: CreatedProject, asked: list[str]
+) -> None:
+    """Its answers would fill the memory: above the mark of the transport they wait, as everybody's do."""
+    large = b'{"room":"lobby","identity":"ada","metadata":"%b"}' % (b"x" * 60_000)
+    async with connected(url) as wire:
+        wire.writer.write(request(TOKENS, key_of(project), GOOD))  # the key becomes known
+        await wire.answer()
+        wire.writer.write(request(TOKENS, key_of(project), large) * 200)
+        for _ in range(200):
+            assert (await wire.answer()).status == 200
+    assert 1 < len(asked) < 200
