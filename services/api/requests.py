@@ -96,10 +96,12 @@ def _parameters_of(handler: HTTPRouteHandler, model: Any) -> _Parameters:
 
 
 def never_null(kind: Any) -> Any:
-    """Without the None that stands for "not given": ``?limit=null`` is no number."""
+    """Without the None that stands for "not given": ``?limit=null`` is no number. Of what is annotated, only the limits stay:
+    msgspec looks types up by their hash, and that of Litestar's parameters takes longer than checking a value."""
     sides = get_args(kind)
     if get_origin(kind) is Annotated:
-        return Annotated[(never_null(sides[0]), *sides[1:])]
+        limits = [side for side in sides[1:] if isinstance(side, msgspec.Meta)]
+        return Annotated[(never_null(sides[0]), *limits)] if limits else never_null(sides[0])
     if get_origin(kind) in (Union, UnionType):
         return Union[tuple(side for side in sides if side is not type(None))]  # noqa: UP007  # its sides are known at run time only
     return kind
