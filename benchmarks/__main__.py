@@ -4,10 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import fold, latency, machine, processes, start, tokens, webhooks
+from benchmarks import fold, latency, machine, processes, start, tokens, usage, webhooks
 from benchmarks.machine import Spread
 
-WHAT = ("tokens", "webhooks", "fold", "latency", "start")
+WHAT = ("tokens", "webhooks", "fold", "latency", "usage", "start")
 
 
 def main() -> int:
@@ -16,6 +16,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="alternating rounds (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=5, help="of load a round and server (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path(".bench"), help="where results go (default: %(default)s)")
+    parser.add_argument("--sessions", type=int, default=1_000_000, help="usage: in its history (default: %(default)s)")
+    parser.add_argument("--directory", type=Path, help="usage: keep its servers' files here, and use what is there")
     arguments = parser.parse_args()
     missing = processes.missing_programs()
     if missing:
@@ -32,6 +34,10 @@ def _run(what: str, arguments: argparse.Namespace) -> None:
         alone = latency.measure(arguments.rounds) if what == "latency" else start.measure(arguments.rounds)
         machine.show(what, ["", ""], [[name, str(spread)] for name, spread in alone.items()])
         machine.keep(arguments.out, what, {name: spread.values for name, spread in alone.items()})
+        return
+    if what == "usage":
+        read = usage.measure(arguments.rounds, arguments.seconds, arguments.sessions, arguments.directory)
+        machine.keep(arguments.out, what, {name: {k: v.values for k, v in ms.items()} for name, ms in read.items()})
         return
     if what == "tokens":
         result = tokens.measure(arguments.rounds, arguments.seconds)

@@ -1,4 +1,5 @@
--- Requests come from a file: headers as "Name: value" separated by \1, a tab, the body. Each is built once and sent in turn.
+-- Requests come from a file: headers as "Name: value" separated by \1, a tab, the body (none: a GET). Each is built once and sent
+-- in turn.
 local ready, position, count = {}, 0, 0
 
 function init(args)
@@ -7,7 +8,7 @@ function init(args)
     local headers = {}
     for name, value in head:gmatch("([^:\1]+): ([^\1]*)") do headers[name] = value end
     count = count + 1
-    ready[count] = wrk.format("POST", nil, headers, body)
+    ready[count] = wrk.format(body == "" and "GET" or "POST", nil, headers, body ~= "" and body or nil)
   end
 end
 

@@ -1,6 +1,6 @@
 """What each page of the portal costs with a large history and a thousand projects: `python -m benchmarks.portal --directory D`.
 
-Works in the database that `python -m benchmarks.usage --directory D` keeps, and adds to it: an account, projects, and one
+Works in the database that `python -m benchmarks usage --directory D` keeps, and adds to it: an account, projects, and one
 project with people connected. LiveKit does not answer at all, which is the dearest it can do.
 """
 
@@ -95,7 +95,7 @@ class Cost(NamedTuple):
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.portal", description=__doc__)
-    parser.add_argument("--directory", type=Path, required=True, help="of python -m benchmarks.usage --directory")
+    parser.add_argument("--directory", type=Path, required=True, help="of python -m benchmarks usage --directory")
     parser.add_argument("--requests", type=int, default=30, help="a page (default: %(default)s)")
     parser.add_argument("--only", default="", help="pages whose name holds this")
     arguments = parser.parse_args()

@@ -1,29 +1,37 @@
-"""What reading usage costs, with a small and a large history in one server: `python -m benchmarks.usage --sessions N`.
+"""What reading usage costs: beside aggregating the sessions in SQL, and with a large history beside a small one.
 
-Both databases hold the last 31 days in full, so that the same question finds as much to say in both. Every answer's minutes are
-held against a sum over the sessions themselves; a wrong one stops the benchmark.
+Both databases hold the last 31 days in full, so that the same question finds as much to say in both. Every day of an answer is
+held against the sessions themselves, to the millisecond; a wrong one stops the benchmark.
 """
 
-import argparse
 import asyncio
+import contextlib
 import statistics
-import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import httpx
 import psycopg
 
-from benchmarks import history, machine, processes
-from benchmarks.machine import console
+from benchmarks import history, machine, processes, usage_peer
+from benchmarks.asking import Asker
+from benchmarks.load import Load, line, run
+from benchmarks.machine import Spread
+from benchmarks.processes import Site
+from benchmarks.usage_peer import Question
 from services.cli.embedded import embedded_servers
 from shared.clock import DAY_MS
 from shared.migrate import migrate
 from shared.settings import parse_database_url
 
 SMALL = 10_000
+DAYS_30 = "usage?period=30d"
+# Requests a second over one connection, far below what is possible.
+PACE = 50
+REQUESTS = 20
 QUESTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "usage, 30 days": ("usage", {"period": "30d"}),
     "usage, today with its peak": ("usage", {"period": "today"}),
@@ -40,63 +48,117 @@ QUESTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "events, a page": ("events", {}),
     "events of a room": ("events", {"room": "room-17"}),
 }
-_TRUTH = (
-    "SELECT sum(least(ended_ms, %(to)s) - greatest(started_ms, %(from)s)) FROM session WHERE project_id = %(project)s"
-    " AND mode = 'live' AND started_ms < %(to)s AND started_ms > %(from)s - 86400000 AND ended_ms > %(from)s"
-)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="benchmarks.usage", description=__doc__)
-    parser.add_argument("--sessions", type=int, default=1_000_000, help="in the large history (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="over all questions (default: %(default)s)")
-    parser.add_argument("--requests", type=int, default=60, help="a round and question (default: %(default)s)")
-    parser.add_argument("--directory", type=Path, help="keep the servers' files here, and use what is there")
-    arguments = parser.parse_args()
-    console.print(machine.describe())
-    with processes.scratch() as scratch:
-        _measure(arguments, arguments.directory or scratch)
-    return 0
+class Side(NamedTuple):
+    """An API before one of the databases."""
+
+    site: Site
+    key: str
+    database_url: str
+
+    def asker(self) -> Asker:
+        return Asker(self.site.url, self.key)
 
 
-def _measure(arguments: argparse.Namespace, directory: Path) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
-    with embedded_servers(directory / "servers", fsync=False) as running:
-        sizes = {"small": SMALL, "large": arguments.sessions}
-        environments, keys = {}, {}
-        for name, sessions in sizes.items():
+def measure(rounds: int, seconds: float, sessions: int, directory: Path | None) -> dict[str, dict[str, Spread]]:
+    """Prints both comparisons; returns ms and ratios of the first. ``directory``: keeps the servers' files, so that
+    the next time need not make the history."""
+    with contextlib.ExitStack() as stack:
+        home = directory or stack.enter_context(processes.scratch())
+        home.mkdir(parents=True, exist_ok=True)
+        # What is written here need not survive a crash of the machine.
+        running = stack.enter_context(embedded_servers(home / "servers", fsync=False))
+        sides = {}
+        for name, size in (("small", SMALL), ("large", sessions)):
             url = running.database_url.replace("/relay?", f"/{name}?")
-            keys[name] = _prepared(running.database_url, url, name, sessions, directory)
-            environments[name] = {
-                **processes.LIVEKIT,
-                "DATABASE_URL": url,
-                "REDIS_URL": running.redis_url,
-                "AUTH_SECRET": "b" * 32,
-                "RELAY_API_URL": "http://127.0.0.1",
-                "RATE_LIMIT_API_PER_KEY": "0",
-                "RATE_LIMIT_API_PER_PROJECT": "0",
-            }
-        times: dict[str, dict[str, list[float]]] = {name: {question: [] for question in QUESTIONS} for name in sizes}
-        with (
-            processes.api(environments["small"], directory, "small") as small,
-            processes.api(environments["large"], directory, "large") as large,
-        ):
-            for name, site in (("small", small), ("large", large)):
-                with _client(site.url, keys[name]) as client:
-                    _check(client, environments[name]["DATABASE_URL"])
-            with _client(small.url, keys["small"]) as of_small, _client(large.url, keys["large"]) as of_large:
-                clients = {"small": of_small, "large": of_large}
-                for _ in range(arguments.rounds):
-                    for question in QUESTIONS:
-                        for name, found in _times(clients, question, arguments.requests).items():
-                            times[name][question] += found
+            key = _prepared(running.database_url, url, name, size, home)
+            env = {**processes.LIVEKIT, "DATABASE_URL": url, "REDIS_URL": running.redis_url, "AUTH_SECRET": "b" * 32}
+            env |= {"RELAY_API_URL": "http://127.0.0.1", "RECONCILE_INTERVAL_SECONDS": "0", **processes.NEVER_REACHED}
+            sides[name] = Side(stack.enter_context(processes.api(env, home, name)), key, url)
+        found = _beside_sessions(sides["large"], rounds, seconds, sessions)
+        _beside_small(sides, rounds, sessions)
+    return found
+
+
+def _beside_sessions(side: Side, rounds: int, seconds: float, sessions: int) -> dict[str, dict[str, Spread]]:
+    to_ms = int(time.time()) // 86400 * DAY_MS + DAY_MS
+    question = Question(_project(side.database_url), to_ms - 30 * DAY_MS, to_ms)
+    ours: dict[str, list[Load]] = {"1 connection, all the time": [], f"1 connection, {PACE}/s": [], "4 connections": []}
+    peers: dict[str, list[float]] = {name: [] for name in usage_peer.STATEMENTS}
+    with (
+        usage_peer.indexed(side.database_url) as connection,
+        contextlib.closing(side.asker()) as asker,
+        tempfile.TemporaryDirectory() as scratch,
+    ):
+        requests = Path(scratch) / "requests"
+        requests.write_bytes(line({"Authorization": f"Bearer {side.key}"}, b""))
+        usage_peer.check(connection, question, asker.ask("usage", period="30d"))
+        for number in range(rounds):
+            for turn in ("ours", "peers") if number % 2 == 0 else ("peers", "ours"):
+                if turn == "peers":
+                    for name, statement in usage_peer.STATEMENTS.items():
+                        times = [usage_peer.time_ms(connection, statement, question) for _ in range(3)]
+                        peers[name].append(statistics.median(times))
+                    continue
+                for name, connections in (("1 connection, all the time", 1), ("4 connections", 4)):
+                    url = f"{side.site.url}/v1/{DAYS_30}"
+                    ours[name].append(run(url, requests, connections=connections, seconds=seconds))
+                ours[f"1 connection, {PACE}/s"].append(_paced(asker, seconds))
+        usage_peer.check(connection, question, asker.ask("usage", period="30d"))
+    if wrong := sum(load.wrong for loads in ours.values() for load in loads):
+        raise RuntimeError(f"{wrong} answers were not 2xx; nothing is reported")
+    first = next(iter(ours.values()))
+    found: dict[str, dict[str, Spread]] = {}
+    for name, loads in ours.items():
+        p50, p99 = Spread(tuple(load.p50_ms for load in loads)), Spread(tuple(load.p99_ms for load in loads))
+        found[f"relay over HTTP, {name}"] = {"p50_ms": p50, "p99_ms": p99}
+    rows = [[name, str(spreads["p50_ms"]), str(spreads["p99_ms"]), ""] for name, spreads in found.items()]
+    for name, times_ms in peers.items():
+        ratio = Spread(tuple(ms / load.p50_ms for ms, load in zip(times_ms, first, strict=True)))
+        found[f"sessions in SQL, {name}"] = {"p50_ms": Spread(tuple(times_ms)), "ratio": ratio}
+        rows.append([f"sessions in SQL, {name}", str(Spread(tuple(times_ms))), "", str(ratio)])
+    columns = [f"30 days by day, {sessions:,} sessions", "median, ms", "p99, ms", "relay is … times as fast"]
+    machine.show("usage", columns, rows)
+    return found
+
+
+def _paced(asker: Asker, seconds: float) -> Load:
+    times = sorted(asker.paced_ms(asker.request(DAYS_30), PACE, seconds))
+    return Load(len(times) / seconds, statistics.median(times), times[int(len(times) * 0.99)], len(times), 0)
+
+
+def _beside_small(sides: dict[str, Side], rounds: int, sessions: int) -> None:
+    times: dict[str, dict[str, list[float]]] = {name: {question: [] for question in QUESTIONS} for name in sides}
+    with contextlib.ExitStack() as stack:
+        askers = {name: stack.enter_context(contextlib.closing(side.asker())) for name, side in sides.items()}
+        for _ in range(rounds):
+            for question in QUESTIONS:
+                for name, ms in _turns(askers, question):
+                    times[name][question].append(ms)
     rows = []
     for question in QUESTIONS:
         small_ms, large_ms = (sorted(times[name][question]) for name in ("small", "large"))
         ratio = statistics.median(large_ms) / statistics.median(small_ms)
         rows.append([question, _spread(small_ms), _spread(large_ms), f"{ratio:.2f}"])
-    columns = ["median / p99, ms", f"{SMALL:,} sessions", f"{arguments.sessions:,} sessions", "ratio of medians"]
+    columns = ["median / p99, ms", f"{SMALL:,} sessions", f"{sessions:,} sessions", "ratio of medians"]
     machine.show("reading usage", columns, rows)
+
+
+def _turns(askers: dict[str, Asker], question: str) -> Iterator[tuple[str, float]]:
+    """One request here, one there, so that whatever else the machine does falls on both."""
+    path, params = QUESTIONS[question]
+    params = {name: str(value).format(today=_day(0), yesterday=_day(1)) for name, value in params.items()}
+    for number in range(REQUESTS):
+        for name in askers if number % 2 == 0 else reversed(askers):
+            yield name, askers[name].time_ms(askers[name].request(path, **params))
+
+
+def _project(url: str) -> str:
+    with psycopg.connect(url) as connection:
+        row = connection.execute("SELECT project_id FROM session WHERE project_id NOT LIKE 'other%' LIMIT 1").fetchone()
+    assert row is not None
+    return str(row[0])
 
 
 def _prepared(server: str, url: str, name: str, sessions: int, directory: Path) -> str:
@@ -109,11 +171,8 @@ def _prepared(server: str, url: str, name: str, sessions: int, directory: Path) 
         days = 31 if sessions <= SMALL else 730
         project = asyncio.run(history.fill(url, sessions, days, rooms=5_000, identities=200_000))
         kept.write_text(next(key.key for key in project.keys if key.key.startswith("sk_live_")), encoding="utf-8")
+    migrate(parse_database_url(url))  # it may be from before
     return kept.read_text(encoding="utf-8")
-
-
-def _client(url: str, key: str) -> httpx.Client:
-    return httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, trust_env=False, timeout=120)
 
 
 def _day(days_ago: int) -> str:
@@ -121,43 +180,5 @@ def _day(days_ago: int) -> str:
     return at.isoformat().replace("+00:00", "Z")
 
 
-def _ask(client: httpx.Client, question: str) -> dict[str, Any]:
-    path, params = QUESTIONS[question]
-    params = {name: str(value).format(today=_day(0), yesterday=_day(1)) for name, value in params.items()}
-    answer = client.get(f"/v1/{path}", params=params)
-    answer.raise_for_status()
-    return dict(answer.json())
-
-
-def _times(clients: dict[str, httpx.Client], question: str, requests: int) -> dict[str, list[float]]:
-    """One request here, one there, so that whatever else the machine does falls on both."""
-    found: dict[str, list[float]] = {name: [] for name in clients}
-    for number in range(requests):
-        for name in clients if number % 2 == 0 else reversed(clients):
-            started = time.perf_counter()
-            _ask(clients[name], question)
-            found[name].append(1000 * (time.perf_counter() - started))
-    return found
-
-
-def _check(client: httpx.Client, url: str) -> None:
-    answer = _ask(client, "usage, 30 days")
-    to_ms = int(time.time()) // 86400 * 86_400_000 + DAY_MS
-    with psycopg.connect(url) as connection:
-        project = connection.execute(
-            "SELECT project_id FROM session WHERE project_id NOT LIKE 'other%' LIMIT 1"
-        ).fetchone()
-        assert project is not None
-        values = {"from": to_ms - 30 * DAY_MS, "to": to_ms, "project": project[0]}
-        truth = connection.execute(_TRUTH, values).fetchone()
-    assert truth is not None
-    if round(answer["totals"]["participantMinutes"] * 60_000) != truth[0]:
-        raise RuntimeError(f"{answer['totals']} where the sessions amount to {truth[0]} ms; nothing is reported")
-
-
 def _spread(found: list[float]) -> str:
     return f"{statistics.median(found):.2f} / {found[int(len(found) * 0.99)]:.2f}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())
