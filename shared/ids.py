@@ -4,6 +4,7 @@ import hashlib
 import re
 import secrets
 import zlib
+from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
 Mode = Literal["live", "test"]
@@ -87,6 +88,8 @@ def livekit_room(project_id: str, mode: Mode, display: str) -> str:
     return f"{'p' if mode == 'live' else 't'}_{project_id}__{display}"
 
 
+# Asked of every event, and its room's others are about.
+@lru_cache(maxsize=4096)
 def parse_livekit_room(name: str) -> RoomName | None:
     """The inverse of ``livekit_room``; None for a room that Relay did not name. A project id holds no ``_``, so the first
     ``__`` ends it whatever the display name contains."""

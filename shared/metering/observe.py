@@ -5,14 +5,14 @@ package: ``createdAt`` is whole seconds, floored; ``joinedAtMs`` is when the par
 ``joinedAt`` in seconds; track events carry of the participant only sid and identity.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from shared.errors import UnfoldableEvent
 from shared.ids import RoomName, parse_livekit_room
 from shared.metering.state import MediaRun, Room, Session, Track
-from shared.models.livekit_event import IngressInfo, LiveKitEvent, ParticipantInfo, RoomInfo
+from shared.models.livekit_event import IngressInfo, LiveKitEvent, ParticipantInfo, RoomInfo, TrackInfo
 
 # LiveKit's clock may be this far ahead of ours before its times are not believed.
 FUTURE_TOLERANCE_MS = 3_600_000
@@ -65,9 +65,10 @@ def observe(event: LiveKitEvent, received_ms: int) -> Observation:
 
 
 def _room_name(event: LiveKitEvent) -> str:
-    for info in (event.room and event.room.name, event.egress_info and event.egress_info.room_name):
-        if info:
-            return info
+    if event.room is not None and event.room.name:
+        return event.room.name
+    if event.egress_info is not None and event.egress_info.room_name:
+        return event.egress_info.room_name
     return event.ingress_info.room_name if event.ingress_info is not None else ""
 
 
@@ -93,36 +94,41 @@ def _created_ms(info: RoomInfo, event_ms: int) -> int | None:
 
 def _session(event: LiveKitEvent, owner: RoomName | None, created_ms: int) -> Session | None:
     participant, name = event.participant, event.event
-    if name not in _PARTICIPANT_EVENTS and name not in _TRACK_EVENTS and name not in _RECONCILED:
+    if name in _TRACK_EVENTS:
+        read = _track_of
+    elif name in _PARTICIPANT_EVENTS:
+        read = _presence
+    elif name in _RECONCILED:
+        read = _reconciled
+    else:
         return None
     if participant is None or not participant.sid:
         raise UnfoldableEvent("no_participant", f"{name} names no participant")
-    session = Session(
+    project_id, mode, room = owner if owner is not None else (None, None, None)
+    return Session(
         sid=participant.sid,
-        project_id=owner.project_id if owner else None,
-        mode=owner.mode if owner else None,
-        room=owner.display if owner else None,
+        project_id=project_id,
+        mode=mode,
+        room=room,
         room_sid=(event.room.sid or None) if event.room is not None else None,
         identity=participant.identity or None,
+        **read(event, participant, created_ms),
     )
-    if name in _TRACK_EVENTS:
-        return _with_track(session, event, created_ms)
-    if name in _RECONCILED:
-        return _reconciled(session, event, participant, created_ms)
-    joined_ms = _joined_ms(participant, created_ms)
+
+
+def _presence(event: LiveKitEvent, participant: ParticipantInfo, created_ms: int) -> dict[str, Any]:
+    """Registers of a session, of an event about the participant itself."""
+    registers = {
+        "name": participant.name or None,
+        "kind": str(participant.kind) or None,
+        "joined_ms": _joined_ms(participant, created_ms),
+        "first_seen_ms": created_ms,
+    }
+    if event.event == "participant_joined":
+        return registers | {"active_ms": created_ms}
     # `left` and `aborted` come at the end: their own time proves no presence of its own.
-    ended = name != "participant_joined"
-    return msgspec.structs.replace(
-        session,
-        name=participant.name or None,
-        kind=str(participant.kind) or None,
-        joined_ms=joined_ms,
-        first_seen_ms=created_ms,
-        active_ms=None if ended else created_ms,
-        left_ms=created_ms if name == "participant_left" else None,
-        aborted_ms=created_ms if name == "participant_connection_aborted" else None,
-        disconnect_reason=(str(participant.disconnect_reason) or None) if ended else None,
-    )
+    ended = "left_ms" if event.event == "participant_left" else "aborted_ms"
+    return registers | {ended: created_ms, "disconnect_reason": str(participant.disconnect_reason) or None}
 
 
 def _joined_ms(participant: ParticipantInfo, created_ms: int) -> int | None:
@@ -134,44 +140,46 @@ def _joined_ms(participant: ParticipantInfo, created_ms: int) -> int | None:
     return joined_ms or None
 
 
-def _with_track(session: Session, event: LiveKitEvent, created_ms: int) -> Session:
-    track = event.track
-    if track is None or not track.sid:
-        raise UnfoldableEvent("no_track", f"{event.event} names no track")
+def _track_of(event: LiveKitEvent, participant: ParticipantInfo, created_ms: int) -> dict[str, Any]:
+    track = _named_track(event)
     published = event.event == "track_published"
     seen = Track(
         str(track.type), str(track.source), created_ms if published else None, None if published else created_ms
     )
-    return msgspec.structs.replace(session, first_seen_ms=created_ms, tracks={track.sid: seen})
+    return {"first_seen_ms": created_ms, "tracks": {track.sid: seen}}
 
 
-def _reconciled(session: Session, event: LiveKitEvent, participant: ParticipantInfo, created_ms: int) -> Session:
+def _named_track(event: LiveKitEvent) -> TrackInfo:
+    if event.track is None or not event.track.sid:
+        raise UnfoldableEvent("no_track", f"{event.event} names no track")
+    return event.track
+
+
+def _reconciled(event: LiveKitEvent, participant: ParticipantInfo, created_ms: int) -> dict[str, Any]:
     seen_ms, gone_ms = (event.relay.seen_ms or None, event.relay.gone_ms or None) if event.relay else (None, None)
     if event.event == TRACK_GONE:
-        track = event.track
-        if track is None or not track.sid:
-            raise UnfoldableEvent("no_track", f"{event.event} names no track")
-        tracks = {track.sid: Track(str(track.type), str(track.source), None, None, seen_ms, gone_ms)}
-        return msgspec.structs.replace(session, tracks=tracks)
+        track = _named_track(event)
+        return {"tracks": {track.sid: Track(str(track.type), str(track.source), None, None, seen_ms, gone_ms)}}
     if event.event == GONE:
-        return msgspec.structs.replace(session, sighted_ms=seen_ms, gone_ms=gone_ms)
-    return msgspec.structs.replace(
-        session,
-        name=participant.name or None,
-        kind=str(participant.kind) or None,
-        joined_ms=_joined_ms(participant, created_ms),
-        first_seen_ms=seen_ms,
-        sighted_ms=seen_ms,
+        return {"sighted_ms": seen_ms, "gone_ms": gone_ms}
+    return {
+        "name": participant.name or None,
+        "kind": str(participant.kind) or None,
+        "joined_ms": _joined_ms(participant, created_ms),
+        "first_seen_ms": seen_ms,
+        "sighted_ms": seen_ms,
         # A track is listed without the time it was published at: it was by now, and its own event would know better.
-        tracks={
+        "tracks": {
             track.sid: Track(str(track.type), str(track.source), seen_ms, None, seen_ms)
             for track in participant.tracks
             if track.sid
         },
-    )
+    }
 
 
 def _run(event: LiveKitEvent, owner: RoomName | None, created_ms: int) -> MediaRun | None:
+    if event.egress_info is None and event.ingress_info is None:
+        return None
     run = _egress(event, created_ms) or _ingress(event, created_ms)
     if run is None:
         return None
