@@ -22,7 +22,9 @@ def register_actors(broker: dramatiq.Broker, resources: Resources) -> None:
 def _fold_partition(resources: Resources) -> Callable[[int], Awaitable[None]]:
     async def fold_partition(partition: int) -> None:
         try:
-            result = await drain_partition(resources.pool, resources.redis, partition, lambda: resources.pulse.stopping)
+            result = await drain_partition(
+                resources.pool, resources.redis, partition, lambda: resources.pulse.stopping, resources.turns
+            )
         except (*UNAVAILABLE, *event_stream.UNAVAILABLE) as error:
             # Nothing was acknowledged that was not committed; the sweep wakes this partition again.
             metrics.fold_failures.labels(type(error).__name__).inc()

@@ -11,7 +11,7 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import AsyncIO, Middleware, MiddlewareError, Retries, ShutdownNotifications, TimeLimit
 from redis.exceptions import RedisError
 
-from services.worker.drain import drain_inbox, drain_partition
+from services.worker.drain import AT_ONCE, drain_inbox, drain_partition
 from services.worker.heartbeat import Heartbeat, Pulse, new_pulse
 from services.worker.jobs import periodic_jobs
 from services.worker.periodic import Context, Schedule
@@ -43,6 +43,7 @@ class Resources(Middleware):
     def __init__(self, settings: Settings, clock: Clock | None = None, pulse: Pulse | None = None) -> None:
         self._settings = settings
         self.pulse = pulse or new_pulse()
+        self.turns = asyncio.Semaphore(AT_ONCE)
         self._clock = clock or SystemClock()
         self._pool: Pool | None = None
         self._redis: event_stream.Redis | None = None

@@ -1,42 +1,59 @@
 """Drains what waits for the fold: a partition's stream, and the inbox in Postgres."""
 
+import asyncio
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 
 from services.worker.fold import FoldResult, fold_batch
 from shared import event_stream, metrics, tracing
 from shared.postgres import Connection, Pool
 from shared.queries import events as event_queries
 
-BATCH = 2000
+BATCH = 3000
+# Batches of one process under way at once: enough that Python and Postgres both always have one to work on. More of them only
+# hold memory, and wait for one another's locks.
+AT_ONCE = 3
 # One run folds for at most this long before other partitions get their turn.
 RUN_S = 10.0
 
 
 async def drain_partition(
-    pool: Pool, redis: event_stream.Redis, partition: int, stopping: Callable[[], bool] = lambda: False
+    pool: Pool,
+    redis: event_stream.Redis,
+    partition: int,
+    stopping: Callable[[], bool] = lambda: False,
+    turns: asyncio.Semaphore | None = None,
 ) -> FoldResult:
     """Folds a partition's stream until it is empty, ``RUN_S`` have passed or, asked between two batches, ``stopping``. One at a
     time, across all workers: a second caller waits for the first, then finds nothing or goes on. Every entry is acknowledged
-    only after its commit."""
+    only after its commit. Each batch takes its turn among those of other partitions."""
     total = FoldResult()
     deadline = time.monotonic() + RUN_S
     async with pool.acquire() as conn, event_queries.partition_reader(conn, partition):
         while True:
-            await event_stream.silence_bell(redis, partition)
-            entries = await event_stream.read_batch(redis, partition, BATCH)
-            if not entries:
+            async with turns or nullcontext():
+                result = await _fold_next(conn, redis, partition)
+            if result is None:
                 return total
-            started = time.monotonic()
-            traces = (received.trace for _, received in entries)
-            with tracing.linked_span("fold batch", traces, partition=partition, events=len(entries)):
-                result = await fold_batch(conn, partition, [received for _, received in entries])
-                await event_stream.acknowledge(redis, partition, [entry_id for entry_id, _ in entries])
-            _count(result, entries[0][1].received_ms, time.monotonic() - started)
             for field in FoldResult.__struct_fields__:
                 setattr(total, field, getattr(total, field) + getattr(result, field))
             if time.monotonic() > deadline or stopping():
                 return total
+
+
+async def _fold_next(conn: Connection, redis: event_stream.Redis, partition: int) -> FoldResult | None:
+    await event_stream.silence_bell(redis, partition)
+    entries = await event_stream.read_batch(redis, partition, BATCH)
+    if not entries:
+        return None
+    started = time.monotonic()
+    traces = (received.trace for _, received in entries)
+    with tracing.linked_span("fold batch", traces, partition=partition, events=len(entries)):
+        result = await fold_batch(conn, partition, [received for _, received in entries])
+        await event_stream.acknowledge(redis, partition, [entry_id for entry_id, _ in entries])
+    _count(result, entries[0][1].received_ms, time.monotonic() - started)
+    return result
 
 
 def _count(result: FoldResult, oldest_ms: int, seconds: float) -> None:
