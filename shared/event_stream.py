@@ -28,7 +28,7 @@ SOCKET_TIMEOUT_S = 2.0
 BATCH_BYTES = 8 * 1024 * 1024
 # Redis can be told how many entries to answer with, and not how many bytes. Asked for thousands of large ones at once it
 # would still be answering when the time-out comes, every time; so it is asked for a few, and for more when they are small.
-_FIRST_PIECE, _LARGEST_PIECE = 50, 250
+_FIRST_PIECE, _LARGEST_PIECE = 50, 500
 
 Redis = redis_asyncio.Redis
 UNAVAILABLE = (RedisError, RedisClusterException, OSError, TimeoutError)
