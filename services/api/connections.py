@@ -1,5 +1,6 @@
 """Connections that ask for nothing, slowly. Uvicorn bounds how long a connection may idle between requests, and nothing else: a
-client that opens one and sends a byte a minute would hold it for ever, and headers have no end."""
+client that opens one and sends a byte a minute would hold it for ever, and headers have no end. And that bound is a timer for
+each answer."""
 
 import asyncio
 import sys
@@ -24,13 +25,15 @@ REQUEST_LIMIT: Final = 4 * 1024 * 1024
 class GuardedProtocol(HttpToolsProtocol):
     """Answers 408 to a request that does not arrive in time and 431 to one whose headers are too large, and hangs up.
 
-    One timer a connection, which looks now and then how old the request is that is being received: a timer for each request
-    would cost the hot paths more than all the rest of this."""
+    One timer a connection, which looks now and then how old the request is that is being received, or how long nothing came: a
+    timer for each request would cost the hot paths more than all the rest of this."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # When what is being received began, in the loop's time; None while nothing is.
         self._since: float | None = None
+        # When the last answer was complete.
+        self._answered = 0.0
         self._in_headers = True
         self._bytes = 0
         self._segment = b""
@@ -78,6 +81,17 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_message_complete()
         self._since, self._in_headers, self._bytes = None, True, 0
 
+    def on_response_complete(self) -> None:
+        """As uvicorn's, but for the timer that it would start."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._answered = self.loop.time()
+
     def _asks_for_upgrade(self) -> bool:
         asks: bool = self.parser.should_upgrade()
         return asks and self.parser.get_method() != b"CONNECT"
@@ -117,6 +131,12 @@ class GuardedProtocol(HttpToolsProtocol):
             if due <= 0:
                 self._refuse(Problem(408, "request_timeout", f"the request did not arrive within {allowed:.0f} s"))
                 return
+        elif self.cycle.response_complete and not self.pipeline:
+            idle_s = self.loop.time() - self._answered
+            if idle_s >= self.timeout_keep_alive:
+                self.transport.close()
+                return
+            due = min(due, self.timeout_keep_alive - idle_s)
         self._watch = self.loop.call_later(due, self._look)
 
     def _refuse(self, problem: Problem) -> None:

@@ -129,7 +129,7 @@ class HotProtocol(GuardedProtocol):
         if shared is not self._shared_of:
             self._shared_of, self._shared = shared, b"".join(b"%b: %b\r\n" % header for header in shared)
         closing = _CLOSE in self._shared
-        head = [STATUS_LINE[answer.status], self._shared, *(b"%b: %b\r\n" % header for header in answer.headers)]
+        head = [STATUS_LINE[answer.status], self._shared, *[b"%b: %b\r\n" % header for header in answer.headers]]
         if not request.keep_alive and not closing:
             head.append(_CLOSE)
         self.transport.write(b"".join((*head, b"\r\n", answer.body)))
