@@ -22,8 +22,18 @@ import redis
 from shared.settings import inherited_environment
 
 DATABASE_VARIABLE, REDIS_VARIABLE = "RELAY_TEST_DATABASE_URL", "RELAY_TEST_REDIS_URL"
-# What concerns versions: SQL, streams and scripts. Everything else is the same code over the same answers.
-DEFAULT_TESTS = ("tests/integration",)
+# What concerns versions: SQL, streams and scripts. Pages, HTTP and LiveKit's room service are the same code whatever answers,
+# and a few tests bring servers of their own.
+_OTHERS = (
+    "portal_*", "schemathesis", "snippets", "generated_client", "reference_page", "openapi", "connections", "problems",
+    "room_service", "embedded", "redis_cluster",
+)  # fmt: skip
+DEFAULT_TESTS = ("tests/integration", *(f"--ignore-glob=*/test_{name}.py" for name in _OTHERS))
+# ``--only-redis``: those that use Redis, for a server that speaks like it.
+REDIS_TESTS = (
+    "as_of", "doctor", "fold", "fold_contention", "idempotency", "large_events", "limits", "metrics", "one_write", "partitions",
+    "poisoned_events", "set_aside", "volume", "webhooks",
+)  # fmt: skip
 
 
 def newest_postgres() -> str:
@@ -106,7 +116,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--postgres", default=newest_postgres(), help="the directory of initdb and postgres")
     parser.add_argument("--redis", default=shutil.which("redis-server") or "", help="the server's program")
+    parser.add_argument("--only-redis", action="store_true", help="only the tests that use Redis")
     given, rest = parser.parse_known_args()
+    default = [f"tests/integration/test_{name}.py" for name in REDIS_TESTS] if given.only_redis else DEFAULT_TESTS
     if not given.postgres or not given.redis:
         parser.error("there is no Postgres or no Redis here; name them with --postgres and --redis")
     with tempfile.TemporaryDirectory(prefix="relay-test-") as directory:
@@ -118,7 +130,7 @@ def main() -> int:
             redis_server(Path(given.redis), stores) as redis_url,
         ):
             environment = inherited_environment({DATABASE_VARIABLE: database_url, REDIS_VARIABLE: redis_url})
-            command = [sys.executable, "-m", "pytest", *(rest or DEFAULT_TESTS)]
+            command = [sys.executable, "-m", "pytest", *(rest or default)]
             return subprocess.run(command, env=environment, check=False).returncode
 
 

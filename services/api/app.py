@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -38,6 +38,7 @@ from shared import event_stream, metrics
 from shared.backlog import Backlog
 from shared.clock import Clock, SystemClock
 from shared.doorbell import create_broker
+from shared.ending import end_tasks
 from shared.livekit.access_token import TokenSigner
 from shared.livekit.room_service import RoomService
 from shared.livekit.webhook import WebhookVerifier
@@ -81,7 +82,7 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
             finally:
                 intake.close()
                 await storing
-                await _end(background)
+                await end_tasks(background)
                 await last_used.flush()
                 await limits_redis.aclose()
                 await redis.aclose()
@@ -146,17 +147,6 @@ async def _opened(pool: Pool) -> AsyncIterator[None]:
 def _given(value: Any) -> Provide:
     """A dependency that is the same for all requests."""
     return Provide(lambda: value, sync_to_thread=False)
-
-
-async def _end(tasks: "Iterable[asyncio.Task[None]]") -> None:
-    """Cancels until each has ended: a cancellation that meets the end of a time-out inside a driver can get lost, and a loop
-    would go on for ever."""
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=1)
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _warn_of_weak_redis(redis: event_stream.Redis) -> None:

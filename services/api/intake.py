@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from shared import event_stream, metrics, tracing
 from shared.doorbell import wake
+from shared.ending import end_tasks
 from shared.errors import EventNotKept
 from shared.postgres import UNAVAILABLE, Pool
 from shared.queries import events as queries
@@ -76,7 +77,7 @@ class Intake:
                 if not kept.done():  # the request may have been cancelled
                     kept.set_result(None) if error is None else kept.set_exception(error)
         if self._away is not None:
-            self._away.cancel()
+            await end_tasks([self._away])
         if self._wakes:
             await asyncio.wait(self._wakes, timeout=2)
 

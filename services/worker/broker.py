@@ -19,6 +19,7 @@ from shared import event_stream, metrics
 from shared.backlog import Backlog
 from shared.clock import Clock, SystemClock
 from shared.doorbell import create_broker, wake
+from shared.ending import end_tasks
 from shared.postgres import UNAVAILABLE, Pool, connect, create_pool
 from shared.queries import events as event_queries
 from shared.settings import Settings
@@ -94,8 +95,7 @@ class Resources(Middleware):
         if self._schedule is not None:
             await self._schedule.stop()
         if self._sweep is not None:
-            self._sweep.cancel()
-            await asyncio.gather(self._sweep, return_exceptions=True)
+            await end_tasks([self._sweep])
         if self._heartbeat is not None:
             await self._heartbeat.stop()
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from shared import event_stream
 from shared.clock import Clock
+from shared.ending import end_tasks
 from shared.errors import RelayError
 from shared.postgres import UNAVAILABLE, Pool
 from shared.queries import periodic as queries
@@ -61,9 +62,7 @@ class Schedule:
 
     async def stop(self) -> None:
         """Cancels what is running, and returns when it has let go of its locks. Every job is transactional."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
         self._tasks.clear()
 
     async def _repeat(self, job: Job) -> None:

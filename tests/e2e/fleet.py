@@ -45,8 +45,8 @@ class Fleet:
 
     names = ("api-0", "api-1", "worker-0", "worker-1")
 
-    def __init__(self, settings: Settings, log: Path) -> None:
-        self._settings, self._log = settings, log
+    def __init__(self, settings: Settings, log: Path, drain_s: int) -> None:
+        self._settings, self._log, self._drain_s = settings, log, drain_s
         self.ports = [free_port(), free_port()]
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.slowest_stop_s = 0.0
@@ -55,7 +55,7 @@ class Fleet:
     def start(self, name: str) -> None:
         kind, number = name.split("-")
         own = {"PORT": str(self.ports[int(number)])} if kind == "api" else {}
-        child = service(name, kind, environment_of(self._settings, DRAIN_SECONDS="1", **own))
+        child = service(name, kind, environment_of(self._settings, DRAIN_SECONDS=str(self._drain_s), **own))
         with self._log.open("ab") as log:
             self._processes[name] = subprocess.Popen(child.argv, stdout=log, stderr=log, **child.options())
 
@@ -73,9 +73,10 @@ class Fleet:
 
 
 @asynccontextmanager
-async def fleet(settings: Settings, log: Path) -> AsyncIterator[tuple[Fleet, Balancer]]:
-    """All four running and ready."""
-    running = Fleet(settings, log)
+async def fleet(settings: Settings, log: Path, drain_s: int = 1) -> AsyncIterator[tuple[Fleet, Balancer]]:
+    """All four running and ready. ``drain_s``: as in production it must be longer than the balancer takes to notice, which on
+    busy processors is long."""
+    running = Fleet(settings, log, drain_s)
     balancer = Balancer(running.ports)
     watching = asyncio.create_task(balancer.run())
     try:

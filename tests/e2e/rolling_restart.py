@@ -26,12 +26,16 @@ from tests.e2e.balanced_load import Outcome, drive
 from tests.e2e.fleet import environment_of, fleet, folded, mints, webhooks
 from tests.integration.test_volume import Owners, traffic_for
 
-_CONNECTIONS = 64
+
+def connections_for(rate: float) -> int:
+    """As many as wait at once when an answer takes 100 ms: LiveKit sends one webhook a room at a time, of many rooms."""
+    return max(32, int(rate / 10))
 
 
 class Figures(msgspec.Struct):
     """What a run found. ``lost``: events acknowledged and not stored. An event cannot be stored twice (its id is the key);
-    that none was counted twice is what ``relay usage verify`` proves: ``verified``."""
+    that none was counted twice is what ``relay usage verify`` proves: ``verified``. ``client_cpu_us``: what a
+    request costs those who send it, all in this process; the processors have to do that as well."""
 
     rounds: int
     seconds: float
@@ -40,10 +44,11 @@ class Figures(msgspec.Struct):
     verified: bool
     slowest_stop_s: float
     exit_codes: set[int]
+    client_cpu_us: float
 
 
 async def rolling_restart(
-    settings: Settings, log: Path, *, rounds: int, tokens: float, webhook_rate: float, events: int
+    settings: Settings, log: Path, *, rounds: int, tokens: float, webhook_rate: float, events: int, drain_s: int = 1
 ) -> Figures:
     """Restarts everything one after the other, ``rounds`` times, while both kinds of request go on; ``events``: the most
     webhooks there are to send."""
@@ -55,13 +60,15 @@ async def rolling_restart(
     )
     gc.freeze()  # hundreds of thousands of events that stay, which the collector would look at again and again
     stopped = asyncio.Event()
-    async with fleet(settings, log) as (running, balancer):
-        started = time.monotonic()
+    async with fleet(settings, log, drain_s) as (running, balancer):
+        started, cpu = time.monotonic(), time.process_time()
         loads = [
             asyncio.create_task(
-                drive(balancer, webhooks(settings, traffic), webhook_rate, _CONNECTIONS, stopped.is_set)
+                drive(
+                    balancer, webhooks(settings, traffic), webhook_rate, connections_for(webhook_rate), stopped.is_set
+                )
             ),
-            asyncio.create_task(drive(balancer, mints(key), tokens, _CONNECTIONS, stopped.is_set)),
+            asyncio.create_task(drive(balancer, mints(key), tokens, connections_for(tokens), stopped.is_set)),
         ]
         for _ in range(rounds):
             for name in running.names:
@@ -73,6 +80,7 @@ async def rolling_restart(
         restarted = time.monotonic() - started
         stopped.set()
         outcomes = dict(zip(("webhooks", "tokens"), await asyncio.gather(*loads), strict=True))
+        cpu = time.process_time() - cpu
         await folded(settings)
         async with create_pool(settings.database, "tests") as pool, pool.acquire() as conn:
             stored = int(await conn.fetchval("SELECT count(*) FROM event"))
@@ -80,7 +88,17 @@ async def rolling_restart(
         for name in running.names:
             await running.stop(name)
         lost = outcomes["webhooks"].answered - stored
-        return Figures(rounds, restarted, outcomes, lost, verified, running.slowest_stop_s, running.exit_codes)
+        answered = sum(outcome.answered for outcome in outcomes.values())
+        return Figures(
+            rounds,
+            restarted,
+            outcomes,
+            lost,
+            verified,
+            running.slowest_stop_s,
+            running.exit_codes,
+            cpu * 1e6 / answered,
+        )
 
 
 def _verified(settings: Settings) -> bool:
@@ -94,6 +112,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=float, default=1000.0, help="a second")
     parser.add_argument("--webhooks", type=float, default=1000.0, help="a second")
     parser.add_argument("--seconds", type=float, default=300.0, help="for how long there are webhooks at that rate")
+    parser.add_argument("--drain", type=int, default=5, help="DRAIN_SECONDS (default: the image's, %(default)s)")
     given = parser.parse_args()
     # Ends as Ctrl-C does: servers stopped, directory removed. Killed, the kernel ends the processes with this one.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -119,6 +138,7 @@ def main() -> None:
                 tokens=given.tokens,
                 webhook_rate=given.webhooks,
                 events=int(given.seconds * given.webhooks),
+                drain_s=given.drain,
             )
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 figures = runner.run(run)

@@ -207,3 +207,25 @@ async def test_postgres_away_ends_no_schedule(
     await until(lambda: caplog.text.count("count: ") > 1)
     await schedule.stop()
     assert counted.times == []
+
+
+async def test_the_schedule_ends_though_a_driver_has_lost_its_cancellation(context: Context) -> None:
+    """As one that comes together with a time-out can be, when Postgres and Redis go at the moment of the stop."""
+    began, lost = asyncio.Event(), 0
+
+    async def deaf_once(_context: Context, _now_ms: int) -> None:
+        nonlocal lost
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            lost += 1
+            if lost > 1:
+                raise
+
+    schedule = Schedule([Job("deaf", 0.01, deaf_once, alone=False)], context)
+    schedule.start()
+    await began.wait()
+    async with asyncio.timeout(10):
+        await schedule.stop()
+    assert lost == 2
