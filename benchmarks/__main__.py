@@ -4,10 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import fold, latency, machine, processes, start, tokens, usage, webhooks
+from benchmarks import fold, latency, machine, processes, scaling, start, tokens, usage, webhooks
 from benchmarks.machine import Spread
 
-WHAT = ("tokens", "webhooks", "fold", "latency", "usage", "start")
+WHAT = ("tokens", "webhooks", "fold", "latency", "usage", "start", "scaling")
 
 
 def main() -> int:
@@ -38,6 +38,14 @@ def _run(what: str, arguments: argparse.Namespace) -> None:
     if what == "usage":
         read = usage.measure(arguments.rounds, arguments.seconds, arguments.sessions, arguments.directory)
         machine.keep(arguments.out, what, {name: {k: v.values for k, v in ms.items()} for name, ms in read.items()})
+        return
+    if what == "scaling":
+        counted = scaling.measure(arguments.rounds, arguments.seconds)
+        columns = ["API processes", *(f"{name}, {unit}" for name, unit in scaling.UNITS.items())]
+        machine.show(what, columns, [[name, *map(str, found.values())] for name, found in counted.items()])
+        machine.keep(
+            arguments.out, what, {name: {k: v.values for k, v in found.items()} for name, found in counted.items()}
+        )
         return
     if what == "tokens":
         result = tokens.measure(arguments.rounds, arguments.seconds)
