@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -10,8 +11,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from services.api import auth, connections, server
+from services.api.app import create_app
 from services.api.hot_routes import HotRoutes
 from services.api.intake import Intake
+from services.api.server import Drain, Server, server_config
 from shared.errors import EventNotKept
 from shared.models.projects import CreatedProject
 from shared.settings import Settings
@@ -262,3 +265,30 @@ async def test_idle_connections_are_closed_and_only_those(
                 answered = time.monotonic()
                 assert await wire.is_closed()
                 assert 0.9 < time.monotonic() - answered < 5
+
+
+async def test_on_its_way_out_a_process_sends_its_clients_elsewhere(settings: Settings, signed: Signed) -> None:
+    """What is in hand is answered first: the event that came with the signal is kept and acknowledged."""
+    leaving = Server(server_config(create_app(settings), port=0), Drain(), drain_s=60)
+    task = asyncio.create_task(leaving.serve())
+    async with asyncio.timeout(15):
+        while not leaving.started:
+            assert not task.done(), "the API did not start"
+            await asyncio.sleep(0.01)
+    url = f"http://127.0.0.1:{leaving.servers[0].sockets[0].getsockname()[1]}"
+    event = request(WEBHOOKS, signed(b"{}"), b"{}")
+    async with connected(url) as one, connected(url) as other:
+        one.writer.write(event)
+        assert b"connection: close" not in (await one.answer()).head
+        leaving.handle_exit(signal.SIGTERM, None)
+        async with asyncio.timeout(SOON_S):
+            head = b""
+            while b"connection: close\r\n" not in head:
+                one.writer.write(event)
+                status, head, _ = await one.answer()
+                assert status == 200
+        assert await one.is_closed()
+        other.writer.write(event)
+        leaving.handle_exit(signal.SIGTERM, None)  # the second ends the waiting
+        assert (await other.answer()).status == 200
+    await task
