@@ -20,10 +20,13 @@ from shared.errors import RelayError
 STORED = (
     "DATABASE_URL",
     "REDIS_URL",
+    "REDIS_STREAMS_URL",
     "LIVEKIT_URL",
     "LIVEKIT_API_URL",
     "LIVEKIT_API_KEY",
     "LIVEKIT_API_SECRET",
+    "LIVEKIT_API_KEY_PREVIOUS",
+    "LIVEKIT_API_SECRET_PREVIOUS",
     "AUTH_SECRET",
     "RELAY_API_URL",
     "PORT",

@@ -1,0 +1,44 @@
+"""What other commands learn of the instance that runs in a data directory."""
+
+from pathlib import Path
+
+import pytest
+
+from services.cli.data_dir import STORED, DataDir
+
+STARTED_WITH = {
+    "DATABASE_URL": "postgresql://embedded/relay",
+    "REDIS_URL": "redis://embedded",
+    "REDIS_STREAMS_URL": "redis://node-1:6379",
+    "LIVEKIT_API_SECRET_PREVIOUS": "the one before",
+    "PATH": "/usr/bin",
+}
+
+
+def forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this very run was given is not to be found."""
+    for name in STORED:
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_they_find_its_servers_and_secrets_and_nothing_else_of_its_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget(monkeypatch)
+    DataDir(tmp_path).store(STARTED_WITH)
+    assert DataDir(tmp_path).environment() == {name: value for name, value in STARTED_WITH.items() if name != "PATH"}
+    assert (tmp_path / "environment.json").stat().st_mode & 0o077 == 0
+
+
+def test_what_a_command_is_given_itself_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    DataDir(tmp_path).store(STARTED_WITH)
+    monkeypatch.setenv("REDIS_STREAMS_URL", "redis://node-2:6379")
+    assert DataDir(tmp_path).environment()["REDIS_STREAMS_URL"] == "redis://node-2:6379"
+
+
+def test_a_later_start_takes_over_the_secret_of_sessions_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forget(monkeypatch)
+    DataDir(tmp_path).store({**STARTED_WITH, "AUTH_SECRET": "of the first start"})
+    planned = DataDir(tmp_path).planned(None)
+    assert planned["AUTH_SECRET"] == "of the first start"
+    assert not {"REDIS_STREAMS_URL", "LIVEKIT_API_SECRET_PREVIOUS"} & planned.keys()
