@@ -29,6 +29,8 @@ _TIMEOUT_S: Final = 0.5
 # After a failure Redis is left alone for a while: no request waits for a time-out that the one before it had already.
 _PAUSE_MS: Final = 1000
 _REMEMBERED: Final = 50_000
+# How long it holds that a key was far from its limits.
+_FAR_MS: Final = 10_000
 
 
 def connect_limits_redis(url: str) -> "redis_asyncio.Redis":
@@ -48,6 +50,8 @@ class Limits:
         self._counter = RateCounter(redis)
         # What the keys' limits are called, put together once.
         self._of_keys: dict[str, tuple[tuple[str, int], ...]] = {}
+        # When they last had more than half of their requests left.
+        self._far_ms: dict[str, int] = {}
         self._pause_until_ms = 0
         self._counting = True
 
@@ -70,6 +74,10 @@ class Limits:
             self._of_keys.clear()
         limits = self._of_keys[key.key_id] = tuple(limit for limit in named if limit[1])
         return limits
+
+    def are_far(self, key: KeyRecord, now_ms: int) -> bool:
+        """Whether the next request of a key will hardly be refused: a moment ago it had most of its requests left."""
+        return 0 <= now_ms - self._far_ms.get(key.key_id, 0) < _FAR_MS
 
     async def of_request(self, key: KeyRecord) -> Headers:
         """Counts any other request; returns the answer's headers. Raises ``RateLimited``."""
@@ -96,6 +104,12 @@ class Limits:
         if not self._counting:
             self._counting = True
             log.warning("Redis is back: requests are limited again")
+        if verdict.left * 2 > verdict.limit:
+            if len(self._far_ms) >= _REMEMBERED:
+                self._far_ms.clear()
+            self._far_ms[key.key_id] = now_ms
+        else:
+            self._far_ms.pop(key.key_id, None)
         return _headers(verdict)
 
     def _failed(self, error: Exception, now_ms: int) -> None:

@@ -56,10 +56,15 @@ def _decoder_of(handler: BaseRouteHandler) -> "msgspec.json.Decoder[Any]":
     return _decoders[annotation]
 
 
-async def require_secret_key(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
+# The option of a handler that only reads and calls ``gate.settle`` before it answers.
+ONLY_READS = {"only_reads": True}
+
+
+async def require_secret_key(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
     """A guard: who has no valid secret key gets no further. Raises what ``Gate.admit`` raises."""
     gate = connection.app.state.context.gate
-    connection.scope["relay_key"] = await gate.admit(connection.scope)  # type: ignore[typeddict-unknown-key]  # a scope may carry an application's own keys
+    key = await gate.admit(connection.scope, only_reads=handler.opt.get("only_reads", False))
+    connection.scope["relay_key"] = key  # type: ignore[typeddict-unknown-key]  # a scope may carry an application's own keys
 
 
 async def provide_key(request: Request[Any, Any, Any]) -> KeyRecord:

@@ -138,6 +138,21 @@ async def test_half_a_minute_later_half_of_the_last_minute_still_counts(
         await redis.aclose()
 
 
+async def test_a_request_that_is_counted_while_it_reads_is_refused_all_the_same(
+    settings: Settings, project: CreatedProject
+) -> None:
+    await early_in_a_minute()
+    own = limited(settings, api_per_key=6)
+    async with client_of(own) as one, client_of(own) as two:
+        assert told(await usage(one, key_of(project)))["remaining"] == "5"  # far from the limit, as this process knows
+        # An error that is found before the count has come has its headers too.
+        wrong = await one.get("/v1/usage?period=never", headers=key_of(project))
+        assert (wrong.status_code, told(wrong)["remaining"]) == (400, "4")
+        assert [(await usage(two, key_of(project))).status_code for _ in range(4)] == [200] * 4
+        refused = await usage(one, key_of(project))
+        assert (refused.status_code, refused.json()["code"], told(refused)["remaining"]) == (429, "rate_limited", "0")
+
+
 async def test_two_processes_count_together(settings: Settings, project: CreatedProject) -> None:
     await early_in_a_minute()
     own = limited(settings, tokens_per_key=40, api_per_key=10)
