@@ -14,6 +14,7 @@ from typing import NamedTuple
 import httpx
 
 from services.cli.embedded import EmbeddedServers, embedded_servers
+from services.cli.supervisor import Child
 from shared.migrate import migrate
 from shared.settings import environment, inherited_environment, parse_database_url
 
@@ -79,11 +80,10 @@ def servers(directory: Path) -> Iterator[tuple[EmbeddedServers, dict[str, str]]]
 def process(
     command: list[str], env: Mapping[str, str], directory: Path, log: Path
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """Runs until the context ends. What it prints goes to ``log``."""
+    """Runs until the context ends, or this process however it ends. What it prints goes to ``log``."""
+    own = Child(name=log.stem, argv=tuple(command), cwd=directory, env=inherited_environment(env))
     with log.open("ab") as output:
-        child = subprocess.Popen(
-            command, cwd=directory, env=inherited_environment(env), stdout=output, stderr=subprocess.STDOUT
-        )
+        child = subprocess.Popen(own.argv, stdout=output, stderr=subprocess.STDOUT, **own.options())
     try:
         yield child
     finally:

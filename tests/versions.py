@@ -7,6 +7,7 @@
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -121,6 +122,7 @@ def main() -> int:
     default = [f"tests/integration/test_{name}.py" for name in REDIS_TESTS] if given.only_redis else DEFAULT_TESTS
     if not given.postgres or not given.redis:
         parser.error("there is no Postgres or no Redis here; name them with --postgres and --redis")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the servers are stopped
     with tempfile.TemporaryDirectory(prefix="relay-test-") as directory:
         Path(directory).chmod(0o755)
         stores = Path(directory) / "stores"
