@@ -14,28 +14,20 @@ from shared import event_stream
 from shared.doorbell import create_broker, wake
 from shared.postgres import Pool, create_pool
 from shared.queries.events import Received
-from shared.settings import Settings, inherited_environment
+from shared.settings import Settings
+from tests.e2e.fleet import environment_of
 from tests.integration.test_volume import metered, traffic_for
 
 KILLS = 20
 
 
 def start_worker(settings: Settings, log: Path) -> "subprocess.Popen[bytes]":
-    environment = inherited_environment(
-        {
-            "DATABASE_URL": settings.database.dsn,
-            "REDIS_URL": settings.redis_url,
-            "REDIS_STREAMS_URL": settings.redis_streams_url or "",
-            "LIVEKIT_URL": settings.livekit_url,
-            "LIVEKIT_API_KEY": settings.livekit_api_key,
-            "LIVEKIT_API_SECRET": settings.livekit_api_secret,
-            "AUTH_SECRET": settings.auth_secret,
-            "RELAY_API_URL": settings.relay_api_url,
-        }
-    )
     with log.open("wb") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "services.worker.main"], env=environment, stdout=output, stderr=output
+            [sys.executable, "-m", "services.worker.main"],
+            env=environment_of(settings),
+            stdout=output,
+            stderr=output,
         )
 
 
