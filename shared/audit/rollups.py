@@ -1,7 +1,7 @@
 """Rollups from states: hours, rooms and identities by day, egress and ingress, and the peaks."""
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from operator import add
 from typing import NamedTuple
 
@@ -169,6 +169,10 @@ class _Grown(NamedTuple):
     stretch: Stretch
     pieces: dict[int, Stretch]
 
+    def rows(self) -> Iterator[tuple[int, int, int]]:
+        for at_ms, piece in self.pieces.items():
+            yield at_ms, *piece
+
 
 class _Growing:
     """Combines pieces in ascending order into stretches of a length."""
@@ -236,15 +240,15 @@ class _Level:
         checked.rollups += 1
         have, wanted = stored.stretch._asdict(), right.stretch._asdict()
         if stored.seconds is not None:
-            have["seconds"], wanted["seconds"] = _moving(stored.seconds), _moving(right.pieces)
+            have["seconds"], wanted["seconds"] = _moving(stored.seconds), _moving(right.rows())
         if have == wanted:
             return None
         unit = {MINUTE_MS: "minute", HOUR_MS: "hour", DAY_MS: "day"}[self._length_ms]
         return _found("concurrency", self._scope, f"{rfc3339(stored.start_ms)} {unit}", stored.start_ms, have, wanted)
 
 
-def _moving(pieces: Mapping[int, Stretch]) -> dict[str, Stretch]:
-    return {rfc3339(at_ms): piece for at_ms, piece in pieces.items() if piece != EMPTY}
+def _moving(seconds: Iterable[tuple[int | None, int | None, int | None]]) -> list[tuple[object, ...]]:
+    return [(at and rfc3339(at), *piece) for at, *piece in seconds if tuple(piece) != EMPTY]
 
 
 def _found(

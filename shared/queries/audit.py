@@ -5,6 +5,7 @@ Everything is read a scope at a time. The scope (None, None) holds what belongs 
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import zip_longest
 from typing import NamedTuple
 
 import asyncpg
@@ -379,11 +380,11 @@ async def edges(conn: Connection, scope: Scope, span: Span | None) -> AsyncItera
 
 
 class StoredStretch(NamedTuple):
-    """``seconds``: of a minute, what its seconds came to, by the start of each (unix ms); None where that is not stored."""
+    """``seconds``: of a minute, (start in unix ms, change, peak) of its seconds as stored; None where that is not stored."""
 
     start_ms: int
     stretch: Stretch
-    seconds: dict[int, Stretch] | None
+    seconds: list[tuple[int | None, int | None, int | None]] | None
 
 
 async def stored_stretches(
@@ -400,9 +401,12 @@ async def stored_stretches(
         start_ms, change, peak, seconds, changes, peaks = row
         pieces = None
         if seconds is not None:
-            # Arrays that do not go together, which only a hand can have written, show as wrong and not as an error.
-            together = zip(seconds, changes or (), peaks or (), strict=False)
-            pieces = {start_ms + second * SECOND_MS: Stretch(*piece) for second, *piece in together}
+            # Arrays that do not go together, or name a second twice or none, which only a hand can have written, show as
+            # wrong and not as an error.
+            pieces = [
+                (start_ms + second * SECOND_MS if second is not None else None, *piece)
+                for second, *piece in zip_longest(seconds, changes or (), peaks or ())
+            ]
         yield StoredStretch(start_ms, Stretch(change, peak), pieces)
 
 

@@ -194,6 +194,24 @@ CORRUPTIONS = {
         "concurrency",
         "UPDATE concurrency SET seconds = '{}', revision = revision + 1 WHERE length_ms = 60000 AND change <> 0",
     ),
+    "seconds that no minute has": (
+        "concurrency",
+        "UPDATE concurrency SET seconds = seconds || ARRAY[75, -3]::smallint[], second_changes = second_changes || ARRAY[1, 1],"
+        " second_peaks = second_peaks || ARRAY[1, 1], revision = revision + 1 WHERE length_ms = 60000 AND change <> 0",
+    ),
+    "seconds told twice": (
+        "concurrency",
+        "UPDATE concurrency SET seconds = seconds || seconds, second_changes = second_changes || second_changes,"
+        " second_peaks = second_peaks || second_peaks, revision = revision + 1 WHERE length_ms = 60000 AND change <> 0",
+    ),
+    "a second that is null": (
+        "concurrency",
+        "UPDATE concurrency SET seconds[1] = NULL, revision = revision + 1 WHERE length_ms = 60000 AND change <> 0",
+    ),
+    "seconds without their changes": (
+        "concurrency",
+        "UPDATE concurrency SET second_changes = NULL, revision = revision + 1 WHERE length_ms = 60000 AND change <> 0",
+    ),
     "an hour's peak": ("concurrency", "UPDATE concurrency SET change = change - 1 WHERE length_ms = 3600000"),
     "a day's peak": ("concurrency", "DELETE FROM concurrency WHERE length_ms = 86400000"),
     "a minute from nowhere": (
