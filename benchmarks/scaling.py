@@ -1,7 +1,8 @@
 """One API process and two: processor time a request, of the API and of what its processes share.
 
-On two cores the load generator and the servers leave no core to a second process, so it is counted and not raced: what a
-request costs must not rise with the processes, and what they share (Redis, Postgres) is where adding processes ends."""
+Each has 32 connections of its own. On two cores the load generator and the servers leave no core to a second process, so it is
+counted and not raced: what a request costs must not rise with the processes, and what they share (Redis, Postgres) is where
+adding processes ends."""
 
 import asyncio
 import contextlib
@@ -28,7 +29,6 @@ from shared.livekit.webhook import WebhookSigner
 from shared.settings import parse_database_url
 
 COUNTS = (1, 2)
-_CONNECTIONS = 32
 _EVENTS = 20_000
 _PATHS = {"tokens": "/v1/tokens", "webhooks": "/api/webhooks/livekit"}
 
@@ -81,10 +81,7 @@ def _cost(running: EmbeddedServers, sites: list[Site], path: str, requests: Path
     ]
     before, appends = [measured() for measured in shared], sum(map(_appends, sites))
     with ThreadPoolExecutor(len(sites)) as threads:
-        each = _CONNECTIONS // len(sites)
-        loads = list(
-            threads.map(lambda site: run(site.url + _PATHS[path], requests, connections=each, seconds=seconds), sites)
-        )
+        loads = list(threads.map(lambda site: run(site.url + _PATHS[path], requests, seconds=seconds), sites))
     if wrong := sum(load.wrong for load in loads):
         raise RuntimeError(f"{path}: {wrong} answers were not 2xx; nothing is reported")
     time.sleep(0.5)  # what was counted together is told Redis four times a second
