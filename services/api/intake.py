@@ -7,6 +7,7 @@ once for many requests.
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from itertools import accumulate
 
 import asyncpg
@@ -35,12 +36,14 @@ ASK_AGAIN_S = 0.5
 
 
 class Intake:
-    """Accepts verified events. ``run`` must be running; ``close`` lets it finish what it has."""
+    """Accepts verified events. ``run`` must be running; ``close`` lets it finish what it has. Made on the loop it works on."""
 
     def __init__(self, redis: event_stream.Redis, pool: Pool, broker: Broker) -> None:
         self._redis, self._pool, self._broker = redis, pool, broker
         self._waiting: list[tuple[int, Received, asyncio.Future[None]]] = []
         self._waiting_bytes = 0
+        # Asking for the running loop is a system call each time, up to Python 3.11.
+        self._new_future: Callable[[], asyncio.Future[None]] = asyncio.get_running_loop().create_future
         self._arrived = asyncio.Event()
         self._closing = False
         self._wakes: set[asyncio.Task[None]] = set()
@@ -53,7 +56,7 @@ class Intake:
         if self._closing or len(self._waiting) >= WAITING_LIMIT or self._waiting_bytes >= WAITING_BYTES:
             metrics.webhooks["not_kept"].count += 1
             raise EventNotKept("too many events are waiting to be stored; send it again")
-        kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        kept = self._new_future()
         self._waiting.append((event_stream.partition_of(received.body), received, kept))
         self._waiting_bytes += len(received.body)
         self._arrived.set()
