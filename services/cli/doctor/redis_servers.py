@@ -52,7 +52,7 @@ async def _check_cluster(settings: Settings, now_ms: int) -> list[Finding]:
         if not findings:
             fact = f"{len(nodes)} nodes answer, and each syncs its append-only file before it does"
             findings = [Finding(_CLUSTER, "ok", fact)]
-        return [*findings, await _backlog(streams, now_ms)]
+        return [*findings, await _cluster_backlog(streams, now_ms)]
     except AuthenticationError as error:
         advice = "correct the password in REDIS_STREAMS_URL"
         return [Finding(_CLUSTER, "error", f"the cluster refuses the login: {error}", advice)]
@@ -63,10 +63,18 @@ async def _check_cluster(settings: Settings, now_ms: int) -> list[Finding]:
         )
         return [Finding(_CLUSTER, "error", fact, advice)]
     except event_stream.UNAVAILABLE as error:
-        fact = f"a part of the streams cannot be read ({type(error).__name__}); its webhooks go to Postgres meanwhile"
-        return [Finding(_CLUSTER, "error", fact, "bring the node back, or look at `redis-cli cluster info`")]
+        fact = f"no node of the event streams' cluster answers ({type(error).__name__})"
+        return [Finding(_CLUSTER, "error", fact, "start it, or correct the host and port in REDIS_STREAMS_URL")]
     finally:
         await streams.aclose()
+
+
+async def _cluster_backlog(streams: event_stream.Redis, now_ms: int) -> Finding:
+    try:
+        return await _backlog(streams, now_ms)
+    except event_stream.UNAVAILABLE as error:
+        fact = f"a part of the streams cannot be read ({type(error).__name__}); webhooks go to Postgres meanwhile"
+        return Finding(_CLUSTER, "error", fact, "bring the node back, or look at `redis-cli cluster nodes`")
 
 
 async def _check_node(streams: event_stream.Redis, name: str, node: dict[str, Any]) -> list[Finding]:
