@@ -14,7 +14,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("what", nargs="*", metavar="WHAT", help=f"{', '.join(WHAT)} (default: all)")
     parser.add_argument("--rounds", type=int, default=5, help="alternating rounds (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=5, help="of load a round and server (default: %(default)s)")
+    parser.add_argument("--seconds", type=int, default=5, help="of load a round and server (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path(".bench"), help="where results go (default: %(default)s)")
     parser.add_argument("--sessions", type=int, default=1_000_000, help="usage: in its history (default: %(default)s)")
     parser.add_argument("--directory", type=Path, help="usage: keep its servers' files here, and use what is there")
