@@ -40,12 +40,14 @@ def _run(what: str, arguments: argparse.Namespace) -> None:
         machine.keep(arguments.out, what, {name: {k: v.values for k, v in ms.items()} for name, ms in read.items()})
         return
     if what == "scaling":
-        counted = scaling.measure(arguments.rounds, arguments.seconds)
-        columns = ["API processes", *(f"{name}, {unit}" for name, unit in scaling.UNITS.items())]
-        machine.show(what, columns, [[name, *map(str, found.values())] for name, found in counted.items()])
-        machine.keep(
-            arguments.out, what, {name: {k: v.values for k, v in found.items()} for name, found in counted.items()}
-        )
+        for of, counted, units in (
+            ("API processes", scaling.measure(arguments.rounds, arguments.seconds), scaling.UNITS),
+            ("workers", scaling.measure_workers(arguments.rounds), scaling.WORKER_UNITS),
+        ):
+            columns = [of, *(f"{name}, {unit}" for name, unit in units.items())]
+            machine.show(what, columns, [[name, *map(str, found.values())] for name, found in counted.items()])
+            content = {name: {k: v.values for k, v in found.items()} for name, found in counted.items()}
+            machine.keep(arguments.out, f"{what} {of}", content)
         return
     if what == "tokens":
         result = tokens.measure(arguments.rounds, arguments.seconds)

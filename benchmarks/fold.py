@@ -7,13 +7,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import redis
 
 from benchmarks import processes
-from benchmarks.machine import Spread, resident_mib
+from benchmarks.machine import Spread, cpu_us, resident_mib
 from benchmarks.processes import ROOT
 from benchmarks.webhooks import bodies
 from services.cli.projects import create_project
@@ -33,8 +34,9 @@ def measure(rounds: int, events: int = 100_000, peer_events: int = 3_000) -> dic
         for name in rates if number % 2 == 0 else reversed(rates):
             with processes.scratch() as directory:
                 if name == "relay":
-                    rate, mib = _ours(directory, events, number)
-                    memory.append(mib)
+                    folded = fold_by(1, directory, events, number)
+                    rate = folded.per_second
+                    memory.append(folded.mib)
                 else:
                     rate = _peer(directory, peer_events, number)
             rates[name].append(rate)
@@ -44,24 +46,68 @@ def measure(rounds: int, events: int = 100_000, peer_events: int = 3_000) -> dic
     }
 
 
-def _ours(directory: Path, count: int, seed: int) -> tuple[float, float]:
+class Folded(NamedTuple):
+    """Events a second, microseconds of processor time an event (all workers together, Postgres, Redis), the part of their time
+    that the workers' batches waited for another's lock, and MiB of the largest worker."""
+
+    per_second: float
+    worker: float
+    postgres: float
+    redis: float
+    waiting: float
+    mib: float
+
+
+def fold_by(workers: int, directory: Path, count: int, seed: int) -> Folded:
+    """Has ``workers`` fold ``count`` events that wait in the streams. Raises where the database does not hold exactly these."""
     with contextlib.ExitStack() as stack:
         running, env = stack.enter_context(processes.servers(directory))
         events = _events(running.database_url, count, seed)
-        pid = stack.enter_context(processes.worker(env, directory))
+        pids = [stack.enter_context(processes.worker(env, directory)) for _ in range(workers)]
         client = redis.Redis.from_url(running.redis_url)
         # Stopped while the streams are filled, so that only folding is timed and not the worker's start.
-        os.kill(pid, signal.SIGSTOP)
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
         asyncio.run(_append(running.redis_url, events))
-        os.kill(pid, signal.SIGCONT)
+        measured: tuple[Callable[[], float], ...] = (
+            lambda: sum(map(cpu_us, pids)),
+            lambda: cpu_us(running.postgres_pid),
+            lambda: cpu_us(running.redis_pid),
+        )
+        before = [measure_one() for measure_one in measured]
         started = time.perf_counter()
-        keys = [event_stream.stream_key(partition) for partition in range(event_stream.PARTITIONS)]
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+        waiting = asyncio.run(_until_folded(client, running.database_url, started))
+        elapsed = time.perf_counter() - started
+        costs = [(measure_one() - was) / count for measure_one, was in zip(measured, before, strict=True)]
+        _check(running.database_url, count)
+        worker, postgres, in_redis = costs
+        return Folded(count / elapsed, worker, postgres, in_redis, waiting, max(map(resident_mib, pids)))
+
+
+async def _until_folded(client: "redis.Redis", database_url: str, started: float) -> float:
+    """Waits until the streams are empty. Returns which part of the transactions under way waited for a lock, looked at fifty
+    times a second."""
+    keys = [event_stream.stream_key(partition) for partition in range(event_stream.PARTITIONS)]
+    conn = await connect(parse_database_url(database_url), "benchmark")
+    busy = waiting = 0
+    try:
         while any(client.xlen(key) for key in keys):
             _give_up(started)
-            time.sleep(0.02)
-        elapsed = time.perf_counter() - started
-        _check(running.database_url, count)
-        return count / elapsed, resident_mib(pid)
+            row = await conn.fetchrow(_AT_WORK)
+            assert row is not None
+            busy, waiting = busy + row["busy"], waiting + row["waiting"]
+            await asyncio.sleep(0.02)
+    finally:
+        await conn.close()
+    return waiting / max(1, busy)
+
+
+_AT_WORK = (
+    "SELECT count(*) AS busy, count(*) FILTER (WHERE wait_event_type = 'Lock') AS waiting FROM pg_stat_activity"
+    " WHERE application_name = 'relay worker' AND xact_start IS NOT NULL AND query NOT LIKE '%relay_read_%'"
+)
 
 
 def _peer(directory: Path, count: int, seed: int) -> float:

@@ -1,4 +1,4 @@
-"""One API process and two: processor time a request, of the API and of what its processes share.
+"""One API process and two, one worker and two: processor time a request, of the API and of what its processes share.
 
 Each has 32 connections of its own. On two cores the load generator and the servers leave no core to a second process, so it is
 counted and not raced: what a request costs must not rise with the processes, and what they share (Redis, Postgres) is where
@@ -18,6 +18,7 @@ import msgspec
 import redis
 
 from benchmarks import processes
+from benchmarks.fold import Folded, fold_by
 from benchmarks.load import line, run
 from benchmarks.machine import Spread, cpu_us, resident_mib
 from benchmarks.processes import LIVEKIT, Site
@@ -34,6 +35,16 @@ _PATHS = {"tokens": "/v1/tokens", "webhooks": "/api/webhooks/livekit"}
 
 
 UNITS = {"api": "µs", "redis": "µs", "postgres": "µs", "group": "webhooks an append", "mib": "the largest API"}
+
+
+WORKER_UNITS = {
+    "per_second": "events",
+    "worker": "µs an event",
+    "postgres": "µs",
+    "redis": "µs",
+    "waiting": "part of the time",
+    "mib": "the largest worker",
+}
 
 
 class Cost(NamedTuple):
@@ -112,3 +123,18 @@ def _webhooks(events: list[bytes]) -> list[bytes]:
 
 def _spreads(costs: list[Cost]) -> dict[str, Spread]:
     return {name: Spread(values) for name, values in zip(Cost._fields, zip(*costs, strict=True), strict=True)}
+
+
+def measure_workers(rounds: int, events: int = 100_000) -> dict[str, dict[str, Spread]]:
+    """The fold by one worker and by two."""
+    found: dict[int, list[Folded]] = {count: [] for count in COUNTS}
+    for number in range(rounds):
+        for count in COUNTS if number % 2 == 0 else reversed(COUNTS):
+            with processes.scratch() as directory:
+                found[count].append(fold_by(count, directory, events, number))
+    return {
+        str(count): {
+            name: Spread(values) for name, values in zip(Folded._fields, zip(*costs, strict=True), strict=True)
+        }
+        for count, costs in found.items()
+    }
