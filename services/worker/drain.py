@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Literal
 
 from services.worker.fold import FoldResult, fold_batch
 from shared import event_stream, metrics, tracing
@@ -11,9 +12,12 @@ from shared.postgres import Connection, Pool
 from shared.queries import events as event_queries
 
 BATCH = 3000
-# Batches of one process under way at once: enough that Python and Postgres both always have one to work on. More of them only
-# hold memory, and wait for one another's locks.
+# Partitions that one process folds at once: enough that Python and Postgres both always have one to work on. More of them only
+# hold memory, prepare the same statements on more connections, and wait for one another's locks.
 AT_ONCE = 3
+TURN_S = 0.5
+# Between two looks whether another worker has let go of a partition.
+ANOTHER_S = 0.02
 # One run folds for at most this long before other partitions get their turn.
 RUN_S = 10.0
 
@@ -27,19 +31,33 @@ async def drain_partition(
 ) -> FoldResult:
     """Folds a partition's stream until it is empty, ``RUN_S`` have passed or, asked between two batches, ``stopping``. One at a
     time, across all workers: a second caller waits for the first, then finds nothing or goes on. Every entry is acknowledged
-    only after its commit. Each batch takes its turn among those of other partitions."""
+    only after its commit. ``turns``: taken for ``TURN_S``, then it is the turn of another partition; whoever waits for
+    another worker takes none."""
     total = FoldResult()
     deadline = time.monotonic() + RUN_S
-    async with pool.acquire() as conn, event_queries.partition_reader(conn, partition):
-        while True:
-            async with turns or nullcontext():
-                result = await _fold_next(conn, redis, partition)
-            if result is None:
-                return total
+    while True:
+        async with turns or nullcontext():
+            left = await _take_turn(pool, redis, partition, stopping, total)
+        if left == "nothing" or time.monotonic() > deadline or stopping():
+            return total
+        if left == "another's":
+            await asyncio.sleep(ANOTHER_S)
+
+
+async def _take_turn(
+    pool: Pool, redis: event_stream.Redis, partition: int, stopping: Callable[[], bool], total: FoldResult
+) -> Literal["nothing", "more", "another's"]:
+    """Folds, adding to ``total``. Returns what is left: it may be more, or it is another worker's who reads just now."""
+    until = time.monotonic() + TURN_S
+    async with pool.acquire() as conn, event_queries.partition_reader(conn, partition) as ours:
+        if not ours:
+            return "another's"
+        while (result := await _fold_next(conn, redis, partition)) is not None:
             for field in FoldResult.__struct_fields__:
                 setattr(total, field, getattr(total, field) + getattr(result, field))
-            if time.monotonic() > deadline or stopping():
-                return total
+            if time.monotonic() > until or stopping():
+                return "more"
+    return "nothing"
 
 
 async def _fold_next(conn: Connection, redis: event_stream.Redis, partition: int) -> FoldResult | None:

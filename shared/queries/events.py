@@ -13,9 +13,6 @@ from shared.ids import RoomName
 from shared.models.livekit_event import LiveKitEvent
 from shared.postgres import Connection
 
-# A reader gives way after drain.RUN_S; twice that and the wait is given up, to be woken again by the sweep.
-READER_TIMEOUT_S = 20.0
-
 
 # Events of a batch were created and received in the same few seconds.
 @lru_cache(maxsize=4096)
@@ -165,16 +162,17 @@ async def lock_partition(conn: Connection, partition: int) -> None:
 
 
 @asynccontextmanager
-async def partition_reader(conn: Connection, partition: int) -> AsyncIterator[None]:
-    """Makes this connection the only reader of a partition's stream; waits for its turn. The lock is the connection's: it
+async def partition_reader(conn: Connection, partition: int) -> AsyncIterator[bool]:
+    """Makes this connection the only reader of a partition's stream; False where another is. The lock is the connection's: it
     ends with the block, or with the process that holds it."""
-    await conn.execute(
-        "SELECT pg_advisory_lock(hashtext('relay_read_' || current_schema()), $1)", partition, timeout=READER_TIMEOUT_S
+    ours = await conn.fetchval(
+        "SELECT pg_try_advisory_lock(hashtext('relay_read_' || current_schema()), $1)", partition
     )
     try:
-        yield
+        yield bool(ours)
     finally:
-        await conn.execute("SELECT pg_advisory_unlock(hashtext('relay_read_' || current_schema()), $1)", partition)
+        if ours:
+            await conn.execute("SELECT pg_advisory_unlock(hashtext('relay_read_' || current_schema()), $1)", partition)
 
 
 async def record_progress(conn: Connection, partition: int, received_ms: int) -> None:

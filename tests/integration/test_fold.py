@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from contextlib import AsyncExitStack
 
 import pytest
 
@@ -211,6 +212,32 @@ async def test_a_crash_between_commit_and_acknowledgement_repeats_without_effect
         assert await usage(pool, project.project_id) == DayUsage(*meeting_usage())
         assert await event_stream.oldest_unfolded_ms(redis) is None
         assert await drain_partition(pool, redis, partition) == FoldResult()
+    finally:
+        await redis.aclose()
+
+
+async def test_partitions_that_another_worker_holds_keep_nobody_waiting(
+    settings: Settings, pool: Pool, project: CreatedProject
+) -> None:
+    """A worker that hangs holds its partitions for as long as its connections live; the others have to be folded."""
+    redis, turns = event_stream.connect_redis(settings.redis_url), asyncio.Semaphore(2)
+    bodies = [meeting(livekit_room(project.project_id, "live", f"r{n}"), tag=f"m{n}") for n in range(40)]
+    partitions = {event_stream.partition_of(some[0]): some for some in bodies}
+    (*hung, free) = sorted(partitions)[:4]
+    try:
+        async with AsyncExitStack() as held:
+            for partition in hung:
+                conn = await held.enter_async_context(pool.acquire())
+                assert await held.enter_async_context(event_queries.partition_reader(conn, partition))
+            for partition in (*hung, free):
+                await event_stream.append(redis, [(partition, one) for one in received(partitions[partition])])
+            waiting = [asyncio.create_task(drain_partition(pool, redis, partition, turns=turns)) for partition in hung]
+            await asyncio.sleep(0)
+            async with asyncio.timeout(5):
+                assert (await drain_partition(pool, redis, free, turns=turns)).folded == len(partitions[free])
+            assert not any(one.done() for one in waiting)
+        folded = await asyncio.gather(*waiting)
+        assert [result.folded for result in folded] == [len(partitions[partition]) for partition in hung]
     finally:
         await redis.aclose()
 
