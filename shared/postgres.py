@@ -28,6 +28,8 @@ UNAVAILABLE = (
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
     asyncpg.InterfaceError,
+    # What asyncpg makes of a query that meets its connection's end, between the server's last words and its hanging up.
+    asyncpg.InternalClientError,
 )
 
 

@@ -3,8 +3,6 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import asyncpg
-
 from shared.errors import StoreUnavailable
 from shared.postgres import UNAVAILABLE, Connection, Pool
 
@@ -16,5 +14,5 @@ async def transaction(pool: Pool) -> AsyncIterator[Connection]:
     try:
         async with pool.acquire() as conn, conn.transaction():
             yield conn
-    except (*UNAVAILABLE, asyncpg.InternalClientError) as error:
+    except UNAVAILABLE as error:
         raise StoreUnavailable("this cannot be done at the moment; try again shortly") from error
