@@ -63,7 +63,13 @@ class Balancer:
     async def run(self) -> None:
         while True:
             answers = await asyncio.gather(*(_is_ready(port) for port in self._ports))
-            self.ready = [port for port, ready in zip(self._ports, answers, strict=True) if ready]
+            # One that is slow to say stays what it was, as with every balancer that wants more than one failure: on busy
+            # processors all of them may be slow, and none of them would be left but the one that has said no.
+            self.ready = [
+                port
+                for port, ready in zip(self._ports, answers, strict=True)
+                if ready or (ready is None and port in self.ready)
+            ]
             await asyncio.sleep(READY_POLL_S)
 
     async def wait(self, count: int, within_s: float = 30.0) -> None:
@@ -79,7 +85,8 @@ class Balancer:
         return ports[self._turn % len(ports)]
 
 
-async def _is_ready(port: int) -> bool:
+async def _is_ready(port: int) -> bool | None:
+    """None if it does not say in time."""
     try:
         async with asyncio.timeout(2):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -88,7 +95,9 @@ async def _is_ready(port: int) -> bool:
                 return (await reader.readuntil(b"\r\n")).split()[1] == b"200"
             finally:
                 writer.close()
-    except (OSError, EOFError, TimeoutError):
+    except TimeoutError:
+        return None
+    except (OSError, EOFError):
         return False
 
 
