@@ -16,8 +16,10 @@ BATCH = 3000
 # hold memory, prepare the same statements on more connections, and wait for one another's locks.
 AT_ONCE = 3
 TURN_S = 0.5
-# Between two looks whether another worker has let go of a partition.
+# Between two looks whether another worker has let go of a partition, and for how long to look: it reads to the end and lets go
+# at once, and of what it leaves all the same the sweep tells. One that hangs would be waited for by every thread there is.
 ANOTHER_S = 0.02
+PATIENCE_S = 1.0
 # One run folds for at most this long before other partitions get their turn.
 RUN_S = 10.0
 
@@ -30,18 +32,24 @@ async def drain_partition(
     turns: asyncio.Semaphore | None = None,
 ) -> FoldResult:
     """Folds a partition's stream until it is empty, ``RUN_S`` have passed or, asked between two batches, ``stopping``. One at a
-    time, across all workers: a second caller waits for the first, then finds nothing or goes on. Every entry is acknowledged
-    only after its commit. ``turns``: taken for ``TURN_S``, then it is the turn of another partition; whoever waits for
-    another worker takes none."""
+    time, across all workers: a second caller waits for the first, no longer than ``PATIENCE_S``, then finds nothing or goes
+    on. Every entry is acknowledged only after its commit. ``turns``: taken for ``TURN_S``, then it is the turn of another
+    partition; whoever waits for another worker takes none."""
     total = FoldResult()
     deadline = time.monotonic() + RUN_S
+    held_since: float | None = None
     while True:
         async with turns or nullcontext():
             left = await _take_turn(pool, redis, partition, stopping, total)
         if left == "nothing" or time.monotonic() > deadline or stopping():
             return total
         if left == "another's":
+            held_since = held_since or time.monotonic()
+            if time.monotonic() > held_since + PATIENCE_S:
+                return total
             await asyncio.sleep(ANOTHER_S)
+        else:
+            held_since = None
 
 
 async def _take_turn(

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from services.worker import drain
 from services.worker.drain import drain_inbox, drain_partition
 from services.worker.fold import FoldResult, fold_batch
 from shared import event_stream
@@ -217,9 +218,10 @@ async def test_a_crash_between_commit_and_acknowledgement_repeats_without_effect
 
 
 async def test_partitions_that_another_worker_holds_keep_nobody_waiting(
-    settings: Settings, pool: Pool, project: CreatedProject
+    settings: Settings, pool: Pool, project: CreatedProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that hangs holds its partitions for as long as its connections live; the others have to be folded."""
+    monkeypatch.setattr(drain, "PATIENCE_S", 60.0)
     redis, turns = event_stream.connect_redis(settings.redis_url), asyncio.Semaphore(2)
     bodies = [meeting(livekit_room(project.project_id, "live", f"r{n}"), tag=f"m{n}") for n in range(40)]
     partitions = {event_stream.partition_of(some[0]): some for some in bodies}
@@ -238,6 +240,24 @@ async def test_partitions_that_another_worker_holds_keep_nobody_waiting(
             assert not any(one.done() for one in waiting)
         folded = await asyncio.gather(*waiting)
         assert [result.folded for result in folded] == [len(partitions[partition]) for partition in hung]
+    finally:
+        await redis.aclose()
+
+
+async def test_a_partition_that_another_worker_holds_is_left_to_it(
+    settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sweep wakes a partition again and again while a hanging worker holds it: each wait would hold a thread."""
+    monkeypatch.setattr(drain, "RUN_S", 3600.0)
+    redis = event_stream.connect_redis(settings.redis_url)
+    bodies = received(meeting("x"))
+    try:
+        await event_stream.append(redis, [(3, one) for one in bodies])
+        async with pool.acquire() as conn, event_queries.partition_reader(conn, 3) as ours:
+            assert ours
+            async with asyncio.timeout(20):
+                assert await drain_partition(pool, redis, 3) == FoldResult()
+        assert (await drain_partition(pool, redis, 3)).folded == len(bodies)
     finally:
         await redis.aclose()
 
