@@ -36,7 +36,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._answered = 0.0
         self._in_headers = True
         self._bytes = 0
-        self._segment = b""
+        self._segment: Any = b""
+        # A request to be read again: its head, and what came behind that.
+        self._again: tuple[bytes, memoryview] | None = None
         self._watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
@@ -56,6 +58,11 @@ class GuardedProtocol(HttpToolsProtocol):
         self._bytes += len(data)
         self._segment = data
         super().data_received(data)
+        while self._again is not None and not self.transport.is_closing():
+            # As many as one segment holds: in turn, not one within the other, and without a copy of the rest for each.
+            (head, self._segment), self._again = self._again, None
+            super().data_received(head)
+            super().data_received(self._segment)
         if self._bytes > HEADERS_LIMIT and self._in_headers:
             self._refuse(Problem(431, "headers_too_large", f"the headers are larger than {HEADERS_LIMIT} bytes"))
         elif self._bytes > REQUEST_LIMIT:
@@ -71,9 +78,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._in_headers, self._bytes = False, 0
 
     def on_headers_complete(self) -> None:
-        self.headers_are_over()
         if not self._asks_for_upgrade():
-            super().on_headers_complete()
+            super().on_headers_complete()  # fails for a target that is no path: an error of the headers
+        self.headers_are_over()
 
     def on_message_complete(self) -> None:
         if self._asks_for_upgrade():
@@ -108,14 +115,13 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         upgrade = sys.exc_info()[1]  # uvicorn calls this where it has caught it
         assert isinstance(upgrade, httptools.HttpParserUpgrade)  # noqa: S101  # as above
-        rest = self._segment[upgrade.args[0] :]
+        rest = memoryview(self._segment)[upgrade.args[0] :]
         head = [self.parser.get_method(), b" ", self.url, b" HTTP/", self.parser.get_http_version().encode(), b"\r\n"]
         for name, value in self.headers:
             if name != b"upgrade":
                 head += [name, b": ", value, b"\r\n"]
-        self._segment = b"".join([*head, b"\r\n", rest])
+        self._again = b"".join([*head, b"\r\n"]), rest
         self.parser = httptools.HttpRequestParser(self)
-        super().data_received(self._segment)
 
     def send_400_response(self, msg: str) -> None:
         """For what is no HTTP."""

@@ -183,6 +183,16 @@ async def test_a_request_that_asks_for_another_protocol_is_answered_in_this_one(
     assert answer.count(b"HTTP/1.1 ") == 1
 
 
+async def test_many_at_once_that_ask_for_another_protocol(conversation: Talk, caplog: pytest.LogCaptureFixture) -> None:
+    """Far more than the interpreter nests calls; bodies among them stay bodies."""
+    one = b"POST /healthz HTTP/1.1\r\nhost: relay\r\nconnection: upgrade\r\nupgrade: x\r\ncontent-length: 3\r\n\r\nabc"
+    await conversation.say(one * 1500 + b"GET /healthz HTTP/1.1\r\nhost: relay\r\nconnection: close\r\n\r\n")
+    answers = await conversation.all()
+    assert answers.count(b"HTTP/1.1 405 ") == 1500
+    assert answers.endswith(b'{"status":"ok"}')
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize(
     "said",
     [
@@ -191,6 +201,8 @@ async def test_a_request_that_asks_for_another_protocol_is_answered_in_this_one(
         b"GET /healthz HTTP/1.1\r\nhost: relay\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
         b"GET /\xff HTTP/1.1\r\nhost: relay\r\n\r\n",
         b"GET /healthz HTTP/1.1\r\nhost : relay\r\n\r\n",
+        b"GET http://relay HTTP/1.1\r\nhost: relay\r\n\r\n",  # no path at all
+        b"CONNECT relay HTTP/1.1\r\nhost: relay\r\n\r\n",
     ],
 )
 async def test_what_is_no_http_is_told_so_like_any_other_error(conversation: Talk, said: bytes) -> None:
