@@ -5,8 +5,10 @@ balancers and keep-alive clients move on by themselves. Then it stops accepting,
 connection closed under a client that is about to use it would be a request that nobody answered.
 """
 
+import asyncio
 import gc
 import logging
+import os
 import signal
 import socket
 import time
@@ -22,6 +24,8 @@ log = logging.getLogger("relay.api")
 _CLOSE = (b"connection", b"close")
 STOP_TIMEOUT_S = 20
 KEEP_ALIVE_S = 75
+# New connections that one turn of the event loop takes.
+ACCEPTED_AT_ONCE = 32
 
 
 def server_config(app: Any, **where: Any) -> uvicorn.Config:
@@ -60,9 +64,28 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        await self._accept_together()
         # What is there now stays: looking through it again would stop all requests for a tenth of a second, now and then.
         gc.collect()
         gc.freeze()
+
+    async def _accept_together(self) -> None:
+        """Listens on the same sockets ``ACCEPTED_AT_ONCE`` times. Libuv takes one new connection of a listener in a turn of its
+        loop; under load a turn is a tenth of a second, and when all clients come at once, as when another process was stopped,
+        the last of hundreds would wait for longer than anybody does."""
+        loop, config = asyncio.get_running_loop(), self.config
+
+        def connection() -> asyncio.Protocol:
+            protocol: Any = config.http_protocol_class
+            accepted: asyncio.Protocol = protocol(
+                config=config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
+            )
+            return accepted
+
+        for listening in [each.fileno() for server in self.servers for each in server.sockets]:
+            for _ in range(ACCEPTED_AT_ONCE - 1):
+                again = socket.socket(fileno=os.dup(listening))
+                self.servers.append(await loop.create_server(connection, sock=again, backlog=config.backlog))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called by the signal. Uvicorn's own would raise the signal again at the end: an orderly stop is no death by it."""

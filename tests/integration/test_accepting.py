@@ -1,0 +1,45 @@
+"""New connections beside busy ones."""
+
+import asyncio
+import socket
+import time
+
+import uvloop
+
+from services.api.server import ACCEPTED_AT_ONCE, Drain, Server, server_config
+
+
+async def _no_application(scope: object, receive: object, send: object) -> None:
+    raise NotImplementedError
+
+
+async def _turns_until_accepted(count: int) -> int:
+    """Turns of the loop it takes to accept so many connections that came while it was busy."""
+    server = Server(server_config(_no_application, host="127.0.0.1", port=0), Drain(), 0)
+    server.config.lifespan = "off"
+    server.config.load()
+    server.lifespan = server.config.lifespan_class(server.config)
+    await server.startup()
+    clients = []
+    try:
+        port = server.servers[0].sockets[0].getsockname()[1]
+        for _ in range(count):
+            clients.append(socket.create_connection(("127.0.0.1", port), timeout=5))
+        turns, deadline = 0, time.monotonic() + 20
+        while len(server.server_state.connections) < count:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0)
+            turns += 1
+        return turns
+    finally:
+        for client in clients:
+            client.close()
+        for each in server.servers:
+            each.close()
+        await asyncio.sleep(0.05)
+
+
+def test_clients_that_come_all_at_once_are_accepted_in_a_few_turns_of_the_loop() -> None:
+    """A turn under load is a tenth of a second: one connection a turn made the last of 500 clients wait for more than ten."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(_turns_until_accepted(4 * ACCEPTED_AT_ONCE)) <= 12
