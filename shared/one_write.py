@@ -12,14 +12,17 @@ from typing import Any
 import hiredis
 from redis import asyncio as redis_asyncio
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 Command = tuple[str | bytes | int, ...]
 _packed: Callable[[Any], bytes] = hiredis.pack_command  # annotated for tuples of one
 # Stands behind the others. A read without a time-out gives None where the kernel gave the connection up (ETIMEDOUT), which is
-# also what Redis answers to some commands: only if the last answer is there were the others Redis' own.
+# also what Redis answers to some commands: only if the last answer is there were the others Redis' own. And only if it is this
+# very answer were they those of these commands, not shifted by one that an earlier command had left to come.
 _LAST = _packed(("PING",))
+_LAST_ANSWERS = (b"PONG", "PONG")
 
 
 async def execute_all(redis: "redis_asyncio.Redis", commands: Sequence[Command], timeout_s: float) -> list[Any]:
@@ -62,4 +65,7 @@ async def _exchange(connection: AbstractConnection, packed: bytes, count: int, t
     if last is None:
         await connection.disconnect()
         raise RedisTimeout("Redis did not answer in time")
+    if last not in _LAST_ANSWERS:
+        await connection.disconnect()
+        raise RedisConnectionError("Redis' answers were not those of these commands")
     return answers

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from redis.asyncio.connection import Connection, UnixDomainSocketConnection
@@ -36,6 +37,17 @@ async def test_a_late_answer_is_never_taken_for_the_next_command(redis: event_st
     with pytest.raises(TimeoutError):
         await execute_all(redis, [("GET", "word"), ("BLPOP", "nothing", 1)], 0.1)
     assert await execute_all(redis, [("ECHO", "mine")], 5.0) == [b"mine"]
+
+
+async def test_an_answer_that_another_command_left_to_come_shifts_none(redis: event_stream.Redis) -> None:
+    """It comes after the pool has looked whether anything is there to be read."""
+    pool: Any = redis.connection_pool
+    connection = await pool.get_connection()
+    await connection.send_command("BLPOP", "nothing", 0.3)
+    await pool.release(connection)
+    with pytest.raises(ConnectionError, match="not those of these commands"):
+        await execute_all(redis, [("ECHO", "one"), ("ECHO", "two")], 5.0)
+    assert await execute_all(redis, [("ECHO", "three")], 5.0) == [b"three"]
 
 
 async def test_what_was_never_answered_is_no_answer(redis: event_stream.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
