@@ -11,13 +11,13 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from services.api.limits import connect_limits_redis
+from services.api.limits import Limits, connect_limits_redis
 from services.api.rate_counter import RateCounter
 from services.api.rate_windows import EXCHANGE_S, Verdict
 from services.cli.projects import create_key
 from shared import metrics
 from shared.ids import new_key
-from shared.models.projects import CreatedProject
+from shared.models.projects import CreatedProject, KeyRecord
 from shared.settings import RateLimits, Settings
 from tests.integration.conftest import key_of, serving
 
@@ -206,6 +206,32 @@ async def test_without_redis_nobody_is_refused_and_the_metrics_say_so(
         # Each process still holds the limit of tokens by its own count.
         assert [(await mint(client, key_of(project))).status_code for _ in range(5)] == [200] * 3 + [429] * 2
     assert "requests are not limited" in caplog.text
+
+
+async def test_a_clock_that_is_set_back_does_not_leave_requests_uncounted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a failure Redis is left alone for a second, and not for the hour that the clock goes through again."""
+
+    class SetClock:
+        at = 1_800_000_000_000
+
+        def now_ms(self) -> int:
+            return self.at
+
+    asked: list[int] = []
+
+    async def take(_self: RateCounter, _limits: Any, now_ms: int) -> Verdict:
+        asked.append(now_ms)
+        raise TimeoutError
+
+    monkeypatch.setattr(RateCounter, "take", take)
+    clock, redis = SetClock(), connect_limits_redis("redis://127.0.0.1:1")
+    limits = Limits(msgspec.structs.replace(NONE, api_per_key=1), redis, clock)
+    key = KeyRecord("key", "project", "live", "secret", None, None)
+    for at in (0, 999, 1000, 1000 - 3_600_000):
+        clock.at = SetClock.at + at
+        assert await limits.of_request(key) == ()
+    assert asked == [SetClock.at + at for at in (0, 1000, 1000 - 3_600_000)]
+    await redis.aclose()
 
 
 async def test_unknown_keys_are_limited_by_address_and_known_ones_are_not(
