@@ -3,6 +3,7 @@ client that opens one and sends a byte a minute would hold it for ever, and head
 each answer."""
 
 import asyncio
+import math
 import sys
 from typing import Any, Final
 
@@ -16,6 +17,8 @@ from shared.logs import request_id
 # Seconds from the first byte (of a new connection: from its opening) to the end of the headers, and to the end of the body.
 HEADERS_TIMEOUT_S: Final = 10.0
 REQUEST_TIMEOUT_S: Final = 30.0
+# When the process ends, a connection younger than this is waited for: its first request is on its way.
+YOUNG_S: Final = 0.5
 # Bytes that may arrive before the headers are over, and after: more than any route takes, with room for the chunks' own. Beyond
 # it are bodies that were refused already, and trailers without end.
 HEADERS_LIMIT: Final = 64 * 1024
@@ -50,6 +53,13 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._watch is not None:
             self._watch.cancel()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        age_s = self.loop.time() - self._since if self.cycle is None and self._since is not None else math.inf
+        if age_s < YOUNG_S:
+            self.loop.call_later(YOUNG_S - age_s, super().shutdown)
+        else:
+            super().shutdown()
 
     def data_received(self, data: bytes) -> None:
         if self._since is None and (self.cycle is None or self.cycle.response_complete):

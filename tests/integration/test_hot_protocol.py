@@ -65,6 +65,13 @@ async def connected(url: str) -> AsyncIterator[Wire]:
         await asyncio.gather(writer.wait_closed(), return_exceptions=True)
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 2 * SOON_S
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
 @pytest.fixture
 async def url(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
     monkeypatch.setattr(
@@ -271,10 +278,7 @@ async def test_on_its_way_out_a_process_sends_its_clients_elsewhere(settings: Se
     """What is in hand is answered first: the event that came with the signal is kept and acknowledged."""
     leaving = Server(server_config(create_app(settings), port=0), Drain(), drain_s=60)
     task = asyncio.create_task(leaving.serve())
-    async with asyncio.timeout(15):
-        while not leaving.started:
-            assert not task.done(), "the API did not start"
-            await asyncio.sleep(0.01)
+    await until(lambda: leaving.started or task.done())
     url = f"http://127.0.0.1:{leaving.servers[0].sockets[0].getsockname()[1]}"
     event = request(WEBHOOKS, signed(b"{}"), b"{}")
     async with connected(url) as one, connected(url) as other:
@@ -291,4 +295,24 @@ async def test_on_its_way_out_a_process_sends_its_clients_elsewhere(settings: Se
         other.writer.write(event)
         leaving.handle_exit(signal.SIGTERM, None)  # the second ends the waiting
         assert (await other.answer()).status == 200
+    await task
+
+
+async def test_a_connection_that_was_just_opened_is_answered_before_the_end(
+    settings: Settings, signed: Signed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "YOUNG_S", 5.0)
+    leaving = Server(server_config(create_app(settings), port=0), Drain(), drain_s=0)
+    task = asyncio.create_task(leaving.serve())
+    await until(lambda: leaving.started or task.done())
+    listening = leaving.servers[0]
+    async with connected(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}") as wire:
+        await until(lambda: bool(leaving.server_state.connections))
+        leaving.handle_exit(signal.SIGTERM, None)
+        await until(lambda: not listening.is_serving())
+        wire.writer.write(request(WEBHOOKS, signed(b"{}"), b"{}"))
+        answer = await wire.answer()
+        assert answer.status == 200
+        assert b"connection: close\r\n" in answer.head
+        assert await wire.is_closed()
     await task
