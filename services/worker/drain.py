@@ -11,7 +11,7 @@ from shared import event_stream, metrics, tracing
 from shared.postgres import Connection, Pool
 from shared.queries import events as event_queries
 
-BATCH = 3000
+BATCH = 4000
 # Partitions that one process folds at once: enough that Python and Postgres both always have one to work on. More of them only
 # hold memory, prepare the same statements on more connections, and wait for one another's locks.
 AT_ONCE = 3
