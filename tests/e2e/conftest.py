@@ -57,23 +57,29 @@ def relay_up(directory: Path, port: int, livekit_url: str, **more: str) -> Itera
 
 
 @pytest.fixture
+def livekit_program() -> str:
+    """The real livekit-server; where it is not there, or its client is not, the test ends here, before anything was started."""
+    program = binary()
+    if find_spec("livekit.rtc") is None:
+        unavailable("the livekit package (LiveKit's client SDK) is not installed")
+    return program
+
+
+@pytest.fixture
 def streams_url() -> str:
     """Where the event streams lie, if not on the Redis of everything: a module may have another."""
     return ""
 
 
 @pytest.fixture
-async def stack(streams_url: str) -> AsyncIterator[Stack]:
-    program = binary()
-    if find_spec("livekit.rtc") is None:
-        unavailable("the livekit package (LiveKit's client SDK) is not installed")
+async def stack(livekit_program: str, streams_url: str) -> AsyncIterator[Stack]:
     directory = Path(tempfile.mkdtemp(prefix="relay-test-"))
     port, webhook_port = free_port(), free_port()
     url = f"http://127.0.0.1:{port}"
     try:
         async with recording(webhook_port, f"{url}/api/webhooks/livekit") as recorder:
             with (
-                livekit_server(program, directory, recorder.url) as livekit,
+                livekit_server(livekit_program, directory, recorder.url) as livekit,
                 relay_up(directory / "data", port, livekit.url, REDIS_STREAMS_URL=streams_url) as relay,
             ):
                 await asyncio.to_thread(relay.wait_for, "Relay is ready on")

@@ -16,8 +16,9 @@ pytestmark = pytest.mark.livekit
 
 
 @pytest.fixture
-def streams_url() -> Iterator[str]:
+def streams_url(livekit_program: str) -> Iterator[str]:
     """Takes the place of the one in conftest.py. Afterwards: the rooms' events have gone through the cluster."""
+    assert livekit_program  # without one nothing is called, and nothing goes through the cluster
     directory = Path(tempfile.mkdtemp(prefix="relay-test-"))
     try:
         with redis_cluster(directory) as cluster:
