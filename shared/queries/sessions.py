@@ -151,16 +151,17 @@ async def update_rooms(conn: Connection, rooms: Sequence[Room]) -> None:
 
 
 async def namesakes(conn: Connection, rooms: Sequence[Room]) -> list[Room]:
-    """Of rooms that are not stored yet with this creation: the stored room of the same name before each, and the one after.
-    A room that is known as it is costs a look at its row."""
+    """Of rooms that are not stored yet with this creation: the stored rooms of the same name before each, and after. These are
+    several where they were created in the same millisecond, as rooms of a LiveKit that tells whole seconds may be. A room that
+    is known as it is costs a look at its row."""
     rows = await conn.fetch(
         "SELECT DISTINCT near.sid, near.name, near.created_ms"
         " FROM unnest($1::text[], $2::text[], $3::bigint[]) AS n (sid, name, created_ms), LATERAL ("
-        " (SELECT sid, name, created_ms FROM room WHERE name = n.name AND created_ms < n.created_ms"
-        " ORDER BY created_ms DESC LIMIT 1) UNION ALL"
-        " (SELECT sid, name, created_ms FROM room WHERE name = n.name AND created_ms > n.created_ms"
-        " ORDER BY created_ms LIMIT 1)) AS near"
-        " WHERE near.sid <> n.sid AND NOT EXISTS"
+        " (SELECT sid, name, created_ms FROM room WHERE name = n.name AND created_ms < n.created_ms AND sid <> n.sid"
+        " ORDER BY created_ms DESC FETCH FIRST 1 ROW WITH TIES) UNION ALL"
+        " (SELECT sid, name, created_ms FROM room WHERE name = n.name AND created_ms > n.created_ms AND sid <> n.sid"
+        " ORDER BY created_ms FETCH FIRST 1 ROW WITH TIES)) AS near"
+        " WHERE NOT EXISTS"
         " (SELECT FROM room AS known WHERE known.sid = n.sid AND known.created_ms = n.created_ms)",
         [room.sid for room in rooms],
         [room.name for room in rooms],

@@ -88,6 +88,23 @@ async def test_any_order_ends_the_same(pool: Pool, project: CreatedProject, orde
     assert await rollup(pool) == (601_000, 0, 601_000)
 
 
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+async def test_two_created_at_once_are_over_together(pool: Pool, project: CreatedProject, order: tuple[int, ...]) -> None:
+    """LiveKit may tell whole seconds only: a room deleted and made again within one leaves two of the same creation. Of the two
+    nothing is told, but both were over when the next one was created, and neither when a later one was."""
+    name = livekit_room(project.project_id, "live", "lobby")
+    created = [T, T, T + 500, T + 900]
+    await fold(pool, *[[joined(name, number, created[number])] for number in order])
+    async with pool.acquire() as conn:
+        rows = await conn.fetch("SELECT sid, superseded_ms FROM room")
+    assert {row["sid"]: _since(row["superseded_ms"]) for row in rows} == {
+        "RM_0": 500,
+        "RM_1": 500,
+        "RM_2": 900,
+        "RM_3": None,
+    }
+
+
 async def test_in_one_batch_and_repeated(pool: Pool, project: CreatedProject) -> None:
     name = livekit_room(project.project_id, "live", "lobby")
     events = [joined(name, 2, T + 30_000), joined(name, 1, T), published(name, 1, T + 600)]
