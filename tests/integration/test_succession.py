@@ -89,7 +89,9 @@ async def test_any_order_ends_the_same(pool: Pool, project: CreatedProject, orde
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
-async def test_two_created_at_once_are_over_together(pool: Pool, project: CreatedProject, order: tuple[int, ...]) -> None:
+async def test_two_created_at_once_are_over_together(
+    pool: Pool, project: CreatedProject, order: tuple[int, ...]
+) -> None:
     """LiveKit may tell whole seconds only: a room deleted and made again within one leaves two of the same creation. Of the two
     nothing is told, but both were over when the next one was created, and neither when a later one was."""
     name = livekit_room(project.project_id, "live", "lobby")
