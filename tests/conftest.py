@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import hypothesis
 import psycopg
 import pytest
 import redis
@@ -19,11 +20,29 @@ from tests.versions import DATABASE_VARIABLE, REDIS_VARIABLE
 _TEMPLATE = "relay_template"
 _numbers = itertools.count(1)
 
+# No example fails for how long it took: that says something of the machine. And --hypothesis-seed decides in CI too, where
+# Hypothesis would by itself try the same examples for ever.
+hypothesis.settings.register_profile(
+    "relay", deadline=None, derandomize=False, print_blob=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("relay")
+
+
+# A copy of the template is some 500 files, one for each of hundreds of tests: in memory they take a fifth of the time, and a
+# disk that stalls fails no test.
+_MEMORY = Path("/dev/shm")  # noqa: S108  # the directory is made by mkdtemp
+_ROOM_BYTES = 3 * 2**30
+
+
+def _in_memory() -> Path | None:
+    """Where files lie in memory, if there is room for the servers' (containers often have 64 MiB)."""
+    return _MEMORY if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM_BYTES else None
+
 
 @pytest.fixture(scope="session")
 def short_tmp() -> Iterator[Path]:
     """A directory whose path leaves room for a socket's name; pytest's own may not."""
-    path = Path(tempfile.mkdtemp(prefix="relay-test-"))
+    path = Path(tempfile.mkdtemp(prefix="relay-test-", dir=_in_memory()))
     yield path
     shutil.rmtree(path, ignore_errors=True)
 

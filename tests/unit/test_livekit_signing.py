@@ -24,7 +24,7 @@ OTHER_SECRET = "another secret, and long enough for HS256 as well"
 NOW = 1_795_000_000
 # A token of one second may be over before a busy machine gets to decode it.
 WHATEVER_THE_TIME: Options = {"verify_exp": False, "verify_nbf": False}
-laws = settings(max_examples=250, deadline=None, print_blob=True)
+laws = settings(max_examples=250)
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 sources = st.lists(st.sampled_from(["camera", "microphone", "screen_share", "screen_share_audio"]), min_size=1)
 

@@ -28,7 +28,7 @@ MIDNIGHT = 20_775 * DAY
 RECEIVED_MS = MIDNIGHT + 2 * DAY
 ROOMS = ("p_aaaaaaaa__lobby", "t_aaaaaaaa__lobby", "p_bbbbbbbb__a__b", "lobby", "x_aaaaaaaa__lobby")
 KINDS = ("STANDARD", "STANDARD", "AGENT", "SIP", "INGRESS", "EGRESS")
-laws = settings(max_examples=150, deadline=None, print_blob=True)
+laws = settings(max_examples=150)
 
 # Around the boundaries things go wrong at, and anywhere else.
 instants = st.builds(

@@ -97,7 +97,7 @@ def real_ms(stay: Stay) -> tuple[int, int]:
     return stay.end_ms - stay.joined_ms, video_ms
 
 
-@settings(max_examples=1000, deadline=None, print_blob=True)
+@settings(max_examples=1000)
 @given(seeds, intervals_s, losses, st.booleans(), st.sampled_from([0.0, 0.0, 0.2]))
 def test_within_the_bound_whatever_is_lost(
     seed: int, interval_s: int, loss: float, crash: bool, failing: float
@@ -122,7 +122,7 @@ def test_within_the_bound_whatever_is_lost(
         assert usage_of(other.sessions[sid], other.room_of(session)) == usage_of(session, relay.room_of(session))
 
 
-@settings(max_examples=500, deadline=None, print_blob=True)
+@settings(max_examples=500)
 @given(seeds, intervals_s, st.sampled_from([0.0, 0.3]))
 def test_where_nothing_is_lost_reconciliation_changes_nothing(seed: int, interval_s: int, failing: float) -> None:
     """However late the webhooks came, and whatever was concluded before they did."""

@@ -88,7 +88,7 @@ def test_all_problems_are_told_at_once() -> None:
 broken = st.dictionaries(st.sampled_from([*COMPLETE, "LIVEKIT_API_URL", "PORT"]), st.text(max_size=12) | st.none())
 
 
-@law(max_examples=300, deadline=None, print_blob=True)
+@law(max_examples=300)
 @given(broken)
 def test_any_environment_is_taken_or_refused_with_one_line_a_variable(changes: dict[str, str | None]) -> None:
     environ = {**COMPLETE, **changes}
@@ -116,7 +116,7 @@ redis_urls = st.sampled_from(
 )
 
 
-@law(max_examples=400, deadline=None, print_blob=True)
+@law(max_examples=400)
 @given(secrets, st.booleans(), database_urls, redis_urls, breakage)
 def test_no_secret_is_in_any_text(secret: str, quoted: bool, database: str, redis: str, broken: dict[str, str]) -> None:
     """Passwords within URLs included: unescaped ones break a URL, and its parser's own message would quote them."""
