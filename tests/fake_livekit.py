@@ -55,7 +55,8 @@ class FakeLiveKit:
     """``rooms`` and ``people`` (by room, then identity) are what it knows; change them at will. ``failure`` and ``delay_s``
     hold for every call while they are set, ``failures`` are used up first, one a call. ``calls`` is what came in. ``ghosts``:
     identities that are listed and that no node serves; ``dead``: rooms of which that is true as a whole. ``refusing``:
-    rooms whose participants cannot be listed. ``unknown_methods``: those that this LiveKit does not have."""
+    rooms whose participants cannot be listed. ``unknown_methods``: those that this LiveKit does not have. ``gate``: what calls
+    wait for before they are answered; ``waiting``: how many of them do."""
 
     def __init__(self, api_key: str, api_secret: str) -> None:
         self.url = ""
@@ -68,6 +69,8 @@ class FakeLiveKit:
         self.failure: Failure | None = None
         self.failures: list[Failure] = []
         self.delay_s = 0.0
+        self.gate: asyncio.Event | None = None
+        self.waiting = 0
         self.ghosts: set[str] = set()
         self.dead: set[str] = set()
         self.refusing: set[str] = set()
@@ -105,6 +108,10 @@ class FakeLiveKit:
     async def answer(self, request: web.Request) -> web.Response:
         if self.delay_s:
             await asyncio.sleep(self.delay_s)
+        if self.gate is not None:
+            self.waiting += 1
+            await self.gate.wait()
+            self.waiting -= 1
         failure = self.failures.pop(0) if self.failures else self.failure
         method = request.match_info["method"]
         claims = self._claims(request.headers.get("authorization", ""))

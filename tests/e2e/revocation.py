@@ -210,7 +210,7 @@ def api_process(database_url: str, redis_url: str, port: int, log: Path) -> Iter
 
 async def answering(port: int) -> None:
     deadline = time.monotonic() + 60
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
         while True:
             try:
                 await client.get(f"http://127.0.0.1:{port}/healthz")

@@ -137,7 +137,7 @@ async def test_first_visit(fresh_site: Site) -> None:
     await sign_up(page)
     project = await create_project(page, "First app")
     key = await page.locator("code", has_text="sk_test_").inner_text()
-    async with httpx.AsyncClient(base_url=site.url, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=site.url, trust_env=False, timeout=20) as client:
         headers = {"authorization": f"Bearer {key}"}
         answer = await client.post("/v1/tokens", json={"room": "lobby", "identity": "ada"}, headers=headers)
         assert answer.status_code == 200

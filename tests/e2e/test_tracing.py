@@ -106,7 +106,7 @@ async def test_a_webhook_from_request_to_fold(settings: Settings, tmp_path: Path
             event = body("participant_joined", "EV_1", BASE_S, room=lobby, participant=who)
             signer = WebhookSigner(settings.livekit_api_key, settings.livekit_api_secret)
             headers = {"Authorization": signer.sign(event, now_s=int(time.time()))}
-            async with httpx.AsyncClient(trust_env=False) as client:
+            async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
                 answer = await client.post(f"{url}/api/webhooks/livekit", content=event, headers=headers)
                 assert answer.status_code == 200
                 # Names and secrets that stand in addresses, of routes that there are and that there are not.

@@ -14,6 +14,7 @@ from services.api.problem_codes import CODES
 from services.api.problems import ProblemDetails
 from services.api.server import server_config
 from services.cli.projects import create_project
+from shared.clock import Clock
 from shared.ids import KeyType, Mode
 from shared.livekit.webhook import WebhookSigner
 from shared.models.projects import CreatedProject
@@ -22,9 +23,9 @@ from shared.settings import Settings
 
 
 @asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[str]:
+async def serving(settings: Settings, clock: Clock | None = None) -> AsyncIterator[str]:
     """The API under uvicorn in this process; yields its URL."""
-    server = uvicorn.Server(server_config(create_app(settings), port=0))
+    server = uvicorn.Server(server_config(create_app(settings, clock), port=0))
     task = asyncio.create_task(server.serve())
     try:
         async with asyncio.timeout(15):

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import time
 import tracemalloc
 from collections.abc import AsyncIterator
 
@@ -389,9 +388,7 @@ async def test_the_commands(settings: Settings, conn: Connection) -> None:
     done = relay(settings, "usage", "verify", "--from", "2026-11-18", "--to", "2026-11-19")
     assert done.returncode == 1
     assert "PA_livea1" in done.stdout
-    started = time.monotonic()
     document = relay_json(settings, "usage", "rebuild")
-    assert time.monotonic() - started < 60
     assert document["found"] == len(document["differences"]) > 1
     assert document["left"] == 0
     document = relay_json(settings, "usage", "verify")

@@ -235,7 +235,7 @@ async def test_partitions_that_another_worker_holds_keep_nobody_waiting(
                 await event_stream.append(redis, [(partition, one) for one in received(partitions[partition])])
             waiting = [asyncio.create_task(drain_partition(pool, redis, partition, turns=turns)) for partition in hung]
             await asyncio.sleep(0)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 assert (await drain_partition(pool, redis, free, turns=turns)).folded == len(partitions[free])
             assert not any(one.done() for one in waiting)
         folded = await asyncio.gather(*waiting)

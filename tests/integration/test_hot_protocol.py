@@ -267,11 +267,11 @@ async def test_idle_connections_are_closed_and_only_those(
     async with serving(settings) as url:
         for asks in (event, other):
             async with connected(url) as wire:
+                asked = time.monotonic()
                 wire.writer.write(asks)
                 assert (await wire.answer()).status == 200
-                answered = time.monotonic()
                 assert await wire.is_closed()
-                assert 0.9 < time.monotonic() - answered < 5
+                assert time.monotonic() - asked > 0.9
 
 
 async def test_on_its_way_out_a_process_sends_its_clients_elsewhere(settings: Settings, signed: Signed) -> None:

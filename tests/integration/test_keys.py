@@ -18,6 +18,8 @@ from shared.postgres import Pool
 from shared.queries import keys as queries
 from shared.settings import Settings
 
+SOON_S = 15.0
+
 
 class CountingPool:
     """The pool, counting how often a connection is taken; ``broken`` makes it fail as an unreachable Postgres does."""
@@ -50,7 +52,9 @@ class Harness:
 
 @pytest.fixture
 async def harness(settings: Settings, pool: Pool) -> AsyncIterator[Harness]:
+    """Its clock stands: a heartbeat that is late on a busy machine makes the cache no less trusted."""
     made = Harness(settings, pool)
+    made.clock.fixed_ms = made.clock.now_ms()
     listening = asyncio.create_task(made.keys.run())
     await asyncio.sleep(0)
     yield made
@@ -60,7 +64,7 @@ async def harness(settings: Settings, pool: Pool) -> AsyncIterator[Harness]:
 
 async def listened(harness: Harness, authorization: str) -> None:
     """Until a lookup is answered from the cache."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + SOON_S
     while True:
         before = harness.pool.taken
         await harness.keys.authenticate(authorization)
@@ -68,6 +72,20 @@ async def listened(harness: Harness, authorization: str) -> None:
             return
         assert time.monotonic() < deadline, "the cache never came to be trusted"
         await asyncio.sleep(0.01)
+
+
+async def until_answered(harness: Harness, authorization: str, code: str | None) -> None:
+    """Until the key is refused with this code; None: until it works. By what is heard alone, for the clock stands."""
+    async with asyncio.timeout(SOON_S):
+        while True:
+            try:
+                await harness.keys.authenticate(authorization)
+                found = None
+            except Unauthenticated as refused:
+                found = refused.code
+            if found == code:
+                return
+            await asyncio.sleep(0.005)
 
 
 async def test_a_known_key_costs_no_query(harness: Harness, settings: Settings) -> None:
@@ -96,16 +114,7 @@ async def test_a_revocation_empties_a_trusted_cache(harness: Harness, settings: 
     key = await create_key(settings.database, project.project_id, "live", "secret", "x")
     await listened(harness, f"Bearer {key.key}")
     await revoke_key(settings.database, key.key_id)
-    deadline = time.monotonic() + 1
-
-    async def use_until_refused() -> None:
-        while time.monotonic() < deadline:
-            await harness.keys.authenticate(f"Bearer {key.key}")
-            await asyncio.sleep(0.005)
-
-    with pytest.raises(Unauthenticated) as refused:
-        await use_until_refused()
-    assert refused.value.code == "revoked_key"
+    await until_answered(harness, f"Bearer {key.key}", "revoked_key")
 
 
 async def test_a_silent_channel_is_not_trusted_and_an_outage_is_bridged_for_a_while(
@@ -134,22 +143,9 @@ async def test_archiving_a_project_empties_a_trusted_cache_and_restoring_fills_i
     authorization = f"Bearer {project.keys[0].key}"
     await listened(harness, authorization)
     await archive_project(settings.database, project.project_id)
-
-    async def until(code: str | None) -> None:
-        async with asyncio.timeout(1):
-            while True:
-                try:
-                    await harness.keys.authenticate(authorization)
-                    found = None
-                except Unauthenticated as refused:
-                    found = refused.code
-                if found == code:
-                    return
-                await asyncio.sleep(0.005)
-
-    await until("archived_project")
+    await until_answered(harness, authorization, "archived_project")
     await restore_project(settings.database, project.project_id)
-    await until(None)
+    await until_answered(harness, authorization, None)
 
 
 async def test_noting_the_last_use_leaves_the_cache_alone(harness: Harness, settings: Settings, pool: Pool) -> None:
@@ -163,7 +159,7 @@ async def test_noting_the_last_use_leaves_the_cache_alone(harness: Harness, sett
         await queries.rename_key(conn, project.keys[1].key_id, "other")
         # A change that is announced, made later on the same channel: once it is heard, the others would have been.
         await queries.revoke_keys(conn, [project.keys[1].key_id], datetime.now(UTC))
-    deadline = time.monotonic() + 1
+    deadline = time.monotonic() + SOON_S
     while harness.keys.changes_heard < 2:  # the first stands for connecting
         assert time.monotonic() < deadline, "the revocation was not heard"
         await asyncio.sleep(0.005)

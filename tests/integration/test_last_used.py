@@ -21,7 +21,7 @@ async def secret_key(settings: Settings, project: CreatedProject) -> KeyInfo:
 
 async def test_a_process_that_stops_has_written_it(settings: Settings, project: CreatedProject) -> None:
     before = datetime.now(UTC).replace(second=0, microsecond=0)
-    async with serving(settings) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
+    async with serving(settings) as url, httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as client:
         for _ in range(3):
             await client.post("/v1/tokens", json={"room": "r", "identity": "i"}, headers=key_of(project))
         await client.get("/v1/usage", headers=key_of(project, "test"))

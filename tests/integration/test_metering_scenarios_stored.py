@@ -155,7 +155,7 @@ async def test_17_neither_redis_nor_postgres(
     no_redis = msgspec.structs.replace(settings, redis_url="redis://127.0.0.1:1/0")
     statuses = []
     for broken in (msgspec.structs.replace(no_redis, database=nowhere), no_redis, no_redis):
-        async with serving(broken) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
+        async with serving(broken) as url, httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as client:
             statuses.append((await client.post(HOOK, content=left, headers=signed(left))).status_code)
     assert statuses == [503, 200, 200]
     assert NaiveMeter().participant_ms == await billed(pool) == 0

@@ -39,14 +39,24 @@ async def test_a_late_answer_is_never_taken_for_the_next_command(redis: event_st
     assert await execute_all(redis, [("ECHO", "mine")], 5.0) == [b"mine"]
 
 
-async def test_an_answer_that_another_command_left_to_come_shifts_none(redis: event_stream.Redis) -> None:
+async def test_an_answer_that_another_command_left_to_come_shifts_none(
+    redis: event_stream.Redis, settings: Settings
+) -> None:
     """It comes after the pool has looked whether anything is there to be read."""
     pool: Any = redis.connection_pool
+    [number] = await execute_all(redis, [("CLIENT", "ID")], 5.0)
     connection = await pool.get_connection()
-    await connection.send_command("BLPOP", "nothing", 0.3)
+    await connection.send_command("BLPOP", "something", 0)
     await pool.release(connection)
+    asked = asyncio.create_task(execute_all(redis, [("ECHO", "one"), ("ECHO", "two")], 15.0))
+    other = event_stream.connect_redis(settings.redis_url)
+    # Until both wait behind it.
+    while not int((await other.client_list(client_id=[number]))[0]["qbuf"]):  # noqa: ASYNC110  # what changes is in Redis
+        await asyncio.sleep(0.005)
+    await other.rpush("something", "late")
+    await other.aclose()
     with pytest.raises(ConnectionError, match="not those of these commands"):
-        await execute_all(redis, [("ECHO", "one"), ("ECHO", "two")], 5.0)
+        await asked
     assert await execute_all(redis, [("ECHO", "three")], 5.0) == [b"three"]
 
 

@@ -229,7 +229,7 @@ async def test_keys_of_an_archived_project_are_refused_until_it_is_restored(new_
         return (await ada.client.post("/v1/tokens", json={"room": "a", "identity": "b"}, headers=headers)).status_code
 
     async def becomes(status: int) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while await mint() != status:  # noqa: ASYNC110  # what changes is in the server
                 await asyncio.sleep(0.02)
 
@@ -364,7 +364,7 @@ async def test_no_token_for_an_archived_project(new_browser: NewBrowser) -> None
     refused = await ada.submit(f"/projects/{project}/quickstart/token")
     assert refused.status_code == 400
     assert "archived" in refused.text
-    assert "eyJ" not in refused.text
+    assert re.search(r"eyJ[\w-]+\.eyJ", refused.text) is None  # three letters of it may stand in any random token
 
 
 async def test_two_administrators_cannot_shut_each_other_out(new_browser: NewBrowser, pool: Pool) -> None:

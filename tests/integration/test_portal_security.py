@@ -356,7 +356,7 @@ async def test_a_form_that_was_open_while_auth_secret_changed_is_taken(settings:
 
 @pytest.mark.parametrize("cookie", ["", ".", "a.b", "a" * 5000, "ä.ö", "a.b.c"])
 async def test_a_made_up_cookie_is_nobody(stage: Stage, cookie: str) -> None:
-    async with httpx.AsyncClient(base_url=stage.url, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=stage.url, trust_env=False, timeout=20) as client:
         answer = await client.get("/account", headers={b"cookie": f"relay={cookie}".encode()})
         assert answer.status_code == 303
 

@@ -74,11 +74,12 @@ async def test_every_field_reaches_livekit(api: httpx.AsyncClient, project: Crea
 async def test_ttl_is_capped(api: httpx.AsyncClient, project: CreatedProject) -> None:
     import jwt
 
+    began = int(time.time())
     for given, expected in ((None, 3600), (60, 60), (21600, 21600), (21601, 21600), (10**15, 21600)):
         answer = await mint(api, key_of(project), **({} if given is None else {"ttl": given}))
         claims = jwt.decode(answer.json()["token"], options={"verify_signature": False})
         assert claims["exp"] - claims["nbf"] == expected
-        assert abs(claims["nbf"] - time.time()) < 5
+        assert began <= claims["nbf"] <= time.time()
 
 
 @pytest.mark.parametrize(
@@ -176,13 +177,19 @@ async def test_each_wrong_key_has_its_own_answer(
 async def test_revocation_reaches_every_process_within_a_second(settings: Settings, project: CreatedProject) -> None:
     key = await create_key(settings.database, project.project_id, "live", "secret", "short-lived")
     headers = {"Authorization": f"Bearer {key.key}"}
-    async with serving(settings) as one, serving(settings) as two, httpx.AsyncClient(trust_env=False) as client:
+    async with (
+        serving(settings) as one,
+        serving(settings) as two,
+        httpx.AsyncClient(trust_env=False, timeout=20) as client,
+    ):
         body = {"room": "lobby", "identity": "ada"}
         for url in (one, two, one, two):
             assert (await client.post(f"{url}/v1/tokens", json=body, headers=headers)).status_code == 200
         await revoke_key(settings.database, key.key_id)
         deadline = time.monotonic() + 1.0
         for url in (one, two):
+            sent = time.monotonic()
             while (await client.post(f"{url}/v1/tokens", json=body, headers=headers)).status_code == 200:
-                assert time.monotonic() < deadline, "the revoked key still works after a second"
+                assert sent < deadline, "the revoked key still works after a second"
                 await asyncio.sleep(0.01)
+                sent = time.monotonic()

@@ -197,7 +197,7 @@ async def test_the_exchange_goes_on_after_a_defect(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("services.api.rate_windows.EXCHANGE_S", 0)
     monkeypatch.setattr(windows, "exchange", fail)
     running = asyncio.create_task(windows.run())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await again.wait()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
