@@ -19,7 +19,7 @@ from shared.errors import AttemptUnderWay, IdempotencyKeyReused, InvalidRequest,
 from shared.ids import Mode
 from shared.postgres import UNAVAILABLE, Connection, Pool
 from shared.queries import attempts as queries
-from shared.queries.attempts import Attempt
+from shared.queries.attempts import Attempt, Earlier
 
 log = logging.getLogger("relay.api")
 
@@ -75,11 +75,7 @@ async def once(pool: Pool, attempt: Attempt | None, now_ms: int, perform: Callab
     """
     if attempt is None:
         return Response(await perform(), status_code=201)
-    try:
-        async with pool.acquire() as conn:
-            replay: Response[T] | None = await _begin(conn, attempt, now_ms)
-    except _AWAY as error:
-        raise _nothing_made() from error
+    replay: Response[T] | None = await _begin(pool, attempt, now_ms)
     if replay is not None:
         return replay
     try:
@@ -107,25 +103,24 @@ async def once_committed(
 
     Raises what ``perform`` raises, ``IdempotencyKeyReused``, ``AttemptUnderWay``, ``ShownOnce``, ``StoreUnavailable``.
     """
+    if attempt is not None:
+        replay: Response[T] | None = await _begin(pool, attempt, now_ms)
+        if replay is not None:
+            return replay
     try:
-        async with pool.acquire() as conn:
+        async with pool.acquire() as conn, conn.transaction():
+            made = await perform(conn)
             if attempt is not None:
-                replay: Response[T] | None = await _begin(conn, attempt, now_ms)
-                if replay is not None:
-                    return replay
-            try:
-                async with conn.transaction():
-                    made = await perform(conn)
-                    if attempt is not None:
-                        body = None if shown_once else msgspec.json.encode(made)
-                        await queries.end(conn, attempt, now_ms, 201, body, shown_once and shown_once(made))
-            except Exception:
-                # A commit whose outcome is unknown is safe: an attempt that has its answer is not given up.
-                if attempt is not None:
-                    await _give_up(pool, attempt, now_ms)
-                raise
-    except _AWAY as error:
-        raise _nothing_made() from error
+                body = None if shown_once else msgspec.json.encode(made)
+                await queries.end(conn, attempt, now_ms, 201, body, shown_once and shown_once(made))
+    except Exception as error:
+        # Only now, without the connection: if all that failed held one and waited for a second, none would get it. A commit
+        # whose outcome is unknown is safe: an attempt that has its answer is not given up.
+        if attempt is not None:
+            await _give_up(pool, attempt, now_ms)
+        if isinstance(error, _AWAY):
+            raise _nothing_made() from error
+        raise
     return Response(made, status_code=201)
 
 
@@ -133,28 +128,32 @@ def _nothing_made() -> StoreUnavailable:
     return StoreUnavailable("nothing can be made at the moment; try again shortly")
 
 
-async def _begin(conn: Connection, attempt: Attempt, now_ms: int) -> Response[T] | None:
+async def _begin(pool: Pool, attempt: Attempt, now_ms: int) -> Response[T] | None:
     """None if the attempt is to be carried out now."""
-    for _ in range(3):  # again only if the row vanished between the two statements
-        forgotten_ms, abandoned_ms = now_ms - KEPT_MS, now_ms - ABANDONED_MS
-        if await queries.begin(conn, attempt, now_ms, forgotten_ms=forgotten_ms, abandoned_ms=abandoned_ms):
-            return None
-        known = await queries.earlier(conn, attempt)
-        if known is None:
-            continue
-        if known.request_digest != attempt.request_digest:
-            raise IdempotencyKeyReused
-        if known.status is None:
-            raise AttemptUnderWay
-        if known.shown_once is not None:
-            raise ShownOnce(known.shown_once)
-        return Response(
-            cast("T", known.body),
-            status_code=known.status,
-            media_type="application/json",
-            headers={REPLAYED: "true"},
-        )
+    forgotten_ms, abandoned_ms = now_ms - KEPT_MS, now_ms - ABANDONED_MS
+    try:
+        async with pool.acquire() as conn:
+            for _ in range(3):  # again only if the row vanished between the two statements
+                if await queries.begin(conn, attempt, now_ms, forgotten_ms=forgotten_ms, abandoned_ms=abandoned_ms):
+                    return None
+                known = await queries.earlier(conn, attempt)
+                if known is not None:
+                    return _replayed(attempt, known)
+    except _AWAY as error:
+        raise _nothing_made() from error
     raise AttemptUnderWay
+
+
+def _replayed(attempt: Attempt, known: Earlier) -> Response[T]:
+    if known.request_digest != attempt.request_digest:
+        raise IdempotencyKeyReused
+    if known.status is None:
+        raise AttemptUnderWay
+    if known.shown_once is not None:
+        raise ShownOnce(known.shown_once)
+    return Response(
+        cast("T", known.body), status_code=known.status, media_type="application/json", headers={REPLAYED: "true"}
+    )
 
 
 async def _give_up(pool: Pool, attempt: Attempt, now_ms: int) -> None:

@@ -168,6 +168,25 @@ async def test_what_is_made_in_postgres_is_committed_with_its_answer(pool: Pool,
     assert (unkeyed.content, await pool.fetchval("SELECT name FROM project")) == (Made(number=1), "acme!!")
 
 
+async def test_failures_of_all_connections_at_once_let_go_of_them(pool: Pool, attempt: Attempt) -> None:
+    """What failed is given up with a connection of its own: to hold the one that it failed on meanwhile, each of them, would
+    leave none for anybody, for ever."""
+    size = pool.get_max_size()
+    all_in = asyncio.Barrier(size)
+
+    async def fails(_conn: Connection) -> Made:
+        await all_in.wait()
+        raise ValueError("after all of them had begun")
+
+    attempts = [msgspec.structs.replace(attempt, key_digest=b"%d" % number) for number in range(size)]
+    async with asyncio.timeout(20):
+        failed = await asyncio.gather(
+            *(once_committed(pool, one, NOW_MS, fails) for one in attempts), return_exceptions=True
+        )
+    assert [type(error) for error in failed] == [ValueError] * size
+    assert await pool.fetchval("SELECT count(*) FROM attempt") == 0
+
+
 async def test_an_answer_with_a_secret_is_kept_nowhere(pool: Pool, attempt: Attempt) -> None:
     maker = Maker()
 
