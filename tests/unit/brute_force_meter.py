@@ -26,12 +26,13 @@ class Row(NamedTuple):
 
 class Meter:
     """``usage``: (participant ms, video ms, screen share ms, sessions begun) by row, of ended sessions. ``intervals``: when
-    each metered session that ended was connected, by project and mode."""
+    each metered session that ended was connected, by project and mode; ``still_open``: since when each of the others is."""
 
     def __init__(self, events: list[Event], received_ms: int) -> None:
         self._events = [event for event in events if credible(event, received_ms) and not of_a_stranger(event)]
         self.usage: dict[Row, tuple[int, int, int, int]] = {}
         self.intervals: dict[tuple[str, str], list[tuple[int, int]]] = {}
+        self.still_open: dict[tuple[str, str], list[int]] = {}
         for sid in {event["participant"]["sid"] for event in self._events if "participant" in event}:
             self._meter(sid)
 
@@ -40,11 +41,13 @@ class Meter:
         owners = [owner_of(event["room"]["name"]) for event in own if "room" in event]
         kinds = [event["participant"].get("kind", "STANDARD") for event in own if event["event"].startswith("part")]
         kind = kinds[0] if kinds else "STANDARD"
-        end = self._end(own)
-        if not owners or owners[0] is None or kind == "EGRESS" or end is None:
+        if not owners or owners[0] is None or kind == "EGRESS" or never_connected(own):
             return
         project, mode = owners[0]
-        start = start_of(own)
+        start, end = start_of(own), self._end(own)
+        if end is None:
+            self.still_open.setdefault((project, mode), []).append(start)
+            return
         if start < end:
             self.intervals.setdefault((project, mode), []).append((start, end))
         tracks, screens = list(video_tracks(own)), list(video_tracks(own, "SCREEN_SHARE"))
@@ -70,15 +73,10 @@ class Meter:
         )
 
     def _end(self, own: list[Event]) -> int | None:
-        """None for a session still open and for one that never was."""
-        left = times(own, "participant_left")
-        aborted = times(own, "participant_connection_aborted")
-        joined = times(own, "participant_joined")
-        published = [event for event in own if event["event"] in ("track_published", "track_unpublished")]
-        if aborted and not left and not published and not (joined and min(joined) < min(aborted)):
-            return None
-        if left or aborted:
-            return min(left + aborted)
+        """None for a session still open."""
+        ends = times(own, "participant_left") + times(own, "participant_connection_aborted")
+        if ends:
+            return min(ends)
         rooms = {event["room"]["sid"] for event in own if "room" in event}
         finished = [
             created(event)
@@ -86,7 +84,45 @@ class Meter:
             if event["event"] == "room_finished" and event["room"]["sid"] in rooms
         ]
         start_s = start_of(own) // 1000
-        return min((at for at in finished if at // 1000 >= start_s), default=None)
+        at_finish = min((at for at in finished if at // 1000 >= start_s), default=None)
+        if at_finish is not None:
+            return at_finish
+        followed = min((at for room in rooms for at in self._created_after(room)), default=0)
+        return min(last_sign_of(own), followed) if followed > start_of(own) else None
+
+    def _created_after(self, sid: str) -> list[int]:
+        """When other rooms of this one's name were created, of those created after it."""
+        told = [(event["room"], room_created(event)) for event in self._events if room_created(event)]
+        own = [at for room, at in told if room["sid"] == sid]
+        names = {room["name"] for room, _ in told if room["sid"] == sid}
+        first = {room["sid"]: min(at for other, at in told if other["sid"] == room["sid"]) for room, _ in told}
+        return [first[room["sid"]] for room, _ in told if room["name"] in names and first[room["sid"]] > min(own)]
+
+
+def never_connected(own: list[Event]) -> bool:
+    """Aborted, and neither joined seconds earlier nor with media."""
+    aborted, joined = times(own, "participant_connection_aborted"), times(own, "participant_joined")
+    media = [event for event in own if event["event"].startswith("track_")]
+    if not aborted or media or times(own, "participant_left"):
+        return False
+    return not (joined and min(joined) < min(aborted))
+
+
+def last_sign_of(own: list[Event]) -> int:
+    """Of presence: the join, and the first time each track was told to be there, and to be gone."""
+    signs = [start_of(own), *sorted(times(own, "participant_joined"))[:1]]
+    for sid in {event["track"]["sid"] for event in own if "track" in event}:
+        about = [event for event in own if event.get("track", {}).get("sid") == sid]
+        for name in ("track_published", "track_unpublished"):
+            signs += sorted(times(about, name))[:1]
+    return max(signs)
+
+
+def room_created(event: Event) -> int:
+    """0 where the event tells none, or one that cannot be true."""
+    told = event.get("room", {})
+    at = int(told.get("creationTimeMs", 0)) or int(told.get("creationTime", 0)) * 1000
+    return at if EARLIEST <= at <= created(event) + SKEW else 0
 
 
 def created(event: Event) -> int:
