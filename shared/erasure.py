@@ -6,7 +6,7 @@ deletion: docs/decisions/0113-erasing-an-identity.md.
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -65,10 +65,11 @@ async def erase_identity(conn: Connection, project_id: str, identity: str) -> Er
     if count := await queries.count_open(conn, project_id, identity):
         raise IdentityConnected(identity, count)
     await queries.hold_events(conn)
-    sessions = await queries.lock_sessions_of(conn, project_id, identity)
-    renamed = [msgspec.structs.replace(session, identity=pseudonym, name=None) for session in sessions]
+    sessions = await queries.lock_sessions_of(conn, project_id, identity, PSEUDONYM_PREFIX)
+    names = {session.sid: pseudonym if session.identity == identity else session.identity or "" for session in sessions}
+    renamed = [msgspec.structs.replace(session, identity=names[session.sid], name=None) for session in sessions]
     await queries.rename_sessions(conn, renamed)
-    events = await _rewrite_events(conn, project_id, identity, pseudonym, [session.sid for session in sessions])
+    events = await _rewrite_events(conn, project_id, identity, pseudonym, names)
     aside = [
         (number, without_person(body, identity, pseudonym))
         for number, body in await queries.set_aside_about(conn, project_id, quoted)
@@ -77,18 +78,22 @@ async def erase_identity(conn: Connection, project_id: str, identity: str) -> Er
     await queries.drop_set_aside(conn, [number for number, body in aside if body is None])
     await queries.forget_answers_about(conn, project_id, quoted)
     await _move_usage(conn, project_id, identity, sessions, renamed)
-    return Erased(pseudonym, len(sessions), events, len(aside))
+    return Erased(pseudonym, list(names.values()).count(pseudonym), events, len(aside))
 
 
-async def _rewrite_events(conn: Connection, project_id: str, identity: str, pseudonym: str, sids: Sequence[str]) -> int:
-    """Returns how many there were. An event that came after an earlier erasure of its session gets the name of that one."""
+async def _rewrite_events(
+    conn: Connection, project_id: str, identity: str, pseudonym: str, names: Mapping[str, str]
+) -> int:
+    """Returns how many there were. ``names``: what the sessions that are locked are called from now on, by sid; of one that was
+    erased before, the name it got then."""
     count = 0
-    async for event in queries.events_about(conn, project_id, identity, msgspec.json.encode(identity), sids):
-        if event.own and event.called == identity:
-            continue  # its session came after those that were renamed
+    async for event in queries.events_about(conn, project_id, identity, msgspec.json.encode(identity), list(names)):
         name = pseudonym
-        if event.own and event.called is not None and event.called.startswith(PSEUDONYM_PREFIX):
-            name = event.called
+        if event.own:
+            called = event.called or ""
+            if event.sid not in names and (called == identity or called.startswith(PSEUDONYM_PREFIX)):
+                continue  # it came after its session could be locked
+            name = names.get(event.sid or "", pseudonym)
         await queries.rewrite_event(conn, event, without_person(event.body, identity, name) or b"{}", name)
         count += 1
     return count

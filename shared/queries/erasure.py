@@ -16,14 +16,15 @@ TIMEOUT_S = 3600.0
 
 
 class StoredEvent(NamedTuple):
-    """Where it stands and what LiveKit sent. ``own``: it is about a session of this identity, which by now is called
-    ``called``."""
+    """Where it stands and what LiveKit sent. ``own``: it is about this identity, in the session ``sid``, which by now is
+    called ``called``."""
 
     created_at: datetime
     id: str
     body: bytes
-    own: bool = False
-    called: str | None = None
+    own: bool
+    sid: str | None
+    called: str | None
 
 
 async def count_open(conn: Connection, project_id: str, identity: str) -> int:
@@ -38,12 +39,17 @@ async def count_open(conn: Connection, project_id: str, identity: str) -> int:
     return count
 
 
-async def lock_sessions_of(conn: Connection, project_id: str, identity: str) -> list[Session]:
-    """All sessions of this identity in both modes, locked in the fold's order."""
+async def lock_sessions_of(conn: Connection, project_id: str, identity: str, erased_prefix: str) -> list[Session]:
+    """All sessions of this identity in both modes, locked in the fold's order; with those that were erased before and of which
+    an event has come since, which may have told more of the person than the identity."""
     rows = await conn.fetch(
-        "SELECT state FROM session WHERE project_id = $1 AND identity = $2 ORDER BY sid FOR UPDATE",
+        "SELECT state FROM session WHERE sid IN (SELECT sid FROM session WHERE project_id = $1 AND identity = $2"
+        " UNION SELECT participant_sid FROM event WHERE identity = $2"
+        " AND (project_id = $1 OR (project_id IS NULL AND room IS NULL)))"
+        " AND project_id = $1 AND (identity = $2 OR starts_with(identity, $3)) ORDER BY sid FOR UPDATE",
         project_id,
         identity,
+        erased_prefix,
         timeout=TIMEOUT_S,
     )
     return [_decode(row["state"]) for row in rows]
@@ -84,8 +90,8 @@ async def events_about(
     """The kept events that name this identity, those of these sessions that name no room included. ``quoted``: as it stands in
     JSON, with its quotation marks. Others can be asked and written between two of them."""
     query = (
-        "SELECT e.created_at, e.id, e.body, e.identity IS NOT DISTINCT FROM $2 AS own, s.identity AS called FROM event e"
-        " LEFT JOIN session s ON s.sid = e.participant_sid"
+        "SELECT e.created_at, e.id, e.body, e.identity IS NOT DISTINCT FROM $2 AS own, e.participant_sid AS sid,"
+        " s.identity AS called FROM event e LEFT JOIN session s ON s.sid = e.participant_sid"
         " WHERE (e.project_id = $1 OR (e.project_id IS NULL AND e.room IS NULL AND e.participant_sid = ANY ($4::text[])))"
         " AND (e.identity = $2 OR position($3::bytea IN e.body) > 0)"
     )

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.cli.erase import printed
+from services.cli.erase import erase, printed
 from services.cli.projects import create_project
 from services.worker.fold import fold_batch
 from shared.audit.proof import Checked
@@ -126,6 +126,30 @@ async def test_what_came_late_of_an_erased_session_goes_with_the_next_erasure(po
     assert await differences(pool) == []
 
 
+async def test_a_display_name_that_came_late_goes_with_the_next_erasure(pool: Pool, settings: Settings) -> None:
+    """The session has its pseudonym and is called so; but the late event told who that is. One without its room is nobody's."""
+    project_id = (await create_project(settings.database, "one")).project_id
+    room = {"sid": "RM_1", "name": livekit_room(project_id, "live", "lobby")}
+    at_s = time.time_ns() // 1_000_000_000 - 600
+    who = {"sid": "PA_1", "identity": "zoe", "name": "Zoe", "joinedAtMs": str(at_s * 1000)}
+    await folded(pool, [body("participant_left", "EV_1", at_s + 60, room=room, participant=who)])
+    async with pool.acquire() as conn, conn.transaction():
+        erased = await erase_identity(conn, project_id, "zoe")
+    track = {"sid": "TR_1", "type": "VIDEO"}
+    joined = body("participant_joined", "EV_0", at_s, room=room, participant=who)
+    await folded(pool, [joined, body("track_published", "EV_2", at_s, participant=who, track=track)])
+    async with pool.acquire() as conn, conn.transaction():
+        again = await erase_identity(conn, project_id, "zoe")
+        row = await conn.fetchrow("SELECT identity, state FROM session")
+        bodies = [row["body"] for row in await conn.fetch("SELECT body FROM event")]
+    assert (again.sessions, again.events) == (0, 2)
+    assert not [one for one in bodies if b"zoe" in one or b"Zoe" in one]
+    assert row is not None
+    assert row["identity"] == erased.pseudonym
+    assert b"Zoe" not in row["state"]
+    assert await differences(pool) == []
+
+
 async def test_who_comes_while_it_runs_is_whole_under_one_name(pool: Pool, settings: Settings) -> None:
     """The fold does not wait for it: sessions, their events and their usage must be renamed together or not at all."""
     project_id = (await create_project(settings.database, "one")).project_id
@@ -200,11 +224,17 @@ async def test_a_mistyped_project_is_no_empty_one(pool: Pool) -> None:
 async def test_it_happens_all_at_once(pool: Pool, settings: Settings) -> None:
     """A pseudonym is random: half an erasure would leave two of them."""
     project_id = (await create_project(settings.database, "one")).project_id
+    room = {"sid": "RM_1", "name": livekit_room(project_id, "live", "lobby")}
+    at_s = time.time_ns() // 1_000_000_000 - 600
+    who = {"sid": "PA_1", "identity": "zoe", "name": "Zoe", "joinedAtMs": str(at_s * 1000)}
+    await folded(pool, [body("participant_left", "EV_1", at_s + 60, room=room, participant=who)])
     async with pool.acquire() as conn:
         await conn.execute("ALTER TABLE usage_group RENAME TO elsewhere")
         with pytest.raises(asyncpg.UndefinedTableError):
-            async with conn.transaction():
-                await erase_identity(conn, project_id, "ada")
+            await erase(settings.database, project_id, "zoe")
+        await conn.execute("ALTER TABLE elsewhere RENAME TO usage_group")
+        assert await conn.fetchval("SELECT identity FROM session") == "zoe"
+        assert b"Zoe" in await conn.fetchval("SELECT body FROM event")
 
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)

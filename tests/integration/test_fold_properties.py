@@ -27,7 +27,7 @@ PROJECT = "aaaaaaaa"
 LOBBY, OTHER = (livekit_room(PROJECT, "live", name) for name in ("lobby", "other"))
 TEST_LOBBY = livekit_room(PROJECT, "test", "lobby")
 # Each example empties the tables it shares with the others.
-stories = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+stories = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 # Few of them, so that many things happen at once; around an hour, midnight, and a second in which times are cut off.
 instants = st.sampled_from([-HOUR_MS, -60_000, -1_000, -1, 0, 0, 1, 500, 999, 1_000, 2_000, 60_000, 600_000]).map(
