@@ -20,6 +20,7 @@ from shared.migrate import migrate
 from shared.models.projects import CreatedProject
 from shared.postgres import connect
 from shared.settings import DatabaseUrl, inherited_environment, parse_database_url
+from tests.ports import free_port
 
 API_KEY, API_SECRET = "devkey", "a-secret-of-the-fault-harness-alone"
 _DRAINED_WITHIN_S = 180.0
@@ -33,7 +34,7 @@ class Stack:
         self.postgres, database_url = parts.postgres(home)
         self.redis, self.redis_url = parts.redis(home)
         self.database: DatabaseUrl = parse_database_url(database_url)
-        self.url = f"http://127.0.0.1:{_free_port()}"
+        self.url = f"http://127.0.0.1:{free_port()}"
         self.environment = {
             "DATABASE_URL": database_url,
             "REDIS_URL": self.redis_url,
@@ -50,7 +51,7 @@ class Stack:
         self.workers: list[Part] = []
 
     def add_worker(self, module: str = "services.worker.main") -> Part:
-        port = _free_port()
+        port = free_port()
         env = {**self.environment, "WORKER_PORT": str(port)}
         name = f"worker{len(self.workers) + 1}"
         worker = parts.service(name, module, env, self.home, f"http://127.0.0.1:{port}/healthz")
@@ -164,11 +165,3 @@ def running() -> Iterator[Stack]:
             yield stack
         finally:
             stack.stop()
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

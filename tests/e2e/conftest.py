@@ -17,9 +17,10 @@ import pytest
 
 from services.cli.data_dir import STORED, DataDir
 from shared.settings import DatabaseUrl, inherited_environment, parse_database_url
-from tests.e2e.livekit_server import API_KEY, API_SECRET, LiveKit, binary, free_port, livekit_server, unavailable
+from tests.e2e.livekit_server import API_KEY, API_SECRET, LiveKit, binary, livekit_server, unavailable
 from tests.e2e.recorder import Recorder, recording
 from tests.e2e.test_up import _UP, Up
+from tests.ports import free_port
 
 _STOP_WITHIN_S = 60.0
 

@@ -15,7 +15,7 @@ from shared import event_stream
 from shared.livekit.webhook import WebhookSigner
 from shared.settings import Settings, inherited_environment
 from tests.e2e.balanced_load import Balancer, Wanted
-from tests.e2e.livekit_server import free_port
+from tests.ports import free_port
 
 STOP_WITHIN_S = 40.0
 _FOLDED_WITHIN_S = 120.0

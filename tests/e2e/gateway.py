@@ -16,8 +16,9 @@ from shared.ids import Mode, livekit_room
 from shared.models.projects import CreatedProject
 from shared.settings import DatabaseUrl, Settings
 from tests.e2e.guest import Guest
-from tests.e2e.livekit_server import API_KEY, API_SECRET, LiveKit, binary, free_port, livekit_server, unavailable
+from tests.e2e.livekit_server import API_KEY, API_SECRET, LiveKit, binary, livekit_server, unavailable
 from tests.integration.conftest import key_of, serving
+from tests.ports import free_port
 
 
 class Gateway(NamedTuple):

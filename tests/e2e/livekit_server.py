@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from shared.settings import environment
+from tests.ports import free_port
 
 API_KEY = "devkey"
 API_SECRET = "a-secret-of-the-end-to-end-tests-alone"
@@ -48,13 +49,6 @@ def unavailable(reason: str) -> None:
     if environment().get("RELAY_REQUIRE_LIVEKIT") == "1":
         pytest.fail(f"{reason}, and RELAY_REQUIRE_LIVEKIT=1", pytrace=False)
     pytest.skip(reason)
-
-
-def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        number: int = probe.getsockname()[1]
-    return number
 
 
 def _config(port: int, webhook_url: str, redis_address: str) -> str:

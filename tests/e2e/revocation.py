@@ -27,12 +27,13 @@ from services.cli.projects import create_key, create_project, revoke_key
 from shared.migrate import migrate
 from shared.postgres import connect
 from shared.settings import DatabaseUrl, parse_database_url
-from tests.e2e.livekit_server import free_port
+from tests.ports import free_port
 
 PROCESSES = 2
 # Connections to each process: some use the key that will be revoked, some one that stays.
 REVOKED, STAYING = 3, 2
 WARM_S, ON_S = 0.4, 1.5
+_ANSWERED_WITHIN_S = 20.0
 LISTENERS = (
     "SELECT pid FROM pg_stat_activity WHERE application_name = 'relay api keys' AND datname = current_database()"
 )
@@ -97,6 +98,10 @@ async def measured(case: str, running: Processes, project_id: str, disturb: Call
     ]
     try:
         await asyncio.sleep(WARM_S)
+        deadline = time.monotonic() + _ANSWERED_WITHIN_S
+        while not (revoked and staying):
+            assert time.monotonic() < deadline, "nothing was minted"
+            await asyncio.sleep(0.01)
         await disturb()
         await revoke_key(running.database, key.key_id)
         returned = time.monotonic()

@@ -14,7 +14,8 @@ import yaml
 
 from services.cli.doctor.livekit_config import check_livekit_config
 from shared.settings import load_settings
-from tests.e2e.livekit_server import binary, free_port
+from tests.e2e.livekit_server import binary
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 

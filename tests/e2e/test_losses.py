@@ -28,10 +28,11 @@ from shared.metering.reconcile import SETTLE_MS
 from shared.postgres import connect
 from shared.settings import parse_database_url
 from tests.e2e.conftest import Stack, relay_up
-from tests.e2e.livekit_server import API_KEY, API_SECRET, LiveKit, binary, free_port, livekit_server, unavailable
+from tests.e2e.livekit_server import API_KEY, API_SECRET, LiveKit, binary, livekit_server, unavailable
 from tests.e2e.participant import Person
 from tests.e2e.recorder import recording
 from tests.e2e.test_livekit import Scope
+from tests.ports import free_port
 
 pytestmark = pytest.mark.livekit
 INTERVAL_S = 3

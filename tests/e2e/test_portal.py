@@ -18,8 +18,9 @@ import pytest
 from shared.livekit.webhook import WebhookSigner
 from tests.e2e.browser import Console, chromium, require_chromium
 from tests.e2e.conftest import relay_up
-from tests.e2e.livekit_server import API_KEY, API_SECRET, free_port
+from tests.e2e.livekit_server import API_KEY, API_SECRET
 from tests.portal_browser import PASSWORD, Browser
+from tests.ports import free_port
 
 _LIVE_WITHIN_MS = 2000
 _WAIT_MS = 30_000

@@ -9,7 +9,7 @@ from tests.e2e.rolling_restart import rolling_restart
 
 async def test_a_rolling_restart_loses_and_doubles_nothing(settings: Settings, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    figures = await rolling_restart(settings, log, rounds=1, tokens=150, webhook_rate=150, events=6000)
+    figures = await rolling_restart(settings, log, rounds=1, tokens=150, webhook_rate=150, events=9000, drain_s=2)
     assert figures.lost == 0, log.read_text()
     assert figures.verified
     tokens, webhooks = figures.outcomes["tokens"], figures.outcomes["webhooks"]

@@ -19,9 +19,9 @@ from shared.ids import livekit_room
 from shared.livekit.webhook import WebhookSigner
 from shared.settings import Settings
 from tests.e2e.fleet import environment_of
-from tests.e2e.livekit_server import free_port
 from tests.integration.conftest import key_of
 from tests.livekit_bodies import BASE_S, body, participant, room
+from tests.ports import free_port
 
 PERSON = "somebody-private"
 

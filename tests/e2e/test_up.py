@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -18,6 +18,7 @@ import pytest
 
 from services.cli.data_dir import STORED
 from shared.settings import inherited_environment
+from tests.ports import free_port
 
 _WITHIN_S = 60.0
 _UP = """
@@ -43,9 +44,7 @@ def directory() -> Iterator[Path]:
 
 @pytest.fixture
 def port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        number: int = server.getsockname()[1]
-    return number
+    return free_port()
 
 
 class Up:
@@ -134,6 +133,7 @@ def test_keys_are_shown_once_and_work_over_restarts(directory: Path, port: int) 
             json={"room": "lobby", "identity": "ada"},
             headers={"Authorization": f"Bearer {secret}"},
             trust_env=False,
+            timeout=20,
         )
         assert answer.status_code == 200, answer.text
         assert second.stop() == 0
@@ -141,6 +141,12 @@ def test_keys_are_shown_once_and_work_over_restarts(directory: Path, port: int) 
 
 @pytest.mark.parametrize("name", ["postgres", "redis", "worker"])
 def test_a_killed_child_is_started_again(directory: Path, port: int, name: str) -> None:
+    def is_ready() -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False, timeout=20).status_code == 200
+        except httpx.TransportError:
+            return False
+
     pid_files = {"postgres": directory / "postgres/postmaster.pid", "redis": directory / "redis/redis.pid"}
     with running(directory, port) as started:
         started.wait_for("/v1/usage")
@@ -148,19 +154,22 @@ def test_a_killed_child_is_started_again(directory: Path, port: int, name: str) 
         os.kill(before, signal.SIGKILL)
         started.wait_for(f"{name} was killed by SIGKILL; restarting it in 0.2 s")
         eventually(lambda: _pid_of(name, directory, pid_files) not in (0, before), f"{name} is not back")
-        ready = f"http://127.0.0.1:{port}/readyz"
-        eventually(lambda: httpx.get(ready, trust_env=False).status_code == 200, "not ready again")
+        eventually(is_ready, "not ready again")
         assert started.stop() == 0
 
 
 def _pid_of(name: str, directory: Path, pid_files: dict[str, Path]) -> int:
     """0 while there is none."""
     if name in pid_files:
-        text = pid_files[name].read_text() if pid_files[name].exists() else ""
-        return int(text.split("\n")[0] or 0)
+        with suppress(FileNotFoundError):
+            return int(pid_files[name].read_text().split("\n")[0] or 0)
+        return 0
     module = f"services.{name}.main".encode()
-    mine = [pid for pid in group_of(directory) if module in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    return mine[0] if mine else 0
+    for pid in group_of(directory):
+        with suppress(OSError):  # it has ended since
+            if module in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return pid
+    return 0
 
 
 def test_second_start_on_the_same_directory_is_refused(directory: Path, port: int) -> None:

@@ -31,12 +31,31 @@ def start_worker(settings: Settings, log: Path) -> "subprocess.Popen[bytes]":
         )
 
 
-async def feed(settings: Settings, events: list[Event], stop: asyncio.Event) -> None:
-    """Appends as the API does, paced so that the load outlasts the killing."""
+class Pace:
+    """How much of the load may have been sent: some of it is left for every kill, however long one takes."""
+
+    def __init__(self, kills: int) -> None:
+        self._kills, self._done = kills, 0
+        self._on = asyncio.Event()
+
+    async def allows(self, part: float) -> None:
+        """Waits until so much of the load, from 0 to 1, may be sent."""
+        while part > (self._done + 1) / (self._kills + 1):
+            self._on.clear()
+            await self._on.wait()
+
+    def killed(self) -> None:
+        self._done += 1
+        self._on.set()
+
+
+async def feed(settings: Settings, events: list[Event], pace: Pace, stop: asyncio.Event) -> None:
+    """Appends as the API does."""
     redis = event_stream.connect_streams(settings)
     broker = create_broker(settings.redis_url, [])
     try:
         for start in range(0, len(events), 100):
+            await pace.allows(start / len(events))
             now_ms = time.time_ns() // 1_000_000
             group = events[start : start + 100]
             silent = await event_stream.append(
@@ -71,22 +90,25 @@ async def kill_under_load(settings: Settings, tmp_path: Path, kills: int, events
     owners = [((await create_project(settings.database, name)).project_id, name) for name in ("one", "two")]
     options = ("--events", str(events), "--rooms", "20", "--people", "8", "--shuffle", "--duplicate", "0.1")
     traffic = traffic_for(owners, time.time_ns() // 1_000_000, *options)
-    log, rng, stop = tmp_path / "worker.log", random.Random(1), asyncio.Event()
+    log, rng, pace, stop = tmp_path / "worker.log", random.Random(1), Pace(kills), asyncio.Event()
     worker = start_worker(settings, log)
-    feeding = asyncio.create_task(feed(settings, traffic.events, stop))
+    feeding = asyncio.create_task(feed(settings, traffic.events, pace, stop))
     try:
         async with create_pool(settings.database, "tests") as pool:
+            before = 0
             for number in range(kills):
-                before, deadline = await counted(pool), time.monotonic() + 30
+                deadline = time.monotonic() + 30
                 # Only a worker that has folded something is worth killing, somewhere in the middle of the next batch.
-                while await counted(pool) == before and not feeding.done():
+                while await counted(pool) == before:
+                    assert not feeding.done(), f"the load ended before kill {number + 1}"
                     assert time.monotonic() < deadline, log.read_text()
                     await asyncio.sleep(0.01)
                 await asyncio.sleep(rng.random() * 0.1)
-                assert not feeding.done(), f"the load ended before kill {number + 1}"
                 worker.send_signal(signal.SIGKILL)
                 worker.wait()
+                before = await counted(pool)
                 worker = start_worker(settings, log)
+                pace.killed()
             stop.set()
             await feeding
             deadline = time.monotonic() + 60

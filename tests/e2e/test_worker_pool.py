@@ -9,17 +9,7 @@ import httpx
 
 from shared.settings import Settings
 from tests.e2e.fleet import environment_of
-from tests.e2e.livekit_server import free_port
-
-
-def two_free_ports() -> int:
-    """The first of two that follow each other."""
-    while True:
-        first = free_port()
-        try:
-            httpx.get(f"http://127.0.0.1:{first + 1}", trust_env=False, timeout=1)
-        except httpx.ConnectError:
-            return first
+from tests.ports import two_free_ports
 
 
 def ready(port: int) -> bool:

@@ -23,9 +23,9 @@ import httpx
 
 from services.cli.embedded import embedded_servers
 from shared.settings import environment
-from tests.e2e.livekit_server import free_port
 from tests.images.container import ran, running, stop, wait_until_healthy
 from tests.images.dockerfile import Image, build
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(environment().get("XDG_CACHE_HOME", "") or Path.home() / ".cache") / "relay-ci"

@@ -20,8 +20,8 @@ from shared.postgres import Pool
 from shared.queries import operations as queries
 from shared.queries.events import Received, record_progress
 from shared.settings import Settings, inherited_environment
-from tests.e2e.livekit_server import free_port
 from tests.integration.conftest import serving
+from tests.ports import free_port
 
 LiveKitAnswer = tuple[int, bytes]
 _KNOWN = (200, b"")  # an empty ListRoomsResponse in protobuf

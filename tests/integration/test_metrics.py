@@ -16,8 +16,8 @@ from shared.postgres import Pool
 from shared.queries import operations as queries
 from shared.queries.events import Received
 from shared.settings import Settings
-from tests.e2e.livekit_server import free_port
 from tests.integration.conftest import key_of
+from tests.ports import free_port
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 

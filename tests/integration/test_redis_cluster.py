@@ -14,7 +14,8 @@ from shared.postgres import Pool
 from shared.queries.events import Received
 from shared.settings import Settings
 from tests.e2e.test_worker_killed import kill_under_load
-from tests.redis_cluster import Cluster, Node, bus_free_port, redis_cluster
+from tests.ports import bus_free_port
+from tests.redis_cluster import Cluster, Node, redis_cluster
 
 
 @pytest.fixture

@@ -389,8 +389,8 @@ async def test_livekits_failures_are_told_and_keep_their_secrets(acme: Client, l
 
 
 async def test_without_livekit_rooms_are_502_and_tokens_go_on(settings: Settings, project: CreatedProject) -> None:
-    from tests.e2e.livekit_server import free_port
     from tests.integration.conftest import serving
+    from tests.ports import free_port
 
     settings = msgspec.structs.replace(settings, livekit_api_url=f"http://127.0.0.1:{free_port()}")
     async with serving(settings) as url, httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as api:
