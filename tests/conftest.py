@@ -1,4 +1,4 @@
-"""One embedded Postgres and Redis for the whole run; a fresh, migrated database for each test that asks."""
+"""One embedded Postgres and Redis for each process that runs tests; a fresh, migrated database for each test that asks."""
 
 import itertools
 import shutil
@@ -37,6 +37,13 @@ _ROOM_BYTES = 3 * 2**30
 def _in_memory() -> Path | None:
     """Where files lie in memory, if there is room for the servers' (containers often have 64 MiB)."""
     return _MEMORY if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM_BYTES else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Processes that run tests beside each other take file by file in this order. The end-to-end tests wait most of their time,
+    for one another's processors too; one of them at the end would be all that runs by then."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: (item.path.name != "test_losses.py", "e2e" not in item.path.parts))
 
 
 @pytest.fixture(scope="session")
@@ -111,6 +118,10 @@ def redis_url(servers: EmbeddedServers) -> str:
 
 @pytest.fixture
 def settings(database: DatabaseUrl, redis_url: str) -> Settings:
+    return settings_for(database, redis_url)
+
+
+def settings_for(database: DatabaseUrl, redis_url: str) -> Settings:
     """What the services run with, for a LiveKit in development mode."""
     return Settings(
         database=database,

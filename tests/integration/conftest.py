@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 import httpx
 import msgspec
@@ -13,13 +14,15 @@ from services.api.app import create_app
 from services.api.problem_codes import CODES
 from services.api.problems import ProblemDetails
 from services.api.server import server_config
+from services.cli.embedded import EmbeddedServers
 from services.cli.projects import create_project
-from shared.clock import Clock
+from shared.clock import DAY_MS, Clock, SystemClock, floor_to
 from shared.ids import KeyType, Mode
 from shared.livekit.webhook import WebhookSigner
 from shared.models.projects import CreatedProject
 from shared.postgres import Pool, create_pool
 from shared.settings import Settings
+from tests.conftest import fresh_database, settings_for
 
 
 @asynccontextmanager
@@ -48,14 +51,57 @@ async def every_error_is_a_listed_one(answer: httpx.Response) -> None:
         assert CODES[problem.code].status == problem.status == answer.status_code
 
 
-@pytest.fixture
-async def api(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+@asynccontextmanager
+async def client_of_api(settings: Settings, clock: Clock | None = None) -> AsyncIterator[httpx.AsyncClient]:
     hooks = {"response": [every_error_is_a_listed_one]}
     async with (
-        serving(settings) as url,
+        serving(settings, clock) as url,
         httpx.AsyncClient(base_url=url, trust_env=False, timeout=20, event_hooks=hooks) as client,
     ):
         yield client
+
+
+class SetClock:
+    """Stands until it is set."""
+
+    def __init__(self, at_ms: int) -> None:
+        self.at_ms = at_ms
+
+    def now_ms(self) -> int:
+        return self.at_ms
+
+
+# For tests of days: neither the day nor the hour ends while they run, and nothing of that day is still to come.
+LAST_NOON_MS = floor_to(SystemClock().now_ms() - DAY_MS // 2, DAY_MS) + DAY_MS // 2
+
+
+@pytest.fixture
+def api_clock() -> Clock:
+    """What the API takes for the time; a module may have another."""
+    return SystemClock()
+
+
+@pytest.fixture
+async def api(settings: Settings, api_clock: Clock) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of_api(settings, api_clock) as client:
+        yield client
+
+
+class Standing(NamedTuple):
+    """An API and a project."""
+
+    api: httpx.AsyncClient
+    project: CreatedProject
+
+
+@pytest.fixture(scope="module")
+async def standing(servers: EmbeddedServers, migrated_template: str) -> AsyncIterator[Standing]:
+    """One for all tests of a module whose requests are refused, or change nothing: to start an API takes much longer than to
+    refuse a request."""
+    with fresh_database(servers, migrated_template) as database:
+        project = await create_project(database, "standing")
+        async with client_of_api(settings_for(database, servers.redis_url)) as client:
+            yield Standing(client, project)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from shared.ids import parse_key
 from shared.models.projects import CreatedProject
 from shared.postgres import Pool
 from shared.settings import Settings
-from tests.integration.conftest import key_of
+from tests.integration.conftest import Standing, key_of
 
 
 class Client:
@@ -182,8 +182,8 @@ async def expiring(client: Client, at: str) -> object:
         (lambda c: c.problem("GET", params={"cursor": "x"}), (400, "invalid_cursor", "cursor")),
     ],
 )  # fmt: skip
-async def test_bad_input_names_its_field(live: Client, ask: Callable[[Client], Any], problem: object) -> None:
-    assert await ask(live) == problem
+async def test_bad_input_names_its_field(standing: Standing, ask: Callable[[Client], Any], problem: object) -> None:
+    assert await ask(Client(standing.api, key_of(standing.project))) == problem
 
 
 async def test_only_secret_keys_come_in(api: httpx.AsyncClient, project: CreatedProject) -> None:

@@ -16,12 +16,11 @@ from services.api.rate_counter import RateCounter
 from services.api.rate_windows import EXCHANGE_S, Verdict
 from services.cli.projects import create_key
 from shared import metrics
-from shared.clock import MINUTE_MS, floor_to
+from shared.clock import MINUTE_MS, SystemClock, floor_to
 from shared.ids import new_key
 from shared.models.projects import CreatedProject, KeyRecord
 from shared.settings import RateLimits, Settings
-from tests.integration.conftest import key_of, serving
-from tests.integration.test_keys import ShiftedClock
+from tests.integration.conftest import SetClock, key_of, serving
 
 NONE = RateLimits(tokens_per_key=0, tokens_per_project=0, api_per_key=0, api_per_project=0, unknown_keys=0)
 TOKEN = {"room": "lobby", "identity": "ada"}
@@ -38,8 +37,7 @@ ClientOf = Callable[[Settings], AbstractAsyncContextManager[httpx.AsyncClient]]
 def client_of() -> ClientOf:
     """Of processes whose clocks stand at the beginning of a minute: a window that turned in the middle of a test would begin a
     count of its own."""
-    clock = ShiftedClock()
-    clock.fixed_ms = floor_to(clock.now_ms(), MINUTE_MS)
+    clock = SetClock(floor_to(SystemClock().now_ms(), MINUTE_MS))
 
     @asynccontextmanager
     async def client_of(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
@@ -217,12 +215,6 @@ async def test_without_redis_nobody_is_refused_and_the_metrics_say_so(
 async def test_a_clock_that_is_set_back_does_not_leave_requests_uncounted(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a failure Redis is left alone for a second, and not for the hour that the clock goes through again."""
 
-    class SetClock:
-        at = 1_800_000_000_000
-
-        def now_ms(self) -> int:
-            return self.at
-
     asked: list[int] = []
 
     async def take(_self: RateCounter, _limits: Any, now_ms: int) -> Verdict:
@@ -230,13 +222,14 @@ async def test_a_clock_that_is_set_back_does_not_leave_requests_uncounted(monkey
         raise TimeoutError
 
     monkeypatch.setattr(RateCounter, "take", take)
-    clock, redis = SetClock(), connect_limits_redis("redis://127.0.0.1:1")
+    began_ms = 1_800_000_000_000
+    clock, redis = SetClock(began_ms), connect_limits_redis("redis://127.0.0.1:1")
     limits = Limits(msgspec.structs.replace(NONE, api_per_key=1), redis, clock)
     key = KeyRecord("key", "project", "live", "secret", None, None)
     for at in (0, 999, 1000, 1000 - 3_600_000):
-        clock.at = SetClock.at + at
+        clock.at_ms = began_ms + at
         assert await limits.of_request(key) == ()
-    assert asked == [SetClock.at + at for at in (0, 1000, 1000 - 3_600_000)]
+    assert asked == [began_ms + at for at in (0, 1000, 1000 - 3_600_000)]
     await redis.aclose()
 
 

@@ -28,8 +28,7 @@ from shared.postgres import Pool
 from shared.queries.events import Received
 from shared.settings import Settings, parse_database_url
 from tests.fake_livekit import fake_livekit, twirp_failure
-from tests.integration.conftest import key_of, serving
-from tests.integration.test_periodic import SetClock
+from tests.integration.conftest import SetClock, key_of, serving
 from tests.integration.test_reconcile import START_MS, World
 from tests.livekit_bodies import BASE_S, body, participant, room
 from tests.naive_meter import NaiveMeter
@@ -41,8 +40,7 @@ HOOK = "/api/webhooks/livekit"
 @pytest.fixture
 async def call(settings: Settings, pool: Pool, project: CreatedProject) -> AsyncIterator[World]:
     """A LiveKit of this test's own, reconciled by its clock."""
-    clock = SetClock()
-    clock.at_ms = START_MS
+    clock = SetClock(START_MS)
     secret = settings.livekit_api_key, settings.livekit_api_secret
     async with fake_livekit(*secret) as livekit, RoomService(livekit.url, *secret, clock) as service:
         yield World(livekit, clock, pool, service, project.project_id)

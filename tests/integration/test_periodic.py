@@ -11,21 +11,14 @@ from shared.errors import LiveKitUnreachable
 from shared.postgres import Pool, create_pool
 from shared.queries import periodic as queries
 from shared.settings import Settings
+from tests.integration.conftest import SetClock
 
 NOW = 1_795_000_000_000
 
 
-class SetClock:
-    def __init__(self) -> None:
-        self.at_ms = NOW
-
-    def now_ms(self) -> int:
-        return self.at_ms
-
-
 @pytest.fixture
 def clock() -> SetClock:
-    return SetClock()
+    return SetClock(NOW)
 
 
 @pytest.fixture

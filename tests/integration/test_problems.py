@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from shared.models.projects import CreatedProject
-from tests.integration.conftest import key_of
+from tests.integration.conftest import Standing, key_of
 
 TOKEN = {"room": "lobby", "identity": "ada"}
 
@@ -39,8 +39,7 @@ TOKEN = {"room": "lobby", "identity": "ada"}
     ],
 )  # fmt: skip
 async def test_a_problem_that_says_what_is_wrong(
-    api: httpx.AsyncClient,
-    project: CreatedProject,
+    standing: Standing,
     method: str,
     path: str,
     sent: dict[str, Any],
@@ -48,8 +47,8 @@ async def test_a_problem_that_says_what_is_wrong(
     code: str,
     param: str | None,
 ) -> None:
-    sent = {**sent, "headers": {**key_of(project), **sent.get("headers", {})}}
-    answer = await api.request(method, path, **sent)
+    sent = {**sent, "headers": {**key_of(standing.project), **sent.get("headers", {})}}
+    answer = await standing.api.request(method, path, **sent)
     problem = answer.json()
     assert (answer.status_code, problem["code"], problem.get("param")) == (status, code, param)
     assert answer.headers["content-type"] == "application/problem+json"
@@ -121,15 +120,14 @@ async def test_every_answer_has_an_id_of_its_own_and_is_kept_by_no_cache(
 @pytest.mark.parametrize(
     "path", ["/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/sign-in", "/", "/nowhere"]
 )
-async def test_head_is_get_without_its_body(api: httpx.AsyncClient, path: str) -> None:
-    read, asked = await api.get(path), await api.head(path)
+async def test_head_is_get_without_its_body(standing: Standing, path: str) -> None:
+    read, asked = await standing.api.get(path), await standing.api.head(path)
     assert (asked.status_code, asked.headers["content-type"]) == (read.status_code, read.headers["content-type"])
     assert asked.content == b""
 
 
 @pytest.mark.parametrize("path", ["/v1/usage", "/api/webhooks/livekit", "/projects/abc/live"])
-async def test_head_is_no_method_of_the_api_and_of_streams(api: httpx.AsyncClient, path: str) -> None:
-    async with httpx.AsyncClient(
-        base_url=api.base_url, trust_env=False
-    ) as client:  # without the hook that reads bodies
+async def test_head_is_no_method_of_the_api_and_of_streams(standing: Standing, path: str) -> None:
+    # Without the hook that reads bodies.
+    async with httpx.AsyncClient(base_url=standing.api.base_url, trust_env=False, timeout=20) as client:
         assert (await client.head(path)).status_code == 405

@@ -31,7 +31,8 @@ from shared.queries.reconcile import Pass, last_passes
 from shared.settings import Settings
 from tests import livekit_bodies as bodies
 from tests.fake_livekit import FakeLiveKit, fake_livekit, twirp_failure
-from tests.integration.test_periodic import SetClock, until
+from tests.integration.conftest import SetClock
+from tests.integration.test_periodic import until
 
 START_MS = 1_795_000_000_000
 
@@ -92,8 +93,7 @@ def _since(at_ms: int | None) -> int | None:
 
 @pytest.fixture
 async def world(settings: Settings, pool: Pool, project: CreatedProject) -> AsyncIterator[World]:
-    clock = SetClock()
-    clock.at_ms = START_MS
+    clock = SetClock(START_MS)
     async with (
         fake_livekit(settings.livekit_api_key, settings.livekit_api_secret) as livekit,
         RoomService(livekit.url, settings.livekit_api_key, settings.livekit_api_secret, clock) as service,

@@ -15,7 +15,7 @@ from shared.postgres import Pool
 from shared.queries import event_pages, pages
 from shared.queries.events import Received
 from shared.settings import Settings
-from tests.integration.conftest import key_of
+from tests.integration.conftest import Standing, key_of
 from tests.livekit_bodies import body, meeting, participant, room
 
 START_S = int(time.time()) // 3600 * 3600 - 7200
@@ -226,10 +226,8 @@ async def test_only_the_own_project_and_mode(
         ([("room", "a"), ("room", "b")], "room"),
     ],
 )
-async def test_bad_requests(
-    api: httpx.AsyncClient, project: CreatedProject, path: str, params: Any, param: str
-) -> None:
-    answer = await api.get(f"/v1/{path}", params=params, headers=key_of(project))
+async def test_bad_requests(standing: Standing, path: str, params: Any, param: str) -> None:
+    answer = await standing.api.get(f"/v1/{path}", params=params, headers=key_of(standing.project))
     assert (answer.status_code, answer.json()["param"]) == (400, param)
     assert answer.headers["content-type"] == "application/problem+json"
 

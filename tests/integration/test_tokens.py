@@ -11,7 +11,7 @@ from livekit import api as livekit_api
 from services.cli.projects import create_key, revoke_key
 from shared.models.projects import CreatedProject
 from shared.settings import Settings
-from tests.integration.conftest import key_of, serving
+from tests.integration.conftest import Standing, key_of, serving
 
 pytestmark = pytest.mark.filterwarnings("ignore:The HMAC key is:Warning")  # the development secret is short
 
@@ -123,10 +123,8 @@ async def test_ttl_is_capped(api: httpx.AsyncClient, project: CreatedProject) ->
         ),
     ],
 )
-async def test_bad_input_names_its_field(
-    api: httpx.AsyncClient, project: CreatedProject, fields: dict[str, Any], param: str, code: str
-) -> None:
-    answer = await mint(api, key_of(project), **fields)
+async def test_bad_input_names_its_field(standing: Standing, fields: dict[str, Any], param: str, code: str) -> None:
+    answer = await mint(standing.api, key_of(standing.project), **fields)
     problem = answer.json()
     assert (answer.status_code, problem["param"], problem["code"]) == (400, param, code)
     assert answer.headers["content-type"] == "application/problem+json"

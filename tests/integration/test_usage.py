@@ -8,20 +8,24 @@ import pytest
 
 from services.cli.projects import create_project
 from services.worker.fold import fold_batch
-from shared.clock import DAY_MS
+from shared.clock import DAY_MS, floor_to
 from shared.ids import livekit_room
 from shared.models.projects import CreatedProject
 from shared.postgres import Pool
 from shared.queries.events import Received
 from shared.settings import Settings
-from tests.integration.conftest import key_of
+from tests.integration.conftest import LAST_NOON_MS, SetClock, key_of
 from tests.livekit_bodies import body, meeting, meeting_usage, participant, room
 
 
+@pytest.fixture
+def api_clock() -> SetClock:
+    return SetClock(LAST_NOON_MS)
+
+
 async def fold(pool: Pool, bodies: list[bytes]) -> None:
-    now_ms = time.time_ns() // 1_000_000
     async with pool.acquire() as conn:
-        await fold_batch(conn, 0, [Received(now_ms, one) for one in bodies])
+        await fold_batch(conn, 0, [Received(LAST_NOON_MS, one) for one in bodies])
 
 
 async def usage(api: httpx.AsyncClient, headers: dict[str, str], period: str = "7d") -> dict[str, Any]:
@@ -40,7 +44,7 @@ async def test_of_a_project_without_traffic(api: httpx.AsyncClient, project: Cre
 
 
 async def test_days_totals_and_peaks(api: httpx.AsyncClient, pool: Pool, project: CreatedProject) -> None:
-    today = int(time.time()) // 86400 * 86400
+    today = floor_to(LAST_NOON_MS, DAY_MS) // 1000
     name = livekit_room(project.project_id, "live", "lobby")
     # Ten minutes around the midnight three days ago: the second person comes with the new day, to the second.
     await fold(pool, meeting(name, start_s=today - 3 * 86400 - 300, tag="m"))
@@ -64,23 +68,23 @@ async def test_days_totals_and_peaks(api: httpx.AsyncClient, pool: Pool, project
 
 
 async def test_open_sessions_count_up_to_now_and_are_not_stored(
-    api: httpx.AsyncClient, pool: Pool, project: CreatedProject
+    api: httpx.AsyncClient, api_clock: SetClock, pool: Pool, project: CreatedProject
 ) -> None:
-    now_ms = time.time_ns() // 1_000_000
-    since_ms = now_ms - 2 * DAY_MS
+    since_ms = LAST_NOON_MS - 2 * DAY_MS
     name = livekit_room(project.project_id, "live", "lobby")
     ada = participant("PA_open", "ada", since_ms)
     at_s = since_ms // 1000
     await fold(pool, [body("participant_joined", "EV_1", at_s, room=room(name, created_s=at_s), participant=ada)])
     async with pool.acquire() as conn:
-        await conn.execute("UPDATE session SET confirmed_ms = $1", now_ms)
+        await conn.execute("UPDATE session SET confirmed_ms = $1", LAST_NOON_MS)
     first = await usage(api, key_of(project))
     assert first["provisionalMinutes"] == first["totals"]["participantMinutes"]
-    assert first["provisionalMinutes"] == pytest.approx(2 * 24 * 60, abs=0.2)
+    assert first["provisionalMinutes"] == 2 * 24 * 60
     assert [day["peakParticipants"] for day in first["daily"]] == [0, 0, 0, 0, 1, 1, 1]
     assert first["daily"][-1]["identities"] == first["daily"][-1]["rooms"] == 1
+    api_clock.at_ms += 60_000
     second = await usage(api, key_of(project))
-    assert second["totals"]["participantMinutes"] > first["totals"]["participantMinutes"]
+    assert second["totals"]["participantMinutes"] == 2 * 24 * 60 + 1
     left = {**ada, "state": "DISCONNECTED"}
     await fold(pool, [body("participant_left", "EV_2", at_s + 60, room=room(name, created_s=at_s), participant=left)])
     closed = await usage(api, key_of(project))
@@ -93,7 +97,7 @@ async def test_modes_and_projects_never_mix(
     api: httpx.AsyncClient, pool: Pool, project: CreatedProject, settings: Settings
 ) -> None:
     other = await create_project(settings.database, "other")
-    start = int(time.time()) - 3600
+    start = LAST_NOON_MS // 1000 - 3600
     await fold(pool, meeting(livekit_room(project.project_id, "test", "lobby"), start_s=start, tag="t"))
     minutes = [
         (await usage(api, key_of(owner, mode)))["totals"]["participantMinutes"]  # type: ignore[arg-type]  # a literal in a loop
@@ -113,7 +117,7 @@ async def test_bad_requests(api: httpx.AsyncClient, project: CreatedProject) -> 
 
 
 async def test_recorders_are_no_participants(api: httpx.AsyncClient, pool: Pool, project: CreatedProject) -> None:
-    start = int(time.time()) - 600
+    start = LAST_NOON_MS // 1000 - 600
     name = livekit_room(project.project_id, "live", "lobby")
     for number, kind in enumerate(("EGRESS", "AGENT")):
         who = participant(f"PA_{kind}", kind, start * 1000, kind=kind)

@@ -3,7 +3,6 @@
 import csv
 import io
 import random
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +17,7 @@ from shared.models.projects import CreatedProject
 from shared.postgres import Pool
 from shared.queries import groups as group_queries
 from shared.settings import Settings
-from tests.integration.conftest import key_of
+from tests.integration.conftest import LAST_NOON_MS, SetClock, Standing, key_of
 from tests.integration.test_usage_ranges import some_run, some_session
 
 FIELDS = (
@@ -29,7 +28,12 @@ FIELDS = (
     "inferredMinutes",
     "provisionalMinutes",
 )
-TODAY = floor_to(time.time_ns() // 1_000_000, DAY_MS)
+TODAY = floor_to(LAST_NOON_MS, DAY_MS)
+
+
+@pytest.fixture
+def api_clock() -> SetClock:
+    return SetClock(LAST_NOON_MS)
 
 
 def millionths(value: float) -> int:
@@ -46,7 +50,6 @@ async def usage(api: httpx.AsyncClient, headers: dict[str, str], **params: Any) 
 async def busy(pool: Pool, project: CreatedProject) -> CreatedProject:
     """Sixty sessions over the last days, of every kind, some without an end, some whose end was inferred; and media."""
     rng = random.Random(7)
-    now_ms = time.time_ns() // 1_000_000
     sessions = []
     for number in range(60):
         one = some_session(rng, number, project.project_id)
@@ -61,8 +64,8 @@ async def busy(pool: Pool, project: CreatedProject) -> CreatedProject:
             )
             for sid, track in one.tracks.items()
         }
-        left_ms = None if one.left_ms is None else min(one.left_ms + shift, now_ms)
-        gone_ms = now_ms if left_ms is None and rng.random() < 0.5 else None
+        left_ms = None if one.left_ms is None else min(one.left_ms + shift, LAST_NOON_MS)
+        gone_ms = LAST_NOON_MS if left_ms is None and rng.random() < 0.5 else None
         values = {"joined_ms": start_ms, "left_ms": left_ms, "gone_ms": gone_ms, "tracks": tracks}
         sighted = {"sighted_ms": start_ms + HOUR_MS} if gone_ms is not None else {}
         sessions.append(Session(**{**{f: getattr(one, f) for f in one.__struct_fields__}, **values, **sighted}))
@@ -73,8 +76,8 @@ async def busy(pool: Pool, project: CreatedProject) -> CreatedProject:
         for run, end in ((some_run(rng, n, project.project_id), rng.choice([None, TODAY + 1])) for n in range(5))
     ]
     async with pool.acquire() as conn, conn.transaction():
-        await fold_sessions(conn, sessions, [], now_ms, await fold_runs(conn, runs))
-        await conn.execute("UPDATE session SET confirmed_ms = $1 WHERE ended_ms IS NULL", now_ms)
+        await fold_sessions(conn, sessions, [], LAST_NOON_MS, await fold_runs(conn, runs))
+        await conn.execute("UPDATE session SET confirmed_ms = $1 WHERE ended_ms IS NULL", LAST_NOON_MS)
     return project
 
 
@@ -280,9 +283,7 @@ async def test_too_many_groups_to_rank(
         ([("period", "7d"), ("period", "30d")], "period", "invalid_request"),
     ],
 )  # fmt: skip
-async def test_bad_requests(
-    api: httpx.AsyncClient, project: CreatedProject, params: Any, param: str, code: str
-) -> None:
-    answer = await api.get("/v1/usage", params=params, headers=key_of(project))
+async def test_bad_requests(standing: Standing, params: Any, param: str, code: str) -> None:
+    answer = await standing.api.get("/v1/usage", params=params, headers=key_of(standing.project))
     assert answer.status_code == 400, answer.text
     assert (answer.json()["param"], answer.json()["code"]) == (param, code)
