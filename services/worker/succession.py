@@ -19,7 +19,7 @@ async def succeeded_rooms(conn: Connection, observed: Sequence[Room]) -> list[Ro
     rooms: dict[str, Room] = {}
     for room in observed:
         rooms[room.sid] = merge_room(rooms[room.sid], room) if room.sid in rooms else room
-    dated = [room for room in rooms.values() if room.name and room.created_ms is not None]
+    dated = [room for room in rooms.values() if room.created_ms is not None]
     if not dated:
         return []
     stored = await session_queries.namesakes(conn, dated)

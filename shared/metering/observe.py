@@ -59,7 +59,7 @@ def observe(event: LiveKitEvent, received_ms: int) -> Observation:
     owner = parse_livekit_room(room_name) if room_name else None
     if room_name and owner is None:
         return Observation(created_ms, None, room_name, None, None)
-    room = _room(event, owner, created_ms) if event.room is not None and event.room.sid else None
+    room = _room(event, owner, created_ms)
     session = _session(event, owner, created_ms)
     return Observation(created_ms, owner, room_name, session, room, _run(event, owner, created_ms))
 
@@ -74,13 +74,14 @@ def _room_name(event: LiveKitEvent) -> str:
 
 def _room(event: LiveKitEvent, owner: RoomName | None, created_ms: int) -> Room | None:
     info = event.room
-    if info is None or event.event not in _WITH_ROOM:
+    # Which room followed is told by the name, in the name's partition; LiveKit never leaves it out.
+    if owner is None or info is None or not info.sid or not info.name or event.event not in _WITH_ROOM:
         return None
     return Room(
         sid=info.sid,
-        name=info.name or None,
-        project_id=owner.project_id if owner else None,
-        mode=owner.mode if owner else None,
+        name=info.name,
+        project_id=owner.project_id,
+        mode=owner.mode,
         created_ms=_created_ms(info, created_ms),
         finished_ms=(created_ms,) if event.event == "room_finished" else (),
     )

@@ -217,15 +217,9 @@ _ROOM_EVENT = "e.name ~ '^(room_|participant_|relay_participant_seen$)' AND e.ro
 async def events_of_rooms(conn: Connection, scope: AuditScope, span: Span | None) -> AsyncIterator[KeptEvent]:
     """All kept events that tell of the rooms with an event in the span, ordered by room. ``scope`` must be owned."""
     chosen = _rooms_in(scope, span).format(sid="e.room_sid")
-    roomless = (
-        "e.project_id IS NULL AND e.room IS NULL AND EXISTS (SELECT FROM room r WHERE r.sid = e.room_sid"
-        " AND r.project_id = $1 AND r.mode = $2)"
+    query = _ordered(
+        [f"SELECT e.room_sid AS sid, {_KEPT} FROM event e WHERE {_owned(scope, 'e.')} AND {_ROOM_EVENT} AND {chosen}"]
     )
-    parts = [
-        f"SELECT e.room_sid AS sid, {_KEPT} FROM event e WHERE {at} AND {_ROOM_EVENT} AND {chosen}"
-        for at in (_owned(scope, "e."), roomless)
-    ]
-    query = _ordered(parts)
     async for row in conn.cursor(query, *_parameters(scope, span), prefetch=PREFETCH, timeout=TIMEOUT_S):
         yield KeptEvent(*row)
 

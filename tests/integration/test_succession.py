@@ -107,6 +107,16 @@ async def test_two_created_at_once_are_over_together(
     }
 
 
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+async def test_a_room_without_its_name_is_none(pool: Pool, project: CreatedProject, order: tuple[int, ...]) -> None:
+    """LiveKit tells it always. If not, it must not matter whether the named room was known when the next one was created."""
+    name = livekit_room(project.project_id, "live", "lobby")
+    unnamed = {"sid": "RM_1", "creationTime": str(T)}
+    events = [bodies.body("room_started", "EV_u", T, room=unnamed), joined(name, 1, T), joined(name, 2, T + 30_000)]
+    await fold(pool, *([events[index]] for index in order))
+    assert (await sessions(pool))["PA_1"] == (0, 1, "reconciled")
+
+
 async def test_in_one_batch_and_repeated(pool: Pool, project: CreatedProject) -> None:
     name = livekit_room(project.project_id, "live", "lobby")
     events = [joined(name, 2, T + 30_000), joined(name, 1, T), published(name, 1, T + 600)]
