@@ -150,9 +150,9 @@ async def faults_found(
 
 
 @contextmanager
-def running() -> Iterator[Stack]:
-    """Everything started, one worker, on a disk; gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="relay-faults-", ignore_cleanup_errors=True) as directory:
+def running(below: Path | None = None) -> Iterator[Stack]:
+    """Everything started, one worker, in a directory of its own below this one, else on a disk; gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="relay-faults-", dir=below, ignore_cleanup_errors=True) as directory:
         home = Path(directory)
         home.chmod(0o711)
         stack = Stack(home)

@@ -34,7 +34,7 @@ _MEMORY = Path("/dev/shm")  # noqa: S108  # the directory is made by mkdtemp
 _ROOM_BYTES = 3 * 2**30
 
 
-def _in_memory() -> Path | None:
+def in_memory() -> Path | None:
     """Where files lie in memory, if there is room for the servers' (containers often have 64 MiB)."""
     return _MEMORY if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM_BYTES else None
 
@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def short_tmp() -> Iterator[Path]:
     """A directory whose path leaves room for a socket's name; pytest's own may not."""
-    path = Path(tempfile.mkdtemp(prefix="relay-test-", dir=_in_memory()))
+    path = Path(tempfile.mkdtemp(prefix="relay-test-", dir=in_memory()))
     yield path
     shutil.rmtree(path, ignore_errors=True)
 

@@ -79,16 +79,16 @@ async def test_a_late_event_of_an_erased_session_does_not_bring_it_back(pool: Po
     project_id = (await create_project(settings.database, "one")).project_id
     room = {"sid": "RM_1", "name": livekit_room(project_id, "live", "lobby")}
     at_s = time.time_ns() // 1_000_000_000 - 600
-    who = {"sid": "PA_1", "identity": "zoe", "name": "Zoe", "joinedAtMs": str(at_s * 1000)}
+    who = {"sid": "PA_1", "identity": "zoe@home", "name": "Zoe", "joinedAtMs": str(at_s * 1000)}
     joined = body("participant_joined", "EV_1", at_s, room=room, participant=who)
     left = body("participant_left", "EV_2", at_s + 60, room=room, participant=who)
     await folded(pool, [joined])
     async with pool.acquire() as conn, conn.transaction():
         with pytest.raises(IdentityConnected, match="1 open sessions"):
-            await erase_identity(conn, project_id, "zoe")
+            await erase_identity(conn, project_id, "zoe@home")
     await folded(pool, [left])
     async with pool.acquire() as conn, conn.transaction():
-        erased = await erase_identity(conn, project_id, "zoe")
+        erased = await erase_identity(conn, project_id, "zoe@home")
     late = body(
         "track_published", "EV_3", at_s + 30, room=room, participant=who, track={"sid": "TR_1", "type": "VIDEO"}
     )
@@ -108,21 +108,21 @@ async def test_what_came_late_of_an_erased_session_goes_with_the_next_erasure(po
     room = {"sid": "RM_1", "name": livekit_room(project_id, "live", "lobby")}
     at_s = time.time_ns() // 1_000_000_000 - 600
     for number in range(12):  # which of two random names is greater must not matter
-        who = {"sid": f"PA_{number}", "identity": "zoe", "name": "Zoe", "joinedAtMs": str(at_s * 1000)}
+        who = {"sid": f"PA_{number}", "identity": "zoe@home", "name": "Zoe", "joinedAtMs": str(at_s * 1000)}
         track = {"sid": f"TR_{number}", "type": "VIDEO"}
         left = body("participant_left", f"EV_{number}", at_s + 60, room=room, participant=who)
         roomless = body("track_published", f"EV_{number}r", at_s + 5, participant=who, track=track)
         late = body("track_unpublished", f"EV_{number}l", at_s + 30, room=room, participant=who, track=track)
         await folded(pool, [roomless, left])
         async with pool.acquire() as conn, conn.transaction():
-            assert (await erase_identity(conn, project_id, "zoe")).sessions == 1
+            assert (await erase_identity(conn, project_id, "zoe@home")).sessions == 1
         await folded(pool, [late])
     async with pool.acquire() as conn, conn.transaction():
-        assert (await erase_identity(conn, project_id, "zoe")).sessions == 0
+        assert (await erase_identity(conn, project_id, "zoe@home")).sessions == 0
         bodies = [row["body"] for row in await conn.fetch("SELECT body FROM event")]
-        assert await conn.fetchval("SELECT count(*) FROM event WHERE identity = 'zoe'") == 0
-        assert await conn.fetchval("SELECT count(*) FROM usage_group WHERE name = 'zoe'") == 0
-    assert not [one for one in bodies if b"zoe" in one or b"Zoe" in one]
+        assert await conn.fetchval("SELECT count(*) FROM event WHERE identity = 'zoe@home'") == 0
+        assert await conn.fetchval("SELECT count(*) FROM usage_group WHERE name = 'zoe@home'") == 0
+    assert not [one for one in bodies if b"zoe@home" in one or b"Zoe" in one]
     assert await differences(pool) == []
 
 
@@ -131,19 +131,19 @@ async def test_a_display_name_that_came_late_goes_with_the_next_erasure(pool: Po
     project_id = (await create_project(settings.database, "one")).project_id
     room = {"sid": "RM_1", "name": livekit_room(project_id, "live", "lobby")}
     at_s = time.time_ns() // 1_000_000_000 - 600
-    who = {"sid": "PA_1", "identity": "zoe", "name": "Zoe", "joinedAtMs": str(at_s * 1000)}
+    who = {"sid": "PA_1", "identity": "zoe@home", "name": "Zoe", "joinedAtMs": str(at_s * 1000)}
     await folded(pool, [body("participant_left", "EV_1", at_s + 60, room=room, participant=who)])
     async with pool.acquire() as conn, conn.transaction():
-        erased = await erase_identity(conn, project_id, "zoe")
+        erased = await erase_identity(conn, project_id, "zoe@home")
     track = {"sid": "TR_1", "type": "VIDEO"}
     joined = body("participant_joined", "EV_0", at_s, room=room, participant=who)
     await folded(pool, [joined, body("track_published", "EV_2", at_s, participant=who, track=track)])
     async with pool.acquire() as conn, conn.transaction():
-        again = await erase_identity(conn, project_id, "zoe")
+        again = await erase_identity(conn, project_id, "zoe@home")
         row = await conn.fetchrow("SELECT identity, state FROM session")
         bodies = [row["body"] for row in await conn.fetch("SELECT body FROM event")]
     assert (again.sessions, again.events) == (0, 2)
-    assert not [one for one in bodies if b"zoe" in one or b"Zoe" in one]
+    assert not [one for one in bodies if b"zoe@home" in one or b"Zoe" in one]
     assert row is not None
     assert row["identity"] == erased.pseudonym
     assert b"Zoe" not in row["state"]
@@ -160,7 +160,7 @@ async def test_who_comes_while_it_runs_is_whole_under_one_name(pool: Pool, setti
     async def come_and_go(partition: int) -> None:
         for number in range(40):
             sid = f"PA_{partition}_{number}"
-            who = {"sid": sid, "identity": "zoe", "joinedAtMs": str(at_s * 1000 + number)}
+            who = {"sid": sid, "identity": "zoe@home", "joinedAtMs": str(at_s * 1000 + number)}
             left = body("participant_left", f"EV_{sid}", at_s + 60 + number, room=room, participant=who)
             async with pool.acquire() as conn:
                 await fold_batch(conn, partition, [Received((at_s + 200) * 1000, left)])
@@ -169,7 +169,7 @@ async def test_who_comes_while_it_runs_is_whole_under_one_name(pool: Pool, setti
         nonlocal erased
         while not coming.done():
             async with pool.acquire() as conn, conn.transaction():
-                erased += (await erase_identity(conn, project_id, "zoe")).sessions
+                erased += (await erase_identity(conn, project_id, "zoe@home")).sessions
 
     coming = asyncio.gather(*(come_and_go(partition) for partition in range(4)))
     await asyncio.gather(coming, erase())
@@ -226,14 +226,14 @@ async def test_it_happens_all_at_once(pool: Pool, settings: Settings) -> None:
     project_id = (await create_project(settings.database, "one")).project_id
     room = {"sid": "RM_1", "name": livekit_room(project_id, "live", "lobby")}
     at_s = time.time_ns() // 1_000_000_000 - 600
-    who = {"sid": "PA_1", "identity": "zoe", "name": "Zoe", "joinedAtMs": str(at_s * 1000)}
+    who = {"sid": "PA_1", "identity": "zoe@home", "name": "Zoe", "joinedAtMs": str(at_s * 1000)}
     await folded(pool, [body("participant_left", "EV_1", at_s + 60, room=room, participant=who)])
     async with pool.acquire() as conn:
         await conn.execute("ALTER TABLE usage_group RENAME TO elsewhere")
         with pytest.raises(asyncpg.UndefinedTableError):
-            await erase(settings.database, project_id, "zoe")
+            await erase(settings.database, project_id, "zoe@home")
         await conn.execute("ALTER TABLE elsewhere RENAME TO usage_group")
-        assert await conn.fetchval("SELECT identity FROM session") == "zoe"
+        assert await conn.fetchval("SELECT identity FROM session") == "zoe@home"
         assert b"Zoe" in await conn.fetchval("SELECT body FROM event")
 
 
