@@ -10,7 +10,7 @@ from dramatiq.brokers.redis import RedisBroker
 from shared import event_stream, metrics
 from shared.clock import Clock
 from shared.doorbell import dead_messages
-from shared.postgres import UNAVAILABLE, Pool
+from shared.postgres import UNAVAILABLE, Pool, borrowed
 from shared.queries import operations as queries
 
 log = logging.getLogger("relay.backlog")
@@ -55,7 +55,7 @@ class Backlog:
 
     async def _measure_postgres(self) -> bool:
         try:
-            async with asyncio.timeout(TIMEOUT_S), self._pool.acquire() as conn:
+            async with borrowed(self._pool, TIMEOUT_S) as conn:
                 waiting = await queries.waiting_work(conn, self._clock.now_ms())
         except (*UNAVAILABLE, asyncpg.PostgresError) as error:
             log.warning("Postgres could not be asked what waits: %s", type(error).__name__)

@@ -1,6 +1,8 @@
 """Connections to Postgres."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
@@ -17,6 +19,8 @@ else:  # asyncpg's classes take parameters only in its stubs
 
 CONNECT_TIMEOUT_S = 5.0
 COMMAND_TIMEOUT_S = 30.0
+# What waits for an answer, such as a request, has a connection for so long.
+BORROWED_S = 10.0
 
 # What a query raises while Postgres is away or starting; repeating later is right.
 UNAVAILABLE = (
@@ -59,6 +63,25 @@ def create_pool(
     back needs no round trip that clears all that away. A transaction that was left open is rolled back all the same."""
     reset = _leave if stateless else None
     return asyncpg.create_pool(**_options(database, application), min_size=min_size, max_size=max_size, reset=reset)
+
+
+@asynccontextmanager
+async def borrowed(pool: Pool, within_s: float = BORROWED_S) -> AsyncIterator[Connection]:
+    """A connection of the pool, and what is done with it, within so many seconds in all. Raises one of ``UNAVAILABLE``.
+
+    It is cut off then, or when the caller is cancelled, and not asked to give up: where Postgres hangs, that is not answered
+    either, and asyncpg would wait for half a minute, whatever time-out stood around it."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + within_s
+    async with pool.acquire(timeout=within_s) as conn:
+        cut_off = loop.call_at(until, conn.terminate)
+        try:
+            yield conn
+        except asyncio.CancelledError:
+            conn.terminate()
+            raise
+        finally:
+            cut_off.cancel()
 
 
 async def _leave(_connection: Any) -> None:

@@ -19,7 +19,7 @@ from shared.clock import Clock
 from shared.errors import PublishableKeyRefused, StoreUnavailable, Unauthenticated
 from shared.ids import key_digest, parse_key, resembles_key
 from shared.models.projects import KeyRecord
-from shared.postgres import UNAVAILABLE, Pool, connect
+from shared.postgres import UNAVAILABLE, Pool, borrowed, connect
 from shared.queries import keys as queries
 from shared.settings import DatabaseUrl
 
@@ -213,7 +213,7 @@ class KeyStore:
             task.exception()  # nobody may be waiting any more
 
     async def _query(self, digest: bytes) -> KeyRecord | None:
-        async with asyncio.timeout(LOOKUP_TIMEOUT_S), self._lookups, self._pool.acquire() as conn:
+        async with asyncio.timeout(LOOKUP_TIMEOUT_S), self._lookups, borrowed(self._pool, LOOKUP_TIMEOUT_S) as conn:
             record = await queries.key_by_digest(conn, digest)
         metrics.key_lookups["database"].count += 1
         return record

@@ -17,7 +17,7 @@ from litestar import Request, Response
 from shared.clock import DAY_MS, MINUTE_MS
 from shared.errors import AttemptUnderWay, IdempotencyKeyReused, InvalidRequest, ShownOnce, StoreUnavailable
 from shared.ids import Mode
-from shared.postgres import UNAVAILABLE, Connection, Pool
+from shared.postgres import UNAVAILABLE, Connection, Pool, borrowed
 from shared.queries import attempts as queries
 from shared.queries.attempts import Attempt, Earlier
 
@@ -84,7 +84,7 @@ async def once(pool: Pool, attempt: Attempt | None, now_ms: int, perform: Callab
         await _give_up(pool, attempt, now_ms)
         raise
     try:
-        async with pool.acquire() as conn:
+        async with borrowed(pool) as conn:
             await queries.end(conn, attempt, now_ms, 201, msgspec.json.encode(made), None)
     except _AWAY as error:
         log.warning("the answer to %s could not be kept (%s)", attempt.endpoint, type(error).__name__)
@@ -108,7 +108,7 @@ async def once_committed(
         if replay is not None:
             return replay
     try:
-        async with pool.acquire() as conn, conn.transaction():
+        async with borrowed(pool) as conn, conn.transaction():
             made = await perform(conn)
             if attempt is not None:
                 body = None if shown_once else msgspec.json.encode(made)
@@ -132,7 +132,7 @@ async def _begin(pool: Pool, attempt: Attempt, now_ms: int) -> Response[T] | Non
     """None if the attempt is to be carried out now."""
     forgotten_ms, abandoned_ms = now_ms - KEPT_MS, now_ms - ABANDONED_MS
     try:
-        async with pool.acquire() as conn:
+        async with borrowed(pool) as conn:
             for _ in range(3):  # again only if the row vanished between the two statements
                 if await queries.begin(conn, attempt, now_ms, forgotten_ms=forgotten_ms, abandoned_ms=abandoned_ms):
                     return None
@@ -158,7 +158,7 @@ def _replayed(attempt: Attempt, known: Earlier) -> Response[T]:
 
 async def _give_up(pool: Pool, attempt: Attempt, now_ms: int) -> None:
     try:
-        async with pool.acquire() as conn:
+        async with borrowed(pool) as conn:
             await queries.give_up(conn, attempt, now_ms)
     except _AWAY:
         log.warning("%s can be repeated with its key only in a minute: Postgres is away", attempt.endpoint)

@@ -18,7 +18,7 @@ from shared import event_stream, metrics, tracing
 from shared.doorbell import wake
 from shared.ending import end_tasks
 from shared.errors import EventNotKept
-from shared.postgres import UNAVAILABLE, Pool
+from shared.postgres import UNAVAILABLE, Pool, borrowed
 from shared.queries import events as queries
 from shared.queries.events import Received
 
@@ -137,7 +137,7 @@ class Intake:
 
     async def _store_in_inbox(self, entries: list[tuple[int, Received]]) -> EventNotKept | None:
         try:
-            async with asyncio.timeout(INBOX_TIMEOUT_S), self._pool.acquire() as conn:
+            async with borrowed(self._pool, INBOX_TIMEOUT_S) as conn:
                 await queries.put_in_inbox(conn, entries)
         except (*UNAVAILABLE, asyncpg.PostgresError) as error:
             log.error("neither Redis nor Postgres took %d events: %s", len(entries), type(error).__name__)

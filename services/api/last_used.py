@@ -8,7 +8,7 @@ from typing import Final
 import asyncpg
 
 from shared.clock import MINUTE_MS, Clock, floor_to
-from shared.postgres import UNAVAILABLE, Pool
+from shared.postgres import UNAVAILABLE, Pool, borrowed
 from shared.queries import keys as queries
 
 log = logging.getLogger("relay.api")
@@ -52,7 +52,7 @@ class LastUsed:
 
     async def _write(self, used: dict[str, int]) -> set[str]:
         try:
-            async with asyncio.timeout(_TIMEOUT_S), self._pool.acquire() as conn:
+            async with borrowed(self._pool, _TIMEOUT_S) as conn:
                 at = {key_id: datetime.fromtimestamp(minute / 1000, UTC) for key_id, minute in used.items()}
                 settled = await queries.mark_used(conn, at)
         except (*UNAVAILABLE, asyncpg.PostgresError) as error:

@@ -17,7 +17,7 @@ from shared.metering.peak import EMPTY, daily_peaks
 from shared.metering.rounding import Amounts, Rounding
 from shared.metering.span import Span
 from shared.models.usage import UsageAnswer
-from shared.postgres import UNAVAILABLE, Connection, Pool
+from shared.postgres import UNAVAILABLE, Connection, Pool, borrowed
 from shared.queries import groups as group_queries
 from shared.queries import usage as usage_queries
 from shared.queries import usage_ranges
@@ -30,7 +30,7 @@ async def reading(pool: Pool, what: str, *, at_once: bool = False) -> AsyncItera
     """A connection on one snapshot: a session that ends meanwhile is counted as open or as ended, never both or neither.
     ``at_once``: for a single statement, which needs no transaction for that. Raises ``StoreUnavailable``."""
     try:
-        async with pool.acquire() as conn:
+        async with borrowed(pool) as conn:
             if at_once:
                 yield conn
                 return

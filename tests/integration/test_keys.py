@@ -27,11 +27,11 @@ class CountingPool:
     def __init__(self, pool: Pool) -> None:
         self._pool, self.taken, self.broken = pool, 0, False
 
-    def acquire(self) -> object:
+    def acquire(self, *, timeout: float) -> object:
         self.taken += 1
         if self.broken:
             raise asyncpg.CannotConnectNowError("not now")
-        return self._pool.acquire()
+        return self._pool.acquire(timeout=timeout)
 
 
 class ShiftedClock(SystemClock):

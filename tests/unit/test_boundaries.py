@@ -101,7 +101,18 @@ def stray_sql(name: str, tree: ast.Module) -> Iterator[str]:
             yield text
 
 
-RULES: tuple[Rule, ...] = (forbidden_imports, environment_reads, stray_sql)
+def unbounded_connections(name: str, tree: ast.Module) -> Iterator[str]:
+    """The API takes connections by ``borrowed`` alone: with the pool's own a Postgres that hangs holds a request."""
+    if not name.startswith("services/api/"):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and re.search(
+            r"pool\.(acquire|execute|fetch|fetchrow|fetchval)$", ast.unparse(node)
+        ):
+            yield ast.unparse(node)
+
+
+RULES: tuple[Rule, ...] = (forbidden_imports, environment_reads, stray_sql, unbounded_connections)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -135,6 +146,8 @@ def test_every_source_keeps_the_rule(rule: Rule) -> None:
         (stray_sql, "shared/postgres.py", "q = 'SELECT pg_notify($1, $2)'"),
         (stray_sql, "shared/migrate.py", "q = 'CREATE UNIQUE INDEX a ON b (c)'"),
         (stray_sql, "services/api/usage.py", "q = 'WITH a AS (SELECT 1) TABLE a'"),
+        (unbounded_connections, "services/api/usage.py", "async def f(self):\n    await self._pool.acquire()"),
+        (unbounded_connections, "services/api/usage.py", "async def f(pool):\n    await pool.fetchval(q)"),
     ],
 )
 def test_a_source_that_breaks_the_rule_is_found(rule: Rule, name: str, source: str) -> None:
@@ -152,6 +165,8 @@ def test_a_source_that_breaks_the_rule_is_found(rule: Rule, name: str, source: s
         (forbidden_imports, "services/cli/main.py", "from services.api.main import run\nimport services.worker.main"),
         (stray_sql, "shared/clock.py", "def f():\n    'SELECT a FROM b'\nx = 'Select a room from the list'"),
         (environment_reads, "shared/settings.py", "import os\nos.environ"),
+        (unbounded_connections, "services/worker/drain.py", "async def f(pool):\n    await pool.acquire()"),
+        (unbounded_connections, "services/api/usage.py", "async def f(conn):\n    await conn.fetchval(q)"),
     ],
 )
 def test_what_is_allowed_is_not_found(rule: Rule, name: str, source: str) -> None:

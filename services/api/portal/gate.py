@@ -25,6 +25,7 @@ from services.api.portal.portal import Portal
 from services.api.portal.visit import Page, Visit
 from shared.accounts import secret_digest
 from shared.models.accounts import Role, at_least
+from shared.postgres import borrowed
 from shared.queries import accounts as account_queries
 from shared.queries import memberships
 
@@ -88,7 +89,7 @@ class Gate:
 
     async def _recognise(self, visit: Visit) -> None:
         digest = secret_digest(visit.browser)
-        async with self._portal.pool.acquire() as conn:
+        async with borrowed(self._portal.pool) as conn:
             found = await account_queries.session_by_digest(conn, digest, visit.now)
             if found is None:
                 return
@@ -118,7 +119,7 @@ class Gate:
 
     async def _open_project(self, visit: Visit, project_id: str, role: Role | None) -> None:
         account = visit.account
-        async with self._portal.pool.acquire() as conn:
+        async with borrowed(self._portal.pool) as conn:
             project = await memberships.project_access(conn, project_id, account.account_id, account.is_admin)
         if project is None:
             raise NotFoundException

@@ -14,7 +14,7 @@ import asyncpg
 
 from shared.accounts import secret_digest
 from shared.clock import from_ms
-from shared.postgres import UNAVAILABLE, Pool
+from shared.postgres import UNAVAILABLE, Pool, borrowed
 from shared.queries import accounts as account_queries
 from shared.queries import memberships
 from shared.queries import overview as queries
@@ -29,6 +29,7 @@ LONGEST_S = 300
 # Minutes of open sessions grow without any event.
 _AT_LEAST_EVERY_S = 20
 STREAMS_PER_ACCOUNT = 12
+_TIMEOUT_S = 5.0
 _RETRY = b"retry: 2000\n\n"
 
 
@@ -84,7 +85,7 @@ class LiveUpdates:
             if time.monotonic() - at < LOOK_EVERY_S:
                 return seen
             try:
-                async with self._pool.acquire(timeout=5) as conn:
+                async with borrowed(self._pool, _TIMEOUT_S) as conn:
                     seen = await queries.fingerprint(conn, scope)
             except (*UNAVAILABLE, asyncpg.PostgresError):
                 return None
@@ -93,7 +94,7 @@ class LiveUpdates:
 
     async def _still_allowed(self, visit: "Visit") -> bool:
         try:
-            async with self._pool.acquire(timeout=5) as conn:
+            async with borrowed(self._pool, _TIMEOUT_S) as conn:
                 found = await account_queries.session_by_digest(
                     conn, secret_digest(visit.browser), from_ms(visit.portal.clock.now_ms())
                 )

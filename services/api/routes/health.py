@@ -12,7 +12,7 @@ from services.api.context import Context
 from services.api.openapi import described
 from shared import event_stream
 from shared.models.wire import Wire
-from shared.postgres import UNAVAILABLE, Pool
+from shared.postgres import UNAVAILABLE, Pool, borrowed
 from shared.queries.migrations import missing_migrations
 from shared.schema import known_migrations
 
@@ -71,7 +71,7 @@ async def readyz(context: NamedDependency[Context]) -> Response[Readiness]:
 
 async def _check_postgres(pool: Pool) -> tuple[str, str]:
     try:
-        async with asyncio.timeout(CHECK_TIMEOUT_S), pool.acquire() as conn:
+        async with borrowed(pool, CHECK_TIMEOUT_S) as conn:
             missing = await missing_migrations(conn, known_migrations())
     except (*UNAVAILABLE, asyncpg.PostgresError):
         return "unreachable", "unknown"

@@ -9,6 +9,7 @@ from services.api.portal.passwords import objection_to
 from services.api.portal.throttle import TooManyAttempts
 from services.api.portal.visit import Page, Visit
 from shared import accounts
+from shared.postgres import borrowed
 from shared.queries import accounts as queries
 
 
@@ -37,7 +38,7 @@ class AccountController(Controller):
             return await _page(visit, status=422)
         subjects = throttle.subjects_of(account.email, address_of(visit))
         try:
-            async with visit.portal.pool.acquire() as conn:
+            async with borrowed(visit.portal.pool) as conn:
                 await throttle.count(conn, subjects, visit.now)
                 found = await queries.credentials(conn, account.email)
         except TooManyAttempts as error:

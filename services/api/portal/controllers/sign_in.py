@@ -9,7 +9,7 @@ from services.api.portal.throttle import TooManyAttempts
 from services.api.portal.visit import Page, Visit
 from shared.accounts import actor_of, record, secret_digest
 from shared.models.accounts import Account, BrowserSession
-from shared.postgres import Connection
+from shared.postgres import Connection, borrowed
 from shared.queries import accounts as queries
 
 _WRONG = "The address or the password is wrong."
@@ -36,7 +36,7 @@ class SignInController(Controller):
         address = address_of(visit)
         subjects = throttle.subjects_of(email, address)
         try:
-            async with visit.portal.pool.acquire() as conn:
+            async with borrowed(visit.portal.pool) as conn:
                 await throttle.count(conn, subjects, visit.now)
                 found = await queries.credentials(conn, email)
         except TooManyAttempts as error:

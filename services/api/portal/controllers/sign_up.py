@@ -12,6 +12,7 @@ from services.api.portal.visit import Page, Visit
 from shared import accounts
 from shared.errors import AddressTaken, InvitationUnusable, SignUpClosed
 from shared.models.accounts import Account, Invitation
+from shared.postgres import borrowed
 from shared.queries import accounts as queries
 
 
@@ -84,7 +85,7 @@ async def _make_account(visit: Visit, invitation: str | None) -> Account | None:
         return None
     subjects = throttle.subjects_of("sign up", address_of(visit))
     try:
-        async with visit.portal.pool.acquire() as conn:
+        async with borrowed(visit.portal.pool) as conn:
             await throttle.count(conn, subjects, visit.now)
     except TooManyAttempts as error:
         visit.form.fail("password", str(error))
