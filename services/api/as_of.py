@@ -1,12 +1,17 @@
 """Up to when usage is complete: `asOf`."""
 
 import asyncio
+import math
 from typing import Final, NamedTuple
 
 from shared import event_stream
 
 # Requests within so long share one look into Redis. `asOf` is then that much older than it could be, never newer.
 SHARE_MS: Final = 100
+# The same of a look that Redis did not answer: it is away.
+AWAY_MS: Final = 1000
+# No request waits longer for a look than this from its beginning. Redis may take two seconds to be given up.
+PATIENCE_MS: Final = 250
 
 
 class Seen(NamedTuple):
@@ -14,6 +19,9 @@ class Seen(NamedTuple):
 
     answered: bool
     oldest_ms: int | None
+
+
+_UNANSWERED: Final = Seen(False, None)
 
 
 class Look(NamedTuple):
@@ -34,16 +42,28 @@ class Waiting:
         """The last look and when it began. To be asked before Postgres is: what is folded in between is then in the numbers,
         and only `asOf` does not know it yet."""
         look = self._last
-        if look is None or not 0 <= now_ms - look.began_ms < SHARE_MS:
+        if look is None or not 0 <= now_ms - look.began_ms < _lasts_ms(look):
             look = self._last = Look(now_ms, asyncio.create_task(self._look()))
-        # Shielded: a client that goes away must not take the answer from the others.
-        return look.began_ms, await asyncio.shield(look.seen)
+        if not look.seen.done():
+            # Others wait for it too, so it goes on whatever becomes of this request.
+            left_ms = PATIENCE_MS - (now_ms - look.began_ms)
+            await asyncio.wait((look.seen,), timeout=max(0, left_ms) / 1000)
+        return (look.began_ms, look.seen.result()) if look.seen.done() else (now_ms, _UNANSWERED)
 
     async def _look(self) -> Seen:
         try:
             return Seen(True, await event_stream.oldest_unfolded_ms(self._redis))
         except event_stream.UNAVAILABLE:
-            return Seen(False, None)
+            return _UNANSWERED
+
+
+def _lasts_ms(look: Look) -> float:
+    """For how long no other is begun."""
+    if not look.seen.done():
+        return math.inf
+    if look.seen.cancelled() or look.seen.exception() is not None:
+        return 0
+    return SHARE_MS if look.seen.result().answered else AWAY_MS
 
 
 def as_of_ms(began_ms: int, seen: Seen, oldest_in_inbox_ms: int | None, complete_ms: int | None) -> int:

@@ -99,7 +99,7 @@ class Limits:
             async with asyncio.timeout(_TIMEOUT_S):
                 verdict = await self._counter.take(limits, now_ms)
         except UNAVAILABLE as error:
-            self._failed(error, now_ms)
+            self._failed(error)
             return ()
         if not self._counting:
             self._counting = True
@@ -112,9 +112,9 @@ class Limits:
             self._far_ms.pop(key.key_id, None)
         return _headers(verdict)
 
-    def _failed(self, error: Exception, now_ms: int) -> None:
+    def _failed(self, error: Exception) -> None:
         metrics.rate_limits.labels("unchecked").inc()
-        self._pause_until_ms = now_ms + _PAUSE_MS
+        self._pause_until_ms = self._clock.now_ms() + _PAUSE_MS  # the time-out is over by now
         if self._counting:
             self._counting = False
             log.warning("Redis is away (%s): requests are not limited", type(error).__name__)

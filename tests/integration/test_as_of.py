@@ -1,8 +1,11 @@
 """`asOf`: every event acknowledged before it is in the numbers, whatever is away."""
 
+import asyncio
 import time
 
-from services.api.as_of import SHARE_MS, Waiting
+import pytest
+
+from services.api.as_of import AWAY_MS, PATIENCE_MS, SHARE_MS, Seen, Waiting
 from services.api.usage import usage_for
 from services.api.usage_query import read_usage_query
 from services.worker.broker import sweep
@@ -85,3 +88,31 @@ async def test_a_look_into_redis_is_shared_for_a_moment_and_never_makes_it_newer
         assert await as_of(NOW_MS - 1) == rfc3339(NOW_MS - 1)
     finally:
         await redis.aclose()
+
+
+async def test_a_redis_that_hangs_is_waited_for_once(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by every request: it takes two seconds to be given up, and usage goes on without it."""
+    looks, given_up = 0, asyncio.Event()
+
+    async def hang(_redis: event_stream.Redis) -> int | None:
+        nonlocal looks
+        looks += 1
+        await given_up.wait()
+        raise TimeoutError
+
+    monkeypatch.setattr(event_stream, "oldest_unfolded_ms", hang)
+    redis = event_stream.connect_streams(settings)
+    waiting = Waiting(redis)
+    async with asyncio.timeout(20):
+        for later_ms in range(0, 5000, PATIENCE_MS):
+            assert await waiting.since(NOW_MS + later_ms) == (NOW_MS + later_ms, Seen(False, None))
+        assert looks == 1
+        given_up.set()
+        await waiting.since(NOW_MS)
+        assert await waiting.since(NOW_MS + AWAY_MS - 1) == (NOW_MS, Seen(False, None))
+        assert looks == 1
+        await waiting.since(NOW_MS + AWAY_MS)
+        assert looks == 2
+        monkeypatch.undo()
+        assert await waiting.since(NOW_MS + 2 * AWAY_MS) == (NOW_MS + 2 * AWAY_MS, Seen(True, None))
+    await redis.aclose()
