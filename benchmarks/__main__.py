@@ -1,10 +1,13 @@
-"""`python -m benchmarks [WHAT …]`: measures and prints; results as JSON in --out."""
+"""`python -m benchmarks [WHAT …]`: measures and prints; results as JSON in --out.
+
+`python -m benchmarks profile [PATH …]`: where the time of tokens, webhooks, the fold and reading usage goes."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import fold, latency, machine, processes, scaling, start, tokens, usage, webhooks
+from benchmarks import fold, latency, machine, processes, profiling, scaling, start, tokens, usage, webhooks
+from benchmarks.layers import LAYERS
 from benchmarks.machine import Spread
 
 WHAT = ("tokens", "webhooks", "fold", "latency", "usage", "start", "scaling")
@@ -19,11 +22,18 @@ def main() -> int:
     parser.add_argument("--sessions", type=int, default=1_000_000, help="usage: in its history (default: %(default)s)")
     parser.add_argument("--directory", type=Path, help="usage: keep its servers' files here, and use what is there")
     arguments = parser.parse_args()
-    missing = processes.missing_programs()
+    to_profile = arguments.what[1:] or list(LAYERS) if arguments.what[:1] == ["profile"] else []
+    if unknown := set(to_profile) - set(LAYERS):
+        parser.error(f"no profile of {', '.join(sorted(unknown))}: there is {', '.join(LAYERS)}")
+    missing = processes.missing_programs(("wrk", "py-spy") if to_profile else ("wrk", "node", "npm"))
     if missing:
-        sys.stderr.write(f"install {', '.join(missing)} first (Debian: apt-get install wrk nodejs npm)\n")
+        sys.stderr.write(f"install {', '.join(missing)} first (apt-get install wrk nodejs npm; pip install py-spy)\n")
         return 2
     machine.console.print(machine.describe())
+    for path in to_profile:
+        profiling.profile(path, arguments.seconds)
+    if to_profile:
+        return 0
     for what in arguments.what or WHAT:
         _run(what, arguments)
     return 0

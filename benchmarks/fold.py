@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,8 +60,15 @@ class Folded(NamedTuple):
     mib: float
 
 
-def fold_by(workers: int, directory: Path, count: int, seed: int) -> Folded:
-    """Has ``workers`` fold ``count`` events that wait in the streams. Raises where the database does not hold exactly these."""
+def fold_by(
+    workers: int,
+    directory: Path,
+    count: int,
+    seed: int,
+    watch: Callable[[int], AbstractContextManager[None]] = lambda pid: contextlib.nullcontext(),
+) -> Folded:
+    """Has ``workers`` fold ``count`` events that wait in the streams, each under ``watch``. Raises where the database does not
+    hold exactly these."""
     with contextlib.ExitStack() as stack:
         running, env = stack.enter_context(processes.servers(directory))
         events = _events(running.database_url, count, seed)
@@ -77,10 +85,12 @@ def fold_by(workers: int, directory: Path, count: int, seed: int) -> Folded:
         )
         before = [measure_one() for measure_one in measured]
         started = time.perf_counter()
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
-        waiting = asyncio.run(_until_folded(client, running.database_url, started))
-        elapsed = time.perf_counter() - started
+        with contextlib.ExitStack() as watches:
+            for pid in pids:
+                watches.enter_context(watch(pid))
+                os.kill(pid, signal.SIGCONT)
+            waiting = asyncio.run(_until_folded(client, running.database_url, started))
+            elapsed = time.perf_counter() - started
         costs = [(measure_one() - was) / count for measure_one, was in zip(measured, before, strict=True)]
         _check(running.database_url, count)
         worker, postgres, in_redis = costs

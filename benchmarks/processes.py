@@ -176,5 +176,5 @@ def _npm(directory: Path, *arguments: str) -> None:
     subprocess.run([program, *arguments], cwd=directory, env=env, check=True, stdout=subprocess.DEVNULL)
 
 
-def missing_programs() -> list[str]:
-    return [program for program in ("wrk", "node", "npm") if shutil.which(program) is None]
+def missing_programs(wanted: tuple[str, ...]) -> list[str]:
+    return [program for program in wanted if shutil.which(program) is None]

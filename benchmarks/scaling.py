@@ -31,7 +31,7 @@ from shared.settings import parse_database_url
 
 COUNTS = (1, 2)
 _EVENTS = 20_000
-_PATHS = {"tokens": "/v1/tokens", "webhooks": "/api/webhooks/livekit"}
+PATHS = {"tokens": "/v1/tokens", "webhooks": "/api/webhooks/livekit"}
 
 
 UNITS = {"api": "µs", "redis": "µs", "postgres": "µs", "group": "webhooks an append", "mib": "the largest API"}
@@ -68,11 +68,11 @@ def measure(rounds: int, seconds: float) -> dict[str, dict[str, Spread]]:
         sites = [stack.enter_context(processes.api(env, directory, f"relay{number}")) for number in range(max(COUNTS))]
         events = bodies(project.project_id, _EVENTS)
         lines: dict[str, Callable[[], list[bytes]]] = {
-            "tokens": lambda: _token(key),
-            "webhooks": lambda: _webhooks(events),
+            "tokens": lambda: token(key),
+            "webhooks": lambda: webhooks(events),
         }
         client = redis.Redis.from_url(running.redis_url)
-        found: dict[str, list[Cost]] = {f"{path}, {count}": [] for path in _PATHS for count in COUNTS}
+        found: dict[str, list[Cost]] = {f"{path}, {count}": [] for path in PATHS for count in COUNTS}
         for number in range(rounds + 1):  # the first round warms up
             for path, make in lines.items():
                 requests = requests_file(directory, make())
@@ -92,7 +92,7 @@ def _cost(running: EmbeddedServers, sites: list[Site], path: str, requests: Path
     ]
     before, appends = [measured() for measured in shared], sum(map(_appends, sites))
     with ThreadPoolExecutor(len(sites)) as threads:
-        loads = list(threads.map(lambda site: run(site.url + _PATHS[path], requests, seconds=seconds), sites))
+        loads = list(threads.map(lambda site: run(site.url + PATHS[path], requests, seconds=seconds), sites))
     if wrong := sum(load.wrong for load in loads):
         raise RuntimeError(f"{path}: {wrong} answers were not 2xx; nothing is reported")
     time.sleep(0.5)  # what was counted together is told Redis four times a second
@@ -108,12 +108,12 @@ def _appends(site: Site) -> int:
     return int(float(counted[1])) if counted else 0
 
 
-def _token(key: str) -> list[bytes]:
+def token(key: str) -> list[bytes]:
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
     return [line(headers, msgspec.json.encode({"room": "lobby", "identity": "ada", "ttl": 600}))]
 
 
-def _webhooks(events: list[bytes]) -> list[bytes]:
+def webhooks(events: list[bytes]) -> list[bytes]:
     signer, now_s = WebhookSigner(LIVEKIT["LIVEKIT_API_KEY"], LIVEKIT["LIVEKIT_API_SECRET"]), int(time.time())
     return [
         line({"Content-Type": "application/webhook+json", "Authorization": signer.sign(body, now_s=now_s)}, body)

@@ -72,7 +72,7 @@ def measure(rounds: int, seconds: float, sessions: int, directory: Path | None) 
         sides = {}
         for name, size in (("small", SMALL), ("large", sessions)):
             url = running.database_url.replace("/relay?", f"/{name}?")
-            key = _prepared(running.database_url, url, name, size, home)
+            key = prepared(running.database_url, url, name, size, home)
             env = {**processes.LIVEKIT, "DATABASE_URL": url, "REDIS_URL": running.redis_url, "AUTH_SECRET": "b" * 32}
             env |= {"RELAY_API_URL": "http://127.0.0.1", "RECONCILE_INTERVAL_SECONDS": "0", **processes.NEVER_REACHED}
             sides[name] = Side(stack.enter_context(processes.api(env, home, name)), key, url)
@@ -161,7 +161,7 @@ def _project(url: str) -> str:
     return str(row[0])
 
 
-def _prepared(server: str, url: str, name: str, sessions: int, directory: Path) -> str:
+def prepared(server: str, url: str, name: str, sessions: int, directory: Path) -> str:
     """The secret key of the project with the history; filled if the database is not there yet."""
     kept = directory / f"{name}.key"
     if not kept.exists():

@@ -1,0 +1,53 @@
+"""By path, what a profile's stacks belong to: the first layer one of whose words, files or functions, is in the stack."""
+
+LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
+    "tokens": {
+        "writing the answer": ("HotProtocol._write",),
+        "JWT": ("access_token.py",),
+        "rate limits": ("limits.py", "rate_windows.py", "rate_counter.py"),
+        "the key": ("key_digest", "auth.py"),
+        "decoding the body": ("decoding.py",),
+        "the route": ("routes/tokens.py", "hot_routes.py"),
+        "the parser and its callbacks": ("data_received",),
+        "the rest": ("",),
+    },
+    "webhooks": {
+        "writing answers": ("HotProtocol._write",),
+        "waking the fold": ("doorbell.py", "concurrent/futures"),
+        "the group: one write to Redis, answers": (
+            "append (shared/event_stream",
+            "one_write.py",
+            "asyncio/streams.py",
+            "redis/",
+        ),
+        "verifying": ("livekit/webhook.py",),
+        "a place in the group, its partition": ("intake.py",),
+        "the route": ("routes/webhooks.py", "hot_routes.py"),
+        "the parser and its callbacks": ("data_received",),
+        "the rest": ("",),
+    },
+    "fold": {
+        "COPY: encoding events and sessions": ("copy_records_to_table",),
+        "Redis: reading and acknowledging": ("shared/event_stream.py",),
+        "other statements, their arguments": ("asyncpg/",),
+        "decoding": ("decode_event",),
+        "observing": ("metering/observe.py",),
+        "merging": ("metering/state.py", "succession.py"),
+        "bills, sums, rows of sessions": ("ledger.py", "rollups.py", "metering/", "queries/sessions", "queries/usage"),
+        "rows and keys of events": ("queries/events.py", "worker/fold.py"),
+        "event loop: reading sockets": ("run_forever",),
+        "Dramatiq and other threads": ("",),
+    },
+    "usage": {
+        "writing to Postgres, to Redis, and the answer": ("_do_execute", "writelines", "RequestResponseCycle.send"),
+        "rate limit, counted in Redis": ("limits.py", "rate_counter.py"),
+        "Redis: what waits for the fold": ("as_of.py", "oldest_unfolded_ms"),
+        "the statement and its rows": ("shared/queries/", "asyncpg/"),
+        "the answer: sums, rounding": ("services/api/usage", "metering/"),
+        "its JSON": ("get_usage",),
+        "the key": ("gate.py", "authorize_connection"),
+        "Litestar": ("litestar/",),
+        "uvicorn, the connection": ("uvicorn/", "services/api/connections.py"),
+        "the rest": ("",),
+    },
+}

@@ -1,0 +1,31 @@
+"""`python -m benchmarks profile` says of every stack where it belongs, by words that the code still knows."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.layers import LAYERS
+from benchmarks.profiling import by_layer, read
+
+ROOT = Path(__file__).resolve().parents[2]
+OURS = [str(path.relative_to(ROOT)) for folder in ("services", "shared") for path in (ROOT / folder).rglob("*.py")]
+
+
+def test_reads_stacks_whatever_their_lines() -> None:
+    raw = "thread (7): MainThread;run (a.py:1);step (b.py:22) 3\nthread (7): MainThread;run (a.py:9);step (b.py:22) 4\n"
+    assert read(raw) == {"thread (7): MainThread;run (a.py);step (b.py)": 7}
+
+
+def test_a_stack_belongs_to_the_first_layer_that_knows_one_of_its_frames() -> None:
+    copy = "run_forever (asyncio/base_events.py);_read (services/worker/fold.py);copy_records_to_table (asyncpg/connection.py)"
+    merge = "run_forever (asyncio/base_events.py);fold_sessions (services/worker/ledger.py);merge (shared/metering/state.py)"
+    found = by_layer("fold", read(f"{copy} 5\n{merge} 2\nnobody (knows.py) 1\n"))
+    assert found == {"COPY: encoding events and sessions": 5, "merging": 2, "Dramatiq and other threads": 1}
+
+
+@pytest.mark.parametrize("path", LAYERS)
+def test_layers_name_files_that_are_there(path: str) -> None:
+    words = [word for layer in LAYERS[path].values() for word in layer]
+    named = [word for word in words if word.endswith(".py") and not word.startswith("asyncio/")]
+    assert [word for word in named if not any(each.endswith(word) for each in OURS)] == []
+    assert words[-1] == ""  # so that a stack always belongs somewhere
