@@ -20,7 +20,7 @@ from shared.backlog import Backlog
 from shared.clock import Clock, SystemClock
 from shared.doorbell import create_broker, wake
 from shared.ending import end_tasks
-from shared.postgres import UNAVAILABLE, Pool, connect, create_pool
+from shared.postgres import UNAVAILABLE, Pool, connect, create_pool, remember_times
 from shared.queries import events as event_queries
 from shared.settings import Settings
 
@@ -81,7 +81,7 @@ class Resources(Middleware):
     async def _open(self, broker: RedisBroker) -> None:
         conn = await connect(self._settings.database, "relay worker")
         await conn.close()
-        self._pool = await create_pool(self._settings.database, "relay worker", max_size=POOL_SIZE)
+        self._pool = await create_pool(self._settings.database, "relay worker", max_size=POOL_SIZE, init=remember_times)
         self._redis = event_stream.connect_streams(self._settings)
         self._sweep = asyncio.create_task(self._sweep_for_ever(broker))
         metrics.watch_pool(self._pool.get_size, self._pool.get_idle_size, self._pool.get_max_size())

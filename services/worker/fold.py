@@ -6,10 +6,8 @@ after. Repeating a batch finds all its ids known and changes nothing.
 """
 
 import logging
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from typing import NamedTuple
 
 import asyncpg
 import msgspec
@@ -19,8 +17,8 @@ from services.worker.succession import last_sightings, succeeded_rooms
 from shared import metrics
 from shared.errors import ConcurrentFold, UnfoldableEvent
 from shared.metering.observe import Observation, observe
-from shared.metering.state import Room
-from shared.models.livekit_event import decode_event
+from shared.metering.state import Room, merged_rooms
+from shared.models.livekit_event import LiveKitEvent, decode_event
 from shared.postgres import Connection
 from shared.queries import events as event_queries
 from shared.queries import projects as project_queries
@@ -52,9 +50,14 @@ class FoldResult(msgspec.Struct):
     set_aside: int = 0
 
 
-class _Read(NamedTuple):
-    row: EventRow
+class _Read(msgspec.Struct, gc=False):
+    event: LiveKitEvent
+    received: Received
     observation: Observation
+
+    def row(self, key: EventKey) -> EventRow:
+        seen = self.observation
+        return event_row(self.event, key, seen.owner, seen.room_name, self.received)
 
 
 async def fold_batch(conn: Connection, partition: int, batch: Sequence[Received]) -> FoldResult:
@@ -114,14 +117,13 @@ async def fold_in_transaction(conn: Connection, partition: int, batch: Sequence[
     now_ms = max((received.received_ms for received in batch), default=0)
     if reads:
         await _attribute(conn, reads)
-        newest = max(reads.values(), key=_created_at).row
-        metrics.livekit_delay_seconds.observe(max(0.0, (newest.received_at - newest.created_at).total_seconds()))
-        new_keys = await event_queries.insert_events(conn, {key: read.row for key, read in reads.items()})
-        new = [read.observation for key, read in reads.items() if key in new_keys]
+        created_ms, _ = newest = max(reads)
+        metrics.livekit_delay_seconds.observe(max(0, reads[newest].received.received_ms - created_ms) / 1000)
+        new = await _insert_new(conn, reads)
         result.known -= len(new)
         result.folded = len(new)
         result.unattributed = sum(1 for seen in new if seen.owner is None and seen.room_name)
-        rooms = [seen.room for seen in new if seen.room is not None]
+        rooms = list(merged_rooms(seen.room for seen in new if seen.room is not None).values())
         succeeded = await succeeded_rooms(conn, rooms)
         sightings = await _keep_sightings(conn, succeeded, now_ms)
         sessions = [seen.session for seen in (*new, *sightings) if seen.session is not None]
@@ -132,8 +134,10 @@ async def fold_in_transaction(conn: Connection, partition: int, batch: Sequence[
     return result
 
 
-def _created_at(read: _Read) -> datetime:
-    return read.row.created_at
+async def _insert_new(conn: Connection, reads: Mapping[EventKey, _Read]) -> list[Observation]:
+    """Keeps events; returns what those tell that were not kept before."""
+    new_keys = await event_queries.insert_events(conn, {key: read.row(key) for key, read in reads.items()})
+    return [read.observation for key, read in reads.items() if key in new_keys]
 
 
 async def _keep_sightings(conn: Connection, succeeded: Sequence[Room], now_ms: int) -> list[Observation]:
@@ -141,10 +145,7 @@ async def _keep_sightings(conn: Connection, succeeded: Sequence[Room], now_ms: i
     bodies = await last_sightings(conn, succeeded)
     # When the next room was created may lie just beyond the future that is believed; then it tells nothing yet.
     reads = dict(read for body in bodies if (read := _readable(Received(now_ms, body))) is not None)
-    new_keys = (
-        await event_queries.insert_events(conn, {key: read.row for key, read in reads.items()}) if reads else set()
-    )
-    return [read.observation for key, read in reads.items() if key in new_keys]
+    return await _insert_new(conn, reads) if reads else []
 
 
 def _readable(received: Received) -> tuple[EventKey, _Read] | None:
@@ -161,20 +162,17 @@ def _read(received: Received) -> tuple[EventKey, _Read]:
         raise UnfoldableEvent("not_an_event", str(error)) from None
     seen = observe(event, received.received_ms)
     event_id = event.id or "sha256:" + sha256(received.body).hexdigest()
-    row = event_row(event, event_id, seen.owner, seen.room_name, received)
-    return EventKey(seen.created_ms, event_id), _Read(row, seen)
+    return (seen.created_ms, event_id), _Read(event, received, seen)
 
 
-async def _attribute(conn: Connection, reads: dict[EventKey, _Read]) -> None:
+async def _attribute(conn: Connection, reads: Mapping[EventKey, _Read]) -> None:
     """Takes away the owner of events whose room only looks like one of ours: no such project exists."""
-    claimed = {read.row.project_id for read in reads.values()}
-    claimed.discard(None)
-    known = await project_queries.existing_projects(conn, sorted(filter(None, claimed))) if claimed else set()
+    owners = {read.observation.owner for read in reads.values()}
+    claimed = {owner.project_id for owner in owners if owner is not None}
+    known = await project_queries.existing_projects(conn, sorted(claimed)) if claimed else set()
     if claimed == known:
         return
-    for key, (row, seen) in reads.items():
+    for read in reads.values():
+        seen = read.observation
         if seen.owner is not None and seen.owner.project_id not in known:
-            reads[key] = _Read(
-                row._replace(project_id=None, mode=None, room=seen.room_name),
-                seen._replace(owner=None, session=None, room=None, run=None),
-            )
+            read.observation = Observation(seen.created_ms, None, seen.room_name, None, None)

@@ -12,7 +12,7 @@ import msgspec
 
 from shared.clock import DAY_MS, floor_to
 from shared.errors import ConcurrentFold
-from shared.metering.state import MediaRun, Room, Session, merge_room, merge_run, merge_session
+from shared.metering.state import MediaRun, Room, Session, merge_room, merge_run, merge_session, merged_rooms
 from shared.metering.usage import Bill, RunUsage, Usage, bill_of, usage_of
 from shared.postgres import Connection
 from shared.queries import groups as group_queries
@@ -61,10 +61,8 @@ async def fold_sessions(
 ) -> None:
     """Merges observed states into the stored ones, and adds what ``fold_runs`` came to. ``now_ms``: a day before it is over,
     and changing it is told of."""
-    rooms: dict[str, Room] = {}
+    rooms = merged_rooms(observed_rooms)
     sessions: dict[str, Session] = {}
-    for room in observed_rooms:
-        rooms[room.sid] = merge_room(rooms[room.sid], room) if room.sid in rooms else room
     for session in observed_sessions:
         sessions[session.sid] = merge_session(sessions[session.sid], session) if session.sid in sessions else session
     if not rooms and not sessions:

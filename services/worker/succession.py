@@ -6,7 +6,7 @@ import msgspec
 
 from shared.ids import livekit_room
 from shared.metering.reconcile import sighting_event
-from shared.metering.state import Room, merge_room, succession
+from shared.metering.state import Room, merged_rooms, succession
 from shared.postgres import Connection
 from shared.queries import sessions as session_queries
 
@@ -16,9 +16,7 @@ _encode = msgspec.json.Encoder().encode
 async def succeeded_rooms(conn: Connection, observed: Sequence[Room]) -> list[Room]:
     """What the rooms just observed and the stored ones of their names tell of one another: states to be merged. Events of a
     room name are in one partition, and the caller holds its lock."""
-    rooms: dict[str, Room] = {}
-    for room in observed:
-        rooms[room.sid] = merge_room(rooms[room.sid], room) if room.sid in rooms else room
+    rooms = merged_rooms(observed)
     dated = [room for room in rooms.values() if room.created_ms is not None]
     if not dated:
         return []

@@ -5,8 +5,6 @@ package: ``createdAt`` is whole seconds, floored; ``joinedAtMs`` is when the par
 ``joinedAt`` in seconds; track events carry of the participant only sid and identity.
 """
 
-from typing import Any, NamedTuple
-
 import msgspec
 
 from shared.errors import UnfoldableEvent
@@ -21,7 +19,8 @@ _EARLIEST_MS = 1_577_836_800_000
 # createdAt is floored to the second and stamped by another goroutine than joinedAtMs.
 _END_BEFORE_START_TOLERANCE_MS = 5_000
 
-_PARTICIPANT_EVENTS = {"participant_joined", "participant_left", "participant_connection_aborted"}
+JOINED, LEFT, ABORTED = "participant_joined", "participant_left", "participant_connection_aborted"
+_PARTICIPANT_EVENTS = {JOINED, LEFT, ABORTED}
 _TRACK_EVENTS = {"track_published", "track_unpublished"}
 _ROOM_EVENTS = {"room_started", "room_finished"}
 # Reconciliation puts what LiveKit's API lists into events of its own, so that the kept events prove every minute.
@@ -35,7 +34,7 @@ _RUN_GONE = {EGRESS_GONE, INGRESS_GONE}
 _NS_PER_MS = 1_000_000
 
 
-class Observation(NamedTuple):
+class Observation(msgspec.Struct, frozen=True, gc=False):
     """What an event tells. ``owner`` is whose room it concerns, None for a room that Relay did not name."""
 
     created_ms: int
@@ -106,30 +105,31 @@ def _session(event: LiveKitEvent, owner: RoomName | None, created_ms: int) -> Se
     if participant is None or not participant.sid:
         raise UnfoldableEvent("no_participant", f"{name} names no participant")
     project_id, mode, room = owner if owner is not None else (None, None, None)
-    return Session(
-        sid=participant.sid,
+    return msgspec.structs.replace(
+        read(event, participant, created_ms),
         project_id=project_id,
         mode=mode,
         room=room,
         room_sid=(event.room.sid or None) if event.room is not None else None,
         identity=participant.identity or None,
-        **read(event, participant, created_ms),
     )
 
 
-def _presence(event: LiveKitEvent, participant: ParticipantInfo, created_ms: int) -> dict[str, Any]:
-    """Registers of a session, of an event about the participant itself."""
-    registers = {
-        "name": participant.name or None,
-        "kind": str(participant.kind) or None,
-        "joined_ms": _joined_ms(participant, created_ms),
-        "first_seen_ms": created_ms,
-    }
-    if event.event == "participant_joined":
-        return registers | {"active_ms": created_ms}
-    # `left` and `aborted` come at the end: their own time proves no presence of its own.
-    ended = "left_ms" if event.event == "participant_left" else "aborted_ms"
-    return registers | {ended: created_ms, "disconnect_reason": str(participant.disconnect_reason) or None}
+def _presence(event: LiveKitEvent, participant: ParticipantInfo, created_ms: int) -> Session:
+    """Of an event about the participant itself. `left` and `aborted` come at the end: their own time proves no presence of its
+    own."""
+    name = event.event
+    return Session(
+        sid=participant.sid,
+        name=participant.name or None,
+        kind=str(participant.kind) or None,
+        joined_ms=_joined_ms(participant, created_ms),
+        first_seen_ms=created_ms,
+        active_ms=created_ms if name == JOINED else None,
+        left_ms=created_ms if name == LEFT else None,
+        aborted_ms=created_ms if name == ABORTED else None,
+        disconnect_reason=(str(participant.disconnect_reason) or None) if name != JOINED else None,
+    )
 
 
 def _joined_ms(participant: ParticipantInfo, created_ms: int) -> int | None:
@@ -141,13 +141,13 @@ def _joined_ms(participant: ParticipantInfo, created_ms: int) -> int | None:
     return joined_ms or None
 
 
-def _track_of(event: LiveKitEvent, participant: ParticipantInfo, created_ms: int) -> dict[str, Any]:
+def _track_of(event: LiveKitEvent, participant: ParticipantInfo, created_ms: int) -> Session:
     track = _named_track(event)
     published = event.event == "track_published"
     seen = Track(
         str(track.type), str(track.source), created_ms if published else None, None if published else created_ms
     )
-    return {"first_seen_ms": created_ms, "tracks": {track.sid: seen}}
+    return Session(sid=participant.sid, first_seen_ms=created_ms, tracks={track.sid: seen})
 
 
 def _named_track(event: LiveKitEvent) -> TrackInfo:
@@ -156,26 +156,29 @@ def _named_track(event: LiveKitEvent) -> TrackInfo:
     return event.track
 
 
-def _reconciled(event: LiveKitEvent, participant: ParticipantInfo, created_ms: int) -> dict[str, Any]:
+def _reconciled(event: LiveKitEvent, participant: ParticipantInfo, created_ms: int) -> Session:
+    sid = participant.sid
     seen_ms, gone_ms = (event.relay.seen_ms or None, event.relay.gone_ms or None) if event.relay else (None, None)
     if event.event == TRACK_GONE:
         track = _named_track(event)
-        return {"tracks": {track.sid: Track(str(track.type), str(track.source), None, None, seen_ms, gone_ms)}}
+        gone = Track(str(track.type), str(track.source), None, None, seen_ms, gone_ms)
+        return Session(sid=sid, tracks={track.sid: gone})
     if event.event == GONE:
-        return {"sighted_ms": seen_ms, "gone_ms": gone_ms}
-    return {
-        "name": participant.name or None,
-        "kind": str(participant.kind) or None,
-        "joined_ms": _joined_ms(participant, created_ms),
-        "first_seen_ms": seen_ms,
-        "sighted_ms": seen_ms,
+        return Session(sid=sid, sighted_ms=seen_ms, gone_ms=gone_ms)
+    return Session(
+        sid=sid,
+        name=participant.name or None,
+        kind=str(participant.kind) or None,
+        joined_ms=_joined_ms(participant, created_ms),
+        first_seen_ms=seen_ms,
+        sighted_ms=seen_ms,
         # A track is listed without the time it was published at: it was by now, and its own event would know better.
-        "tracks": {
+        tracks={
             track.sid: Track(str(track.type), str(track.source), seen_ms, None, seen_ms)
             for track in participant.tracks
             if track.sid
         },
-    }
+    )
 
 
 def _run(event: LiveKitEvent, owner: RoomName | None, created_ms: int) -> MediaRun | None:

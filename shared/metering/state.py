@@ -135,8 +135,32 @@ def _merge_tracks(a: dict[str, Track], b: dict[str, Track]) -> dict[str, Track]:
     return merged
 
 
+def _tells_of_tracks_only(session: Session) -> bool:
+    return (
+        session.joined_ms is None
+        and session.kind is None
+        and session.left_ms is None
+        and session.sighted_ms is None
+        and session.gone_ms is None
+        and session.aborted_ms is None
+        and session.active_ms is None
+        and session.name is None
+        and session.disconnect_reason is None
+    )
+
+
+def _owner(session: Session) -> tuple[str | None, ...]:
+    return session.project_id, session.mode, session.room, session.room_sid, session.identity
+
+
 def merge_session(a: Session, b: Session) -> Session:
     """The least state that knows everything ``a`` and ``b`` know of the same sid."""
+    if _tells_of_tracks_only(a):
+        a, b = b, a
+    if _tells_of_tracks_only(b) and _owner(a) == _owner(b):
+        # As most events do: half the cost of going through everything they know nothing of.
+        first_seen_ms = least(a.first_seen_ms, b.first_seen_ms)
+        return msgspec.structs.replace(a, first_seen_ms=first_seen_ms, tracks=_merge_tracks(a.tracks, b.tracks))
     # Mostly both know the same of a register, or neither anything: a comparison here costs a third of a call.
     return Session(
         sid=a.sid,
@@ -172,6 +196,18 @@ def merge_room(a: Room, b: Room) -> Room:
         finished_ms=_union(a.finished_ms, b.finished_ms),
         superseded_ms=least(a.superseded_ms, b.superseded_ms),
     )
+
+
+def merged_rooms(rooms: Iterable[Room]) -> dict[str, Room]:
+    """Each room's states in one, by sid. Most events tell the same of a room: comparing costs a twentieth of merging."""
+    merged: dict[str, Room] = {}
+    for room in rooms:
+        known = merged.get(room.sid)
+        if known is None:
+            merged[room.sid] = room
+        elif known != room:
+            merged[room.sid] = merge_room(known, room)
+    return merged
 
 
 def succession(rooms: Iterable[Room]) -> list[Room]:

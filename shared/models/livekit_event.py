@@ -2,7 +2,7 @@
 
 protojson of ``livekit.WebhookEvent`` (livekit/protocol, livekit_webhook.proto): camelCase, int64 as strings, zero values
 omitted, enums as names, unknown fields to be ignored. An absent ``kind`` is STANDARD, an absent track ``type`` is AUDIO.
-Events are decoded in msgspec's lax mode, which reads ``"1760000000"`` as a number.
+Events are decoded in msgspec's lax mode, which reads ``"1760000000"`` as a number. ``gc=False``: what is decoded has no cycles.
 """
 
 import msgspec
@@ -10,7 +10,7 @@ import msgspec
 from shared.models.wire import Wire
 
 
-class RoomInfo(Wire):
+class RoomInfo(Wire, gc=False):
     """livekit.Room. ``creation_time`` is unix seconds, ``creation_time_ms`` milliseconds (newer servers)."""
 
     sid: str = ""
@@ -19,7 +19,7 @@ class RoomInfo(Wire):
     creation_time_ms: int = 0
 
 
-class TrackInfo(Wire):
+class TrackInfo(Wire, gc=False):
     """livekit.TrackInfo."""
 
     sid: str = ""
@@ -27,7 +27,7 @@ class TrackInfo(Wire):
     source: str | int = "UNKNOWN"
 
 
-class ParticipantInfo(Wire):
+class ParticipantInfo(Wire, gc=False):
     """livekit.ParticipantInfo; track events carry only sid and identity."""
 
     sid: str = ""
@@ -41,7 +41,7 @@ class ParticipantInfo(Wire):
     tracks: tuple[TrackInfo, ...] = ()
 
 
-class EgressInfo(Wire):
+class EgressInfo(Wire, gc=False):
     """livekit.EgressInfo. Times are unix nanoseconds; the field of its request that is there tells its type."""
 
     egress_id: str = ""
@@ -56,7 +56,7 @@ class EgressInfo(Wire):
     track: dict[str, object] | None = None
 
 
-class IngressState(Wire):
+class IngressState(Wire, gc=False):
     """livekit.IngressState. Times are unix nanoseconds; ``resource_id`` is new for every run."""
 
     started_at: int = 0
@@ -64,7 +64,7 @@ class IngressState(Wire):
     resource_id: str = ""
 
 
-class IngressInfo(Wire):
+class IngressInfo(Wire, gc=False):
     """livekit.IngressInfo; an absent ``input_type`` is RTMP_INPUT."""
 
     ingress_id: str = ""
@@ -73,14 +73,14 @@ class IngressInfo(Wire):
     state: IngressState | None = None
 
 
-class Reconciled(Wire):
+class Reconciled(Wire, gc=False):
     """In events that reconciliation makes of what LiveKit's API listed: when it saw (0: never), and from when it missed."""
 
     seen_ms: int = 0
     gone_ms: int = 0
 
 
-class LiveKitEvent(Wire):
+class LiveKitEvent(Wire, gc=False):
     """livekit.WebhookEvent. ``created_at`` is unix seconds, floored. ``relay`` is in none that LiveKit sends."""
 
     event: str = ""

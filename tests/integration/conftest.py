@@ -20,7 +20,7 @@ from shared.clock import DAY_MS, Clock, SystemClock, floor_to
 from shared.ids import KeyType, Mode
 from shared.livekit.webhook import WebhookSigner
 from shared.models.projects import CreatedProject
-from shared.postgres import Pool, create_pool
+from shared.postgres import Pool, create_pool, remember_times
 from shared.settings import Settings
 from tests.conftest import fresh_database, settings_for
 
@@ -106,7 +106,7 @@ async def standing(servers: EmbeddedServers, migrated_template: str) -> AsyncIte
 
 @pytest.fixture
 async def pool(settings: Settings) -> AsyncIterator[Pool]:
-    async with create_pool(settings.database, "tests") as opened:
+    async with create_pool(settings.database, "tests", init=remember_times) as opened:
         yield opened
 
 
