@@ -17,7 +17,6 @@ from typing import Any, Literal, TextIO
 import structlog
 
 LogFormat = Literal["json", "text"]
-LEVELS = ("debug", "info", "warning", "error")
 
 # Set for the time of a request; plain rather than structlog's own dictionary, because the hot paths set it too.
 request_id: ContextVar[str | None] = ContextVar("relay_request_id", default=None)

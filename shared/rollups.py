@@ -35,12 +35,11 @@ def group_rows(session: Session, usage: Mapping[int, Usage]) -> list[tuple[Group
     ]
 
 
-def run_rows(run: MediaRun, now_ms: int | None = None) -> list[tuple[MediaKey, RunUsage]]:
+def run_rows(run: MediaRun) -> list[tuple[MediaKey, RunUsage]]:
     """What a run adds to its rollup, by hour."""
     if run.project_id is None or run.mode is None:
         return []
     kind = run.type or "other"
     return [
-        (MediaKey(run.project_id, run.mode, hour, run.meter, kind), usage)
-        for hour, usage in usage_of_run(run, now_ms).items()
+        (MediaKey(run.project_id, run.mode, hour, run.meter, kind), usage) for hour, usage in usage_of_run(run).items()
     ]

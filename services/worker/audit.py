@@ -15,7 +15,7 @@ from shared.audit.difference import Found, State
 from shared.audit.proof import Checked
 from shared.audit.rollups import NO_RUNS, DaySums, sums_by_day
 from shared.audit.verify import verify_rollups, verify_states
-from shared.clock import DAY_MS, HOUR_MS, floor_to
+from shared.clock import DAY_MS, floor_to
 from shared.errors import ConcurrentFold
 from shared.metering.state import MediaRun, Room, Session
 from shared.metering.usage import RunUsage, bill_of
@@ -207,7 +207,7 @@ async def _rebuild_media_hour(conn: Connection, scope: Scope, hour_ms: int) -> N
     sums: dict[MediaKey, RunUsage] = {}
     async for run in queries.runs_in_hour(conn, scope, hour_ms):
         for key, usage in run_rows(run):
-            if floor_to(key.hour, HOUR_MS) == hour_ms:
+            if key.hour == hour_ms:
                 sums[key] = RunUsage(*map(add, sums.get(key, NO_RUNS), usage))
     await queries.clear_media_hour(conn, scope, hour_ms)
     if sums:

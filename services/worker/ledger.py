@@ -13,7 +13,7 @@ import msgspec
 from shared.clock import DAY_MS, floor_to
 from shared.errors import ConcurrentFold
 from shared.metering.state import MediaRun, Room, Session, merge_room, merge_run, merge_session, merged_rooms
-from shared.metering.usage import Bill, RunUsage, Usage, bill_of, usage_of
+from shared.metering.usage import Bill, RunUsage, Usage, bill_of, start_of, usage_of
 from shared.postgres import Connection
 from shared.queries import groups as group_queries
 from shared.queries import media as media_queries
@@ -186,7 +186,7 @@ def _late_changes(change: Change, now_ms: int) -> dict[tuple[Scope, int], LateCh
         *((session, change.rooms_after, 1) for session in change.after.values()),
     )
     for session, rooms, sign in states:
-        start_ms = session.joined_ms if session.joined_ms is not None else session.first_seen_ms
+        start_ms = start_of(session)
         if start_ms is None or start_ms >= today_ms or session.project_id is None or session.mode is None:
             continue
         scope = Scope(session.project_id, session.mode)

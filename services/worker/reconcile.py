@@ -24,7 +24,6 @@ from shared.livekit.listing import egress_info, ingress_info, participant_info, 
 from shared.livekit.room_service import RoomService
 from shared.metering.reconcile import (
     Findings,
-    Known,
     Listing,
     Proof,
     Question,
@@ -171,16 +170,11 @@ async def _conclude(
         complete = all(room.people is not None for room in listing.rooms.values())
         fresh = {sid: proof for sid, (_, proof) in asked.items() if proof is not None}
         await queries.record_proofs(conn, fresh, people if complete else None)
-    return Report(_summary(listing, known, found, verdicts, len(people), clock.now_ms()), found.events)
+    return Report(_summary(listing, found, verdicts, len(people), clock.now_ms()), found.events)
 
 
 def _summary(
-    listing: Listing,
-    known: Mapping[str, Known],
-    found: Findings,
-    verdicts: Mapping[str, Verdict],
-    participants: int,
-    finished_ms: int,
+    listing: Listing, found: Findings, verdicts: Mapping[str, Verdict], participants: int, finished_ms: int
 ) -> Pass:
     return Pass(
         listing.started_ms,

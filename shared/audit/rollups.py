@@ -37,7 +37,7 @@ class DaySums:
             kinds[key.kind] = Usage(*map(add, kinds.get(key.kind, NO_USAGE), usage))
         return kinds
 
-    def names(self, scope: Scope, day_ms: int) -> dict[str, int]:
+    def names(self) -> dict[str, int]:
         """How many rooms and identities had a visit."""
         counts = dict.fromkeys(DIMENSIONS, 0)
         for key, group in self.groups.items():
@@ -100,7 +100,7 @@ async def _audit_day(conn: Connection, scope: Scope, day: int, sums: DaySums, ch
         if have != right:
             yield _found("usage_day", scope, f"{rfc3339(day)} {kind}", day, have._asdict(), right._asdict())
     groups = sums.groups
-    names = sums.names(scope, day)
+    names = sums.names()
     async for group, have_group in queries.stored_groups(conn, scope, day):
         checked.rollups += 1
         right_group = groups.pop(group, NO_GROUP)

@@ -116,8 +116,8 @@ def _session(event: LiveKitEvent, owner: RoomName | None, created_ms: int) -> Se
 
 
 def _presence(event: LiveKitEvent, participant: ParticipantInfo, created_ms: int) -> Session:
-    """Of an event about the participant itself. `left` and `aborted` come at the end: their own time proves no presence of its
-    own."""
+    """Of an event about the participant itself. Where no joining time is known, `left` and `aborted` are a start as well: of a
+    session of no length."""
     name = event.event
     return Session(
         sid=participant.sid,

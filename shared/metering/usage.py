@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from shared.clock import HOUR_MS, SECOND_MS, floor_to
-from shared.metering.state import EndedBy, MediaRun, Room, Session, Track, latest
+from shared.metering.state import EndedBy, MediaRun, Room, Session, Track
 
 # Recorders are no participants: LiveKit's egress joins the room it records.
 UNMETERED_KINDS = frozenset({"EGRESS"})
@@ -108,16 +108,8 @@ def counted_until(session: Session, confirmed_ms: int | None, now_ms: int, stale
     start_ms = start_of(session)
     if start_ms is None:
         return now_ms
-    return _until(latest(last_sign_of(session, start_ms), confirmed_ms) or start_ms, now_ms, stale_ms)
-
-
-def run_counted_until(run: MediaRun, confirmed_ms: int | None, now_ms: int, stale_ms: int | None) -> int:
-    """``counted_until`` for an egress, or a run of an ingress, that has not ended."""
-    signs = [sign for sign in (run.started_ms, run.sighted_ms, confirmed_ms) if sign is not None]
-    return _until(max(signs, default=now_ms), now_ms, stale_ms)
-
-
-def _until(last_sign_ms: int, now_ms: int, stale_ms: int | None) -> int:
+    sign_ms = last_sign_of(session, start_ms)
+    last_sign_ms = sign_ms if confirmed_ms is None else max(sign_ms, confirmed_ms)
     return now_ms if stale_ms is None or now_ms - last_sign_ms <= stale_ms else last_sign_ms
 
 

@@ -30,7 +30,7 @@ class Waiting(NamedTuple):
 
 
 async def beat(conn: Connection, worker: WorkerRow) -> None:
-    """Records a heartbeat; the first one also forgets workers not seen for a day."""
+    """Records a heartbeat."""
     await conn.execute(
         """
         INSERT INTO worker (id, host, pid, version, started_at, seen_at, stopped_at) VALUES ($1, $2, $3, $4, $5, $6, $7)

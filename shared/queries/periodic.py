@@ -39,12 +39,6 @@ async def last_run(conn: Connection, name: str) -> JobRun | None:
     return None if row is None else JobRun(**row)
 
 
-async def last_runs(conn: Connection) -> list[JobRun]:
-    """The last run of every job that ever ran, by name."""
-    rows = await conn.fetch("SELECT name, started_ms, finished_ms, error FROM periodic_job ORDER BY name")
-    return [JobRun(**row) for row in rows]
-
-
 async def record_start(conn: Connection, name: str, now_ms: int) -> None:
     await conn.execute(
         "INSERT INTO periodic_job (name, started_ms) VALUES ($1, $2) ON CONFLICT (name)"

@@ -26,11 +26,6 @@ async def list_projects(conn: Connection, *, archived: bool = False) -> list[Pro
     return [_project(row) for row in rows]
 
 
-async def project_by_id(conn: Connection, project_id: str) -> Project | None:
-    row = await conn.fetchrow(f"SELECT {_COLUMNS} FROM project WHERE id = $1", project_id)
-    return None if row is None else _project(row)
-
-
 async def lock_project(conn: Connection, project_id: str) -> Project | None:
     """The project, held until the transaction ends: nobody archives it or adds keys to it meanwhile."""
     row = await conn.fetchrow(f"SELECT {_COLUMNS} FROM project WHERE id = $1 FOR NO KEY UPDATE", project_id)
@@ -44,11 +39,6 @@ async def project_exists(conn: Connection, project_id: str) -> bool:
 async def existing_projects(conn: Connection, ids: list[str]) -> set[str]:
     """Which of these project ids exist."""
     return {row["id"] for row in await conn.fetch("SELECT id FROM project WHERE id = ANY ($1::text[])", ids)}
-
-
-async def project_created_ms(conn: Connection, project_id: str) -> int | None:
-    created: datetime | None = await conn.fetchval("SELECT created_at FROM project WHERE id = $1", project_id)
-    return None if created is None else int(created.timestamp() * 1000)
 
 
 async def rename_project(conn: Connection, project_id: str, name: str) -> Project | None:

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from shared.metering.state import MediaRun, Session, Track
-from shared.metering.usage import counted_until, run_counted_until, stale_after_ms
+from shared.metering.state import Session, Track
+from shared.metering.usage import counted_until, stale_after_ms
 
 T = 1_795_000_000_000
 NIGHT = T + 8 * 3_600_000
@@ -36,13 +36,6 @@ def test_up_to_now_or_the_last_sign(known: Any, confirmed_ms: int | None, now_ms
     assert counted_until(session(**known), confirmed_ms, now_ms, STALE) == until_ms
     # Without reconciliation nothing could ever confirm it.
     assert counted_until(session(**known), confirmed_ms, now_ms, None) == now_ms
-
-
-def test_runs_of_egress_and_ingress_too() -> None:
-    run = MediaRun(id="EG", meter="egress", project_id="acme", mode="live", started_ms=T)
-    assert run_counted_until(run, None, T + STALE, STALE) == T + STALE
-    assert run_counted_until(run, T + 60_000, NIGHT, STALE) == T + 60_000
-    assert run_counted_until(run, None, NIGHT, None) == NIGHT
 
 
 def test_two_failed_passes_are_not_yet_silence() -> None:
