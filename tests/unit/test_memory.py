@@ -17,7 +17,7 @@ if sys.argv[1] == "given back":
     assert give_back_large_buffers()
 bytes(20_000_000)  # its end raises the limit that glibc sets itself
 before = libc.mallinfo2().hblks
-buffer = bytes(200_000)
+buffer = bytes(2_000_000)
 print(libc.mallinfo2().hblks - before)
 """
 
