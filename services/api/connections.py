@@ -8,7 +8,7 @@ import sys
 from typing import Any, Final
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from services.api.hot_routes import new_request_id
 from services.api.problems import MEDIA_TYPE, TITLES, Problem
@@ -43,6 +43,8 @@ class GuardedProtocol(HttpToolsProtocol):
         # A request to be read again: its head, and what came behind that.
         self._again: tuple[bytes, memoryview] | None = None
         self._watch: asyncio.TimerHandle | None = None
+        # What the application was last asked.
+        self._asked: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
         super().connection_made(transport)
@@ -52,6 +54,11 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._watch is not None:
             self._watch.cancel()
+        if self._asked is not None:
+            # Uvicorn tells it to the request that came last. The one that is being answered, with others behind it, would go on
+            # writing to nobody, or stream to them.
+            self._asked.disconnected = True
+            self._asked.message_event.set()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
@@ -97,6 +104,10 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         super().on_message_complete()
         self._since, self._in_headers, self._bytes = None, True, 0
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._asked = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         """As uvicorn's, but for the timer that it would start."""

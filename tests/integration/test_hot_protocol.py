@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import pytest
+import uvloop
 
 from services.api import auth, connections, server
 from services.api.app import create_app
@@ -255,6 +256,32 @@ async def test_a_client_that_sends_and_never_reads_is_not_answered_without_end(
         for _ in range(200):
             assert (await wire.answer()).status == 200
     assert 1 < len(asked) < 200
+
+
+async def test_a_client_that_never_reads_and_hangs_up_leaves_nothing_behind(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The answer that waited for it to read is written nowhere. On the loop of the real process, which says that it cannot."""
+
+    async def hang_up() -> None:
+        serving = Server(server_config(create_app(settings), port=0), Drain(), drain_s=0)
+        task = asyncio.create_task(serving.serve())
+        await until(lambda: serving.started or task.done())
+        state: Any = serving.server_state
+        async with connected(f"http://127.0.0.1:{serving.servers[0].sockets[0].getsockname()[1]}") as wire:
+            wire.writer.write(b"GET /openapi.json HTTP/1.1\r\nhost: relay\r\n\r\n" * 300)
+            await until(lambda: any(each.flow.write_paused for each in state.connections))
+            wire.writer.transport.abort()
+        await until(lambda: not state.connections and not state.tasks)
+        serving.should_exit = True
+        await task
+
+    def run() -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(hang_up())
+
+    await asyncio.to_thread(run)
+    assert "Traceback" not in caplog.text
 
 
 async def test_idle_connections_are_closed_and_only_those(
