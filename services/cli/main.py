@@ -28,8 +28,10 @@ def main(argv: list[str] | None = None) -> int:
         # Whoever read along, `head` say, has enough. What Python would flush at its end has nowhere to go either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except asyncpg.UndefinedTableError:
-        return fail("the database has no tables yet; run `relay migrate`")
+    except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
+        return fail("the database has no tables yet, or those of an older Relay; run `relay migrate`")
+    except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
+        return fail(f"Postgres refuses DATABASE_URL: {error}")
     except (OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError, psycopg.OperationalError):
         return fail("the database cannot be reached. Is `relay up` running, or DATABASE_URL set to the right place?")
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,11 @@ def test_without_an_instance(settings: Settings, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "cannot be reached" in done.stderr
     assert "hunter22" not in done.stderr
+    done = relay(settings, "projects", "list", DATABASE_URL=re.sub(r"test_\d+", "nowhere", settings.database.dsn))
+    assert (done.returncode, done.stderr) == (
+        1,
+        'relay: Postgres refuses DATABASE_URL: database "nowhere" does not exist\n',
+    )
 
 
 @pytest.mark.parametrize("service", ["api", "worker"])
