@@ -5,9 +5,9 @@ first is small; the second keeps a spread attack slow without letting a stranger
 """
 
 import hashlib
-import ipaddress
 from datetime import datetime, timedelta
 
+from services.api.strangers import network_of
 from shared.errors import RelayError
 from shared.postgres import Connection
 from shared.queries import accounts as queries
@@ -21,15 +21,6 @@ class TooManyAttempts(RelayError):
 
     def __init__(self) -> None:
         super().__init__("Too many attempts. Wait 15 minutes, then try again.")
-
-
-def network_of(address: str) -> str:
-    """An IPv4 address, or the /64 of an IPv6 address, within which one customer can change at will."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    return address if parsed.version == 4 else str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
 def subjects_of(email: str, address: str) -> dict[bytes, int]:
