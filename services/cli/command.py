@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 
-from services.cli.simulate.command import bounded as bounded  # for the commands, beside their other types
 from shared.errors import SettingsInvalid
 from shared.settings import (
     DatabaseUrl,
@@ -34,6 +33,21 @@ def declare(commands: Any, name: str, run: Any, text: str, *, json: bool = False
     if json:
         parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
     return parser
+
+
+def bounded(convert: Any, low: float, high: float) -> Any:
+    """An argparse type: a number from ``low`` to ``high``."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = convert(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"must be from {low:g} to {high:g}")
+        return value
+
+    return parse
 
 
 def duration(text: str) -> timedelta:

@@ -3,10 +3,8 @@
 import argparse
 import asyncio
 import time
-from typing import Any
 
-import msgspec
-
+from services.cli.command import print_json
 from services.cli.projects import transaction
 from shared import set_aside
 from shared.models.set_aside import SetAsideEvent
@@ -73,7 +71,7 @@ async def dismiss(database: DatabaseUrl, ids: list[int]) -> int:
 def run_list(arguments: argparse.Namespace, database: DatabaseUrl) -> int:
     found = asyncio.run(list_set_aside(database, arguments.reason, arguments.before, arguments.limit))
     if arguments.json:
-        _print(found)
+        print_json(found)
         return 0
     if not found.counts:
         print("No event is set aside.")
@@ -91,7 +89,7 @@ def run_list(arguments: argparse.Namespace, database: DatabaseUrl) -> int:
 def run_replay(arguments: argparse.Namespace, database: DatabaseUrl) -> int:
     count = asyncio.run(replay(database, arguments.ids, arguments.reason))
     if arguments.json:
-        _print({"replayed": count})
+        print_json({"replayed": count})
     else:
         print(f"to the worker again: {count}; what is still of no use will be set aside again")
     return 0
@@ -100,11 +98,7 @@ def run_replay(arguments: argparse.Namespace, database: DatabaseUrl) -> int:
 def run_dismiss(arguments: argparse.Namespace, database: DatabaseUrl) -> int:
     count = asyncio.run(dismiss(database, arguments.ids))
     if arguments.json:
-        _print({"dismissed": count})
+        print_json({"dismissed": count})
     else:
         print(f"{count} event{'s' if count != 1 else ''} deleted")
     return 0
-
-
-def _print(value: Any) -> None:
-    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())

@@ -5,7 +5,8 @@ import asyncio
 import time
 
 from services.cli.projects import create_project
-from services.cli.simulate.command import Traffic, add_arguments, plan
+from services.cli.simulate.arguments import add_arguments
+from services.cli.simulate.command import Traffic, plan
 from services.cli.simulate.traffic import DayExpected, expected
 from services.worker.drain import drain_partition
 from shared import event_stream

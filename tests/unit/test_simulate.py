@@ -9,8 +9,9 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from services.cli.simulate.command import add_arguments, plan
-from services.cli.simulate.sender import QUEUE_DEPTH, Sender
+from services.cli.simulate.arguments import QUEUE_DEPTH, add_arguments
+from services.cli.simulate.command import plan
+from services.cli.simulate.sender import Sender
 from services.cli.simulate.traffic import Event, Stay, expected
 from shared.clock import DAY_MS
 from shared.livekit.webhook import WebhookSigner

@@ -5,6 +5,7 @@ import asyncio
 from typing import Any
 
 from services.cli.command import bounded, database_of, declare, fail, print_json, settings_of
+from services.cli.simulate.arguments import add_arguments
 
 _LARGEST_ID = 2**63 - 1
 
@@ -48,8 +49,6 @@ def add(commands: Any) -> None:
             "--from", dest="first", type=_day, metavar="DAY", help="the first UTC day (default: of all)"
         )
         command.add_argument("--to", dest="last", type=_day, metavar="DAY", help="the last UTC day (default: of all)")
-
-    from services.cli.simulate.command import add_arguments
 
     add_arguments(declare(commands, "simulate", _simulate, "send signed, realistic webhook traffic"))
 

@@ -1,24 +1,21 @@
-"""The arguments of `relay simulate`, and what it prints."""
+"""`relay simulate`: what it offers, and what it prints."""
 
 import argparse
 import asyncio
 import random
 import sys
 import time
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple
 
 import httpx
-import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from services.cli.command import print_json
 from services.cli.simulate.closing import make_closing_room
-from services.cli.simulate.sender import MAX_WAIT_S, QUEUE_DEPTH, Sender
+from services.cli.simulate.sender import Sender
 from services.cli.simulate.traffic import DayExpected, Event, Stay, expected, make_meeting
-from shared.ids import Mode
 from shared.livekit.webhook import WebhookSigner
-
-_LEAST_MEETING_S = 10
 
 
 class Target(NamedTuple):
@@ -40,67 +37,6 @@ class Traffic(NamedTuple):
     duplicated: int
     # From this event on all are offered at once.
     closing: int
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    number = bounded
-    parser.add_argument("--rooms", type=number(int, 1, 100_000), default=3, help="per project (default: %(default)s)")
-    parser.add_argument("--people", type=number(int, 1, 10_000), default=4, help="per room (default: %(default)s)")
-    parser.add_argument(
-        "--rate",
-        type=number(float, 0, 1e6),
-        default=200.0,
-        help="events a second, 0: as fast as taken (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--duration",
-        type=number(int, _LEAST_MEETING_S, 30 * 86400),
-        default=3600,
-        help="seconds of meetings, which lie in the past and end now (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--events", type=number(int, 1, 10**8), help="add meetings until there are about this many events"
-    )
-    parser.add_argument("--loss", type=number(float, 0, 0.99), default=0.0, help="share of events never sent")
-    parser.add_argument("--duplicate", type=number(float, 0, 1), default=0.0, help="share of events sent twice")
-    parser.add_argument("--shuffle", action="store_true", help="mix up the order inside each room's queue")
-    parser.add_argument(
-        "--close-at-once",
-        action="store_true",
-        help="everybody stays to the end with two tracks; then every room is closed, and all its events are there at once",
-    )
-    parser.add_argument(
-        "--queue-depth",
-        type=number(int, 1, 10**7),
-        default=QUEUE_DEPTH,
-        help="`max_depth` of LiveKit's `resource_url_notifier` (default: %(default)s, LiveKit's own)",
-    )
-    parser.add_argument(
-        "--queue-age",
-        type=number(float, 0.1, 86400),
-        default=MAX_WAIT_S,
-        help="`max_age` of it in seconds (default: %(default)s, LiveKit's own)",
-    )
-    parser.add_argument("--seed", type=int, help="repeat a run (with the same projects); printed at the end")
-    parser.add_argument("--mode", choices=get_args(Mode), default="live", help="(default: %(default)s)")
-    parser.add_argument("--concurrency", type=number(int, 1, 10_000), default=64, help="requests under way at once")
-    parser.add_argument("--timeout", type=number(float, 0.1, 600), default=30.0, help="seconds a request may take")
-    parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
-
-
-def bounded(convert: Any, low: float, high: float) -> Any:
-    """An argparse type: a number from ``low`` to ``high``."""
-
-    def parse(text: str) -> Any:
-        try:
-            value = convert(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"must be from {low:g} to {high:g}")
-        return value
-
-    return parse
 
 
 def plan(arguments: argparse.Namespace, projects: list[tuple[str, str]], now_ms: int, seed: int) -> Traffic:
@@ -167,7 +103,7 @@ async def run(arguments: argparse.Namespace, target: Target) -> int:
             "complete": complete,
             "expected": days,
         }
-        print(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+        print_json(document)
     else:
         _report(sender, days, dict(target.projects), seed, seconds, traffic.lost)
     if not complete:

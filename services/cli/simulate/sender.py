@@ -10,12 +10,11 @@ from collections.abc import Awaitable, Callable
 import httpx
 import msgspec
 
+from services.cli.simulate.arguments import MAX_WAIT_S, QUEUE_DEPTH
 from services.cli.simulate.traffic import Event
 from shared.livekit.webhook import WebhookSigner
 
 PATH = "/api/webhooks/livekit"
-QUEUE_DEPTH = 200
-MAX_WAIT_S = 30.0
 RETRY_DELAYS_S = (1.0, 2.0, 4.0, 8.0)
 
 

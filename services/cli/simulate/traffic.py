@@ -6,6 +6,7 @@ meter: it is there to find the meter wrong.
 
 import random
 from collections import defaultdict
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import msgspec
@@ -159,8 +160,6 @@ def random_id(rng: random.Random, length: int = 12) -> str:
 
 def expected(stays: list[Stay]) -> list[DayExpected]:
     """What the stays come to, by project, mode and UTC day."""
-    from datetime import UTC, datetime
-
     days: dict[tuple[str, str, int], DayExpected] = {}
     edges: defaultdict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
 
