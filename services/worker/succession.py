@@ -16,12 +16,12 @@ _encode = msgspec.json.Encoder().encode
 async def succeeded_rooms(conn: Connection, observed: Sequence[Room]) -> list[Room]:
     """What the rooms just observed and the stored ones of their names tell of one another: states to be merged. Events of a
     room name are in one partition, and the caller holds its lock."""
-    rooms = merged_rooms(observed)
-    dated = [room for room in rooms.values() if room.created_ms is not None]
+    # One that was observed without its creation is among the stored ones, if it is known.
+    dated = merged_rooms(room for room in observed if room.created_ms is not None)
     if not dated:
         return []
-    stored = await session_queries.namesakes(conn, dated)
-    return succession([*dated, *(room for room in stored if room.sid not in rooms)])
+    stored = await session_queries.namesakes(conn, list(dated.values()))
+    return succession([*dated.values(), *(room for room in stored if room.sid not in dated)])
 
 
 async def last_sightings(conn: Connection, succeeded: Sequence[Room]) -> list[bytes]:
