@@ -15,6 +15,8 @@ from shared.ids import Mode
 
 Text = TypeVar("Text", bound=str)
 EndedBy = Literal["left", "aborted", "room_finished", "reconciled"]
+# LiveKit's for "not told": the least of all, whatever its letters say. So is AUDIO among the types.
+UNKNOWN_SOURCE = "UNKNOWN"
 MeterName = Literal["egress", "ingress"]
 
 
@@ -115,7 +117,7 @@ def _greatest(a: Text | None, b: Text | None) -> Text | None:
 def merge_track(a: Track, b: Track) -> Track:
     return Track(
         max(a.type, b.type),
-        max(a.source, b.source),
+        b.source if a.source == UNKNOWN_SOURCE else a.source if b.source == UNKNOWN_SOURCE else max(a.source, b.source),
         least(a.published_ms, b.published_ms),
         least(a.unpublished_ms, b.unpublished_ms),
         latest(a.sighted_ms, b.sighted_ms),

@@ -68,7 +68,8 @@ def connections(draw: st.DrawFn, sid: str, room: dict[str, str]) -> list[Event]:
         track = {"sid": f"TR_{sid}_{number}", **kinds, **source}
         told = [("track_published", on_ms), ("track_unpublished", on_ms + draw(lengths))]
         for name, at_ms in draw(st.sampled_from([told, told, told[:1], told[1:]])):
-            events.append(event(name, at_ms, participant=who, track=track, **where))
+            said = draw(st.sampled_from([track, track, {"sid": track["sid"]}]))  # a value of zero is left out
+            events.append(event(name, at_ms, participant=who, track=said, **where))
     return events
 
 
@@ -179,7 +180,7 @@ maybe_text = st.none() | st.sampled_from(["a", "b"])
 tracks = st.builds(
     Track,
     st.sampled_from(["AUDIO", "VIDEO"]),
-    st.sampled_from(["CAMERA", "MICROPHONE"]),
+    st.sampled_from(["CAMERA", "SCREEN_SHARE", "UNKNOWN"]),
     *[maybe_ms] * 4,
 )
 sessions_of_a_sid = st.builds(
@@ -254,6 +255,17 @@ def test_no_event_leaves_an_empty_text_in_the_state() -> None:
     left = event("participant_left", MIDNIGHT, room={"sid": "RM", "name": ""}, participant=who)
     session = fold([left])[0]["PA"]
     assert (session.identity, session.name, session.kind, session.disconnect_reason) == (None,) * 4
+
+
+def test_a_source_that_an_event_leaves_out_takes_none_away() -> None:
+    """UNKNOWN comes after SCREEN_SHARE in the alphabet and tells nothing."""
+    room, who = {"sid": "RM", "name": ROOMS[0]}, {"sid": "PA", "joinedAtMs": str(MIDNIGHT)}
+    left = event("participant_left", MIDNIGHT + MINUTE, room=room, participant=who)
+    shared = {"sid": "TR", "type": "VIDEO", "source": "SCREEN_SHARE"}
+    on = event("track_published", MIDNIGHT, room=room, participant=who, track=shared)
+    off = event("track_unpublished", MIDNIGHT + 1000, room=room, participant=who, track={"sid": "TR"})
+    for told in ([left, on, off], [off, on, left]):
+        assert [usage.screen_share_ms for usage in usage_of(fold(told)[0]["PA"], None).values()] == [1000]
 
 
 def stretch(intervals: Sequence[tuple[int, int]], begin: int, end: int) -> Stretch:
