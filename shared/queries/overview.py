@@ -49,7 +49,7 @@ async def fingerprint(conn: Connection, scope: Scope) -> str:
         "SELECT md5(coalesce((SELECT string_agg(sid || cardinality(video_edges) || last_sign_ms, ',' ORDER BY sid)"
         " FROM session WHERE project_id = $1 AND mode = $2 AND started_ms IS NOT NULL AND ended_ms IS NULL), '')"
         " || coalesce((SELECT sum(participant_ms) FROM (SELECT participant_ms FROM usage_hour"
-        " WHERE project_id = $1 AND mode = $2 ORDER BY hour DESC LIMIT 24) AS recent), 0)"
+        " WHERE project_id = $1 AND mode = $2 ORDER BY hour DESC, kind DESC LIMIT 24) AS recent), 0)"
         " || coalesce((SELECT id FROM event WHERE project_id = $1 AND mode = $2"
         " ORDER BY created_at DESC, id DESC LIMIT 1), ''))",
         *scope,

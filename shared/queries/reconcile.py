@@ -70,9 +70,11 @@ async def confirm_runs(conn: Connection, confirmed: Mapping[RunKey, int]) -> Non
     keys = sorted(confirmed)
     if keys:
         await conn.execute(
-            "UPDATE media_run SET confirmed_ms = greatest(media_run.confirmed_ms, n.at)"
-            " FROM unnest($1::text[], $2::text[], $3::bigint[]) AS n (meter, id, at)"
-            " WHERE media_run.meter = n.meter AND media_run.id = n.id",
+            "WITH n AS (SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[]) AS n (meter, id, at)),"
+            " locked AS (SELECT meter, id FROM media_run WHERE (meter, id) IN (SELECT meter, id FROM n)"
+            " ORDER BY meter, id FOR NO KEY UPDATE)"
+            " UPDATE media_run SET confirmed_ms = greatest(media_run.confirmed_ms, n.at) FROM locked JOIN n USING (meter, id)"
+            " WHERE media_run.meter = locked.meter AND media_run.id = locked.id",
             [meter for meter, _ in keys],
             [run_id for _, run_id in keys],
             [confirmed[key] for key in keys],
