@@ -1,8 +1,13 @@
 """Everything the worker does on a schedule."""
 
 from services.worker import attempts, partitions, reconcile
-from services.worker.periodic import Job
+from services.worker.periodic import Context, Job
+from shared.memory import give_back_free_memory
 from shared.settings import Settings
+
+
+async def _trim(_context: Context, _now_ms: int) -> None:
+    give_back_free_memory()
 
 
 def periodic_jobs(settings: Settings) -> list[Job]:
@@ -12,4 +17,6 @@ def periodic_jobs(settings: Settings) -> list[Job]:
         # An hour late is early enough: days are made a week ahead.
         Job(partitions.JOB, 3600, partitions.partition_events, limit_s=3600),
         attempts.JOB,
+        # Every worker's own, like its heartbeat.
+        Job("memory", 60, _trim, alone=False),
     ]
