@@ -55,7 +55,7 @@ async def _run(url: str, authorization: str, directory: Path) -> str:
         *(sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json", "--url", url),
         *("--header", f"Authorization: {authorization}", "--checks", "all", "--max-examples", MAX_EXAMPLES),
         *("--exclude-checks", NOT_CHECKED, "--seed", SEED, "--continue-on-failure", "--no-color"),
-        *("--generation-database", "none"),
+        *("--generation-database", "none", "--suppress-health-check", "too_slow"),
         cwd=directory,
         env={**os.environ, "SCHEMATHESIS_HOOKS": "tests.integration.schemathesis_hooks",
              "PYTHONPATH": ROOT, "NO_PROXY": "*"},
