@@ -20,8 +20,10 @@ $(VENV)/.$(LOCK): $(LOCK) pyproject.toml
 run: setup
 	@exec $(BIN)/relay up $(ARGS)
 
+# WORKERS=3 runs files side by side in so many processes, each with servers of its own: much of the time is spent waiting.
+WORKERS ?= 0
 test: setup
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: setup
 	$(BIN)/ruff check .

@@ -39,11 +39,15 @@ def in_memory() -> Path | None:
     return _MEMORY if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM_BYTES else None
 
 
+# Minutes each: one of these begun last would be all that runs by then.
+_LONG = ("test_losses.py", "test_portal.py", "test_worker_killed.py")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Processes that run tests beside each other take file by file in this order. The end-to-end tests wait most of their time,
-    for one another's processors too; one of them at the end would be all that runs by then."""
+    """Processes that run tests side by side take file after file in this order. The end-to-end tests come first and together:
+    they wait most of their time, and those that keep time do it best beside others that wait."""
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: (item.path.name != "test_losses.py", "e2e" not in item.path.parts))
+        items.sort(key=lambda item: (item.path.name not in _LONG, "e2e" not in item.path.parts))
 
 
 @pytest.fixture(scope="session")
