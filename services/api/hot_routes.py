@@ -1,6 +1,6 @@
 """The two hot paths, as plain ASGI in front of the framework, and what every request shares: its id and its errors.
 
-A handler gets the scope and the body and returns (status, body); errors are raised and become problems in one place.
+A handler gets the scope and the body and returns the body of a 200; errors are raised and become problems in one place.
 """
 
 import asyncio
@@ -42,9 +42,7 @@ _PROBLEM = (b"content-type", MEDIA_TYPE.encode())
 # No answer of ours is a page or a script, whatever a browser may sniff, and none may be kept by a cache: they hold tokens.
 _EVERYWHERE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 
-
 _METHODS = {name: name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
-
 
 # Seeded by the system, and asked a hundred thousand times a second for what must be unique and need not be a secret.
 _random_bits = random.Random().getrandbits  # noqa: S311  # see above

@@ -60,7 +60,6 @@ def described(
     errors: Sequence[str] = (),
     example: Any = None,
     answers: Any = None,
-    answer_example: Any = None,
     also_statuses: Sequence[int] = (),
     at_least_one: bool = False,
     takes: str = "application/json",
@@ -70,12 +69,11 @@ def described(
 ) -> dict[str, Any]:
     """What a signature cannot say of a route, for its ``opt``.
 
-    ``errors``: codes beyond those that every route of its kind can give. ``example``: of the request. ``at_least_one``:
-    field must be in it. ``answers``: the type
-    of the answer, where the handler encodes it itself. ``also_statuses``:
-    further statuses with the same answer. ``also_answers``: further media types of it, each with an example.
-    ``answer_headers``: name to description. ``request_headers``: name to OpenAPI parameter fields (``description``,
-    ``schema``).
+    ``errors``: codes beyond those that every route of its kind can give. ``example``: of the request. ``at_least_one``: of its
+    fields there must be one. ``takes``: the media type of the request. ``answers``: the type of the answer, where the handler
+    encodes it itself. ``also_statuses``: further statuses with the same answer.
+    ``also_answers``: further media types of it, each with an example. ``answer_headers``: name to description.
+    ``request_headers``: name to OpenAPI parameter fields (``description``, ``schema``).
     """
     unknown = [code for code in errors if code not in CODES]
     if unknown:
@@ -85,7 +83,6 @@ def described(
             "errors": tuple(errors),
             "example": example,
             "answers": answers,
-            "answer_example": answer_example,
             "also_statuses": tuple(also_statuses),
             "at_least_one": at_least_one,
             "takes": takes,
@@ -198,8 +195,6 @@ def _refine(operation: dict[str, Any], handler: HTTPRouteHandler, schema_of: dic
     success["headers"] = _headers({**limited, **said["answer_headers"]})
     if answer is not None:
         success["content"] = {"application/json": {"schema": schema_of[id(answer)]}}
-        if said["answer_example"] is not None:
-            success["content"]["application/json"]["example"] = said["answer_example"]
     for media_type, example in said["also_answers"].items():
         success.setdefault("content", {})[media_type] = {"schema": {"type": "string"}, "example": example}
     operation["responses"] = {

@@ -139,7 +139,7 @@ class RateWindows:
         for name, limit in limits:
             window = self._windows.get(name)
             if window is None:
-                window = self._window(name, limit, now_ms)
+                window = self._windows[name] = Window(name, limit, now_ms // WINDOW_MS)
             windows.append(window)
             left = window.left(now_ms)
             if left < least:
@@ -151,10 +151,6 @@ class RateWindows:
         for window in windows:
             window.take()
         return Verdict(tight.limit, int(least) - 1, reset_s, 0)
-
-    def _window(self, name: str, limit: int, now_ms: int) -> Window:
-        window = self._windows[name] = Window(name, limit, now_ms // WINDOW_MS)
-        return window
 
     async def run(self) -> None:
         while True:

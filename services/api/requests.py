@@ -2,7 +2,7 @@
 
 So a handler declares what it takes and nothing else::
 
-    @post("/rooms", responses=errors("livekit_unavailable"))
+    @post("/rooms", opt=described(errors=("livekit_unreachable",)))
     async def create_room(key: NamedDependency[KeyRecord], data: JSONBody[CreateRoom], ...) -> RoomAnswer: ...
 
 The key is checked first, then the names in the query, then the body: whoever has no key learns nothing of the rest.
@@ -24,7 +24,7 @@ from services.api.problems import UnsupportedMediaType
 from shared.errors import InvalidRequest
 from shared.models.projects import KeyRecord
 
-type_of_json = "application/json"
+_JSON = "application/json"
 _decoders: dict[Any, "msgspec.json.Decoder[Any]"] = {}
 
 
@@ -41,11 +41,11 @@ class JsonRequest(Request[Any, Any, State]):
 
 def require_json(content_type: str | None) -> None:
     """Passes ``application/json``, ``…+json`` and no type at all. Raises ``UnsupportedMediaType``."""
-    if content_type is None or content_type == type_of_json:
+    if content_type is None or content_type == _JSON:
         return
     media_type = content_type.partition(";")[0].strip().lower()
-    if media_type != type_of_json and not (media_type.startswith("application/") and media_type.endswith("+json")):
-        raise UnsupportedMediaType(type_of_json)
+    if media_type != _JSON and not (media_type.startswith("application/") and media_type.endswith("+json")):
+        raise UnsupportedMediaType(_JSON)
 
 
 def _decoder_of(handler: BaseRouteHandler) -> "msgspec.json.Decoder[Any]":

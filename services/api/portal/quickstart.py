@@ -10,8 +10,8 @@ from shared.ids import livekit_room
 
 TEST_TTL_S = 3600
 ROOM = "lobby"
-# LiveKit's own open-source meeting page; it runs in the browser of whoever follows the link, which is all that it gets.
 SNIPPETS = ("curl", "node", "python", "react", "usage", "livekit")
+# LiveKit's own open-source meeting page; it runs in the browser of whoever follows the link, which is all that it gets.
 _MEET = "https://meet.livekit.io/custom"
 
 

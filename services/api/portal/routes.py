@@ -9,7 +9,6 @@ from litestar import Request, Response, Router, get
 from litestar.di import NamedDependency, Provide
 from litestar.exceptions import HTTPException
 from litestar.params import FromPath
-from litestar.response import Response as LitestarResponse
 from litestar.types import ControllerRouterHandler
 
 from services.api.portal.controllers import (
@@ -86,7 +85,7 @@ def portal_router(portal: Portal) -> Router:
     async def home(visit: NamedDependency[Visit]) -> Page:
         return visit.redirect("/projects" if visit.signed_in else "/sign-in")
 
-    def add_headers(response: LitestarResponse[Any]) -> LitestarResponse[Any]:
+    def add_headers(response: Response[Any]) -> Response[Any]:
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
         response.headers.setdefault("cache-control", "no-store")
@@ -94,7 +93,7 @@ def portal_router(portal: Portal) -> Router:
             response.headers.setdefault("strict-transport-security", _HSTS)
         return response
 
-    def answer_error(request: Request[Any, Any, Any], error: Exception) -> LitestarResponse[Any]:
+    def answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
         return add_headers(error_page(portal, request, error))
 
     return Router(
@@ -114,11 +113,11 @@ async def _nobody(_request: Request[Any, Any, Any]) -> None:
 
 
 def with_pages(
-    portal: Portal, answer_problem: Callable[[Request[Any, Any, Any], Exception], LitestarResponse[Any]]
-) -> Callable[[Request[Any, Any, Any], Exception], LitestarResponse[Any]]:
+    portal: Portal, answer_problem: Callable[[Request[Any, Any, Any], Exception], Response[Any]]
+) -> Callable[[Request[Any, Any, Any], Exception], Response[Any]]:
     """For addresses that no route has: a page for a browser that lost its way, ``answer_problem`` for everybody else."""
 
-    def answer(request: Request[Any, Any, Any], error: Exception) -> LitestarResponse[Any]:
+    def answer(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
         path = request.scope["path"]
         if "text/html" not in request.headers.get("accept", "") or path.startswith(("/v1/", "/api/")):
             return answer_problem(request, error)

@@ -137,7 +137,7 @@ class Visit:
         return int(given) if given.isascii() and given.isdigit() and len(given) < 19 else None
 
     def page(self, template: str, *, status: int = 200, **values: Any) -> Page:
-        """A rendered template; see docs of the block names in templates/layout.html."""
+        """A rendered template; ``values`` are what it shows beside what every page does."""
         text = self.portal.templates.get_template(template).render(
             visit=self,
             now_ms=self.now_ms,

@@ -25,10 +25,6 @@ for (const here of document.querySelectorAll("nav [aria-current]")) {
   nav.scrollLeft += link.left - row.left - (row.width - link.width) / 2;
 }
 
-document.addEventListener("change", (event) => {
-  if (event.target.matches("[data-submit]")) event.target.form.requestSubmit();
-});
-
 // A form is sent once, however often its button is pressed.
 document.addEventListener("submit", (event) => {
   if (event.defaultPrevented || event.target.method !== "post") return;
@@ -45,7 +41,7 @@ if (live && "EventSource" in window) {
     if (busy) { again = true; return; }
     busy = true;
     try {
-      const answer = await fetch(location.href, { headers: { "X-Live": "1" } });
+      const answer = await fetch(location.href);
       if (answer.ok && !answer.redirected) replaceParts(new DOMParser().parseFromString(await answer.text(), "text/html"));
     } catch { /* the next change tries again */ }
     busy = false;
