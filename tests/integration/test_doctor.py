@@ -134,6 +134,16 @@ async def test_livekits_clock(settings: Settings, skew_s: float, level: str) -> 
     assert levels(report.findings)["clock"] == level
 
 
+async def test_a_database_that_refuses_what_it_is_asked(settings: Settings, pool: Pool) -> None:
+    """It is one finding; the others are told all the same."""
+    await pool.execute("ALTER TABLE fold_progress RENAME TO away")
+    async with livekit() as url:
+        report = await examine(msgspec.structs.replace(settings, livekit_api_url=url))
+    found = levels(report.findings)
+    assert (found["postgres"], found["redis"], found["livekit"]) == ("error", "ok", "ok")
+    assert 'relation "fold_progress" does not exist' in printed(report)
+
+
 async def test_livekit_does_not_know_us(settings: Settings) -> None:
     async with livekit((401, b"invalid API key")) as url:
         report = await examine(msgspec.structs.replace(settings, livekit_api_url=url))

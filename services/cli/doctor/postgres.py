@@ -33,8 +33,15 @@ async def check_postgres(settings: Settings, now_ms: int) -> list[Finding]:
         ]
     try:
         return await _look_into(conn, now_ms)
+    except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+        fact = f"Postgres answers, but not what it is asked: {error or type(error).__name__}"
+        return [
+            Finding(
+                "postgres", "error", fact, "DATABASE_URL must be of a user who may read and write all of Relay's tables"
+            )
+        ]
     finally:
-        await conn.close()
+        conn.terminate()  # which does not wait for one that hangs
 
 
 async def _look_into(conn: Connection, now_ms: int) -> list[Finding]:
