@@ -27,11 +27,13 @@ PROJECT = "aaaaaaaa"
 LOBBY, OTHER = (livekit_room(PROJECT, "live", name) for name in ("lobby", "other"))
 TEST_LOBBY = livekit_room(PROJECT, "test", "lobby")
 # Each example empties the tables it shares with the others.
-stories = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+stories = settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 seeds = st.integers(0, 1 << 32)
 
 # Few of them, so that many things happen at once; around an hour, midnight, and a second in which times are cut off.
 _INSTANTS = [MIDNIGHT + at for at in (-HOUR_MS, -60_000, -1_000, -1, 0, 0, 1, 500, 999, 1_000, 2_000, 60_000, 600_000)]
+
+_CREATED = [None, *[MIDNIGHT - HOUR_MS] * 4, *[MIDNIGHT - 60_000] * 3, MIDNIGHT]
 
 
 class Room(NamedTuple):
@@ -104,9 +106,9 @@ def recording(rng: Random, room: Room) -> list[Event]:
 def history(rng: Random, reconciled: bool) -> list[Event]:
     """Rooms, often of one name and created at once, sometimes seconds after an event that names them already."""
     events: list[Event] = []
-    for number in range(rng.randint(1, 5)):
-        name = rng.choice([LOBBY] * 4 + [OTHER, TEST_LOBBY])
-        room = Room(f"RM_{number}", name, rng.choice([None, *_INSTANTS]), rng.random() < 0.5)
+    for number in range(rng.randint(2, 6)):
+        name = rng.choice([LOBBY] * 6 + [OTHER, TEST_LOBBY])
+        room = Room(f"RM_{number}", name, rng.choice(_CREATED), rng.random() < 0.5)
         for what in some(rng, 3, "room_started", "room_finished"):
             events.append(event(what, rng.choice(_INSTANTS), room=room.full()))
         for person in range(rng.randint(0, 3)):
@@ -123,9 +125,16 @@ class Delivery(NamedTuple):
     @staticmethod
     def of(events: list[Event], rng: Random) -> "Delivery":
         sent = [*events, *(rng.choices(events, k=rng.randint(0, 6)) if events else ())]
-        rng.shuffle(sent)
-        cuts = sorted(rng.randint(0, len(sent)) for _ in range(rng.randint(0, 6)))
+        # Mixed altogether, or room after room, more or less: else all rooms would be known after the first batch.
+        turns, spread = [rng.random() for _ in range(6)], rng.choice([0.0, 0.1, 99.0])
+        sent.sort(key=lambda one: turns[_room_number(one)] + spread * rng.random())
+        cuts = sorted(rng.randint(0, len(sent)) for _ in range(rng.randint(0, 9)))
         return Delivery([sent[a:b] for a, b in pairwise([0, *cuts, len(sent)])])
+
+
+def _room_number(one: Event) -> int:
+    sid: str = one.get("room", {}).get("sid", "RM_0")
+    return int(sid.removeprefix("RM_"))
 
 
 async def fold(conn: Connection, delivery: Delivery) -> None:
