@@ -16,7 +16,6 @@ from services.worker.probe import probe
 from shared import metrics
 from shared.errors import RelayError, SettingsInvalid
 from shared.logs import set_up_logging
-from shared.memory import map_large_buffers
 from shared.settings import load_settings
 from shared.startup import ensure_migrated
 from shared.tracing import set_up_tracing
@@ -48,7 +47,6 @@ def run() -> int:
     except RelayError as error:
         sys.stderr.write(f"relay worker: {error}\n")
         return 1
-    map_large_buffers()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
