@@ -54,14 +54,14 @@ async def page_of_events(
     from_ms, to_ms = wanted.from_ms, wanted.to_ms
     if wanted.session is not None:
         row = await conn.fetchrow(
-            "SELECT started_ms, ended_ms FROM session WHERE sid = $1 AND project_id = $2 AND mode = $3",
+            "SELECT started_ms, ended_ms, ended_by FROM session WHERE sid = $1 AND project_id = $2 AND mode = $3",
             wanted.session,
             *scope,
         )
         if row is not None and row["started_ms"] is not None:
             from_ms = max(from_ms or 0, row["started_ms"] - _AROUND_SESSION_MS)
-            if row["ended_ms"] is not None:
-                # An inferred end is the last sign of the session, found out later: its events may be as late as that.
+            # An inferred end is the last sign of the session, found out whenever LiveKit could be asked again.
+            if row["ended_ms"] is not None and row["ended_by"] != "reconciled":
                 to_ms = min(to_ms or 1 << 52, row["ended_ms"] + 60 * _AROUND_SESSION_MS)
     indexed = [Condition("project_id = {} AND mode = {} AND project_id IS NOT NULL", tuple(scope))]
     if from_ms is not None:

@@ -198,10 +198,11 @@ async def recompute_peaks(conn: Connection, touched: Iterable[tuple[Scope, int]]
 
 
 async def first_hour(conn: Connection, scope: Scope) -> int | None:
-    """The earliest hour with any usage or any start of a session."""
+    """When anything began to count (unix ms): the earliest hour with usage, or start of a session, an egress or an ingress."""
     value: int | None = await conn.fetchval(
         "SELECT least((SELECT min(hour) FROM usage_hour WHERE project_id = $1 AND mode = $2),"
-        " (SELECT min(started_ms) FROM session WHERE project_id = $1 AND mode = $2 AND started_ms IS NOT NULL))",
+        " (SELECT min(started_ms) FROM session WHERE project_id = $1 AND mode = $2 AND started_ms IS NOT NULL),"
+        " (SELECT min(started_ms) FROM media_run WHERE project_id = $1 AND mode = $2 AND started_ms IS NOT NULL))",
         *scope,
     )
     return value

@@ -160,6 +160,20 @@ async def test_events_are_what_livekit_sent(api: httpx.AsyncClient, project: Cre
     assert await walk(api, "events", key_of(project), session="PA_nobody") == []
 
 
+async def test_what_proved_an_inferred_end_is_among_a_sessions_events(
+    api: httpx.AsyncClient, pool: Pool, project: CreatedProject
+) -> None:
+    """LiveKit could not be asked for hours; then it no longer knew the participant."""
+    lobby = room(livekit_room(project.project_id, "live", "lobby"), "RM_1", START_S)
+    who = participant("PA_1", "ada", START_S * 1000)
+    gone = {"seenMs": str(START_S * 1000 + 60_000), "goneMs": str(START_S * 1000 + 6_990_000)}
+    await fold(pool, [body("participant_joined", "EV_1", START_S, room=lobby, participant=who)])
+    await fold(pool, [body("relay_participant_gone", "EV_2", START_S + 7000, room=lobby, participant=who, relay=gone)])
+    assert (await get(api, "sessions/PA_1", key_of(project)))["endedBy"] == "reconciled"
+    of_session = await walk(api, "events", key_of(project), session="PA_1")
+    assert [event["id"] for event in of_session] == ["EV_2", "EV_1"]
+
+
 @pytest.mark.parametrize("filters", [{}, {"room": "lobby"}])
 async def test_a_page_of_events_is_bounded_in_bytes(
     api: httpx.AsyncClient,

@@ -43,6 +43,25 @@ async def test_of_a_project_without_traffic(api: httpx.AsyncClient, project: Cre
     assert (await api.get("/v1/usage", headers=key_of(project))).json()["period"] == "30d"
 
 
+async def test_all_begins_with_an_egress_that_is_older_than_any_session(
+    api: httpx.AsyncClient, pool: Pool, project: CreatedProject
+) -> None:
+    start_s = LAST_NOON_MS // 1000 - 40 * 86400
+    name = livekit_room(project.project_id, "live", "lobby")
+    recorded = {
+        "egressId": "EG_1",
+        "roomName": name,
+        "startedAt": str(start_s * 10**9),
+        "endedAt": str((start_s + 600) * 10**9),
+    }
+    await fold(pool, [body("egress_ended", "EV_1", start_s + 600, egressInfo=recorded)])
+    await fold(pool, meeting(name, start_s=LAST_NOON_MS // 1000 - 86400))
+    answer = await usage(api, key_of(project), "all")
+    assert len(answer["daily"]) == 41
+    assert answer["totals"]["egress"]["minutes"] == 10
+    assert answer["totals"]["egress"]["runs"] == 1
+
+
 async def test_days_totals_and_peaks(api: httpx.AsyncClient, pool: Pool, project: CreatedProject) -> None:
     today = floor_to(LAST_NOON_MS, DAY_MS) // 1000
     name = livekit_room(project.project_id, "live", "lobby")
