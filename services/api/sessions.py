@@ -130,6 +130,16 @@ async def events_for(pool: Pool, scope: Scope, params: Mapping[str, list[str]]) 
     )
 
 
+async def event_for(pool: Pool, scope: Scope, event_id: str, at: str) -> ListedEvent | None:
+    """The event of this id that LiveKit created at ``at`` (RFC 3339). Raises ``InvalidRequest`` and ``StoreUnavailable``."""
+    at_ms = instant({"at": at}, "at")
+    if "\0" in event_id:
+        return None
+    async with reading(pool, "events") as conn:
+        row = await event_pages.event_of(conn, scope, at_ms, event_id)
+    return None if row is None else _event(row)
+
+
 def _event(row: event_pages.ListedEvent) -> ListedEvent:
     return ListedEvent(
         id=row.id,

@@ -87,6 +87,17 @@ async def page_of_events(
     return EventPage(rows, next_key)
 
 
+async def event_of(conn: Connection, scope: Scope, at_ms: int, event_id: str) -> ListedEvent | None:
+    """The event of this id that LiveKit created at ``at_ms`` (unix ms)."""
+    row = await conn.fetchrow(
+        f"SELECT {_NAMES}, body FROM event WHERE created_at = $1 AND id = $2 AND project_id = $3 AND mode = $4",
+        _utc(at_ms),
+        event_id,
+        *scope,
+    )
+    return None if row is None else ListedEvent(*row)
+
+
 def _utc(at_ms: int) -> datetime:
     """Within what a timestamp of ours can be."""
     return datetime.fromtimestamp(min(max(at_ms, 0), 1 << 47) / 1000, UTC)

@@ -7,13 +7,17 @@ from typing import Any
 import httpx
 import pytest
 
+from services.api.sessions import event_for
 from services.cli.projects import create_project
 from services.worker.fold import fold_batch
+from shared.clock import rfc3339
+from shared.errors import InvalidRequest
 from shared.ids import livekit_room
 from shared.models.projects import CreatedProject
 from shared.postgres import Pool
 from shared.queries import event_pages, pages
 from shared.queries.events import Received
+from shared.queries.usage import Scope
 from shared.settings import Settings
 from tests.integration.conftest import Standing, key_of
 from tests.livekit_bodies import body, meeting, participant, room
@@ -158,6 +162,23 @@ async def test_events_are_what_livekit_sent(api: httpx.AsyncClient, project: Cre
     names = [event["event"] for event in of_session]
     assert sorted(names) == ["participant_joined", "participant_left", "track_published", "track_unpublished"]
     assert await walk(api, "events", key_of(project), session="PA_nobody") == []
+
+
+async def test_one_event_is_found_by_its_id_and_time(pool: Pool, project: CreatedProject, settings: Settings) -> None:
+    name = livekit_room(project.project_id, "live", "lobby")
+    # Many of one second: it is not searched for among them.
+    await fold(pool, [body("room_started", f"EV_{number}", START_S, room=room(name, "RM_1")) for number in range(300)])
+    at, scope = rfc3339(START_S * 1000), Scope(project.project_id, "live")
+    found = await event_for(pool, scope, "EV_123", at)
+    assert found is not None
+    assert (found.id, found.event, found.room, found.created_at) == ("EV_123", "room_started", "lobby", at)
+    other = await create_project(settings.database, "other")
+    for asked in (Scope(other.project_id, "live"), Scope(project.project_id, "test")):
+        assert await event_for(pool, asked, "EV_123", at) is None
+    for event_id, when in (("EV_300", at), ("EV_\0", at), ("EV_123", rfc3339(START_S * 1000 + 1000))):
+        assert await event_for(pool, scope, event_id, when) is None
+    with pytest.raises(InvalidRequest):
+        await event_for(pool, scope, "EV_123", "yesterday")
 
 
 async def test_what_proved_an_inferred_end_is_among_a_sessions_events(

@@ -12,13 +12,11 @@ from litestar.params import FromPath
 from services.api.portal.notices import spoken
 from services.api.portal.usage_view import asked
 from services.api.portal.visit import Page, Visit
-from services.api.sessions import events_for, session_for, sessions_for
-from shared.clock import rfc3339
+from services.api.sessions import event_for, events_for, session_for, sessions_for
 from shared.errors import InvalidRequest, SessionNotFound
-from shared.models.sessions import ListedEvent, ListedSession
+from shared.models.sessions import ListedSession
 
 _PAGE = "50"
-_MOST_OF_A_SECOND = 10
 # A page stays under 150 kB.
 _PAYLOAD_SHOWN = 60_000
 KINDS: Final = ("STANDARD", "AGENT", "SIP", "INGRESS")
@@ -69,26 +67,15 @@ class HistoryController(Controller):
     async def event(self, visit: NamedDependency[Visit]) -> Page:
         """One event: ``at`` is when LiveKit created it, by which its partition is found."""
         given = visit.request.query_params
-        event = await _find_event(visit, given.get("id", ""), given.get("at", ""))
+        try:
+            event = await event_for(visit.portal.pool, visit.scope, given.get("id", ""), given.get("at", ""))
+        except InvalidRequest:
+            event = None
+        if event is None:
+            raise NotFoundException
         payload = msgspec.json.format(bytes(event.payload), indent=2).decode() if event.payload is not None else None
         cut = payload is not None and len(payload) > _PAYLOAD_SHOWN
         return visit.page("event.html", event=event, payload=payload[:_PAYLOAD_SHOWN] if payload else None, cut=cut)
-
-
-async def _find_event(visit: Visit, event_id: str, at: str) -> ListedEvent:
-    try:
-        params = {"from": [at], "to": [rfc3339(_ms(at) + 1)], "limit": ["200"]}
-        for _ in range(_MOST_OF_A_SECOND):
-            page = await events_for(visit.portal.pool, visit.scope, params)
-            for event in page.events:
-                if event.id == event_id:
-                    return event
-            if page.next_cursor is None:
-                break
-            params["cursor"] = [page.next_cursor]
-    except (InvalidRequest, ValueError, OverflowError):
-        pass
-    raise NotFoundException
 
 
 def _wanted(visit: Visit, names: tuple[str, ...]) -> dict[str, str]:
