@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -107,14 +107,40 @@ async def borrowed(pool: Pool, within_s: float = BORROWED_S) -> AsyncIterator[Co
     loop = asyncio.get_running_loop()
     until = loop.time() + within_s
     async with pool.acquire(timeout=within_s) as conn:
-        cut_off = loop.call_at(until, conn.terminate)
+        timer = loop.call_at(until, _cut_off, conn)
         try:
             yield conn
         except asyncio.CancelledError:
-            conn.terminate()
+            _cut_off(conn)
             raise
         finally:
-            cut_off.cancel()
+            timer.cancel()
+
+
+@asynccontextmanager
+async def in_transaction(conn: Connection, *, snapshot: bool = False) -> AsyncIterator[None]:
+    """A transaction on a ``borrowed`` connection, committed at the end of the block or rolled back by an exception.
+    ``snapshot``: all that is read is of one instant, and nothing is written.
+
+    Where the caller is cancelled, Postgres is not asked to roll back, which it does of itself on a connection that is cut off:
+    asyncpg's own block would wait for the answer, and raise in place of the cancellation that none came."""
+    transaction = conn.transaction(isolation="repeatable_read", readonly=True) if snapshot else conn.transaction()
+    await transaction.start()
+    try:
+        yield
+    except asyncio.CancelledError:
+        _cut_off(conn)
+        raise
+    except BaseException:
+        await transaction.rollback()
+        raise
+    await transaction.commit()
+
+
+def _cut_off(conn: Connection) -> None:
+    # One that was cut off before is the pool's again, and refuses everything. A cancellation must not end in that.
+    with suppress(asyncpg.InterfaceError):
+        conn.terminate()
 
 
 async def _leave(_connection: Any) -> None:

@@ -17,7 +17,7 @@ from litestar import Request, Response
 from shared.clock import DAY_MS, MINUTE_MS
 from shared.errors import AttemptUnderWay, IdempotencyKeyReused, InvalidRequest, ShownOnce, StoreUnavailable
 from shared.ids import Mode
-from shared.postgres import UNAVAILABLE, Connection, Pool, borrowed
+from shared.postgres import UNAVAILABLE, Connection, Pool, borrowed, in_transaction
 from shared.queries import attempts as queries
 from shared.queries.attempts import Attempt, Earlier
 
@@ -108,7 +108,7 @@ async def once_committed(
         if replay is not None:
             return replay
     try:
-        async with borrowed(pool) as conn, conn.transaction():
+        async with borrowed(pool) as conn, in_transaction(conn):
             made = await perform(conn)
             if attempt is not None:
                 body = None if shown_once else msgspec.json.encode(made)

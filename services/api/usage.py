@@ -17,7 +17,7 @@ from shared.metering.peak import EMPTY, daily_peaks
 from shared.metering.rounding import Amounts, Rounding
 from shared.metering.span import Span
 from shared.models.usage import UsageAnswer
-from shared.postgres import UNAVAILABLE, Connection, Pool, borrowed
+from shared.postgres import UNAVAILABLE, Connection, Pool, borrowed, in_transaction
 from shared.queries import groups as group_queries
 from shared.queries import usage as usage_queries
 from shared.queries import usage_ranges
@@ -34,7 +34,7 @@ async def reading(pool: Pool, what: str, *, at_once: bool = False) -> AsyncItera
             if at_once:
                 yield conn
                 return
-            async with conn.transaction(isolation="repeatable_read", readonly=True):
+            async with in_transaction(conn, snapshot=True):
                 yield conn
     except (*UNAVAILABLE, asyncpg.PostgresError) as error:
         raise StoreUnavailable(f"{what} cannot be read at the moment; try again shortly") from error

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import psycopg
 import pytest
 
-from shared.postgres import UNAVAILABLE, Connection, Pool, borrowed, connect
+from shared.postgres import UNAVAILABLE, Connection, Pool, borrowed, connect, in_transaction
 from shared.settings import Settings
 
 
@@ -35,15 +35,9 @@ async def at_once(_conn: Connection) -> AsyncIterator[None]:
     yield
 
 
-@asynccontextmanager
-async def in_transaction(conn: Connection) -> AsyncIterator[None]:
-    async with conn.transaction():
-        yield
-
-
 @pytest.mark.parametrize(
     ("way", "within_s", "cancelled"),
-    [(at_once, 1.0, False), (at_once, 60.0, True), (in_transaction, 1.0, False)],
+    [(at_once, 1.0, False), (at_once, 60.0, True), (in_transaction, 1.0, False), (in_transaction, 60.0, True)],
 )
 async def test_a_query_that_hangs_lets_go_of_its_borrower(
     pool: Pool, way: Callable[[Connection], AbstractAsyncContextManager[None]], within_s: float, cancelled: bool
@@ -69,3 +63,50 @@ async def test_a_query_that_hangs_lets_go_of_its_borrower(
     finally:
         os.kill(pid, signal.SIGCONT)
     assert await pool.fetchval("SELECT 1") == 1
+
+
+async def test_a_borrower_whose_connection_is_gone_is_cancelled_all_the_same(pool: Pool) -> None:
+    """It may be busy with something else when its time is over: then it has no connection that could be cut off again. An error
+    in place of the cancellation would let whoever it met go on as if Postgres were away."""
+    failures: list[dict[str, object]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _loop, context: failures.append(context))
+    is_cut_off = asyncio.Event()
+
+    async def dawdle() -> None:
+        async with borrowed(pool, 0.2) as conn, in_transaction(conn):
+            conn.add_termination_listener(lambda _conn: is_cut_off.set())
+            await loop.create_future()
+
+    dawdling = asyncio.create_task(dawdle())
+    async with asyncio.timeout(20):
+        await is_cut_off.wait()
+        dawdling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await dawdling
+    assert await pool.fetchval("SELECT 1") == 1
+    assert failures == []
+
+
+async def test_a_connection_that_is_gone_before_its_time_is_left_alone_then(pool: Pool) -> None:
+    """asyncpg itself hangs up where a query cannot be given up."""
+    failures: list[dict[str, object]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _loop, context: failures.append(context))
+    async with borrowed(pool, 0.2) as conn:
+        conn.terminate()
+        over = loop.create_future()
+        loop.call_later(0.3, over.set_result, None)
+        await over
+    assert failures == []
+
+
+async def test_what_failed_in_a_transaction_is_taken_back(pool: Pool) -> None:
+    async def fail() -> None:
+        async with borrowed(pool) as conn, in_transaction(conn):
+            await conn.execute("CREATE TABLE taken_back ()")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        await fail()
+    assert await pool.fetchval("SELECT to_regclass('taken_back')") is None

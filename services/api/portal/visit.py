@@ -15,7 +15,7 @@ from shared.accounts import Actor, actor_of
 from shared.accounts import record as record_entry
 from shared.ids import Mode
 from shared.models.accounts import Account, BrowserSession, ProjectAccess, Role, at_least
-from shared.postgres import Connection, borrowed
+from shared.postgres import Connection, borrowed, in_transaction
 from shared.queries.usage import Scope
 
 Page = Response[str]
@@ -97,13 +97,13 @@ class Visit:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[Connection]:
         """One snapshot for everything that a page shows."""
-        async with borrowed(self.portal.pool) as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+        async with borrowed(self.portal.pool) as conn, in_transaction(conn, snapshot=True):
             yield conn
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[Connection]:
         """One transaction, committed when the block ends without an exception."""
-        async with borrowed(self.portal.pool) as conn, conn.transaction():
+        async with borrowed(self.portal.pool) as conn, in_transaction(conn):
             yield conn
 
     async def record(self, conn: Connection, action: str, target: str = "", detail: str = "") -> None:
