@@ -98,12 +98,24 @@ async def remember_times(conn: Any) -> None:
     )
 
 
+def end_statements_after(seconds: float) -> Callable[[Any], Coroutine[Any, Any, None]]:
+    """An ``init`` for connections that may be cut off: Postgres notices that nobody listens any more only when a statement
+    ends, and those that wait for a lock, of clients that try again and again, would take its last connection. Set and not
+    given when connecting: PgBouncer refuses what it does not know there."""
+
+    async def limit(conn: Any) -> None:
+        await conn.execute("SELECT set_config('statement_timeout', $1, false)", f"{round(seconds * 1000)}ms")
+
+    return limit
+
+
 @asynccontextmanager
 async def borrowed(pool: Pool, within_s: float = BORROWED_S) -> AsyncIterator[Connection]:
     """A connection of the pool, and what is done with it, within so many seconds in all. Raises one of ``UNAVAILABLE``.
 
     It is cut off then, or when the caller is cancelled, and not asked to give up: where Postgres hangs, that is not answered
-    either, and asyncpg would wait for half a minute, whatever time-out stood around it."""
+    either, and asyncpg would wait for half a minute, whatever time-out stood around it. A statement under way is not told:
+    Postgres must end it by itself (``end_statements_after``)."""
     loop = asyncio.get_running_loop()
     until = loop.time() + within_s
     async with pool.acquire(timeout=within_s) as conn:

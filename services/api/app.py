@@ -43,18 +43,24 @@ from shared.livekit.access_token import TokenSigner
 from shared.livekit.room_service import RoomService
 from shared.livekit.webhook import WebhookVerifier
 from shared.metering.usage import stale_after_ms
-from shared.postgres import Pool, create_pool
-from shared.settings import Settings
+from shared.postgres import BORROWED_S, Pool, create_pool, end_statements_after
+from shared.settings import DatabaseUrl, Settings
 
 log = logging.getLogger("relay.api")
 POOL_SIZE = 10
 CLOSE_POOL_S = 5.0
 
 
+def open_pool(database: DatabaseUrl) -> Pool:
+    """The API's connections, opened when the pool is entered."""
+    limit = end_statements_after(BORROWED_S)
+    return create_pool(database, "relay api", max_size=POOL_SIZE, stateless=True, init=limit)
+
+
 def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | None = None) -> ASGIApp:
     """The ASGI application. Opens nothing before its lifespan starts; call it on the event loop it will run on."""
     clock = clock or SystemClock()
-    pool = create_pool(settings.database, "relay api", max_size=POOL_SIZE, stateless=True)
+    pool = open_pool(settings.database)
     redis = event_stream.connect_streams(settings)
     broker = create_broker(settings.redis_url, [])
     keys = KeyStore(settings.database, pool, clock, settings.rate_limits.unknown_keys)

@@ -9,7 +9,17 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import psycopg
 import pytest
 
-from shared.postgres import UNAVAILABLE, Connection, Pool, borrowed, connect, in_transaction
+from services.api.app import open_pool
+from shared.postgres import (
+    UNAVAILABLE,
+    Connection,
+    Pool,
+    borrowed,
+    connect,
+    create_pool,
+    end_statements_after,
+    in_transaction,
+)
 from shared.settings import Settings
 
 
@@ -110,3 +120,24 @@ async def test_what_failed_in_a_transaction_is_taken_back(pool: Pool) -> None:
     with pytest.raises(KeyError):
         await fail()
     assert await pool.fetchval("SELECT to_regclass('taken_back')") is None
+
+
+async def test_postgres_ends_what_was_cut_off(settings: Settings, pool: Pool) -> None:
+    """Clients that try again and again would otherwise hold every connection that Postgres has."""
+    async with create_pool(settings.database, "cut off", stateless=True, init=end_statements_after(1.5)) as limited:
+        for _ in range(3):
+            with pytest.raises(UNAVAILABLE):
+                async with borrowed(limited, 0.2) as conn:
+                    await conn.execute("SELECT pg_sleep(600)")
+        under_way = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'cut off' AND state = 'active'"
+        for _ in range(400):
+            if not await pool.fetchval(under_way):
+                break
+            await asyncio.sleep(0.05)
+        else:
+            pytest.fail("Postgres goes on for those who have hung up")
+
+
+async def test_of_the_api_too(settings: Settings) -> None:
+    async with open_pool(settings.database) as limited:
+        assert await limited.fetchval("SHOW statement_timeout") == "10s"

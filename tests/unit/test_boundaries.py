@@ -19,6 +19,7 @@ LOCKS = sorted(ROOT.glob("requirements*.lock"))
 ABOUT_THE_SERVER = {
     ("services/cli/embedded.py", "SELECT 1 FROM pg_database WHERE datname = 'relay'"),
     ("services/cli/embedded.py", "CREATE DATABASE relay"),
+    ("shared/postgres.py", "SELECT set_config('statement_timeout', $1, false)"),
     ("shared/migrate.py", "CREATE SCHEMA IF NOT EXISTS {}"),
 }
 STATEMENT = re.compile(
