@@ -11,7 +11,7 @@ _random = random.SystemRandom()
 
 
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    """A port of the loopback interface that nobody uses."""
+    """A port that nobody uses, on any address."""
     return _first_free((0,), kind)
 
 
@@ -35,7 +35,7 @@ def _first_free(offsets: tuple[int, ...], kind: socket.SocketKind = socket.SOCK_
 def _is_free(port: int, kind: socket.SocketKind) -> bool:
     with socket.socket(socket.AF_INET, kind) as probe:
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind(("", port))  # LiveKit's media ports are bound to all addresses
         except OSError:
             return False
     return True

@@ -18,6 +18,7 @@ from tests.ports import free_port
 
 API_KEY = "devkey"
 API_SECRET = "a-secret-of-the-end-to-end-tests-alone"
+_DRAWS = 3
 _READY_WITHIN_S = 30.0
 _STOP_WITHIN_S = 15.0
 
@@ -80,32 +81,38 @@ def livekit_server(
     program: str, directory: Path, webhook_url: str, *, port: int | None = None, redis_address: str = ""
 ) -> Iterator[LiveKit]:
     """Runs the server until the block ends, with its state in memory or in a Redis. It must answer within 30 s."""
-    port = port or free_port()
     config, log = directory / "livekit.yaml", directory / "livekit.log"
-    config.write_text(_config(port, webhook_url, redis_address))
-    with (
-        log.open("wb") as output,
-        subprocess.Popen([program, "--config", str(config)], stdout=output, stderr=output) as process,
-    ):
-        try:
-            _wait_until_ready(process, f"http://127.0.0.1:{port}", log)
-            yield LiveKit(f"ws://127.0.0.1:{port}", log, process.pid)
-        finally:
-            process.terminate()
+    for _ in range(_DRAWS):
+        drawn = port or free_port()
+        config.write_text(_config(drawn, webhook_url, redis_address))
+        with (
+            log.open("wb") as output,
+            subprocess.Popen([program, "--config", str(config)], stdout=output, stderr=output) as process,
+        ):
             try:
-                process.wait(_STOP_WITHIN_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
+                if _is_ready(process, f"http://127.0.0.1:{drawn}"):
+                    yield LiveKit(f"ws://127.0.0.1:{drawn}", log, process.pid)
+                    return
+            finally:
+                process.terminate()
+                try:
+                    process.wait(_STOP_WITHIN_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+        # LiveKit can be given ports, and no sockets: another process may take one of them between the draw and its start.
+        if b"address already in use" not in log.read_bytes():
+            break
+    pytest.fail(f"livekit-server is not ready: {log.read_text(errors='replace')[-3000:]}", pytrace=False)
 
 
-def _wait_until_ready(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
+def _is_ready(process: "subprocess.Popen[bytes]", url: str) -> bool:
+    """Waits for it; False where the server has ended, or takes too long."""
     deadline = time.monotonic() + _READY_WITHIN_S
-    while True:
+    while process.poll() is None and time.monotonic() < deadline:
         try:
             if httpx.get(url, trust_env=False, timeout=2).status_code == 200:
-                return
+                return True
         except httpx.TransportError:
             pass
-        if process.poll() is not None or time.monotonic() > deadline:
-            pytest.fail(f"livekit-server is not ready: {log.read_text(errors='replace')[-3000:]}", pytrace=False)
         time.sleep(0.05)
+    return False
