@@ -279,13 +279,15 @@ async def test_by_keyboard_alone(site: Site) -> None:
     page = await site.page(viewport=DESKTOP)
     keys = page.keyboard
     await page.goto("/sign-up")
-    # The first field has the focus already.
+    # The first field has the focus already, once the page is drawn: what is typed before goes nowhere.
+    await page.locator("[name=name]:focus").wait_for()
     for text in ("Kim", "kim@example.com", PASSWORD):
         await keys.type(text)
         await keys.press("Tab")
     await keys.press("Enter")
     # Whoever has no project makes the first; its name is asked for at once.
     await page.wait_for_url("**/projects/new")
+    await page.locator("[name=name]:focus").wait_for()
     await keys.type("Keyboard")
     await keys.press("Enter")
     await page.get_by_role("heading", name="Keyboard is ready").wait_for()
@@ -295,7 +297,7 @@ async def test_by_keyboard_alone(site: Site) -> None:
     await keys.press("Tab")
     assert await page.evaluate("document.activeElement.className") == "skip"
     await keys.press("Enter")
-    assert await page.evaluate("document.activeElement.id") == "content"
+    await page.locator("#content:focus").wait_for()
     for _ in range(40):
         await keys.press("Tab")
         if await page.evaluate("document.activeElement.matches('.spot')"):
