@@ -17,6 +17,7 @@ import pytest
 
 from services.cli.data_dir import STORED, DataDir
 from shared.settings import DatabaseUrl, inherited_environment, parse_database_url
+from tests.e2e.children import end
 from tests.e2e.livekit_server import API_KEY, API_SECRET, LiveKit, binary, livekit_server, unavailable
 from tests.e2e.recorder import Recorder, recording
 from tests.e2e.test_up import _UP, Up
@@ -49,11 +50,7 @@ def relay_up(directory: Path, port: int, livekit_url: str, **more: str) -> Itera
         try:
             yield started
         finally:
-            process.terminate()
-            try:
-                process.wait(_STOP_WITHIN_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            end(process, _STOP_WITHIN_S)
             reader.join(_STOP_WITHIN_S)
 
 

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from shared.settings import environment
+from tests.e2e.children import end
 from tests.ports import free_port
 
 API_KEY = "devkey"
@@ -94,11 +95,7 @@ def livekit_server(
                     yield LiveKit(f"ws://127.0.0.1:{drawn}", log, process.pid)
                     return
             finally:
-                process.terminate()
-                try:
-                    process.wait(_STOP_WITHIN_S)
-                except subprocess.TimeoutExpired:
-                    process.kill()
+                end(process, _STOP_WITHIN_S)
         # LiveKit can be given ports, and no sockets: another process may take one of them between the draw and its start.
         if b"address already in use" not in log.read_bytes():
             break

@@ -27,6 +27,7 @@ from services.cli.projects import create_key, create_project, revoke_key
 from shared.migrate import migrate
 from shared.postgres import connect
 from shared.settings import DatabaseUrl, parse_database_url
+from tests.e2e.children import end
 from tests.ports import free_port
 
 PROCESSES = 2
@@ -206,11 +207,7 @@ def api_process(database_url: str, redis_url: str, port: int, log: Path) -> Iter
         try:
             yield
         finally:
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            end(process, 30)
 
 
 async def answering(port: int) -> None:

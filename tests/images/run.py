@@ -22,6 +22,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import httpx
 
 from services.cli.embedded import embedded_servers
+from shared.ending import end_tasks
 from shared.settings import environment
 from tests.images.container import ran, running, stop, wait_until_healthy
 from tests.images.dockerfile import Image, build
@@ -96,6 +97,8 @@ def over_tcp(socket: str) -> Iterator[int]:
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
+        loop.run_until_complete(end_tasks(asyncio.all_tasks(loop)))
+        loop.close()
 
 
 def check_contents(dockerfile: str, image: Image) -> None:
