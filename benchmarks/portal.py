@@ -19,7 +19,7 @@ import psycopg
 
 from benchmarks import machine, processes
 from benchmarks.machine import console
-from services.cli.embedded import embedded_servers
+from services.local.embedded import embedded_servers
 from shared.migrate import migrate
 from shared.settings import parse_database_url
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import httpx
 
-from services.cli.embedded import EmbeddedServers, embedded_servers
-from services.cli.supervisor import Child
+from services.local.embedded import EmbeddedServers, embedded_servers
+from services.local.supervisor import Child
 from shared.migrate import migrate
 from shared.settings import environment, inherited_environment, parse_database_url
 

@@ -24,8 +24,8 @@ from benchmarks.machine import Spread, cpu_us, resident_mib
 from benchmarks.processes import LIVEKIT, Site
 from benchmarks.tokens import requests_file
 from benchmarks.webhooks import bodies
-from services.cli.embedded import EmbeddedServers
 from services.cli.projects import create_project
+from services.local.embedded import EmbeddedServers
 from shared.livekit.webhook import WebhookSigner
 from shared.settings import parse_database_url
 

@@ -18,9 +18,9 @@ from benchmarks import processes
 from benchmarks.machine import console, describe, memory
 from benchmarks.paced import Paced, request
 from benchmarks.processes import LIVEKIT
-from services.cli.embedded import EmbeddedServers
 from services.cli.projects import create_project
 from services.cli.simulate.traffic import make_meeting
+from services.local.embedded import EmbeddedServers
 from shared import event_stream
 from shared.livekit.webhook import WebhookSigner
 from shared.models.projects import CreatedProject

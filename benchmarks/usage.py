@@ -22,7 +22,7 @@ from benchmarks.load import Load, line, run
 from benchmarks.machine import Spread
 from benchmarks.processes import Site
 from benchmarks.usage_peer import Question
-from services.cli.embedded import embedded_servers
+from services.local.embedded import embedded_servers
 from shared.clock import DAY_MS
 from shared.migrate import migrate
 from shared.settings import parse_database_url

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 
-from services.cli.embedded import Server, prepare_postgres, prepare_redis
+from services.local.embedded import Server, prepare_postgres, prepare_redis
 from shared.settings import inherited_environment
 
 ROOT = Path(__file__).resolve().parent.parent

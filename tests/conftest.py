@@ -13,7 +13,7 @@ import pytest
 import redis
 from psycopg import sql
 
-from services.cli.embedded import EmbeddedServers, embedded_servers
+from services.local.embedded import EmbeddedServers, embedded_servers
 from shared.settings import DatabaseUrl, RateLimits, Settings, environment, parse_database_url
 from tests.versions import DATABASE_VARIABLE, REDIS_VARIABLE
 

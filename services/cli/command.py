@@ -60,7 +60,7 @@ def duration(text: str) -> timedelta:
 
 def environment_of(arguments: argparse.Namespace) -> dict[str, str]:
     """Settings of the instance in the data directory; what the environment says itself goes first."""
-    from services.cli.data_dir import DataDir
+    from services.local.data_dir import DataDir
 
     return DataDir(arguments.data_dir or default_data_dir()).environment()
 

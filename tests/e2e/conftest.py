@@ -15,7 +15,7 @@ from typing import NamedTuple
 import httpx
 import pytest
 
-from services.cli.data_dir import STORED, DataDir
+from services.local.data_dir import STORED, DataDir
 from shared.settings import DatabaseUrl, inherited_environment, parse_database_url
 from tests.e2e.children import end
 from tests.e2e.livekit_server import API_KEY, API_SECRET, LiveKit, binary, livekit_server, unavailable

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from services.cli.simulate.command import Traffic
-from services.cli.up import service
+from services.local.up import service
 from shared import event_stream
 from shared.livekit.webhook import WebhookSigner
 from shared.settings import Settings, inherited_environment

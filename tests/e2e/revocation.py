@@ -22,8 +22,8 @@ from typing import NamedTuple
 
 import httpx
 
-from services.cli import embedded
 from services.cli.projects import create_key, create_project, revoke_key
+from services.local import embedded
 from shared.migrate import migrate
 from shared.postgres import connect
 from shared.settings import DatabaseUrl, parse_database_url

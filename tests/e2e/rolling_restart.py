@@ -17,8 +17,8 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from services.cli.embedded import embedded_servers
 from services.cli.projects import create_project
+from services.local.embedded import embedded_servers
 from shared.migrate import migrate
 from shared.postgres import create_pool
 from shared.settings import Settings, parse_database_url

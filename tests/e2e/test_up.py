@@ -16,14 +16,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from services.cli.data_dir import STORED
+from services.local.data_dir import STORED
 from shared.settings import inherited_environment
 from tests.ports import free_port
 
 _WITHIN_S = 60.0
 _UP = """
 import asyncio, pathlib, sys
-from services.cli.up import up
+from services.local.up import up
 sys.exit(asyncio.run(up(pathlib.Path(sys.argv[1]), {port})))
 """
 

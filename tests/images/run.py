@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import httpx
 
-from services.cli.embedded import embedded_servers
+from services.local.embedded import embedded_servers
 from shared.ending import end_tasks
 from shared.settings import environment
 from tests.images.container import ran, running, stop, wait_until_healthy
@@ -36,7 +36,7 @@ PACKAGES = "python3,python3-venv,python3-pip,ca-certificates"
 FORBIDDEN = {
     "Dockerfile.api": ("app/services/worker", "app/tests", "app/.git", "opt/venv/bin/pip"),
     "Dockerfile.worker": (
-        "app/services/api", "app/services/cli", "app/tests", "opt/venv/bin/pip",
+        "app/services/api", "app/services/cli", "app/services/local", "app/tests", "opt/venv/bin/pip",
         *(f"opt/venv/lib/python3.11/site-packages/{name}" for name in ("litestar", "uvicorn", "jinja2", "httpx")),
     ),
 }  # fmt: skip

@@ -14,8 +14,8 @@ from services.api.app import create_app
 from services.api.problem_codes import CODES
 from services.api.problems import ProblemDetails
 from services.api.server import server_config
-from services.cli.embedded import EmbeddedServers
 from services.cli.projects import create_project
+from services.local.embedded import EmbeddedServers
 from shared.clock import DAY_MS, Clock, SystemClock, floor_to
 from shared.ids import KeyType, Mode
 from shared.livekit.webhook import WebhookSigner

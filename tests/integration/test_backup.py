@@ -9,8 +9,8 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from services.cli.embedded import _postgres_binaries
 from services.cli.projects import create_project
+from services.local.embedded import _postgres_binaries
 from services.worker.fold import fold_batch
 from shared import projects
 from shared.migrate import migrate

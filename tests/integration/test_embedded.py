@@ -17,8 +17,8 @@ import pytest
 import redis
 import redis.asyncio
 
-from services.cli.data_dir import DataDirBusy, stop_leftover
-from services.cli.embedded import (
+from services.local.data_dir import DataDirBusy, stop_leftover
+from services.local.embedded import (
     EmbeddedServerFailed,
     EmbeddedServers,
     _own,

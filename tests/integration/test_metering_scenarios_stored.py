@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from livekit.protocol import models
 
-from services.cli.embedded import embedded_servers
+from services.local.embedded import embedded_servers
 from services.worker.drain import drain_inbox, drain_partition
 from services.worker.fold import fold_batch
 from shared import event_stream

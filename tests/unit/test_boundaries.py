@@ -17,8 +17,8 @@ LOCKS = sorted(ROOT.glob("requirements*.lock"))
 
 # Statements about the server itself, before there is a schema that a query could be asked in.
 ABOUT_THE_SERVER = {
-    ("services/cli/embedded.py", "SELECT 1 FROM pg_database WHERE datname = 'relay'"),
-    ("services/cli/embedded.py", "CREATE DATABASE relay"),
+    ("services/local/embedded.py", "SELECT 1 FROM pg_database WHERE datname = 'relay'"),
+    ("services/local/embedded.py", "CREATE DATABASE relay"),
     ("shared/postgres.py", "SELECT set_config('statement_timeout', $1, false)"),
     ("shared/migrate.py", "CREATE SCHEMA IF NOT EXISTS {}"),
 }
@@ -55,8 +55,8 @@ def forbidden_imports(name: str, tree: ast.Module) -> Iterator[str]:
     """shared/ knows no service and no web framework; the two services know nothing of each other."""
     forbidden = {
         "shared/": ("services", "litestar"),
-        "services/api/": ("services.worker", "services.cli"),
-        "services/worker/": ("services.api", "services.cli", "litestar"),
+        "services/api/": ("services.worker", "services.cli", "services.local"),
+        "services/worker/": ("services.api", "services.cli", "services.local", "litestar"),
     }
     for folder, packages in forbidden.items():
         if name.startswith(folder):

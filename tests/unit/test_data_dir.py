@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.data_dir import STORED, DataDir
+from services.local.data_dir import STORED, DataDir
 
 STARTED_WITH = {
     "DATABASE_URL": "postgresql://embedded/relay",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.supervisor import Child, StopRequested, Supervisor
+from services.local.supervisor import Child, StopRequested, Supervisor
 
 _WITHIN_S = 10.0
 _SAYS_BYE = """
@@ -120,7 +120,7 @@ async def test_request_to_stop_cancels_what_is_awaited() -> None:
 
 _PARENT = """
 import asyncio
-from services.cli.supervisor import Child, Supervisor
+from services.local.supervisor import Child, Supervisor
 
 async def main():
     supervisor = Supervisor()

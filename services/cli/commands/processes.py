@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
 
 
 def _up(arguments: argparse.Namespace) -> int:
-    from services.cli.up import up
+    from services.local.up import up
 
     return asyncio.run(up(arguments.data_dir or default_data_dir(), arguments.port, arguments.host))
 
@@ -32,7 +32,7 @@ def _api(_: argparse.Namespace) -> int:
 
 
 def _worker(arguments: argparse.Namespace) -> int:
-    from services.cli.worker_pool import run_workers
+    from services.local.worker_pool import run_workers
 
     return asyncio.run(run_workers(arguments.processes))
 

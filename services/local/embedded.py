@@ -25,8 +25,8 @@ from urllib.parse import quote
 import psycopg
 import redis
 
-from services.cli.data_dir import DataDir, stop_leftover
-from services.cli.supervisor import Child
+from services.local.data_dir import DataDir, stop_leftover
+from services.local.supervisor import Child
 from shared.errors import RelayError
 
 READY_WITHIN_S = 30.0

@@ -15,10 +15,10 @@ import httpx
 import psycopg
 
 from services.cli.accounts import any_account
-from services.cli.data_dir import DataDir
-from services.cli.embedded import READY_WITHIN_S, Server, not_ready, prepare_postgres, prepare_redis
 from services.cli.projects import any_project, create_project
-from services.cli.supervisor import Child, StopRequested, Supervisor
+from services.local.data_dir import DataDir
+from services.local.embedded import READY_WITHIN_S, Server, not_ready, prepare_postgres, prepare_redis
+from services.local.supervisor import Child, StopRequested, Supervisor
 from shared.errors import RelayError
 from shared.migrate import migrate
 from shared.settings import Settings, default_data_dir, inherited_environment, load_settings

@@ -1,7 +1,7 @@
 """`relay worker --processes N`: several workers under one supervisor."""
 
-from services.cli.supervisor import Supervisor
-from services.cli.up import service
+from services.local.supervisor import Supervisor
+from services.local.up import service
 from shared.settings import inherited_environment, load_settings
 
 
