@@ -21,8 +21,8 @@ from benchmarks.webhooks import bodies
 from services.cli.projects import create_project
 from shared import event_stream
 from shared.doorbell import create_broker, wake
+from shared.models.received import Received
 from shared.postgres import connect
-from shared.queries.events import Received
 from shared.settings import parse_database_url
 
 _WITHIN_S = 300.0

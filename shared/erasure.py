@@ -14,12 +14,14 @@ import msgspec
 from shared.errors import ProjectNotFound, RelayError
 from shared.metering.state import Session
 from shared.metering.usage import Usage, bill_of
+from shared.models.rollups import GroupKey, GroupUsage
+from shared.models.scope import Scope
 from shared.postgres import Connection
 from shared.queries import erasure as queries
 from shared.queries import projects as project_queries
-from shared.queries.groups import GroupKey, GroupUsage, add_group_usage
+from shared.queries.groups import add_group_usage
 from shared.queries.sessions import lock_rooms
-from shared.queries.usage import Scope, lock_scopes
+from shared.queries.usage import lock_scopes
 from shared.rollups import group_rows
 
 # The greatest of two names wins when a session learns another (shared/metering/state.py). `~` is greater than every letter, so

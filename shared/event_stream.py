@@ -16,8 +16,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import OutOfMemoryError, RedisClusterException, RedisError, ResponseError
 
 from shared.models.livekit_event import routing_key
+from shared.models.received import Received
 from shared.one_write import Command, execute_all
-from shared.queries.events import Received
 from shared.settings import Settings
 
 PARTITIONS = 16

@@ -6,9 +6,7 @@ from operator import add
 from shared.clock import DAY_MS, floor_to
 from shared.metering.state import MediaRun, Session
 from shared.metering.usage import RunUsage, Usage, kind_of, usage_of_run
-from shared.queries.groups import Dimension, GroupKey, GroupUsage
-from shared.queries.media import MediaKey
-from shared.queries.usage import RollupKey
+from shared.models.rollups import Dimension, GroupKey, GroupUsage, MediaKey, RollupKey
 
 
 def usage_rows(session: Session, usage: Mapping[int, Usage]) -> list[tuple[RollupKey, Usage]]:

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 from shared import event_stream
 from shared.errors import SetAsideEventNotFound
+from shared.models.received import Received
 from shared.models.set_aside import SetAsideEvent
 from shared.postgres import Connection
 from shared.queries import events as event_queries
 from shared.queries import set_aside as queries
-from shared.queries.events import Received
 
 # Bodies held in memory at once; each can be 1 MiB.
 _CHUNK = 100

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from shared.clock import DAY_MS
 from shared.metering.peak import Stretch
+from shared.models.scope import Scope
 from shared.postgres import Connection
-from shared.queries.usage import Scope
 
 
 class DayUsage(NamedTuple):

@@ -17,9 +17,9 @@ from litestar import Request, Response
 from shared.clock import DAY_MS, MINUTE_MS
 from shared.errors import AttemptUnderWay, IdempotencyKeyReused, InvalidRequest, ShownOnce, StoreUnavailable
 from shared.ids import Mode
+from shared.models.idempotency import Attempt, Earlier
 from shared.postgres import UNAVAILABLE, Connection, Pool, borrowed, in_transaction
 from shared.queries import attempts as queries
-from shared.queries.attempts import Attempt, Earlier
 
 log = logging.getLogger("relay.api")
 

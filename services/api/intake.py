@@ -18,9 +18,9 @@ from shared import event_stream, metrics, tracing
 from shared.doorbell import wake
 from shared.ending import end_tasks
 from shared.errors import EventNotKept
+from shared.models.received import Received
 from shared.postgres import UNAVAILABLE, Pool, borrowed
 from shared.queries import events as queries
-from shared.queries.events import Received
 
 log = logging.getLogger("relay.api")
 

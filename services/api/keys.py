@@ -15,10 +15,10 @@ from shared.accounts import api_key, record_key
 from shared.clock import Clock
 from shared.errors import InvalidRequest, KeyNotFound
 from shared.models import keys as wire
+from shared.models.idempotency import Attempt
 from shared.models.projects import KeyInfo, KeyRecord
 from shared.postgres import Connection, Pool
 from shared.queries import keys as queries
-from shared.queries.attempts import Attempt
 
 
 class ProjectKeys:

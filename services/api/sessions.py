@@ -15,24 +15,24 @@ from shared.errors import InvalidRequest, SessionNotFound
 from shared.metering.rounding import Amounts, Rounding
 from shared.metering.state import Session
 from shared.metering.usage import Interval, counted_until, usage_between
+from shared.models.listings import EventFilter, EventRecord, SessionFilter, SessionRecord, SessionStatus
+from shared.models.scope import Scope
 from shared.models.sessions import EventsAnswer, ListedEvent, ListedSession, SessionsAnswer, TrackOfSession
+from shared.models.usage_ranges import UsageClock
 from shared.postgres import Pool
 from shared.queries import event_pages, session_pages
-from shared.queries.session_pages import Status
-from shared.queries.usage import Scope
-from shared.queries.usage_ranges import Asked
 
-STATUSES: tuple[Status, ...] = get_args(Status)
+STATUSES: tuple[SessionStatus, ...] = get_args(SessionStatus)
 DEFAULT_LIMIT, MAX_LIMIT = 50, 200
 _PAGING = ("from", "to", "limit", "cursor")
 _SESSION_NAMES = ("room", "identity", "kind")
 _EVENT_NAMES = ("event", "room", "identity", "session")
 
 
-async def sessions_for(pool: Pool, scope: Scope, params: Mapping[str, list[str]], asked: Asked) -> SessionsAnswer:
+async def sessions_for(pool: Pool, scope: Scope, params: Mapping[str, list[str]], asked: UsageClock) -> SessionsAnswer:
     """Raises ``InvalidRequest`` and ``StoreUnavailable``."""
     given = only_known(params, (*_SESSION_NAMES, "status", *_PAGING))
-    wanted = session_pages.Wanted(
+    wanted = SessionFilter(
         **{name: name_like(given, name) for name in _SESSION_NAMES},
         status=choice(given, "status", STATUSES),
         from_ms=_maybe_instant(given, "from"),
@@ -50,7 +50,7 @@ async def sessions_for(pool: Pool, scope: Scope, params: Mapping[str, list[str]]
     )
 
 
-async def session_for(pool: Pool, scope: Scope, sid: str, asked: Asked) -> ListedSession:
+async def session_for(pool: Pool, scope: Scope, sid: str, asked: UsageClock) -> ListedSession:
     """One session with its tracks. Raises ``SessionNotFound`` and ``StoreUnavailable``."""
     if "\0" in sid:
         raise SessionNotFound(sid)
@@ -63,7 +63,7 @@ async def session_for(pool: Pool, scope: Scope, sid: str, asked: Asked) -> Liste
     return answer
 
 
-def _session(row: session_pages.ListedSession, asked: Asked) -> ListedSession:
+def _session(row: SessionRecord, asked: UsageClock) -> ListedSession:
     session, until_ms = row.session, row.ended_ms
     if until_ms is None:
         until_ms = max(row.started_ms, counted_until(session, row.confirmed_ms, *asked))
@@ -113,7 +113,7 @@ def _tracks(session: Session) -> list[TrackOfSession]:
 async def events_for(pool: Pool, scope: Scope, params: Mapping[str, list[str]]) -> EventsAnswer:
     """Raises ``InvalidRequest`` and ``StoreUnavailable``."""
     given = only_known(params, (*_EVENT_NAMES, *_PAGING))
-    wanted = event_pages.Wanted(
+    wanted = EventFilter(
         **{name: name_like(given, name) for name in _EVENT_NAMES},
         from_ms=_maybe_instant(given, "from"),
         to_ms=_maybe_instant(given, "to"),
@@ -140,7 +140,7 @@ async def event_for(pool: Pool, scope: Scope, event_id: str, at: str) -> ListedE
     return None if row is None else _event(row)
 
 
-def _event(row: event_pages.ListedEvent) -> ListedEvent:
+def _event(row: EventRecord) -> ListedEvent:
     return ListedEvent(
         id=row.id,
         event=row.name,

@@ -16,13 +16,13 @@ from shared.errors import InvalidRequest, StoreUnavailable
 from shared.metering.peak import EMPTY, daily_peaks
 from shared.metering.rounding import Amounts, Rounding
 from shared.metering.span import Span
+from shared.models.scope import Scope
 from shared.models.usage import UsageAnswer
+from shared.models.usage_ranges import MediaUsage, RangeUsage, UsageClock
 from shared.postgres import UNAVAILABLE, Connection, Pool, borrowed, in_transaction
 from shared.queries import groups as group_queries
 from shared.queries import usage as usage_queries
 from shared.queries import usage_ranges
-from shared.queries.usage import Scope
-from shared.queries.usage_ranges import Asked, MediaUsage, RangeUsage
 
 
 @asynccontextmanager
@@ -45,7 +45,7 @@ async def usage_for(
     waiting: Waiting,
     scope: Scope,
     query: UsageQuery,
-    asked: Asked,
+    asked: UsageClock,
     most_to_rank: int | None = None,
 ) -> UsageAnswer:
     """``most_to_rank``: names of days that are put in an order by minutes, where the caller has less time than the API.
@@ -74,7 +74,7 @@ async def usage_for(
     return answer
 
 
-async def read_span(conn: Connection, scope: Scope, span: Span, asked: Asked) -> RangeUsage:
+async def read_span(conn: Connection, scope: Scope, span: Span, asked: UsageClock) -> RangeUsage:
     days = span.granularity == "day"
     return await usage_ranges.read_range(conn, scope, span.from_ms, span.to_ms, span.unit_ms, asked, names=days)
 
@@ -119,7 +119,7 @@ async def _add_groups(
     scope: Scope,
     query: UsageQuery,
     span: Span,
-    asked: Asked,
+    asked: UsageClock,
     found: Series,
     answer: UsageAnswer,
     most_to_rank: int | None,

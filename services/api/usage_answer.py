@@ -21,8 +21,7 @@ from shared.models.usage import (
     UsageOfSpan,
     UsageTotals,
 )
-from shared.queries.groups import GroupAmounts
-from shared.queries.usage_ranges import LateChanges, MediaUsage
+from shared.models.usage_ranges import GroupAmounts, LateChanges, MediaUsage
 
 SERIES = {"hour": "hourly", "day": "daily", "month": "monthly"}
 _NO_KINDS: Mapping[str, Amounts] = {}

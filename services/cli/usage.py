@@ -16,9 +16,9 @@ from shared.audit.difference import Difference, Found
 from shared.audit.proof import Checked
 from shared.audit.verify import verify
 from shared.clock import DAY_MS, rfc3339
+from shared.models.scope import AuditScope, DayRange
 from shared.postgres import Connection, connect
 from shared.queries import audit as queries
-from shared.queries.audit import AuditScope, Span
 from shared.settings import DatabaseUrl
 
 # A state that the fold changes in the moment of its mending is left to the next pass.
@@ -35,11 +35,11 @@ def day(text: str) -> int:
     return int(datetime(parsed.year, parsed.month, parsed.day, tzinfo=UTC).timestamp()) * 1000
 
 
-def span_of(first_ms: int | None, last_ms: int | None) -> Span | None:
+def span_of(first_ms: int | None, last_ms: int | None) -> DayRange | None:
     """From the first day to the last, both included; None for all there is."""
     if first_ms is None and last_ms is None:
         return None
-    return Span(first_ms or 0, (last_ms if last_ms is not None else 4_102_444_800_000) + DAY_MS)
+    return DayRange(first_ms or 0, (last_ms if last_ms is not None else 4_102_444_800_000) + DAY_MS)
 
 
 def run(arguments: argparse.Namespace, database: DatabaseUrl) -> int:
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace, database: DatabaseUrl) -> int:
     return 1 if left else 0
 
 
-async def _verify(database: DatabaseUrl, span: Span | None, checked: Checked, show: Show) -> int:
+async def _verify(database: DatabaseUrl, span: DayRange | None, checked: Checked, show: Show) -> int:
     conn = await connect(database, "relay usage verify")
     try:
         async with _Bar(conn, "verify") as bar:
@@ -65,7 +65,7 @@ async def _verify(database: DatabaseUrl, span: Span | None, checked: Checked, sh
         await conn.close()
 
 
-async def _rebuild(database: DatabaseUrl, span: Span | None, checked: Checked, show: Show) -> tuple[int, int]:
+async def _rebuild(database: DatabaseUrl, span: DayRange | None, checked: Checked, show: Show) -> tuple[int, int]:
     """(how many differences were found, how many are left)."""
     from services.worker.audit import rebuild
 
@@ -162,7 +162,7 @@ def _shown(value: object) -> str:
 class _JsonReport:
     """One document, written as it becomes known: there may be more differences than fit into memory."""
 
-    def __init__(self, span: Span | None) -> None:
+    def __init__(self, span: DayRange | None) -> None:
         ends: dict[str, Any] = {"from": None, "to": None}
         if span is not None:
             ends = {"from": rfc3339(span.from_ms), "to": rfc3339(span.to_ms)}

@@ -19,15 +19,14 @@ from shared.clock import DAY_MS, floor_to
 from shared.errors import ConcurrentFold
 from shared.metering.state import MediaRun, Room, Session
 from shared.metering.usage import RunUsage, bill_of
+from shared.models.rollups import DayDifference, MediaKey
+from shared.models.scope import AuditScope, DayRange, Scope
 from shared.postgres import Connection
 from shared.queries import audit as queries
 from shared.queries import groups as group_queries
 from shared.queries import media as media_queries
 from shared.queries import sessions as session_queries
 from shared.queries import usage as usage_queries
-from shared.queries.audit import AuditScope, Span
-from shared.queries.media import MediaKey
-from shared.queries.usage import LateChange, Scope
 from shared.rollups import run_rows
 
 # States mended in one transaction; the fold waits for those it wants itself.
@@ -37,7 +36,7 @@ _BATCH = 200
 async def rebuild(
     reader: Connection,
     writer: Connection,
-    span: Span | None,
+    span: DayRange | None,
     checked: Checked,
     now_ms: int,
     progress: Callable[[AuditScope], None],
@@ -185,7 +184,7 @@ async def _mend_rollups(conn: Connection, batch: Sequence[Found], now_ms: int) -
 
 async def _rebuild_day(conn: Connection, scope: Scope, day_ms: int, now_ms: int) -> None:
     sums = DaySums()
-    async for day, found in sums_by_day(conn, scope, Span(day_ms, day_ms + DAY_MS)):
+    async for day, found in sums_by_day(conn, scope, DayRange(day_ms, day_ms + DAY_MS)):
         if day == day_ms:
             sums = found
     stored = await queries.stored_hours(conn, scope, day_ms)
@@ -194,7 +193,7 @@ async def _rebuild_day(conn: Connection, scope: Scope, day_ms: int, now_ms: int)
         await usage_queries.add_usage(conn, sums.hours)
     if sums.groups:
         await group_queries.add_group_usage(conn, sums.groups)
-    change = LateChange(
+    change = DayDifference(
         sum(usage.participant_ms for usage in sums.hours.values())
         - sum(usage.participant_ms for usage in stored.values()),
         sum(usage.video_ms for usage in sums.hours.values()) - sum(usage.video_ms for usage in stored.values()),

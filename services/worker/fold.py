@@ -19,10 +19,11 @@ from shared.errors import ConcurrentFold, UnfoldableEvent
 from shared.metering.observe import Observation, observe
 from shared.metering.state import Room, merged_rooms
 from shared.models.livekit_event import LiveKitEvent, decode_event
+from shared.models.received import Received
 from shared.postgres import Connection
 from shared.queries import events as event_queries
 from shared.queries import projects as project_queries
-from shared.queries.events import EventKey, EventRow, Received, event_row
+from shared.queries.events import EventKey, EventRow, event_row
 
 log = logging.getLogger("relay.worker")
 

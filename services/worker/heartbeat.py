@@ -15,6 +15,7 @@ from shared.clock import Clock, from_ms
 from shared.event_stream import UNAVAILABLE as REDIS_UNAVAILABLE
 from shared.event_stream import Redis
 from shared.ids import new_id
+from shared.models.operations import WorkerRow
 from shared.postgres import UNAVAILABLE, Pool
 from shared.queries import operations as queries
 from shared.version import VERSION
@@ -89,7 +90,7 @@ class Heartbeat:
     async def _record(self, *, stopped: bool) -> None:
         now_ms = self._clock.now_ms()
         now = from_ms(now_ms)
-        row = queries.WorkerRow(
+        row = WorkerRow(
             self._id, socket.gethostname(), os.getpid(), VERSION, self._started, now, now if stopped else None
         )
         async with self._pool.acquire() as conn:

@@ -14,14 +14,13 @@ from shared.clock import DAY_MS, floor_to
 from shared.errors import ConcurrentFold
 from shared.metering.state import MediaRun, Room, Session, merge_room, merge_run, merge_session, merged_rooms
 from shared.metering.usage import Bill, RunUsage, Usage, bill_of, start_of, usage_of
+from shared.models.rollups import DayDifference, GroupKey, GroupUsage, MediaKey, RollupKey
+from shared.models.scope import Scope
 from shared.postgres import Connection
 from shared.queries import groups as group_queries
 from shared.queries import media as media_queries
 from shared.queries import sessions as session_queries
 from shared.queries import usage as usage_queries
-from shared.queries.groups import GroupKey, GroupUsage
-from shared.queries.media import MediaKey
-from shared.queries.usage import LateChange, RollupKey, Scope
 from shared.rollups import group_rows, run_rows, usage_rows
 
 
@@ -176,7 +175,7 @@ def _edges(session: Session | None, bill: Bill | None) -> tuple[tuple[Scope, int
     return ((scope, start_ms),) if end_ms is None else ((scope, start_ms), (scope, end_ms))
 
 
-def _late_changes(change: Change, now_ms: int) -> dict[tuple[Scope, int], LateChange]:
+def _late_changes(change: Change, now_ms: int) -> dict[tuple[Scope, int], DayDifference]:
     """By how much days that are over change in what is *shown*: there, a session still open counts up to the day's end, so
     one that simply ends on a later day changes nothing."""
     today_ms = floor_to(now_ms, DAY_MS)
@@ -195,7 +194,7 @@ def _late_changes(change: Change, now_ms: int) -> dict[tuple[Scope, int], LateCh
                 amounts = late[scope, floor_to(hour_ms, DAY_MS)]
                 amounts[0] += sign * usage.participant_ms
                 amounts[1] += sign * usage.video_ms
-    return {key: LateChange(*amounts) for key, amounts in late.items() if any(amounts)}
+    return {key: DayDifference(*amounts) for key, amounts in late.items() if any(amounts)}
 
 
 async def fold_runs(conn: Connection, observed: Sequence[MediaRun]) -> MediaChanges:

@@ -14,9 +14,9 @@ from shared import event_stream
 from shared.clock import Clock
 from shared.ending import end_tasks
 from shared.errors import RelayError
+from shared.models.operations import JobRun
 from shared.postgres import UNAVAILABLE, Pool
 from shared.queries import periodic as queries
-from shared.queries.periodic import JobRun
 from shared.settings import Settings
 
 log = logging.getLogger("relay.worker")

@@ -34,11 +34,11 @@ from shared.metering.reconcile import (
 )
 from shared.metering.reconcile_runs import RunListing, decide_runs, listed_runs
 from shared.models.livekit_event import EgressInfo, IngressInfo, LiveKitEvent
+from shared.models.operations import Pass
+from shared.models.received import Received
 from shared.postgres import Connection, Pool
 from shared.queries import projects as project_queries
 from shared.queries import reconcile as queries
-from shared.queries.events import Received
-from shared.queries.reconcile import Pass
 
 log = logging.getLogger("relay.worker")
 T = TypeVar("T")

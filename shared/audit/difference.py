@@ -6,8 +6,8 @@ from typing import Literal
 import msgspec
 
 from shared.metering.state import MediaRun, Room, Session
+from shared.models.scope import AuditScope
 from shared.models.wire import Wire
-from shared.queries.audit import AuditScope
 
 Table = Literal[
     "session",

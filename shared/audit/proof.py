@@ -16,11 +16,12 @@ from shared.audit.difference import Difference, Found, State, Table, differing, 
 from shared.errors import UnfoldableEvent
 from shared.metering.observe import Observation, observe
 from shared.metering.state import MediaRun, Room, Session, merge_room, merge_run, merge_session
+from shared.models.audit import KeptEvent, StoredSession
 from shared.models.livekit_event import decode_event
+from shared.models.scope import AuditScope, DayRange
 from shared.postgres import Connection
 from shared.queries import audit as queries
 from shared.queries import media, sessions
-from shared.queries.audit import AuditScope, KeptEvent, Span, StoredSession
 
 T = TypeVar("T", Session, Room, MediaRun)
 S = TypeVar("S")
@@ -72,7 +73,7 @@ def _observed(event: KeptEvent) -> Observation | None:
 
 
 async def audit_sessions(
-    conn: Connection, scope: AuditScope, span: Span | None, horizon_ms: int | None, checked: Checked
+    conn: Connection, scope: AuditScope, span: DayRange | None, horizon_ms: int | None, checked: Checked
 ) -> AsyncIterator[Found]:
     """Sessions against their events, and their columns against their states."""
     events = queries.events_of_participants(conn, scope, span)
@@ -93,7 +94,7 @@ def _wrong_columns(row: StoredSession) -> dict[str, tuple[object, object]]:
 
 
 async def audit_rooms(
-    conn: Connection, scope: AuditScope, span: Span | None, horizon_ms: int | None, checked: Checked
+    conn: Connection, scope: AuditScope, span: DayRange | None, horizon_ms: int | None, checked: Checked
 ) -> AsyncIterator[Found]:
     """Rooms against their events."""
     proven = _folded(queries.events_of_rooms(conn, scope, span), checked, lambda seen: seen.room, merge_room)

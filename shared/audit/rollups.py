@@ -10,12 +10,11 @@ from shared.audit.proof import Checked
 from shared.clock import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS, floor_to, rfc3339
 from shared.metering.peak import EMPTY, Stretch, combine
 from shared.metering.usage import RunUsage, Usage, usage_of
+from shared.models.audit import StoredStretch
+from shared.models.rollups import DIMENSIONS, GroupKey, GroupUsage, MediaKey, RollupKey
+from shared.models.scope import AuditScope, DayRange, Scope
 from shared.postgres import Connection
 from shared.queries import audit as queries
-from shared.queries.audit import AuditScope, Span
-from shared.queries.groups import DIMENSIONS, GroupKey, GroupUsage
-from shared.queries.media import MediaKey
-from shared.queries.usage import RollupKey, Scope
 from shared.rollups import group_rows, run_rows, usage_rows
 
 NO_USAGE = Usage(0, 0)
@@ -45,7 +44,7 @@ class DaySums:
         return {dimension: count for dimension, count in counts.items() if count}
 
 
-async def sums_by_day(conn: Connection, scope: Scope, span: Span | None) -> AsyncIterator[tuple[int, DaySums]]:
+async def sums_by_day(conn: Connection, scope: Scope, span: DayRange | None) -> AsyncIterator[tuple[int, DaySums]]:
     """(day, its sums) of each UTC day with any, ascending. Sessions come by their start, so a day is complete when one starts
     later; in memory are the days that open sessions reach into."""
     days: defaultdict[int, DaySums] = defaultdict(DaySums)
@@ -67,7 +66,7 @@ async def sums_by_day(conn: Connection, scope: Scope, span: Span | None) -> Asyn
         yield day, days.pop(day)
 
 
-async def audit_usage(conn: Connection, scope: Scope, span: Span | None, checked: Checked) -> AsyncIterator[Found]:
+async def audit_usage(conn: Connection, scope: Scope, span: DayRange | None, checked: Checked) -> AsyncIterator[Found]:
     """usage_hour, usage_day, usage_group and usage_group_count against the sessions."""
     stored_days = await queries.days_of_rollups(conn, scope, span)
     async for day, sums in sums_by_day(conn, scope, span):
@@ -125,7 +124,7 @@ def _group_found(scope: Scope, key: GroupKey, have: GroupUsage, right: GroupUsag
     return _found("usage_group", scope, name, key.day, have_row, right_row)
 
 
-async def audit_media(conn: Connection, scope: Scope, span: Span | None, checked: Checked) -> AsyncIterator[Found]:
+async def audit_media(conn: Connection, scope: Scope, span: DayRange | None, checked: Checked) -> AsyncIterator[Found]:
     """media_hour against the egresses and runs of ingresses."""
     sums: dict[MediaKey, RunUsage] = {}
     async for row in queries.runs(conn, AuditScope(*scope)):
@@ -141,7 +140,7 @@ async def audit_media(conn: Connection, scope: Scope, span: Span | None, checked
             yield _found("media_hour", scope, name, key.hour, have._asdict(), right._asdict())
 
 
-async def audit_peaks(conn: Connection, scope: Scope, span: Span | None, checked: Checked) -> AsyncIterator[Found]:
+async def audit_peaks(conn: Connection, scope: Scope, span: DayRange | None, checked: Checked) -> AsyncIterator[Found]:
     """The stretches of minutes (with their seconds), hours and days against the starts and ends of the sessions."""
     levels = [_Level(conn, scope, length_ms, span) for length_ms in (MINUTE_MS, HOUR_MS, DAY_MS)]
     growing = [_Growing(length_ms) for length_ms in (SECOND_MS, MINUTE_MS, HOUR_MS, DAY_MS)]
@@ -213,10 +212,10 @@ def _grow(levels: Sequence[_Growing], at_ms: int, piece: Stretch, number: int = 
 class _Level:
     """The stored stretches of one length, read along with the right ones."""
 
-    def __init__(self, conn: Connection, scope: Scope, length_ms: int, span: Span | None) -> None:
+    def __init__(self, conn: Connection, scope: Scope, length_ms: int, span: DayRange | None) -> None:
         self._scope, self._length_ms = scope, length_ms
         self._rows = queries.stored_stretches(conn, scope, length_ms, span)
-        self._next: queries.StoredStretch | None = None
+        self._next: StoredStretch | None = None
         self._started = False
 
     async def compare(self, right: _Grown | None, checked: Checked) -> AsyncIterator[Found]:
@@ -229,14 +228,14 @@ class _Level:
             self._next = await anext(self._rows, None)
         if right is None:
             return
-        have = queries.StoredStretch(right.start_ms, EMPTY, None)
+        have = StoredStretch(right.start_ms, EMPTY, None)
         if self._next is not None and self._next.start_ms == right.start_ms:
             have = self._next
             self._next = await anext(self._rows, None)
         if found := self._compare(checked, have, right):
             yield found
 
-    def _compare(self, checked: Checked, stored: queries.StoredStretch, right: _Grown) -> Found | None:
+    def _compare(self, checked: Checked, stored: StoredStretch, right: _Grown) -> Found | None:
         checked.rollups += 1
         have, wanted = stored.stretch._asdict(), right.stretch._asdict()
         if stored.seconds is not None:

@@ -5,14 +5,14 @@ from collections.abc import AsyncIterator, Callable
 from shared.audit import proof, rollups
 from shared.audit.difference import Found
 from shared.audit.proof import Checked
+from shared.models.scope import AuditScope, DayRange
 from shared.postgres import Connection
 from shared.queries import audit as queries
 from shared.queries import partitions
-from shared.queries.audit import AuditScope, Span
 
 
 async def verify_states(
-    conn: Connection, scope: AuditScope, span: Span | None, checked: Checked
+    conn: Connection, scope: AuditScope, span: DayRange | None, checked: Checked
 ) -> AsyncIterator[Found]:
     """Sessions, rooms and runs that are not what their kept events give. Inside a snapshot."""
     horizon_ms = await partitions.horizon(conn)
@@ -26,7 +26,7 @@ async def verify_states(
 
 
 async def verify_rollups(
-    conn: Connection, scope: AuditScope, span: Span | None, checked: Checked
+    conn: Connection, scope: AuditScope, span: DayRange | None, checked: Checked
 ) -> AsyncIterator[Found]:
     """Rollups that are not the sum of the stored states. Inside a snapshot."""
     if scope.owned is None:
@@ -37,7 +37,7 @@ async def verify_rollups(
 
 
 async def verify(
-    conn: Connection, span: Span | None, checked: Checked, progress: Callable[[AuditScope], None]
+    conn: Connection, span: DayRange | None, checked: Checked, progress: Callable[[AuditScope], None]
 ) -> AsyncIterator[Found]:
     """Everything that is not as it should be. ``progress`` hears of each scope that is done. The fold goes on meanwhile: a
     scope's events, states and rollups change in the same transactions, so each snapshot is whole."""

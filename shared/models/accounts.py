@@ -89,3 +89,14 @@ class LogEntry(NamedTuple):
     action: str
     target: str
     detail: str
+
+
+class ProjectRow(NamedTuple):
+    """A project in the list of all projects. ``keys`` counts the keys that are not revoked."""
+
+    project_id: str
+    name: str
+    created_at: datetime
+    archived_at: datetime | None
+    members: int
+    keys: int

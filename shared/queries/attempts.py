@@ -1,29 +1,7 @@
 """Requests with an Idempotency-Key, and what they were answered."""
 
-import msgspec
-
-from shared.ids import Mode
+from shared.models.idempotency import Attempt, Earlier
 from shared.postgres import Connection
-
-
-class Attempt(msgspec.Struct, frozen=True):
-    """A request that is to be carried out once. ``endpoint`` is its method and path; the digests are SHA-256."""
-
-    project_id: str
-    mode: Mode
-    endpoint: str
-    key_digest: bytes
-    request_digest: bytes
-
-
-class Earlier(msgspec.Struct, frozen=True):
-    """The same key before. ``status`` None: it is being carried out. ``body`` None: its answer was ``shown_once``."""
-
-    request_digest: bytes
-    status: int | None
-    body: bytes | None
-    shown_once: str | None
-
 
 _ONE = "project_id = $1 AND mode = $2 AND endpoint = $3 AND key_digest = $4"
 

@@ -6,7 +6,6 @@ Everything is read a scope at a time. The scope (None, None) holds what belongs 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import zip_longest
-from typing import NamedTuple
 
 import asyncpg
 import msgspec
@@ -15,11 +14,11 @@ from shared.clock import DAY_MS, HOUR_MS, SECOND_MS
 from shared.metering.peak import Stretch
 from shared.metering.state import MediaRun, Room, Session
 from shared.metering.usage import RunUsage, Usage
+from shared.models.audit import KeptEvent, StoredRoom, StoredRun, StoredSession, StoredStretch
+from shared.models.rollups import DIMENSIONS, GroupKey, GroupUsage, MediaKey, RollupKey
+from shared.models.scope import AuditScope, DayRange, Scope
 from shared.postgres import Connection
 from shared.queries import media, sessions
-from shared.queries.groups import DIMENSIONS, GroupKey, GroupUsage
-from shared.queries.media import MediaKey
-from shared.queries.usage import RollupKey, Scope
 
 # Rows a round trip brings; with bodies of a kilobyte, the memory of a stream.
 PREFETCH = 500
@@ -27,52 +26,6 @@ PREFETCH = 500
 TIMEOUT_S = 6 * 3600.0
 _session = msgspec.json.Decoder(Session).decode
 _run = msgspec.json.Decoder(MediaRun).decode
-
-
-class AuditScope(NamedTuple):
-    """Whose rows are looked at: those of a project and mode, or (None, None) what belongs to nobody."""
-
-    project_id: str | None
-    mode: str | None
-
-    @property
-    def owned(self) -> Scope | None:
-        return None if self.project_id is None or self.mode is None else Scope(self.project_id, self.mode)
-
-
-class Span(NamedTuple):
-    """``[from_ms, to_ms)``, both UTC midnights."""
-
-    from_ms: int
-    to_ms: int
-
-
-class StoredSession(NamedTuple):
-    """A session's row. ``columns`` are those of ``sessions.DERIVED``; ``room`` is the one its end may hang on."""
-
-    state: Session
-    columns: dict[str, object]
-    room: Room | None
-
-
-class StoredRoom(NamedTuple):
-    """``followed_ms``: when the next room of its name was created, by what is stored of that one."""
-
-    state: Room
-    followed_ms: int | None
-
-
-class StoredRun(NamedTuple):
-    state: MediaRun
-    columns: dict[str, object]
-
-
-class KeptEvent(NamedTuple):
-    """``sid`` is what the stream is ordered by: of the participant, or of the room. ``received_ms`` in unix ms."""
-
-    sid: str
-    received_ms: int
-    body: bytes
 
 
 @asynccontextmanager
@@ -123,14 +76,14 @@ def _owned(scope: AuditScope, alias: str) -> str:
     return f"({alias}project_id = $1::text AND {alias}mode = $2::text)"
 
 
-def _within(scope: AuditScope, span: Span | None) -> str:
+def _within(scope: AuditScope, span: DayRange | None) -> str:
     """The sessions (``s``) that a span concerns: connected in it by what is stored, or named by an event of it."""
     if span is None:
         return "$3::bigint IS NULL AND $4::bigint IS NULL"
     return _OF_SESSION.format(event=_owned(scope, ""))
 
 
-def _parameters(scope: AuditScope, span: Span | None) -> tuple[object, ...]:
+def _parameters(scope: AuditScope, span: DayRange | None) -> tuple[object, ...]:
     return (*scope, *(span or (None, None)))
 
 
@@ -162,13 +115,13 @@ def _stored_session(row: asyncpg.Record) -> StoredSession:
     return StoredSession(state, {name: row[name] for name in sessions.DERIVED}, room)
 
 
-async def sessions_by_sid(conn: Connection, scope: AuditScope, span: Span | None) -> AsyncIterator[StoredSession]:
+async def sessions_by_sid(conn: Connection, scope: AuditScope, span: DayRange | None) -> AsyncIterator[StoredSession]:
     query = f'{_SESSION} WHERE {_owned(scope, "s.")} AND {_within(scope, span)} ORDER BY s.sid COLLATE "C"'
     async for row in conn.cursor(query, *_parameters(scope, span), prefetch=PREFETCH, timeout=TIMEOUT_S):
         yield _stored_session(row)
 
 
-async def ended_sessions(conn: Connection, scope: Scope, span: Span | None) -> AsyncIterator[StoredSession]:
+async def ended_sessions(conn: Connection, scope: Scope, span: DayRange | None) -> AsyncIterator[StoredSession]:
     """Those that count in the rollups (of the span), by their start."""
     query = (
         f"{_SESSION} WHERE s.project_id = $1 AND s.mode = $2 AND s.started_ms IS NOT NULL AND s.ended_ms IS NOT NULL"
@@ -185,7 +138,9 @@ def _ordered(parts: list[str]) -> str:
 _KEPT = "(extract(epoch FROM received_at) * 1000)::bigint AS received_ms, body"
 
 
-async def events_of_participants(conn: Connection, scope: AuditScope, span: Span | None) -> AsyncIterator[KeptEvent]:
+async def events_of_participants(
+    conn: Connection, scope: AuditScope, span: DayRange | None
+) -> AsyncIterator[KeptEvent]:
     """All kept events of the sessions that a span concerns, ordered by session."""
     owned = _owned(scope, "e.")
     chosen = ""
@@ -214,7 +169,7 @@ async def events_of_participants(conn: Connection, scope: AuditScope, span: Span
 _ROOM_EVENT = "e.name ~ '^(room_|participant_|relay_participant_seen$)' AND e.room_sid IS NOT NULL"
 
 
-async def events_of_rooms(conn: Connection, scope: AuditScope, span: Span | None) -> AsyncIterator[KeptEvent]:
+async def events_of_rooms(conn: Connection, scope: AuditScope, span: DayRange | None) -> AsyncIterator[KeptEvent]:
     """All kept events that tell of the rooms with an event in the span, ordered by room. ``scope`` must be owned."""
     chosen = _rooms_in(scope, span).format(sid="e.room_sid")
     query = _ordered(
@@ -224,7 +179,7 @@ async def events_of_rooms(conn: Connection, scope: AuditScope, span: Span | None
         yield KeptEvent(*row)
 
 
-def _rooms_in(scope: AuditScope, span: Span | None) -> str:
+def _rooms_in(scope: AuditScope, span: DayRange | None) -> str:
     if span is None:
         return "$3::bigint IS NULL AND $4::bigint IS NULL"
     return (
@@ -233,7 +188,7 @@ def _rooms_in(scope: AuditScope, span: Span | None) -> str:
     )
 
 
-async def rooms_by_sid(conn: Connection, scope: AuditScope, span: Span | None) -> AsyncIterator[StoredRoom]:
+async def rooms_by_sid(conn: Connection, scope: AuditScope, span: DayRange | None) -> AsyncIterator[StoredRoom]:
     query = (
         "SELECT sid, name, project_id, mode, created_ms, finished_ms, superseded_ms,"
         " (SELECT min(n.created_ms) FROM room n WHERE n.name = room.name AND n.created_ms > room.created_ms) AS followed_ms"
@@ -289,7 +244,7 @@ async def runs_of_a_project(conn: Connection, keys: list[tuple[str, str]]) -> se
     return {(row["meter"], row["id"]) for row in rows}
 
 
-async def days_of_rollups(conn: Connection, scope: Scope, span: Span | None) -> list[int]:
+async def days_of_rollups(conn: Connection, scope: Scope, span: DayRange | None) -> list[int]:
     """The UTC days (of the span) in which any rollup has a row."""
     rows = await conn.fetch(
         "SELECT DISTINCT day FROM (SELECT hour - hour % 86400000 AS day FROM usage_hour WHERE project_id = $1 AND mode = $2"
@@ -347,7 +302,7 @@ async def stored_names(conn: Connection, scope: Scope, day_ms: int) -> dict[str,
     return {row["dimension"]: row["names"] for row in rows}
 
 
-async def stored_media_hours(conn: Connection, scope: Scope, span: Span | None) -> dict[MediaKey, RunUsage]:
+async def stored_media_hours(conn: Connection, scope: Scope, span: DayRange | None) -> dict[MediaKey, RunUsage]:
     rows = await conn.fetch(
         "SELECT hour, meter, type, active_ms, inferred_ms, runs FROM media_hour WHERE project_id = $1 AND mode = $2"
         " AND ($3::bigint IS NULL OR hour >= $3) AND ($4::bigint IS NULL OR hour < $4)",
@@ -358,7 +313,7 @@ async def stored_media_hours(conn: Connection, scope: Scope, span: Span | None) 
     return {MediaKey(*scope, *list(row.values())[:3]): RunUsage(*list(row.values())[3:]) for row in rows}
 
 
-async def edges(conn: Connection, scope: Scope, span: Span | None) -> AsyncIterator[tuple[int, int]]:
+async def edges(conn: Connection, scope: Scope, span: DayRange | None) -> AsyncIterator[tuple[int, int]]:
     """By how much the number of participants changes at which instant, ascending. A session of no length changes nothing."""
     query = (
         "SELECT at, sum(change)::bigint AS change FROM ("
@@ -373,16 +328,8 @@ async def edges(conn: Connection, scope: Scope, span: Span | None) -> AsyncItera
         yield row["at"], row["change"]
 
 
-class StoredStretch(NamedTuple):
-    """``seconds``: of a minute, (start in unix ms, change, peak) of its seconds as stored; None where that is not stored."""
-
-    start_ms: int
-    stretch: Stretch
-    seconds: list[tuple[int | None, int | None, int | None]] | None
-
-
 async def stored_stretches(
-    conn: Connection, scope: Scope, length_ms: int, span: Span | None
+    conn: Connection, scope: Scope, length_ms: int, span: DayRange | None
 ) -> AsyncIterator[StoredStretch]:
     """The minutes, hours or days, ascending."""
     query = (

@@ -1,11 +1,11 @@
 """A project's kept events, for those who read them."""
 
 from datetime import UTC, datetime
-from typing import NamedTuple
 
+from shared.models.listings import EventFilter, EventPage, EventRecord
+from shared.models.scope import Scope
 from shared.postgres import Connection
 from shared.queries.pages import Condition, Listing, page_of
-from shared.queries.usage import Scope
 
 _NAMES = "created_at, id, received_at, name, room, room_sid, participant_sid, identity"
 # Bodies of a page, together (the first one is there however large). Two hundred of the largest that LiveKit may send would be
@@ -16,38 +16,8 @@ _SO_FAR = "sum(octet_length(body)) OVER (ORDER BY created_at DESC, id DESC) - oc
 _AROUND_SESSION_MS = 60_000
 
 
-class Wanted(NamedTuple):
-    """Those that LiveKit created in ``[from_ms, to_ms)`` and that fit all that is given. ``session``: a participant sid."""
-
-    event: str | None = None
-    room: str | None = None
-    identity: str | None = None
-    session: str | None = None
-    from_ms: int | None = None
-    to_ms: int | None = None
-
-
-class ListedEvent(NamedTuple):
-    """An event as it was received; ``created_at`` is LiveKit's time, ``received_at`` Relay's."""
-
-    created_at: datetime
-    id: str
-    received_at: datetime
-    name: str
-    room: str | None
-    room_sid: str | None
-    participant_sid: str | None
-    identity: str | None
-    body: bytes
-
-
-class EventPage(NamedTuple):
-    rows: list[ListedEvent]
-    next_key: tuple[int, str] | None
-
-
 async def page_of_events(
-    conn: Connection, scope: Scope, wanted: Wanted, after: tuple[int, str] | None, limit: int
+    conn: Connection, scope: Scope, wanted: EventFilter, after: tuple[int, str] | None, limit: int
 ) -> EventPage:
     """Those that LiveKit created last come first. ``after``: the ``next_key`` (unix ms, id) of the page before. A page ends
     early where its bodies would be more than ``PAGE_BYTES``."""
@@ -79,7 +49,7 @@ async def page_of_events(
     listing = Listing("event", f"{_NAMES}, body", ("created_at", "id"), indexed, filters, shown)
     key = None if after is None else (_utc(after[0]), after[1])
     page = await page_of(conn, listing, key, limit)
-    rows = [ListedEvent(*row) for row in page.rows if row["body"] is not None]
+    rows = [EventRecord(*row) for row in page.rows if row["body"] is not None]
     following = page.next_key
     if len(rows) < len(page.rows):
         following = (rows[-1].created_at, rows[-1].id)
@@ -87,7 +57,7 @@ async def page_of_events(
     return EventPage(rows, next_key)
 
 
-async def event_of(conn: Connection, scope: Scope, at_ms: int, event_id: str) -> ListedEvent | None:
+async def event_of(conn: Connection, scope: Scope, at_ms: int, event_id: str) -> EventRecord | None:
     """The event of this id that LiveKit created at ``at_ms`` (unix ms)."""
     row = await conn.fetchrow(
         f"SELECT {_NAMES}, body FROM event WHERE created_at = $1 AND id = $2 AND project_id = $3 AND mode = $4",
@@ -95,7 +65,7 @@ async def event_of(conn: Connection, scope: Scope, at_ms: int, event_id: str) ->
         event_id,
         *scope,
     )
-    return None if row is None else ListedEvent(*row)
+    return None if row is None else EventRecord(*row)
 
 
 def _utc(at_ms: int) -> datetime:

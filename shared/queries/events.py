@@ -8,10 +8,10 @@ from hashlib import sha256
 from typing import TypeAlias
 
 import asyncpg
-import msgspec
 
 from shared.ids import RoomName
 from shared.models.livekit_event import LiveKitEvent
+from shared.models.received import Received
 from shared.postgres import Connection
 
 
@@ -19,14 +19,6 @@ from shared.postgres import Connection
 @lru_cache(maxsize=4096)
 def _utc(at_ms: int) -> datetime:
     return datetime.fromtimestamp(at_ms / 1000, UTC)
-
-
-class Received(msgspec.Struct, frozen=True, gc=False):
-    """A webhook body and when Relay received it (unix ms). ``trace``: the traceparent of the request, where that is traced."""
-
-    received_ms: int
-    body: bytes
-    trace: str | None = None
 
 
 # What an event is known by: the second LiveKit created it in (unix ms), and its id. As the row, a plain tuple: two more objects

@@ -5,32 +5,12 @@ n of the whole range is among the first n of each day it has a row in.
 """
 
 from collections.abc import Mapping
-from typing import Final, Literal, NamedTuple
 
-from shared.metering.usage import Usage
+from shared.models.rollups import Dimension, GroupKey, GroupUsage
+from shared.models.scope import Scope
+from shared.models.usage_ranges import GroupAmounts, TopGroups, UsageClock
 from shared.postgres import Connection
-from shared.queries.usage import Scope
-from shared.queries.usage_ranges import COUNTED_UNTIL, Asked
-
-Dimension = Literal["room", "identity"]
-DIMENSIONS: Final[tuple[Dimension, Dimension]] = ("room", "identity")
-
-
-class GroupKey(NamedTuple):
-    """One row of the rollup; ``day`` is unix ms of the UTC day's start."""
-
-    project_id: str
-    mode: str
-    dimension: Dimension
-    day: int
-    name: str
-
-
-class GroupUsage(NamedTuple):
-    """Milliseconds of a day; ``visits`` counts the sessions connected in it, ``sessions`` those that began in it."""
-
-    usage: Usage
-    visits: int
+from shared.queries.usage_ranges import COUNTED_UNTIL
 
 
 async def add_group_usage(conn: Connection, changes: Mapping[GroupKey, GroupUsage]) -> None:
@@ -60,18 +40,6 @@ async def add_group_usage(conn: Connection, changes: Mapping[GroupKey, GroupUsag
         *([changes[key].usage[field] for key in keys] for field in range(5)),
         [changes[key].visits for key in keys],
     )
-
-
-class GroupAmounts(NamedTuple):
-    """Milliseconds of one room or identity over a range, open sessions included; ``sessions`` counts those that began in it."""
-
-    name: str
-    participant_ms: int
-    video_ms: int
-    screen_share_ms: int
-    inferred_ms: int
-    provisional_ms: int
-    sessions: int
 
 
 def _covered(edges: str) -> str:
@@ -120,20 +88,13 @@ async def page_of_groups(
     scope: Scope,
     dimension: Dimension,
     days: tuple[int, int],
-    asked: Asked,
+    asked: UsageClock,
     first: str,
     limit: int,
 ) -> list[GroupAmounts]:
     """The ``limit`` names from ``first`` on (by code point) that were there in ``days``, from and up to midnights (ms)."""
     rows = await conn.fetch(_PAGE.format(column=dimension), *scope, *asked, *days, dimension, first, limit)
     return [GroupAmounts(*row) for row in rows]
-
-
-class TopGroups(NamedTuple):
-    """The groups with the most connected time, greatest first, and how many groups there are."""
-
-    groups: list[GroupAmounts]
-    names: int
 
 
 # (days) x (names of each) that are added up to find the greatest: some 100 ms of work.
@@ -149,7 +110,7 @@ async def top_groups(
     scope: Scope,
     dimension: Dimension,
     days: tuple[int, int],
-    asked: Asked,
+    asked: UsageClock,
     limit: int,
     most_rows: int | None = None,
 ) -> TopGroups | None:

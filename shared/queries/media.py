@@ -1,26 +1,16 @@
 """Egresses and runs of ingresses, and their rollups by hour."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import msgspec
 
 from shared.metering.state import MediaRun, latest
 from shared.metering.usage import RunUsage, interval_of_run
+from shared.models.rollups import MediaKey
 from shared.postgres import Connection
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(MediaRun).decode
-
-
-class MediaKey(NamedTuple):
-    """One row of the rollup; ``hour`` is unix ms of the UTC hour's start, ``meter`` egress or ingress."""
-
-    project_id: str
-    mode: str
-    hour: int
-    meter: str
-    type: str
 
 
 async def lock_runs(conn: Connection, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], MediaRun]:

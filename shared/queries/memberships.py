@@ -1,11 +1,10 @@
 """Who may do what in which project, and the links by which people come to it."""
 
 from datetime import datetime
-from typing import NamedTuple
 
 import asyncpg
 
-from shared.models.accounts import Invitation, Member, ProjectAccess, Purpose, Role
+from shared.models.accounts import Invitation, Member, ProjectAccess, ProjectRow, Purpose, Role
 from shared.postgres import Connection
 
 
@@ -177,17 +176,6 @@ async def revoke_password_links(conn: Connection, account_id: str, now: datetime
         account_id,
         now,
     )
-
-
-class ProjectRow(NamedTuple):
-    """A project in the list of all; ``keys`` counts those that were not revoked."""
-
-    project_id: str
-    name: str
-    created_at: datetime
-    archived_at: datetime | None
-    members: int
-    keys: int
 
 
 async def all_projects(conn: Connection, search: str, after: tuple[str, str] | None, limit: int) -> list[ProjectRow]:

@@ -1,32 +1,14 @@
 """The state of the machine: workers and their heartbeats, and what waits."""
 
-from datetime import datetime, timedelta
-from typing import NamedTuple
+from datetime import timedelta
 
 from shared.clock import from_ms
+from shared.models.operations import MachineState, WaitingWork, WorkerRow
 from shared.postgres import Connection
 
 # A worker beats every five seconds; one that missed a few is not there any more.
 ALIVE_S = 30
 _REMEMBERED = timedelta(days=1)
-
-
-class WorkerRow(NamedTuple):
-    """One worker process as it last told of itself. ``stopped_at`` is set by an orderly stop alone."""
-
-    id: str
-    host: str
-    pid: int
-    version: str
-    started_at: datetime
-    seen_at: datetime
-    stopped_at: datetime | None
-
-
-class Waiting(NamedTuple):
-    inbox: int
-    set_aside: int
-    workers: int
 
 
 async def beat(conn: Connection, worker: WorkerRow) -> None:
@@ -53,7 +35,7 @@ async def workers(conn: Connection) -> list[WorkerRow]:
     return [WorkerRow(*row) for row in rows]
 
 
-async def waiting_work(conn: Connection, now_ms: int) -> Waiting:
+async def waiting_work(conn: Connection, now_ms: int) -> WaitingWork:
     """Counts of the inbox (what waits there is bounded by the length of an outage of Redis), of set-aside events, and of
     workers alive."""
     row = await conn.fetchrow(
@@ -64,17 +46,7 @@ async def waiting_work(conn: Connection, now_ms: int) -> Waiting:
         from_ms(now_ms) - timedelta(seconds=ALIVE_S),
     )
     assert row is not None  # noqa: S101 - a SELECT without FROM has one row
-    return Waiting(*row)
-
-
-class MachineState(NamedTuple):
-    """``webhook_ms``: when the newest counted webhook was received (unix ms). ``worker_seen_at``: of the last worker."""
-
-    inbox: int
-    set_aside: int
-    workers: int
-    worker_seen_at: datetime | None
-    webhook_ms: int | None
+    return WaitingWork(*row)
 
 
 async def machine_state(conn: Connection, now_ms: int) -> MachineState:

@@ -1,10 +1,10 @@
 """What is happening in a project right now, for pages that are looked at while it happens."""
 
-from typing import NamedTuple
-
+from shared.models.overview import LiveNow, LiveRoom, Webhooks
+from shared.models.scope import Scope
+from shared.models.usage_ranges import UsageClock
 from shared.postgres import Connection
-from shared.queries.usage import Scope
-from shared.queries.usage_ranges import COUNTED_UNTIL, Asked
+from shared.queries.usage_ranges import COUNTED_UNTIL
 
 # Sessions that nothing has confirmed for a while do not count on, so they are not shown as being there either.
 _LIVE = (
@@ -13,22 +13,7 @@ _LIVE = (
 )
 
 
-class LiveRoom(NamedTuple):
-    """``since_ms``: when the longest-connected of those present joined."""
-
-    room: str
-    people: int
-    with_video: int
-    since_ms: int
-
-
-class LiveNow(NamedTuple):
-    people: int
-    rooms: int
-    busiest: list[LiveRoom]
-
-
-async def live_now(conn: Connection, scope: Scope, asked: Asked, limit: int) -> LiveNow:
+async def live_now(conn: Connection, scope: Scope, asked: UsageClock, limit: int) -> LiveNow:
     """Who is connected, and the ``limit`` rooms with the most of them."""
     rows = await conn.fetch(
         "SELECT coalesce(room, '') AS room, count(*) AS people, count(*) FILTER (WHERE cardinality(video_edges) % 2 = 1)"
@@ -55,15 +40,6 @@ async def fingerprint(conn: Connection, scope: Scope) -> str:
         *scope,
     )
     return value
-
-
-class Webhooks(NamedTuple):
-    """``last_ms``: when this project's newest event was received; ``instance_last_ms``: the instance's. ``recent`` counts
-    this project's events that LiveKit created in the last five minutes."""
-
-    last_ms: int | None
-    instance_last_ms: int | None
-    recent: int
 
 
 async def webhooks(conn: Connection, scope: Scope, now_ms: int) -> Webhooks:

@@ -2,18 +2,9 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import NamedTuple
 
+from shared.models.operations import JobRun
 from shared.postgres import Connection
-
-
-class JobRun(NamedTuple):
-    """The last run of a job, by any worker. Times in unix ms; ``finished_ms`` is None while it runs or when it was killed."""
-
-    name: str
-    started_ms: int
-    finished_ms: int | None
-    error: str | None
 
 
 @asynccontextmanager

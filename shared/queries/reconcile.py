@@ -1,13 +1,13 @@
 """What reconciliation reads of sessions and runs, what it confirms, and what it remembers between two passes."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import msgspec
 
 from shared.metering.reconcile import Absence, Known, Proof
 from shared.metering.reconcile_runs import KnownRun, RunKey
 from shared.metering.state import MediaRun, Session
+from shared.models.operations import Pass
 from shared.postgres import Connection
 
 _session = msgspec.json.Decoder(Session).decode
@@ -127,23 +127,6 @@ async def record_proofs(conn: Connection, asked: Mapping[str, Proof], listed: Se
             "DELETE FROM proof WHERE NOT EXISTS (SELECT FROM unnest($1::text[]) AS l (sid) WHERE l.sid = proof.sid)",
             list(listed),
         )
-
-
-class Pass(NamedTuple):
-    """One pass of reconciliation. Times in unix ms; ``error`` says why it concluded nothing, ``finished_ms`` is None while it
-    runs or when it was killed. ``unproven``: listed, and no node answers for them."""
-
-    started_ms: int
-    finished_ms: int | None = None
-    error: str | None = None
-    rooms: int = 0
-    rooms_failed: int = 0
-    participants: int = 0
-    confirmed: int = 0
-    unproven: int = 0
-    opened: int = 0
-    corrected: int = 0
-    closed: int = 0
 
 
 _COLUMNS = ", ".join(Pass._fields)

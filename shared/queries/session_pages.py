@@ -1,53 +1,26 @@
 """A project's metered sessions, for those who read them."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import msgspec
 
 from shared.metering.state import Session
+from shared.models.listings import SessionFilter, SessionPage, SessionRecord
+from shared.models.scope import Scope
 from shared.postgres import Connection
 from shared.queries.pages import Condition, Listing, page_of
-from shared.queries.usage import Scope
 
-Status = Literal["open", "ended"]
 Key = tuple[int, str]
 _COLUMNS = "sid, room, identity, kind, started_ms, ended_ms, ended_by, confirmed_ms, state"
 _decode = msgspec.json.Decoder(Session).decode
 
 
-class Wanted(NamedTuple):
-    """Which sessions: those that began in ``[from_ms, to_ms)`` and fit all that is given."""
-
-    room: str | None = None
-    identity: str | None = None
-    kind: str | None = None
-    status: Status | None = None
-    from_ms: int | None = None
-    to_ms: int | None = None
-
-
-class ListedSession(NamedTuple):
-    """A session with the columns derived from its state (unix ms); ``confirmed_ms``: when LiveKit last listed it."""
-
-    session: Session
-    kind: str
-    started_ms: int
-    ended_ms: int | None
-    ended_by: str | None
-    confirmed_ms: int | None
-
-
-def _listed(row: Any) -> ListedSession:
-    return ListedSession(_decode(row["state"]), *(row[name] for name in ListedSession._fields[1:]))
-
-
-class SessionPage(NamedTuple):
-    rows: list[ListedSession]
-    next_key: Key | None
+def _listed(row: Any) -> SessionRecord:
+    return SessionRecord(_decode(row["state"]), *(row[name] for name in SessionRecord._fields[1:]))
 
 
 async def page_of_sessions(
-    conn: Connection, scope: Scope, wanted: Wanted, after: Key | None, limit: int
+    conn: Connection, scope: Scope, wanted: SessionFilter, after: Key | None, limit: int
 ) -> SessionPage:
     """Those that began last come first. ``after``: the ``next_key`` of the page before."""
     # started_ms IS NOT NULL is what makes the partial indexes fit.
@@ -74,7 +47,7 @@ async def page_of_sessions(
     return SessionPage([_listed(row) for row in page.rows], page.next_key)
 
 
-async def session_of(conn: Connection, scope: Scope, sid: str) -> ListedSession | None:
+async def session_of(conn: Connection, scope: Scope, sid: str) -> SessionRecord | None:
     """A metered session of this project and mode; None if it has no such."""
     row = await conn.fetchrow(
         f"SELECT {_COLUMNS} FROM session WHERE sid = $1 AND project_id = $2 AND mode = $3 AND started_ms IS NOT NULL",

@@ -1,25 +1,12 @@
 """Rollups by hour and the peaks. A *scope* is a (project id, mode) pair."""
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 from shared.clock import DAY_MS, HOUR_MS, MINUTE_MS, floor_to
 from shared.metering.usage import Usage
+from shared.models.rollups import DayDifference, RollupKey
+from shared.models.scope import Scope
 from shared.postgres import Connection
-
-
-class Scope(NamedTuple):
-    project_id: str
-    mode: str
-
-
-class RollupKey(NamedTuple):
-    """One row of the rollup; ``hour`` is unix ms of the UTC hour's start."""
-
-    project_id: str
-    mode: str
-    hour: int
-    kind: str
 
 
 async def lock_scopes(conn: Connection, scopes: Iterable[Scope]) -> None:
@@ -66,15 +53,8 @@ async def add_usage(conn: Connection, changes: Mapping[RollupKey, Usage]) -> Non
     )
 
 
-class LateChange(NamedTuple):
-    """By how much a day that was already over changed. Milliseconds, which may be negative."""
-
-    participant_ms: int
-    video_ms: int
-
-
 async def record_late_changes(
-    conn: Connection, changes: Mapping[tuple[Scope, int], LateChange], changed_ms: int
+    conn: Connection, changes: Mapping[tuple[Scope, int], DayDifference], changed_ms: int
 ) -> None:
     """Notes changes by (scope, day's start in unix ms), made at ``changed_ms``; the total of a day goes on growing."""
     keys = sorted(changes)

@@ -6,24 +6,16 @@ open in all of the numbers or in none.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
 
 import asyncpg
 
 from shared.clock import DAY_MS, HOUR_MS
 from shared.metering.peak import Stretch
 from shared.metering.rounding import Amounts
+from shared.models.scope import Scope
+from shared.models.usage_ranges import LateChanges, MediaUsage, RangeUsage, UsageClock
 from shared.postgres import Connection
 from shared.queries.events import ALL_PARTITIONS
-from shared.queries.usage import Scope
-
-
-class Asked(NamedTuple):
-    """When usage is asked for, and after how long without a sign an open session stops counting (``stale_after_ms``)."""
-
-    now_ms: int
-    stale_ms: int | None
-
 
 # shared/metering/usage.py, counted_until: $3 is when it is asked, $4 how long a sign of life lasts.
 COUNTED_UNTIL = (
@@ -31,46 +23,6 @@ COUNTED_UNTIL = (
     " THEN greatest(last_sign_ms, confirmed_ms) ELSE $3::bigint END)"
 )
 _IS_OPEN = "project_id = $1 AND mode = $2 AND started_ms IS NOT NULL AND ended_ms IS NULL"
-
-
-class MediaUsage(NamedTuple):
-    """Milliseconds of egress or ingress; ``runs`` counts those that began."""
-
-    active_ms: int
-    inferred_ms: int
-    provisional_ms: int
-    runs: int
-
-
-class LateChanges(NamedTuple):
-    """When and by how much a day last changed after it was over, and by how much in all since then. Milliseconds."""
-
-    changed_ms: int
-    participant_ms: int
-    video_ms: int
-    total_participant_ms: int
-    total_video_ms: int
-
-
-class RangeUsage(NamedTuple):
-    """All that is known of a range, on one snapshot, by the start (unix ms) of its hours or days.
-
-    ``usage``: by kind, of the sessions that have ended and of those still open as far as they count. ``media``: egress and
-    ingress likewise, by meter and type. ``carried_in``: how many were connected just before the range; ``stretches``: what
-    changed in the hours or days in which something did. ``names``: how many (rooms, identities) a day had, open sessions in
-    each day they have reached; ``changes``: the days that changed after they were over; both empty unless asked for.
-    ``oldest_in_inbox_ms``: when the oldest event was received that waits in Postgres. ``complete_ms``: everything acknowledged
-    before this was folded when a sweep last looked; None if there was none yet.
-    """
-
-    usage: dict[int, dict[str, Amounts]]
-    media: dict[int, dict[tuple[str, str], MediaUsage]]
-    carried_in: int
-    stretches: dict[int, Stretch]
-    names: dict[int, tuple[int, int]]
-    changes: dict[int, LateChanges]
-    oldest_in_inbox_ms: int | None
-    complete_ms: int | None
 
 
 # $5 and $6 are the range, $7 is unit_ms. Every interval is two edges. An edge tells how much of its own hour or day lies behind
@@ -148,7 +100,7 @@ _OF_NAMED_DAYS = _statement("usage_day", "day", {**_ROWS, **_ROWS_OF_DAYS})
 
 
 async def read_range(
-    conn: Connection, scope: Scope, from_ms: int, to_ms: int, unit_ms: int, asked: Asked, names: bool = False
+    conn: Connection, scope: Scope, from_ms: int, to_ms: int, unit_ms: int, asked: UsageClock, names: bool = False
 ) -> RangeUsage:
     """Everything in one statement: it sees one snapshot by itself, and a round trip costs more than most of its parts.
     ``names``: with the numbers of different names and the late changes, of days."""

@@ -12,8 +12,8 @@ from services.cli.projects import create_project
 from services.cli.simulate.traffic import Event, expected
 from shared import event_stream
 from shared.doorbell import create_broker, wake
+from shared.models.received import Received
 from shared.postgres import Pool, create_pool
-from shared.queries.events import Received
 from shared.settings import Settings
 from tests.e2e.fleet import environment_of
 from tests.integration.test_volume import metered, traffic_for

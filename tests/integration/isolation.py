@@ -12,8 +12,8 @@ from services.worker.fold import fold_batch
 from shared.ids import MODES, Mode, livekit_room
 from shared.keys import create_key
 from shared.models.projects import CreatedProject
+from shared.models.received import Received
 from shared.postgres import Pool
-from shared.queries.events import Received
 from tests.fake_livekit import FakeLiveKit
 from tests.integration.conftest import key_of
 from tests.livekit_bodies import meeting

@@ -15,11 +15,11 @@ from shared.clock import rfc3339
 from shared.doorbell import create_broker
 from shared.ids import livekit_room
 from shared.models.projects import CreatedProject
+from shared.models.received import Received
+from shared.models.scope import Scope
+from shared.models.usage_ranges import UsageClock
 from shared.postgres import Pool
 from shared.queries import events as event_queries
-from shared.queries.events import Received
-from shared.queries.usage import Scope
-from shared.queries.usage_ranges import Asked
 from shared.settings import Settings
 from tests.livekit_bodies import meeting
 
@@ -40,7 +40,7 @@ async def test_it_is_never_later_than_what_waits(settings: Settings, pool: Pool,
 
     async def as_of(streams: event_stream.Redis) -> str:
         query = read_usage_query({"period": ["7d"]}, NOW_MS)
-        return (await usage_for(pool, Waiting(streams), scope, query, Asked(NOW_MS, None))).as_of
+        return (await usage_for(pool, Waiting(streams), scope, query, UsageClock(NOW_MS, None))).as_of
 
     try:
         assert await as_of(redis) == rfc3339(NOW_MS)
@@ -75,7 +75,7 @@ async def test_a_look_into_redis_is_shared_for_a_moment_and_never_makes_it_newer
 
     async def as_of(now_ms: int) -> str:
         query = read_usage_query({"period": ["7d"]}, now_ms)
-        return (await usage_for(pool, waiting, scope, query, Asked(now_ms, None))).as_of
+        return (await usage_for(pool, waiting, scope, query, UsageClock(now_ms, None))).as_of
 
     try:
         assert await as_of(NOW_MS) == rfc3339(NOW_MS)

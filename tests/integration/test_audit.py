@@ -17,9 +17,9 @@ from shared.audit.verify import verify
 from shared.clock import DAY_MS, floor_to
 from shared.ids import Mode, livekit_room
 from shared.models.projects import CreatedProject
+from shared.models.received import Received
+from shared.models.scope import DayRange
 from shared.postgres import Connection, Pool
-from shared.queries.audit import Span
-from shared.queries.events import Received
 from shared.settings import Settings
 from tests.integration.test_cli import relay, relay_json
 from tests.livekit_bodies import BASE_S, body, meeting, participant, room
@@ -33,13 +33,13 @@ EGRESS = {"egressId": "EG_1", "startedAt": str(BASE_S * 10**9), "endedAt": str((
 ROLLUPS = {"usage_hour": 5, "usage_day": 5, "usage_group": 6, "usage_group_count": 1, "media_hour": 3, "concurrency": 2}
 
 
-async def find(conn: Connection, span: Span | None = None, checked: Checked | None = None) -> list[Difference]:
+async def find(conn: Connection, span: DayRange | None = None, checked: Checked | None = None) -> list[Difference]:
     return [
         found.difference async for found in verify(conn, span, checked if checked is not None else Checked(), _nothing)
     ]
 
 
-async def mend(conn: Connection, writer: Connection, span: Span | None = None) -> list[Difference]:
+async def mend(conn: Connection, writer: Connection, span: DayRange | None = None) -> list[Difference]:
     return [found.difference async for found in rebuild(conn, writer, span, Checked(), NOW_MS, _nothing)]
 
 
@@ -125,8 +125,8 @@ async def test_nothing_is_wrong_after_folding(conn: Connection) -> None:
     assert await find(conn, checked=checked) == []
     assert (checked.states, checked.unproven) == (8 + 3 + 5 + 2, 0)
     assert checked.rollups > 50
-    assert await find(conn, Span(DAY, DAY + DAY_MS)) == []
-    assert await find(conn, Span(DAY + DAY_MS, DAY + 2 * DAY_MS)) == []
+    assert await find(conn, DayRange(DAY, DAY + DAY_MS)) == []
+    assert await find(conn, DayRange(DAY + DAY_MS, DAY + 2 * DAY_MS)) == []
 
 
 CORRUPTIONS = {

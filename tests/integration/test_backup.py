@@ -14,9 +14,9 @@ from services.local.embedded import _postgres_binaries
 from services.worker.fold import fold_batch
 from shared import projects
 from shared.migrate import migrate
+from shared.models.received import Received
 from shared.postgres import create_pool
 from shared.queries import events as event_queries
-from shared.queries.events import Received
 from shared.settings import DatabaseUrl, Settings
 from tests.integration.test_volume import metered, traffic_for
 

@@ -16,9 +16,11 @@ from services.cli.doctor.command import examine, printed
 from services.cli.doctor.finding import Finding
 from shared import event_stream, metrics
 from shared.clock import SystemClock, from_ms
+from shared.models.operations import WorkerRow
+from shared.models.received import Received
 from shared.postgres import Pool
 from shared.queries import operations as queries
-from shared.queries.events import Received, record_progress
+from shared.queries.events import record_progress
 from shared.settings import Settings, inherited_environment
 from tests.integration.conftest import serving
 from tests.ports import free_port
@@ -64,7 +66,7 @@ def levels(findings: list[Finding]) -> dict[str, str]:
 async def beating(pool: Pool) -> None:
     now = from_ms(SystemClock().now_ms())
     async with pool.acquire() as conn:
-        await queries.beat(conn, queries.WorkerRow("w", "host", 1, "0", now, now, None))
+        await queries.beat(conn, WorkerRow("w", "host", 1, "0", now, now, None))
 
 
 async def test_all_well(settings: Settings, pool: Pool) -> None:

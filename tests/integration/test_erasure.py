@@ -18,9 +18,9 @@ from shared.erasure import PSEUDONYM_PREFIX, IdentityConnected, erase_identity, 
 from shared.errors import ProjectNotFound
 from shared.ids import livekit_room
 from shared.metering.state import Session, merge_session
+from shared.models.received import Received
 from shared.postgres import Pool
 from shared.queries import events as event_queries
-from shared.queries.events import Received
 from shared.settings import Settings
 from tests.integration.test_volume import metered, traffic_for
 from tests.livekit_bodies import body

@@ -13,10 +13,10 @@ from shared import event_stream
 from shared.clock import DAY_MS, floor_to
 from shared.ids import livekit_room
 from shared.models.projects import CreatedProject
+from shared.models.received import Received
+from shared.models.scope import Scope
 from shared.postgres import Pool
 from shared.queries import events as event_queries
-from shared.queries.events import Received
-from shared.queries.usage import Scope
 from shared.settings import Settings
 from tests.livekit_bodies import BASE_S, body, meeting, meeting_usage, participant, room
 from tests.stored_usage import DayUsage, stretches_by_day, usage_by_day

@@ -14,8 +14,8 @@ from shared import event_stream
 from shared.doorbell import create_broker
 from shared.ids import livekit_room
 from shared.models.projects import CreatedProject
+from shared.models.received import Received
 from shared.postgres import Connection, Pool
-from shared.queries.events import Received
 from shared.settings import Settings
 from tests.integration.test_fold import received, usage
 from tests.livekit_bodies import BASE_S, body, meeting, meeting_usage

@@ -17,8 +17,8 @@ from shared.audit.verify import verify
 from shared.clock import DAY_MS, HOUR_MS
 from shared.event_stream import partition_of
 from shared.ids import livekit_room
+from shared.models.received import Received
 from shared.postgres import Connection, Pool
-from shared.queries.events import Received
 from tests.unit.brute_force_meter import Event, Meter, Row, level_at, peak
 
 MIDNIGHT = 20_775 * DAY_MS

@@ -14,10 +14,10 @@ from services.worker.attempts import forget_attempts
 from services.worker.periodic import Context
 from shared.errors import AttemptUnderWay, IdempotencyKeyReused, ShownOnce
 from shared.ids import livekit_room
+from shared.models.idempotency import Attempt
 from shared.models.projects import CreatedProject
 from shared.models.wire import Wire
 from shared.postgres import Connection, Pool
-from shared.queries.attempts import Attempt
 from shared.settings import Settings
 from tests.fake_livekit import FakeLiveKit, fake_livekit, twirp_failure
 from tests.integration.conftest import key_of

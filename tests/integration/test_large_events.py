@@ -13,9 +13,9 @@ from shared.doorbell import create_broker
 from shared.errors import EventNotKept
 from shared.ids import livekit_room
 from shared.models.projects import CreatedProject
+from shared.models.received import Received
 from shared.postgres import Pool
 from shared.queries import events as event_queries
-from shared.queries.events import Received
 from shared.settings import Settings
 from tests.integration.test_fold import RECEIVED_MS, usage
 from tests.livekit_bodies import BASE_S, body, meeting, meeting_usage, participant, room

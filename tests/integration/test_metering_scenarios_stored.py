@@ -24,8 +24,8 @@ from shared.event_stream import partition_of
 from shared.ids import livekit_room
 from shared.livekit.room_service import RoomService
 from shared.models.projects import CreatedProject
+from shared.models.received import Received
 from shared.postgres import Pool
-from shared.queries.events import Received
 from shared.settings import Settings, parse_database_url
 from tests.fake_livekit import fake_livekit, twirp_failure
 from tests.integration.conftest import SetClock, key_of, serving

@@ -12,9 +12,9 @@ from shared.backlog import Backlog
 from shared.clock import SystemClock
 from shared.doorbell import create_broker
 from shared.models.projects import CreatedProject
+from shared.models.received import Received
 from shared.postgres import Pool
 from shared.queries import operations as queries
-from shared.queries.events import Received
 from shared.settings import Settings
 from tests.integration.conftest import key_of
 from tests.ports import free_port

@@ -13,9 +13,9 @@ from shared import event_stream
 from shared.clock import DAY_MS, SystemClock, floor_to
 from shared.ids import livekit_room
 from shared.models.projects import CreatedProject
+from shared.models.received import Received
 from shared.postgres import Connection, Pool
 from shared.queries import partitions as queries
-from shared.queries.events import Received
 from shared.settings import Settings
 from tests.livekit_bodies import BASE_S, body, meeting, room
 

@@ -11,9 +11,9 @@ from shared.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from shared.metering.peak import Stretch
 from shared.metering.state import Session
 from shared.models.projects import CreatedProject
+from shared.models.scope import Scope
 from shared.postgres import Connection, Pool
 from shared.queries import usage as usage_queries
-from shared.queries.usage import Scope
 from tests.unit import brute_force_meter as brute
 
 MIDNIGHT = 20_600 * DAY_MS

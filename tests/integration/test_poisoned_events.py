@@ -13,9 +13,9 @@ from shared.audit.verify import verify
 from shared.event_stream import partition_of
 from shared.ids import livekit_room
 from shared.models.projects import CreatedProject
+from shared.models.received import Received
+from shared.models.scope import Scope
 from shared.postgres import Pool
-from shared.queries.events import Received
-from shared.queries.usage import Scope
 from tests.integration.test_fold import DAY, RECEIVED_MS, received, usage
 from tests.livekit_bodies import BASE_S, body, meeting, meeting_usage, participant, room
 from tests.stored_usage import DayUsage, usage_by_day

@@ -8,15 +8,15 @@ import pytest
 from services.api.usage import read_span, series_of
 from shared.clock import DAY_MS, MINUTE_MS
 from shared.metering.span import Span
+from shared.models.listings import EventFilter, SessionFilter
 from shared.models.projects import CreatedProject
+from shared.models.scope import Scope
+from shared.models.usage_ranges import UsageClock
 from shared.postgres import Connection, Pool
-from shared.queries import event_pages
 from shared.queries import usage as usage_queries
 from shared.queries.event_pages import page_of_events
 from shared.queries.groups import page_of_groups
-from shared.queries.session_pages import Wanted, page_of_sessions
-from shared.queries.usage import Scope
-from shared.queries.usage_ranges import Asked
+from shared.queries.session_pages import page_of_sessions
 
 
 async def test_peaks_take_the_starts_and_the_ends_from_their_own_indexes(pool: Pool, project: CreatedProject) -> None:
@@ -71,7 +71,7 @@ async def test_reading_costs_what_is_shown_and_not_what_is_stored(
     """Thirty days of years, with and without statistics. A plan that walks the history reads tens of thousands of rows."""
     scope, days = Scope(project.project_id, "live"), 1_500
     today = 20_700 * DAY_MS
-    asked = Asked(today + DAY_MS, None)
+    asked = UsageClock(today + DAY_MS, None)
     async with pool.acquire() as conn:
         for statement in _HISTORY:
             await conn.execute(statement, project.project_id, days, today)
@@ -80,11 +80,11 @@ async def test_reading_costs_what_is_shown_and_not_what_is_stored(
         span = Span(today - 29 * DAY_MS, today + DAY_MS, "day")
         async with reading_at_most(conn, 200):
             assert series_of(span, await read_span(conn, scope, span, asked)).totals.sessions == 60
-        for wanted, rows in ((Wanted(), 50), (Wanted(room="r7"), 50), (Wanted(identity="i7"), 1)):
+        for wanted, rows in ((SessionFilter(), 50), (SessionFilter(room="r7"), 50), (SessionFilter(identity="i7"), 1)):
             async with reading_at_most(conn, 130):
                 assert len((await page_of_sessions(conn, scope, wanted, None, 50)).rows) == rows
         async with reading_at_most(conn, 60):
-            assert len((await page_of_events(conn, scope, event_pages.Wanted(), None, 50)).rows) == 50
+            assert len((await page_of_events(conn, scope, EventFilter(), None, 50)).rows) == 50
         async with reading_at_most(conn, 100):
             week = (today - 6 * DAY_MS, today + DAY_MS)
             assert len(await page_of_groups(conn, scope, "room", week, asked, "", 10)) == 10

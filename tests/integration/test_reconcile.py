@@ -23,11 +23,12 @@ from shared.event_stream import partition_of
 from shared.ids import livekit_room
 from shared.livekit.room_service import RoomService
 from shared.metering.reconcile import PROVE_AFTER_MS
+from shared.models.operations import Pass
 from shared.models.projects import CreatedProject
+from shared.models.received import Received
 from shared.postgres import Pool
 from shared.queries import periodic as periodic_queries
-from shared.queries.events import Received
-from shared.queries.reconcile import Pass, last_passes
+from shared.queries.reconcile import last_passes
 from shared.settings import Settings
 from tests import livekit_bodies as bodies
 from tests.fake_livekit import FakeLiveKit, fake_livekit, twirp_failure

@@ -10,8 +10,8 @@ import pytest
 from services.cli.doctor.redis_servers import check_redis
 from shared import event_stream
 from shared.clock import SystemClock
+from shared.models.received import Received
 from shared.postgres import Pool
-from shared.queries.events import Received
 from shared.settings import Settings
 from tests.e2e.test_worker_killed import kill_under_load
 from tests.ports import bus_free_port

@@ -14,10 +14,10 @@ from shared.clock import rfc3339
 from shared.errors import InvalidRequest
 from shared.ids import livekit_room
 from shared.models.projects import CreatedProject
+from shared.models.received import Received
+from shared.models.scope import Scope
 from shared.postgres import Pool
 from shared.queries import event_pages, pages
-from shared.queries.events import Received
-from shared.queries.usage import Scope
 from shared.settings import Settings
 from tests.integration.conftest import Standing, key_of
 from tests.livekit_bodies import body, meeting, participant, room

@@ -11,9 +11,9 @@ from shared import set_aside
 from shared.errors import SetAsideEventNotFound
 from shared.ids import livekit_room
 from shared.models.projects import CreatedProject
+from shared.models.received import Received
 from shared.postgres import Connection, Pool
 from shared.queries import set_aside as queries
-from shared.queries.events import Received
 from shared.settings import Settings
 from tests.integration.test_cli import relay, relay_json
 from tests.livekit_bodies import BASE_S, body, meeting, participant, room

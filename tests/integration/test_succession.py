@@ -14,8 +14,8 @@ from shared.ids import livekit_room
 from shared.metering.observe import observe
 from shared.models.livekit_event import decode_event
 from shared.models.projects import CreatedProject
+from shared.models.received import Received
 from shared.postgres import Pool
-from shared.queries.events import Received
 from tests import livekit_bodies as bodies
 
 T = bodies.BASE_S

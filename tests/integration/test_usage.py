@@ -11,8 +11,8 @@ from services.worker.fold import fold_batch
 from shared.clock import DAY_MS, floor_to
 from shared.ids import livekit_room
 from shared.models.projects import CreatedProject
+from shared.models.received import Received
 from shared.postgres import Pool
-from shared.queries.events import Received
 from shared.settings import Settings
 from tests.integration.conftest import LAST_NOON_MS, SetClock, key_of
 from tests.livekit_bodies import body, meeting, meeting_usage, participant, room

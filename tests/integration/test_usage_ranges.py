@@ -12,11 +12,11 @@ from shared.metering.peak import EMPTY, daily_peaks
 from shared.metering.state import MediaRun, Session, Track
 from shared.metering.usage import Interval, counted_until, interval_of, usage_of, usage_of_run
 from shared.models.projects import CreatedProject
+from shared.models.rollups import DIMENSIONS, Dimension
+from shared.models.scope import Scope
+from shared.models.usage_ranges import UsageClock
 from shared.postgres import Connection, Pool
 from shared.queries import groups, usage_ranges
-from shared.queries.groups import Dimension
-from shared.queries.usage import Scope
-from shared.queries.usage_ranges import Asked
 from tests.unit import brute_force_meter as brute
 
 MIDNIGHT = 20_600 * DAY_MS
@@ -64,7 +64,7 @@ def some_run(rng: random.Random, number: int, project_id: str) -> MediaRun:
 class Crowd:
     """Sessions and runs of a scope, stored, with what each of them counts."""
 
-    def __init__(self, rng: random.Random, project_id: str, asked: Asked) -> None:
+    def __init__(self, rng: random.Random, project_id: str, asked: UsageClock) -> None:
         self.scope, self.asked, self._rng = Scope(project_id, "live"), asked, rng
         self.sessions = [some_session(rng, number, project_id) for number in range(60)]
         self.runs = [some_run(rng, number, project_id) for number in range(12)]
@@ -95,7 +95,7 @@ def rng(request: pytest.FixtureRequest) -> random.Random:
 
 @pytest.fixture(params=[None, 5 * HOUR_MS], ids=["never stale", "stale after five hours"])
 async def crowd(request: pytest.FixtureRequest, rng: random.Random, pool: Pool, project: CreatedProject) -> Crowd:
-    found = Crowd(rng, project.project_id, Asked(NOW, request.param))
+    found = Crowd(rng, project.project_id, UsageClock(NOW, request.param))
     async with pool.acquire() as conn:
         await found.store(conn)
     return found
@@ -204,7 +204,7 @@ async def test_pages_of_groups_are_the_sessions_of_each(pool: Pool, crowd: Crowd
 async def test_distinct_names_of_each_day(pool: Pool, crowd: Crowd) -> None:
     from_ms, to_ms = MIDNIGHT, MIDNIGHT + 4 * DAY_MS
     wanted = {
-        day: tuple(len(of_groups(crowd, dimension, day, day + DAY_MS)) for dimension in groups.DIMENSIONS)
+        day: tuple(len(of_groups(crowd, dimension, day, day + DAY_MS)) for dimension in DIMENSIONS)
         for day in range(from_ms, to_ms, DAY_MS)
     }
     async with pool.acquire() as conn:

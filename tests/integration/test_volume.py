@@ -13,9 +13,9 @@ from services.cli.simulate.traffic import DayExpected, expected
 from services.worker.drain import AT_ONCE, drain_partition
 from shared import event_stream
 from shared.clock import DAY_MS, rfc3339
+from shared.models.received import Received
+from shared.models.scope import Scope
 from shared.postgres import Pool
-from shared.queries.events import Received
-from shared.queries.usage import Scope
 from shared.settings import Settings
 from tests.stored_usage import stretches_by_day, usage_by_day
 

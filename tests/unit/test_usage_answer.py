@@ -13,8 +13,7 @@ from services.api.usage_answer import SERIES, Measured
 from shared.clock import DAY_MS, HOUR_MS
 from shared.metering.rounding import Amounts, Rounding, RunningSum, millionths, shares
 from shared.metering.span import Granularity, Span
-from shared.queries.groups import GroupAmounts
-from shared.queries.usage_ranges import LateChanges, MediaUsage
+from shared.models.usage_ranges import GroupAmounts, LateChanges, MediaUsage
 
 laws = settings(max_examples=200)
 MIDNIGHT = 20_600 * DAY_MS

@@ -11,8 +11,8 @@ from dramatiq.middleware import AsyncIO, Middleware
 
 from services.worker.fold import fold_batch
 from shared.event_stream import partition_of
+from shared.models.received import Received
 from shared.postgres import Pool, create_pool
-from shared.queries.events import Received
 from shared.settings import environment, parse_database_url
 
 _pool: Pool | None = None

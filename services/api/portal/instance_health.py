@@ -12,6 +12,7 @@ from services.api.portal.visit import Visit
 from shared import event_stream
 from shared.clock import DAY_MS, floor_to
 from shared.errors import LiveKitError, StoreUnavailable
+from shared.models.operations import Pass, WorkerRow
 from shared.postgres import UNAVAILABLE
 from shared.queries import operations, partitions, reconcile, set_aside
 from shared.queries.migrations import missing_migrations
@@ -33,8 +34,8 @@ class Check(NamedTuple):
 
 class Health(NamedTuple):
     checks: list[Check]
-    workers: list[operations.WorkerRow]
-    passes: list[reconcile.Pass]
+    workers: list[WorkerRow]
+    passes: list[Pass]
     set_aside: dict[str, int]
     partitions: tuple[int, int] | None
 
@@ -45,7 +46,7 @@ async def health_of(visit: Visit) -> Health:
     return Health([*checks, *redis, livekit], *rest)
 
 
-_Rest = tuple[list[operations.WorkerRow], list[reconcile.Pass], dict[str, int], tuple[int, int] | None]
+_Rest = tuple[list[WorkerRow], list[Pass], dict[str, int], tuple[int, int] | None]
 
 
 async def _timed(work: Awaitable[T]) -> tuple[T, int]:
@@ -95,7 +96,7 @@ def _partitions(days: list[int], now_ms: int) -> Check:
     return Check("Partitions", "good", f"{len(days)} days of raw events")
 
 
-def _reconciliation(visit: Visit, passes: list[reconcile.Pass]) -> Check:
+def _reconciliation(visit: Visit, passes: list[Pass]) -> Check:
     every_s = visit.portal.settings.reconcile_interval_s
     if not every_s:
         return Check("Reconciliation", "warn", "switched off: lost webhooks stay lost")

@@ -14,11 +14,11 @@ import asyncpg
 
 from shared.accounts import secret_digest
 from shared.clock import from_ms
+from shared.models.scope import Scope
 from shared.postgres import UNAVAILABLE, Pool, borrowed
 from shared.queries import accounts as account_queries
 from shared.queries import memberships
 from shared.queries import overview as queries
-from shared.queries.usage import Scope
 
 if TYPE_CHECKING:  # a visit holds the portal, which holds this
     from services.api.portal.visit import Visit

@@ -13,7 +13,7 @@ from services.api.usage import usage_for
 from services.api.usage_query import read_usage_query
 from shared.metering.span import Granularity
 from shared.models.usage import Metered, UsageAnswer, UsageOfSpan
-from shared.queries.usage_ranges import Asked
+from shared.models.usage_ranges import UsageClock
 
 SERIES = ("video", "audio")
 # Some 40 ms of Postgres; a page has 100 in all.
@@ -28,8 +28,8 @@ async def read_usage(visit: Visit, params: Mapping[str, str]) -> UsageAnswer:
     return await usage_for(context.pool, context.waiting, visit.scope, query, asked(visit), _MOST_TO_RANK)
 
 
-def asked(visit: Visit) -> Asked:
-    return Asked(visit.now_ms, visit.portal.context.stale_ms)
+def asked(visit: Visit) -> UsageClock:
+    return UsageClock(visit.now_ms, visit.portal.context.stale_ms)
 
 
 def spans_of(answer: UsageAnswer) -> Sequence[UsageOfSpan]:

@@ -15,8 +15,8 @@ from shared.accounts import Actor, actor_of
 from shared.accounts import record as record_entry
 from shared.ids import Mode
 from shared.models.accounts import Account, BrowserSession, ProjectAccess, Role, at_least
+from shared.models.scope import Scope
 from shared.postgres import Connection, borrowed, in_transaction
-from shared.queries.usage import Scope
 
 Page = Response[str]
 _LISTS = {"room": "rooms", "event": "events"}

@@ -15,8 +15,8 @@ from services.api.routes.sessions import Limit, Name, answer
 from services.api.sessions import DEFAULT_LIMIT, events_for
 from shared.models.names import Timestamp
 from shared.models.projects import KeyRecord
+from shared.models.scope import Scope
 from shared.models.sessions import EventsAnswer
-from shared.queries.usage import Scope
 
 
 @get(

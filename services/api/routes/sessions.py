@@ -13,12 +13,12 @@ from services.api.gate import settle
 from services.api.openapi import described
 from services.api.requests import ONLY_READS
 from services.api.sessions import DEFAULT_LIMIT, MAX_LIMIT, session_for, sessions_for
+from shared.models.listings import SessionStatus
 from shared.models.names import Timestamp
 from shared.models.projects import KeyRecord
+from shared.models.scope import Scope
 from shared.models.sessions import ListedSession, SessionsAnswer
-from shared.queries.session_pages import Status
-from shared.queries.usage import Scope
-from shared.queries.usage_ranges import Asked
+from shared.models.usage_ranges import UsageClock
 
 # What a listing may be asked for: LiveKit's own tokens may name people and rooms as they like.
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=512, description="Only those of exactly this name.")]
@@ -44,13 +44,13 @@ async def list_sessions(
     room: FromQuery[Name | None] = None,
     identity: FromQuery[Name | None] = None,
     kind: FromQuery[Name | None] = None,
-    status: FromQuery[Annotated[Status, msgspec.Meta(description="Without it both.")] | None] = None,
+    status: FromQuery[Annotated[SessionStatus, msgspec.Meta(description="Without it both.")] | None] = None,
     since: Annotated[Timestamp | None, QueryParameter(name="from")] = None,
     to: FromQuery[Timestamp | None] = None,
     limit: FromQuery[Limit] = DEFAULT_LIMIT,
     cursor: FromQuery[Cursor | None] = None,
 ) -> Response[bytes]:
-    asked = Asked(context.clock.now_ms(), context.stale_ms)
+    asked = UsageClock(context.clock.now_ms(), context.stale_ms)
     scope = Scope(key.project_id, key.mode)
     found = await sessions_for(context.pool, scope, request.query_params.dict(), asked)
     await settle(request.scope)
@@ -67,7 +67,7 @@ async def list_sessions(
 async def get_session(
     key: NamedDependency[KeyRecord], context: NamedDependency[Context], sid: FromPath[Sid]
 ) -> Response[bytes]:
-    asked = Asked(context.clock.now_ms(), context.stale_ms)
+    asked = UsageClock(context.clock.now_ms(), context.stale_ms)
     return answer(await session_for(context.pool, Scope(key.project_id, key.mode), sid, asked))
 
 

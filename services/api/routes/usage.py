@@ -19,9 +19,9 @@ from services.api.usage_query import DEFAULT_LIMIT, MAX_LIMIT, read_usage_query
 from shared.metering.span import Granularity
 from shared.models.names import Timestamp
 from shared.models.projects import KeyRecord
+from shared.models.scope import Scope
 from shared.models.usage import GroupBy, Order, Period, UsageAnswer
-from shared.queries.usage import Scope
-from shared.queries.usage_ranges import Asked
+from shared.models.usage_ranges import UsageClock
 
 _Period = Annotated[
     Period, Meta(description="Days up to and with today; `30d` where nothing is asked for. Not with `from`.")
@@ -69,7 +69,7 @@ async def get_usage(
     """The parameters are declared one by one, and read together: which may go with which is for ``read_usage_query``."""
     now_ms = context.clock.now_ms()
     query = read_usage_query(request.query_params.dict(), now_ms)
-    scope, asked = Scope(key.project_id, key.mode), Asked(now_ms, context.stale_ms)
+    scope, asked = Scope(key.project_id, key.mode), UsageClock(now_ms, context.stale_ms)
     answer = await usage_for(context.pool, context.waiting, scope, query, asked)
     await settle(request.scope)
     headers = {"vary": "accept", "cache-control": "no-store"}

@@ -16,8 +16,8 @@ from shared import metrics, tracing
 from shared.clock import Clock
 from shared.errors import WebhookRefused
 from shared.livekit.webhook import PROBE_BODY, WebhookVerifier
+from shared.models.received import Received
 from shared.models.wire import Wire
-from shared.queries.events import Received
 
 PATH = "/api/webhooks/livekit"
 BODY_LIMIT = 1024 * 1024

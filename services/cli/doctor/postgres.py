@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import asyncpg
 
 from services.cli.doctor.finding import Finding, duration
+from shared.models.operations import MachineState
 from shared.postgres import UNAVAILABLE, Connection, connect
 from shared.queries import operations as queries
 from shared.queries.migrations import missing_migrations
@@ -80,7 +81,7 @@ async def _look_into(conn: Connection, now_ms: int) -> list[Finding]:
     return findings
 
 
-def _workers(state: queries.MachineState) -> Iterator[Finding]:
+def _workers(state: MachineState) -> Iterator[Finding]:
     if state.workers:
         yield Finding("worker", "ok", "one worker beats" if state.workers == 1 else f"{state.workers} workers beat")
         return
@@ -88,7 +89,7 @@ def _workers(state: queries.MachineState) -> Iterator[Finding]:
     yield Finding("worker", "error", f"no worker runs ({seen}): events are kept, not counted", "start `relay worker`")
 
 
-def _webhooks(state: queries.MachineState, now_ms: int) -> Iterator[Finding]:
+def _webhooks(state: MachineState, now_ms: int) -> Iterator[Finding]:
     if state.webhook_ms is None:
         yield Finding(
             "webhook",

@@ -10,6 +10,7 @@ from litestar.response import Stream
 from services.api.portal.usage_view import asked, completeness, read_usage, spans_of, usage_chart
 from services.api.portal.visit import Page, Visit
 from shared import keys, metrics
+from shared.models.overview import Webhooks
 from shared.models.usage import UsageAnswer
 from shared.queries import audit_log
 from shared.queries import overview as queries
@@ -68,7 +69,7 @@ class OverviewController(Controller):
         return Stream(stream, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
 
-def _steps(visit: Visit, answer: UsageAnswer, webhooks: queries.Webhooks, *, used: bool) -> list[Step]:
+def _steps(visit: Visit, answer: UsageAnswer, webhooks: Webhooks, *, used: bool) -> list[Step]:
     heard = webhooks.last_ms is not None
     return [
         Step(
