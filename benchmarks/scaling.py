@@ -47,7 +47,7 @@ WORKER_UNITS = {
 }
 
 
-class Cost(NamedTuple):
+class ProcessCost(NamedTuple):
     """Microseconds of processor time a request (all API processes together, Redis, Postgres), webhooks that shared one synced
     append, and MiB of the largest API process, afterwards."""
 
@@ -72,7 +72,7 @@ def measure(rounds: int, seconds: float) -> dict[str, dict[str, Spread]]:
             "webhooks": lambda: webhooks(events),
         }
         client = redis.Redis.from_url(running.redis_url)
-        found: dict[str, list[Cost]] = {f"{path}, {count}": [] for path in PATHS for count in COUNTS}
+        found: dict[str, list[ProcessCost]] = {f"{path}, {count}": [] for path in PATHS for count in COUNTS}
         for number in range(rounds + 1):  # the first round warms up
             for path, make in lines.items():
                 requests = requests_file(directory, make())
@@ -84,7 +84,7 @@ def measure(rounds: int, seconds: float) -> dict[str, dict[str, Spread]]:
     return {name: _spreads(costs) for name, costs in found.items()}
 
 
-def _cost(running: EmbeddedServers, sites: list[Site], path: str, requests: Path, seconds: float) -> Cost:
+def _cost(running: EmbeddedServers, sites: list[Site], path: str, requests: Path, seconds: float) -> ProcessCost:
     shared: list[Callable[[], float]] = [
         lambda: sum(cpu_us(site.pid) for site in sites),
         lambda: cpu_us(running.redis_pid),
@@ -99,7 +99,7 @@ def _cost(running: EmbeddedServers, sites: list[Site], path: str, requests: Path
     answers = sum(load.ok for load in loads)
     api, in_redis, postgres = [(measured() - was) / answers for measured, was in zip(shared, before, strict=True)]
     group = answers / max(1, sum(map(_appends, sites)) - appends) if path == "webhooks" else 0
-    return Cost(api, in_redis, postgres, group, max(resident_mib(site.pid) for site in sites))
+    return ProcessCost(api, in_redis, postgres, group, max(resident_mib(site.pid) for site in sites))
 
 
 def _appends(site: Site) -> int:
@@ -121,8 +121,8 @@ def webhooks(events: list[bytes]) -> list[bytes]:
     ]
 
 
-def _spreads(costs: list[Cost]) -> dict[str, Spread]:
-    return {name: Spread(values) for name, values in zip(Cost._fields, zip(*costs, strict=True), strict=True)}
+def _spreads(costs: list[ProcessCost]) -> dict[str, Spread]:
+    return {name: Spread(values) for name, values in zip(ProcessCost._fields, zip(*costs, strict=True), strict=True)}
 
 
 def measure_workers(rounds: int, events: int = 100_000) -> dict[str, dict[str, Spread]]:

@@ -21,7 +21,7 @@ from benchmarks.asking import Asker
 from benchmarks.load import Load, line, run
 from benchmarks.machine import Spread
 from benchmarks.processes import Site
-from benchmarks.usage_peer import Question
+from benchmarks.usage_peer import UsageQuestion
 from services.local.embedded import embedded_servers
 from shared.clock import DAY_MS
 from shared.migrate import migrate
@@ -83,7 +83,7 @@ def measure(rounds: int, seconds: float, sessions: int, directory: Path | None) 
 
 def _beside_sessions(side: Side, rounds: int, seconds: float, sessions: int) -> dict[str, dict[str, Spread]]:
     to_ms = int(time.time()) // 86400 * DAY_MS + DAY_MS
-    question = Question(_project(side.database_url), to_ms - 30 * DAY_MS, to_ms)
+    question = UsageQuestion(_project(side.database_url), to_ms - 30 * DAY_MS, to_ms)
     ours: dict[str, list[Load]] = {"1 connection, all the time": [], f"1 connection, {PACE}/s": [], "4 connections": []}
     peers: dict[str, list[float]] = {name: [] for name in usage_peer.STATEMENTS}
     with (

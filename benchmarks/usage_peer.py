@@ -22,7 +22,7 @@ _SQL = Path(__file__).with_suffix(".sql").read_text(encoding="utf-8")
 STATEMENTS = dict(zip(("minutes and sessions", "everything that is answered"), _SQL.split(";\n"), strict=False))
 
 
-class Question(NamedTuple):
+class UsageQuestion(NamedTuple):
     """A project's live usage in ``[from_ms, to_ms)``, both midnights."""
 
     project_id: str
@@ -50,13 +50,13 @@ def indexed(url: str) -> Iterator[Connection]:
             connection.execute("DROP INDEX bench_sessions")
 
 
-def time_ms(connection: Connection, statement: str, question: Question) -> float:
+def time_ms(connection: Connection, statement: str, question: UsageQuestion) -> float:
     started = time.perf_counter()
     connection.execute(statement, question.values()).fetchall()
     return 1000 * (time.perf_counter() - started)
 
 
-def check(connection: Connection, question: Question, answer: dict[str, Any]) -> None:
+def check(connection: Connection, question: UsageQuestion, answer: dict[str, Any]) -> None:
     """Raises unless every day of the answer is what the sessions amount to, to the millisecond."""
     for statement in STATEMENTS.values():
         days = {row[0]: row[1:] for row in connection.execute(statement, question.values())}

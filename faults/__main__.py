@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from faults.scenarios import FAULTS, Fault
-from faults.sender import Counts, Sender
+from faults.sender import FaultCounts, FaultSender
 from faults.stack import API_KEY, API_SECRET, Stack, faults_found, running
 from services.cli.projects import create_project
 from services.cli.simulate.traffic import Meeting, make_meeting
@@ -80,7 +80,7 @@ async def _run(chosen: list[Fault], arguments: argparse.Namespace) -> int:
 
 async def _round(
     stack: Stack, fault: Fault, arguments: argparse.Namespace, number: int
-) -> tuple[Counts, float, list[str]]:
+) -> tuple[FaultCounts, float, list[str]]:
     projects = [await create_project(stack.database, f"{fault.name} {number}.{index}") for index in range(2)]
     rng, now_ms = random.Random(f"{arguments.seed}-{fault.name}-{number}"), time.time_ns() // 1_000_000
     wanted, meetings = int(arguments.rate * arguments.seconds), list[Meeting]()
@@ -91,7 +91,7 @@ async def _round(
             make_meeting(rng, owner, "live", f"room-{len(meetings)}", _PEOPLE, start_ms, start_ms + _MEETING_MS)
         )
     events = sorted((event for meeting in meetings for event in meeting.events), key=lambda event: event.created_ms)
-    sender = Sender(stack.url, WebhookSigner(API_KEY, API_SECRET), [event.body for event in events])
+    sender = FaultSender(stack.url, WebhookSigner(API_KEY, API_SECRET), [event.body for event in events])
     sending = asyncio.create_task(sender.run(arguments.rate))
     await asyncio.sleep(arguments.seconds * rng.uniform(0.2, 0.4))
     await fault.strike(stack, arguments.outage)

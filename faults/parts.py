@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 
-from services.local.embedded import Server, prepare_postgres, prepare_redis
+from services.local.embedded import EmbeddedServer, prepare_postgres, prepare_redis
 from shared.settings import inherited_environment
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,7 +52,7 @@ class Part:
             self.kill()
 
 
-def server(prepare: Callable[[Path], Server], home: Path) -> tuple[Part, str]:
+def server(prepare: Callable[[Path], EmbeddedServer], home: Path) -> tuple[Part, str]:
     """An embedded server that syncs to disk, and its URL. Preparing it again after a kill clears away what is left of it."""
 
     def launch() -> "subprocess.Popen[bytes]":

@@ -17,7 +17,7 @@ _AGAIN_S = 0.25
 _ANSWER_WITHIN_S = 15.0
 
 
-class Counts(NamedTuple):
+class FaultCounts(NamedTuple):
     """``refused``: answers other than 200; ``broken``: connections that ended, or answered nothing, before an answer came.
     Seconds until all were offered, and until all were acknowledged."""
 
@@ -28,7 +28,7 @@ class Counts(NamedTuple):
     acknowledged_s: float
 
 
-class Sender:
+class FaultSender:
     """One run over ``bodies``, in their order as far as ``connections`` at once allow."""
 
     def __init__(self, url: str, signer: WebhookSigner, bodies: Sequence[bytes], connections: int = 64) -> None:
@@ -43,7 +43,7 @@ class Sender:
     def left(self) -> int:
         return len(self._bodies) - len(self.acknowledged)
 
-    async def run(self, rate: int) -> Counts:
+    async def run(self, rate: int) -> FaultCounts:
         """Returns when every event has been acknowledged."""
         started = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
@@ -59,7 +59,7 @@ class Sender:
             offered_s = time.monotonic() - started
             for _ in range(self._connections):
                 self._due.put_nowait(None)
-        return Counts(len(self.acknowledged), self._refused, self._broken, offered_s, time.monotonic() - started)
+        return FaultCounts(len(self.acknowledged), self._refused, self._broken, offered_s, time.monotonic() - started)
 
     async def _connection(self) -> None:
         streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None

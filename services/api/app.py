@@ -13,7 +13,7 @@ from litestar.exceptions import NotFoundException
 from litestar.types import ASGIApp
 
 from services.api import routes
-from services.api.as_of import Waiting
+from services.api.as_of import StreamBacklog
 from services.api.auth import KeyStore
 from services.api.context import Context
 from services.api.gate import Gate
@@ -73,7 +73,7 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
     stale_ms = stale_after_ms(settings.reconcile_interval_s)
     livekit = RoomService(settings.livekit_api_url, settings.livekit_api_key, settings.livekit_api_secret, clock)
     drain = drain or Drain()
-    context = Context(gate, pool, redis, Waiting(redis), clock, backlog, stale_ms, drain, livekit)
+    context = Context(gate, pool, redis, StreamBacklog(redis), clock, backlog, stale_ms, drain, livekit)
     portal = create_portal(settings, context)
 
     @asynccontextmanager

@@ -31,7 +31,7 @@ class Look(NamedTuple):
     seen: "asyncio.Task[Seen]"
 
 
-class Waiting:
+class StreamBacklog:
     """What waits in Redis to be folded."""
 
     def __init__(self, redis: event_stream.Redis) -> None:

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from services.api.as_of import Waiting
+from services.api.as_of import StreamBacklog
 from services.api.gate import Gate
 from services.api.server import Drain
 from shared.backlog import Backlog
@@ -18,7 +18,7 @@ class Context(NamedTuple):
     gate: Gate
     pool: Pool
     redis: Redis
-    waiting: Waiting
+    waiting: StreamBacklog
     clock: Clock
     backlog: Backlog
     stale_ms: int | None

@@ -26,7 +26,7 @@ class Field(NamedTuple):
     description: str
 
 
-class Answer(NamedTuple):
+class DocumentedAnswer(NamedTuple):
     status: str
     description: str
     fields: list[Field]
@@ -44,7 +44,7 @@ class Operation(NamedTuple):
     parameters: list[tuple[str, Field]]
     body: list[Field]
     request: str
-    answers: list[Answer]
+    answers: list[DocumentedAnswer]
     errors: list[tuple[str, str, str]]
 
 
@@ -112,7 +112,7 @@ def _is_error(answer: dict[str, Any]) -> bool:
     return "application/problem+json" in answer.get("content", {})
 
 
-def _answer(document: dict[str, Any], status: str, answer: dict[str, Any]) -> Answer:
+def _answer(document: dict[str, Any], status: str, answer: dict[str, Any]) -> DocumentedAnswer:
     contents = answer.get("content", {})
     schema = contents.get("application/json", {}).get("schema")
     examples = []
@@ -121,7 +121,7 @@ def _answer(document: dict[str, Any], status: str, answer: dict[str, Any]) -> An
         if example is ...:
             example = example_of(content["schema"], document)
         examples.append((media_type, example if isinstance(example, str) else _pretty(example)))
-    return Answer(
+    return DocumentedAnswer(
         status=status,
         description=answer["description"],
         fields=[] if schema is None else list(_fields(schema, document)),

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 
 from services.api import usage_answer
-from services.api.as_of import Waiting, as_of_ms
+from services.api.as_of import StreamBacklog, as_of_ms
 from services.api.cursors import read_cursor, write_cursor
 from services.api.usage_answer import SERIES, Measured, Series
 from services.api.usage_query import UsageQuery
@@ -42,7 +42,7 @@ async def reading(pool: Pool, what: str, *, at_once: bool = False) -> AsyncItera
 
 async def usage_for(
     pool: Pool,
-    waiting: Waiting,
+    waiting: StreamBacklog,
     scope: Scope,
     query: UsageQuery,
     asked: UsageClock,

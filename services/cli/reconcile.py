@@ -2,7 +2,7 @@
 
 import asyncio
 
-from services.worker.reconcile import JOB, Report, reconcile
+from services.worker.reconcile import JOB, PassReport, reconcile
 from shared.clock import SystemClock
 from shared.errors import RelayError
 from shared.ids import parse_livekit_room
@@ -65,7 +65,7 @@ async def run_once(settings: Settings) -> Result:
     raise AlreadyReconciling
 
 
-def _result(report: Report) -> Result:
+def _result(report: PassReport) -> Result:
     done = report.done
     return Result(
         duration_ms=(done.finished_ms or done.started_ms) - done.started_ms,

@@ -41,7 +41,7 @@ class EmbeddedServerFailed(RelayError):
 
 
 @dataclass(frozen=True)
-class Server:
+class EmbeddedServer:
     """A server ready to be started. ``ready()`` blocks shortly; True once it answers."""
 
     child: Child
@@ -72,7 +72,7 @@ def embedded_servers(data_dir: Path, *, fsync: bool = True) -> Iterator[Embedded
 
 
 @contextmanager
-def running(server: Server) -> Iterator[int]:
+def running(server: EmbeddedServer) -> Iterator[int]:
     child, deadline = server.child, time.monotonic() + READY_WITHIN_S
     process = _start(child)
     try:
@@ -98,14 +98,14 @@ def _start(child: Child) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(child.argv, stdout=log, stderr=subprocess.STDOUT, **child.options())
 
 
-def not_ready(server: Server) -> EmbeddedServerFailed:
+def not_ready(server: EmbeddedServer) -> EmbeddedServerFailed:
     """The error for a server that did not answer in time."""
     return EmbeddedServerFailed(
         f"the embedded {server.child.name} was not ready within {READY_WITHIN_S:.0f} s; see {server.child.log}"
     )
 
 
-def prepare_postgres(home: Path, *, fsync: bool = True) -> Server:
+def prepare_postgres(home: Path, *, fsync: bool = True) -> EmbeddedServer:
     """Makes the cluster if there is none and stops what a crash left running. Hold the data directory's lock."""
     binaries = _postgres_binaries()
     cluster, log, sockets = home / "postgres", home / "postgres.log", _socket_dir(home)
@@ -126,10 +126,10 @@ def prepare_postgres(home: Path, *, fsync: bool = True) -> Server:
     )
     # The port is named because a PGPORT in the environment would otherwise choose the socket's name.
     url = f"postgresql://postgres@/{{}}?host={quote(str(sockets), safe='/')}&port=5432"
-    return Server(child, url.format("relay"), lambda: _postgres_ready(url.format("postgres")))
+    return EmbeddedServer(child, url.format("relay"), lambda: _postgres_ready(url.format("postgres")))
 
 
-def prepare_redis(home: Path) -> Server:
+def prepare_redis(home: Path) -> EmbeddedServer:
     """Stops what a crash left running. Every write is on disk before it is answered. Hold the data directory's lock."""
     directory, log, socket = home / "redis", home / "redis.log", _socket_dir(home) / "redis.sock"
     pid_file = directory / "redis.pid"
@@ -155,7 +155,7 @@ def prepare_redis(home: Path) -> Server:
     argv = [str(executable), *(word for name, value in options.items() for word in (f"--{name}", value))]
     child = Child(name="redis", argv=tuple(argv), cwd=home, user=_service_user(), log=log)
     url = f"unix://{quote(str(socket))}?db=0"
-    return Server(child, url, lambda: _redis_ready(url))
+    return EmbeddedServer(child, url, lambda: _redis_ready(url))
 
 
 def _postgres_ready(maintenance_url: str) -> bool:

@@ -17,7 +17,7 @@ import psycopg
 from services.cli.accounts import any_account
 from services.cli.projects import any_project, create_project
 from services.local.data_dir import DataDir
-from services.local.embedded import READY_WITHIN_S, Server, not_ready, prepare_postgres, prepare_redis
+from services.local.embedded import READY_WITHIN_S, EmbeddedServer, not_ready, prepare_postgres, prepare_redis
 from services.local.supervisor import Child, StopRequested, Supervisor
 from shared.errors import RelayError
 from shared.migrate import migrate
@@ -96,7 +96,7 @@ def service(name: str, module: str, environment: Mapping[str, str] | None) -> Ch
     return Child(name=name, argv=argv, env=environment, grace_s=30.0)
 
 
-async def _start_server(supervisor: Supervisor, server: Server) -> None:
+async def _start_server(supervisor: Supervisor, server: EmbeddedServer) -> None:
     deadline = time.monotonic() + READY_WITHIN_S
     await supervisor.start(server.child)
     while not await asyncio.to_thread(server.ready):

@@ -10,7 +10,7 @@ from operator import add
 import asyncpg
 import msgspec
 
-from services.worker.ledger import Change, apply_change
+from services.worker.ledger import SessionChange, apply_change
 from shared.audit.difference import Found, State
 from shared.audit.proof import Checked
 from shared.audit.rollups import NO_RUNS, DaySums, sums_by_day
@@ -98,7 +98,7 @@ async def _mend_session(conn: Connection, found: Found, now_ms: int) -> None:
         after = {sid: proven} if proven is not None else {}
         if proven is None:
             await session_queries.delete_sessions(conn, [sid])
-        await apply_change(conn, Change(before, after, rooms, rooms), now_ms)
+        await apply_change(conn, SessionChange(before, after, rooms, rooms), now_ms)
 
 
 async def _replace(conn: Connection, proven: State) -> None:
@@ -126,7 +126,7 @@ async def _mend_room(conn: Connection, found: Found, now_ms: int) -> None:
         after[sid] = proven
     else:
         await session_queries.delete_rooms(conn, [sid])
-    await apply_change(conn, Change(sessions, sessions, rooms, after), now_ms)
+    await apply_change(conn, SessionChange(sessions, sessions, rooms, after), now_ms)
     pairs = [(session, bill_of(session, after.get(sid))) for session in sessions.values()]
     await session_queries.update_sessions(conn, pairs)
 

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from services.worker.drain import AT_ONCE, drain_inbox, drain_partition
 from services.worker.heartbeat import Heartbeat, Pulse, new_pulse
 from services.worker.jobs import periodic_jobs
-from services.worker.periodic import Context, Schedule
+from services.worker.periodic import JobContext, Schedule
 from shared import event_stream, metrics
 from shared.backlog import Backlog
 from shared.clock import Clock, SystemClock
@@ -88,7 +88,7 @@ class Resources(Middleware):
         backlog = Backlog(self._pool, self._redis, broker, self._clock)
         self._heartbeat = Heartbeat(self._pool, self._redis, backlog, self._clock, self.pulse)
         jobs = [*periodic_jobs(self._settings), self._heartbeat.job()]
-        self._schedule = Schedule(jobs, Context(self._pool, self._redis, self._settings, self._clock))
+        self._schedule = Schedule(jobs, JobContext(self._pool, self._redis, self._settings, self._clock))
         self._schedule.start()
 
     async def _stop(self) -> None:

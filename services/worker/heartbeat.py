@@ -9,7 +9,7 @@ import time
 import asyncpg
 import msgspec
 
-from services.worker.periodic import Context, Job
+from services.worker.periodic import Job, JobContext
 from shared.backlog import Backlog
 from shared.clock import Clock, from_ms
 from shared.event_stream import UNAVAILABLE as REDIS_UNAVAILABLE
@@ -55,7 +55,7 @@ class Heartbeat:
     def job(self) -> Job:
         """The beat as a periodic job of this worker."""
 
-        async def run(_context: Context, _now_ms: int) -> None:
+        async def run(_context: JobContext, _now_ms: int) -> None:
             await self.beat()
 
         return Job("heartbeat", BEAT_S, run, alone=False)

@@ -1,12 +1,12 @@
 """Everything the worker does on a schedule."""
 
 from services.worker import attempts, partitions, reconcile
-from services.worker.periodic import Context, Job
+from services.worker.periodic import Job, JobContext
 from shared.memory import give_back_free_memory
 from shared.settings import Settings
 
 
-async def _trim(_context: Context, _now_ms: int) -> None:
+async def _trim(_context: JobContext, _now_ms: int) -> None:
     give_back_free_memory()
 
 

@@ -24,7 +24,7 @@ from shared.queries import usage as usage_queries
 from shared.rollups import group_rows, run_rows, usage_rows
 
 
-class Change(msgspec.Struct):
+class SessionChange(msgspec.Struct):
     """Sessions by sid as they were and as they shall be, with the rooms their ends may hang on."""
 
     before: Mapping[str, Session]
@@ -65,7 +65,7 @@ async def fold_sessions(
     for session in observed_sessions:
         sessions[session.sid] = merge_session(sessions[session.sid], session) if session.sid in sessions else session
     if not rooms and not sessions:
-        await apply_change(conn, Change({}, {}, {}, {}), now_ms, media)
+        await apply_change(conn, SessionChange({}, {}, {}, {}), now_ms, media)
         return
     over = sorted(room.sid for room in rooms.values() if room.finished_ms or room.superseded_ms)
     before = await session_queries.lock_sessions(conn, sorted(sessions), over)
@@ -77,10 +77,10 @@ async def fold_sessions(
     rooms_after = dict(rooms_before)
     for sid, room in rooms.items():
         rooms_after[sid] = merge_room(rooms_before[sid], room) if sid in rooms_before else room
-    await apply_change(conn, Change(before, after, rooms_before, rooms_after), now_ms, media)
+    await apply_change(conn, SessionChange(before, after, rooms_before, rooms_after), now_ms, media)
 
 
-async def apply_change(conn: Connection, change: Change, now_ms: int, media: MediaChanges | None = None) -> None:
+async def apply_change(conn: Connection, change: SessionChange, now_ms: int, media: MediaChanges | None = None) -> None:
     """Stores the states of ``change`` and bills the difference. The sessions and rooms of ``before`` must be locked. Raises
     ``ConcurrentFold``."""
     bills_before, bills_after = change.bills_before(), change.bills_after()
@@ -89,7 +89,7 @@ async def apply_change(conn: Connection, change: Change, now_ms: int, media: Med
 
 
 async def _store(
-    conn: Connection, change: Change, bills_before: Mapping[str, Bill], bills_after: Mapping[str, Bill]
+    conn: Connection, change: SessionChange, bills_before: Mapping[str, Bill], bills_after: Mapping[str, Bill]
 ) -> None:
     before, rooms_before = change.before, change.rooms_before
     new_rooms = [room for sid, room in sorted(change.rooms_after.items()) if sid not in rooms_before]
@@ -113,7 +113,7 @@ async def _store(
 
 async def _bill(
     conn: Connection,
-    change: Change,
+    change: SessionChange,
     bills_before: Mapping[str, Bill],
     bills_after: Mapping[str, Bill],
     now_ms: int,
@@ -175,7 +175,7 @@ def _edges(session: Session | None, bill: Bill | None) -> tuple[tuple[Scope, int
     return ((scope, start_ms),) if end_ms is None else ((scope, start_ms), (scope, end_ms))
 
 
-def _late_changes(change: Change, now_ms: int) -> dict[tuple[Scope, int], DayDifference]:
+def _late_changes(change: SessionChange, now_ms: int) -> dict[tuple[Scope, int], DayDifference]:
     """By how much days that are over change in what is *shown*: there, a session still open counts up to the day's end, so
     one that simply ends on a later day changes nothing."""
     today_ms = floor_to(now_ms, DAY_MS)

@@ -10,7 +10,7 @@ import logging
 import asyncpg
 import msgspec
 
-from services.worker.periodic import Context
+from services.worker.periodic import JobContext
 from shared.clock import DAY_MS, HOUR_MS, floor_to
 from shared.postgres import Connection
 from shared.queries import partitions as queries
@@ -40,7 +40,7 @@ class PartitionsBusy(Exception):
     """Some partitions could not be made or dropped because a long query reads events; the job is to be run again soon."""
 
 
-async def partition_events(context: Context, now_ms: int) -> None:
+async def partition_events(context: JobContext, now_ms: int) -> None:
     """The periodic job."""
     async with context.pool.acquire() as conn:
         # A worker whose clock jumps ahead must not take a month of events with it: both clocks have to agree that it is time.

@@ -28,7 +28,7 @@ RETRY_S = 60.0
 _AWAY = (*UNAVAILABLE, *event_stream.UNAVAILABLE)
 
 
-class Context(NamedTuple):
+class JobContext(NamedTuple):
     """What a job may use."""
 
     pool: Pool
@@ -43,7 +43,7 @@ class Job(NamedTuple):
 
     name: str
     interval_s: float
-    run: Callable[[Context, int], Awaitable[None]]
+    run: Callable[[JobContext, int], Awaitable[None]]
     limit_s: float = 600.0
     alone: bool = True
 
@@ -51,7 +51,7 @@ class Job(NamedTuple):
 class Schedule:
     """Runs jobs until it is stopped. A failure is logged (and recorded) and ends nothing."""
 
-    def __init__(self, jobs: Sequence[Job], context: Context) -> None:
+    def __init__(self, jobs: Sequence[Job], context: JobContext) -> None:
         self._jobs = [job for job in jobs if job.interval_s > 0]
         self._context = context
         self._tasks: list[asyncio.Task[None]] = []
@@ -78,7 +78,7 @@ class Schedule:
             await asyncio.sleep(wait_s)
 
 
-async def run_if_due(job: Job, context: Context) -> float:
+async def run_if_due(job: Job, context: JobContext) -> float:
     """Runs the job if it is due and nobody else does. Returns in how many seconds to look again."""
     if not job.alone:
         await _attempt(job, context, context.clock.now_ms())
@@ -108,7 +108,7 @@ def due_in_s(job: Job, last: JobRun | None, now_ms: int) -> float:
     return (last.started_ms - now_ms) / 1000 + pause_s
 
 
-async def _attempt(job: Job, context: Context, now_ms: int, last_error: str | None = None) -> str | None:
+async def _attempt(job: Job, context: JobContext, now_ms: int, last_error: str | None = None) -> str | None:
     """Runs the job once; what went wrong, if something did. A fact that is the last run's too is not told again: a LiveKit
     that is away is away for more than one run."""
     try:

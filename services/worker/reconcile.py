@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from services.worker.fold import fold_batch
-from services.worker.periodic import Context
+from services.worker.periodic import JobContext
 from shared import metrics
 from shared.clock import Clock
 from shared.errors import LiveKitError, LiveKitTimedOut, LiveKitUnreachable, RoomNotFound
@@ -53,14 +53,14 @@ LIMIT_S = 300.0
 _encode = msgspec.json.Encoder().encode
 
 
-class Report(NamedTuple):
+class PassReport(NamedTuple):
     """What a pass found. ``events``: what it put right, as events."""
 
     done: Pass
     events: list[LiveKitEvent]
 
 
-async def reconcile_on_schedule(context: Context, now_ms: int) -> None:
+async def reconcile_on_schedule(context: JobContext, now_ms: int) -> None:
     """The periodic job. Raises what kept it from concluding anything, after having recorded it."""
     settings = context.settings
     service = RoomService(
@@ -83,7 +83,7 @@ async def reconcile_on_schedule(context: Context, now_ms: int) -> None:
         )
 
 
-async def reconcile(pool: Pool, service: RoomService, clock: Clock) -> Report:
+async def reconcile(pool: Pool, service: RoomService, clock: Clock) -> PassReport:
     """One pass. The caller sees to it that it is the only one; two at once do no harm. Raises a ``LiveKitError`` if not even
     the rooms can be listed."""
     started_ms = clock.now_ms()
@@ -108,7 +108,7 @@ def _count(done: Pass, now_ms: int) -> None:
         metrics.reconcile_changes.labels(change).inc(count)
 
 
-async def _pass(pool: Pool, service: RoomService, clock: Clock, started_ms: int) -> Report:
+async def _pass(pool: Pool, service: RoomService, clock: Clock, started_ms: int) -> PassReport:
     rooms = await service.list_rooms()
     asking = _Asking()
     async with pool.acquire() as conn:
@@ -145,7 +145,7 @@ async def _pass(pool: Pool, service: RoomService, clock: Clock, started_ms: int)
 
 async def _conclude(
     pool: Pool, service: RoomService, clock: Clock, asking: "_Asking", listing: Listing, runs: RunListing
-) -> Report:
+) -> PassReport:
     people = [sid for room in listing.rooms.values() for sid in (room.people or {})]
     async with pool.acquire() as conn:
         known = await queries.open_sessions(conn)
@@ -170,7 +170,7 @@ async def _conclude(
         complete = all(room.people is not None for room in listing.rooms.values())
         fresh = {sid: proof for sid, (_, proof) in asked.items() if proof is not None}
         await queries.record_proofs(conn, fresh, people if complete else None)
-    return Report(_summary(listing, found, verdicts, len(people), clock.now_ms()), found.events)
+    return PassReport(_summary(listing, found, verdicts, len(people), clock.now_ms()), found.events)
 
 
 def _summary(

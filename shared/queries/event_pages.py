@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from shared.models.listings import EventFilter, EventPage, EventRecord
 from shared.models.scope import Scope
 from shared.postgres import Connection
-from shared.queries.pages import Condition, Listing, page_of
+from shared.queries.pages import Condition, PageSource, page_of
 
 _NAMES = "created_at, id, received_at, name, room, room_sid, participant_sid, identity"
 # Bodies of a page, together (the first one is there however large). Two hundred of the largest that LiveKit may send would be
@@ -46,7 +46,7 @@ async def page_of_events(
     }
     filters = [Condition(f"{column} = {{}}", (value,)) for column, value in columns.items() if value is not None]
     shown = f"{_NAMES}, CASE WHEN {_SO_FAR} < {PAGE_BYTES} THEN body END AS body"
-    listing = Listing("event", f"{_NAMES}, body", ("created_at", "id"), indexed, filters, shown)
+    listing = PageSource("event", f"{_NAMES}, body", ("created_at", "id"), indexed, filters, shown)
     key = None if after is None else (_utc(after[0]), after[1])
     page = await page_of(conn, listing, key, limit)
     rows = [EventRecord(*row) for row in page.rows if row["body"] is not None]

@@ -28,7 +28,7 @@ class Condition(NamedTuple):
     values: tuple[Any, ...]
 
 
-class Listing(NamedTuple):
+class PageSource(NamedTuple):
     """``indexed``: what an index answers. ``filters``: which of those rows are wanted. ``key``: the two columns that sort.
     ``shown``: what is read of the page's rows, where that is not the ``columns`` as they are; it may look at the whole page."""
 
@@ -40,7 +40,7 @@ class Listing(NamedTuple):
     shown: str | None = None
 
 
-async def page_of(conn: Connection, listing: Listing, after: tuple[Any, Any] | None, limit: int) -> Page:
+async def page_of(conn: Connection, listing: PageSource, after: tuple[Any, Any] | None, limit: int) -> Page:
     """At most ``limit`` rows, of those that follow the key ``after``."""
     first, second = listing.key
     indexed = list(listing.indexed)
@@ -64,7 +64,7 @@ async def page_of(conn: Connection, listing: Listing, after: tuple[Any, Any] | N
     return _page(rows, limit, listing.key, scanned_to)
 
 
-def _shown(listing: Listing, wanted: str) -> str:
+def _shown(listing: PageSource, wanted: str) -> str:
     if listing.shown is None:
         return wanted
     first, second = listing.key

@@ -8,7 +8,7 @@ from shared.metering.state import Session
 from shared.models.listings import SessionFilter, SessionPage, SessionRecord
 from shared.models.scope import Scope
 from shared.postgres import Connection
-from shared.queries.pages import Condition, Listing, page_of
+from shared.queries.pages import Condition, PageSource, page_of
 
 Key = tuple[int, str]
 _COLUMNS = "sid, room, identity, kind, started_ms, ended_ms, ended_by, confirmed_ms, state"
@@ -42,7 +42,7 @@ async def page_of_sessions(
         filters.append(Condition("ended_ms IS NOT NULL", ()))
     if wanted.kind is not None:
         filters.append(Condition("kind = {}", (wanted.kind,)))
-    listing = Listing("session", _COLUMNS, ("started_ms", "sid"), indexed, filters)
+    listing = PageSource("session", _COLUMNS, ("started_ms", "sid"), indexed, filters)
     page = await page_of(conn, listing, after, limit)
     return SessionPage([_listed(row) for row in page.rows], page.next_key)
 

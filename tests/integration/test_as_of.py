@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from services.api.as_of import AWAY_MS, PATIENCE_MS, SHARE_MS, Seen, Waiting
+from services.api.as_of import AWAY_MS, PATIENCE_MS, SHARE_MS, Seen, StreamBacklog
 from services.api.usage import usage_for
 from services.api.usage_query import read_usage_query
 from services.worker.broker import sweep
@@ -40,7 +40,7 @@ async def test_it_is_never_later_than_what_waits(settings: Settings, pool: Pool,
 
     async def as_of(streams: event_stream.Redis) -> str:
         query = read_usage_query({"period": ["7d"]}, NOW_MS)
-        return (await usage_for(pool, Waiting(streams), scope, query, UsageClock(NOW_MS, None))).as_of
+        return (await usage_for(pool, StreamBacklog(streams), scope, query, UsageClock(NOW_MS, None))).as_of
 
     try:
         assert await as_of(redis) == rfc3339(NOW_MS)
@@ -71,7 +71,7 @@ async def test_a_look_into_redis_is_shared_for_a_moment_and_never_makes_it_newer
     settings: Settings, pool: Pool, project: CreatedProject
 ) -> None:
     redis = event_stream.connect_streams(settings)
-    waiting, scope = Waiting(redis), Scope(project.project_id, "live")
+    waiting, scope = StreamBacklog(redis), Scope(project.project_id, "live")
 
     async def as_of(now_ms: int) -> str:
         query = read_usage_query({"period": ["7d"]}, now_ms)
@@ -102,7 +102,7 @@ async def test_a_redis_that_hangs_is_waited_for_once(settings: Settings, monkeyp
 
     monkeypatch.setattr(event_stream, "oldest_unfolded_ms", hang)
     redis = event_stream.connect_streams(settings)
-    waiting = Waiting(redis)
+    waiting = StreamBacklog(redis)
     async with asyncio.timeout(20):
         for later_ms in range(0, 5000, PATIENCE_MS):
             assert await waiting.since(NOW_MS + later_ms) == (NOW_MS + later_ms, Seen(False, None))

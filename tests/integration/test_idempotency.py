@@ -11,7 +11,7 @@ import pytest
 
 from services.api.idempotency import ABANDONED_MS, KEPT_MS, once, once_committed
 from services.worker.attempts import forget_attempts
-from services.worker.periodic import Context
+from services.worker.periodic import JobContext
 from shared.errors import AttemptUnderWay, IdempotencyKeyReused, ShownOnce
 from shared.ids import livekit_room
 from shared.models.idempotency import Attempt
@@ -122,7 +122,7 @@ async def test_kept_for_a_day_and_then_forgotten(pool: Pool, attempt: Attempt, s
 
     assert await ask(NOW_MS) == Made(number=1)
     assert await ask(NOW_MS + KEPT_MS) == b'{"number":1}'
-    context = Context(pool, None, settings, None)  # type: ignore[arg-type]  # the job uses its pool alone
+    context = JobContext(pool, None, settings, None)  # type: ignore[arg-type]  # the job uses its pool alone
     await forget_attempts(context, NOW_MS + KEPT_MS)
     assert await ask(NOW_MS + KEPT_MS) == b'{"number":1}'
     # A key that the job has not come to yet is free all the same.

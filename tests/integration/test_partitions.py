@@ -8,7 +8,7 @@ import pytest
 from services.worker import partitions
 from services.worker.fold import FoldResult, fold_batch
 from services.worker.partitions import DAYS_AHEAD, Kept, PartitionsBusy, keep_partitions, partition_events
-from services.worker.periodic import Context
+from services.worker.periodic import JobContext
 from shared import event_stream
 from shared.clock import DAY_MS, SystemClock, floor_to
 from shared.ids import livekit_room
@@ -179,7 +179,7 @@ async def test_a_clock_that_jumps_ahead_drops_nothing(
 ) -> None:
     now_ms = SystemClock().now_ms()
     redis = event_stream.connect_redis(settings.redis_url)
-    context = Context(pool, redis, settings, SystemClock())
+    context = JobContext(pool, redis, settings, SystemClock())
     async with pool.acquire() as conn:
         await fold_meeting(conn, project, now_ms // 1000 - 86400)
         await partition_events(context, now_ms + 400 * DAY_MS)

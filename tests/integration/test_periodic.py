@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from services.worker.periodic import LOOK_AGAIN_S, RETRY_S, Context, Job, Schedule, run_if_due
+from services.worker.periodic import LOOK_AGAIN_S, RETRY_S, Job, JobContext, Schedule, run_if_due
 from shared import event_stream
 from shared.errors import LiveKitUnreachable
 from shared.postgres import Pool, create_pool
@@ -22,9 +22,9 @@ def clock() -> SetClock:
 
 
 @pytest.fixture
-async def context(settings: Settings, pool: Pool, clock: SetClock) -> AsyncIterator[Context]:
+async def context(settings: Settings, pool: Pool, clock: SetClock) -> AsyncIterator[JobContext]:
     redis = event_stream.connect_redis(settings.redis_url)
-    yield Context(pool, redis, settings, clock)
+    yield JobContext(pool, redis, settings, clock)
     await redis.aclose()
 
 
@@ -37,7 +37,7 @@ class Counted:
         self.go_on = asyncio.Event()
         self.go_on.set()
 
-    async def run(self, _: Context, now_ms: int) -> None:
+    async def run(self, _: JobContext, now_ms: int) -> None:
         self.times.append(now_ms)
         self.at_once += 1
         self.most_at_once = max(self.at_once, self.most_at_once)
@@ -56,7 +56,7 @@ async def until(holds: Callable[[], bool] | Callable[[], Awaitable[bool]]) -> No
             await asyncio.sleep(0.005)
 
 
-async def test_runs_at_start_and_then_once_an_interval(context: Context, clock: SetClock) -> None:
+async def test_runs_at_start_and_then_once_an_interval(context: JobContext, clock: SetClock) -> None:
     counted = Counted()
     job = Job("count", 30, counted.run)
     assert await run_if_due(job, context) == 30
@@ -67,7 +67,7 @@ async def test_runs_at_start_and_then_once_an_interval(context: Context, clock: 
     assert counted.times == [NOW, NOW + 30_000]
 
 
-async def test_a_clock_that_was_ahead_holds_nothing_up(context: Context, clock: SetClock) -> None:
+async def test_a_clock_that_was_ahead_holds_nothing_up(context: JobContext, clock: SetClock) -> None:
     counted = Counted()
     job = Job("count", 30, counted.run)
     clock.at_ms += 86_400_000
@@ -77,7 +77,7 @@ async def test_a_clock_that_was_ahead_holds_nothing_up(context: Context, clock: 
     assert counted.times == [NOW + 86_400_000, NOW]
 
 
-async def test_one_at_a_time_over_many_workers(settings: Settings, context: Context) -> None:
+async def test_one_at_a_time_over_many_workers(settings: Settings, context: JobContext) -> None:
     counted = Counted()
     counted.go_on.clear()
     job = Job("count", 30, counted.run)
@@ -91,7 +91,7 @@ async def test_one_at_a_time_over_many_workers(settings: Settings, context: Cont
     assert (len(counted.times), counted.most_at_once) == (1, 1)
 
 
-async def test_a_killed_run_is_repeated_soon(settings: Settings, context: Context, clock: SetClock) -> None:
+async def test_a_killed_run_is_repeated_soon(settings: Settings, context: JobContext, clock: SetClock) -> None:
     """The lock goes with the connection of the worker that held it."""
     counted = Counted()
     counted.go_on.clear()
@@ -117,9 +117,9 @@ async def test_a_killed_run_is_repeated_soon(settings: Settings, context: Contex
 
 
 async def test_a_failure_is_recorded_and_repeated_soon(
-    context: Context, clock: SetClock, caplog: pytest.LogCaptureFixture
+    context: JobContext, clock: SetClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def fail(_: Context, __: int) -> None:
+    async def fail(_: JobContext, __: int) -> None:
         raise ValueError("no such thing\0")
 
     job = Job("fail", 3600, fail)
@@ -139,9 +139,9 @@ async def test_a_failure_is_recorded_and_repeated_soon(
 
 
 async def test_a_fact_that_lasts_is_told_once(
-    context: Context, clock: SetClock, caplog: pytest.LogCaptureFixture
+    context: JobContext, clock: SetClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def fail(_: Context, __: int) -> None:
+    async def fail(_: JobContext, __: int) -> None:
         raise LiveKitUnreachable
 
     for _ in range(3):
@@ -151,7 +151,7 @@ async def test_a_fact_that_lasts_is_told_once(
     assert "Traceback" not in caplog.text
 
 
-async def test_a_run_that_takes_too_long_is_cancelled(context: Context, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_run_that_takes_too_long_is_cancelled(context: JobContext, caplog: pytest.LogCaptureFixture) -> None:
     counted = Counted()
     counted.go_on.clear()
     await run_if_due(Job("slow", 30, counted.run, limit_s=0.05), context)
@@ -159,15 +159,15 @@ async def test_a_run_that_takes_too_long_is_cancelled(context: Context, caplog: 
     assert "slow: not done after 0.05 s" in caplog.text
 
 
-async def test_a_schedule_survives_failures_and_stops_cleanly(context: Context) -> None:
+async def test_a_schedule_survives_failures_and_stops_cleanly(context: JobContext) -> None:
     """Jobs of every worker run in each; others once. A job in the middle of its work lets go of its lock."""
     beats, tries = 0, 0
 
-    async def beat(_: Context, __: int) -> None:
+    async def beat(_: JobContext, __: int) -> None:
         nonlocal beats
         beats += 1
 
-    async def fail(_: Context, __: int) -> None:
+    async def fail(_: JobContext, __: int) -> None:
         nonlocal tries
         tries += 1
         raise ConnectionError("LiveKit is away")
@@ -191,7 +191,7 @@ async def test_a_schedule_survives_failures_and_stops_cleanly(context: Context) 
 
 
 async def test_postgres_away_ends_no_schedule(
-    settings: Settings, context: Context, caplog: pytest.LogCaptureFixture
+    settings: Settings, context: JobContext, caplog: pytest.LogCaptureFixture
 ) -> None:
     counted = Counted()
     closed = create_pool(settings.database, "away")
@@ -204,11 +204,11 @@ async def test_postgres_away_ends_no_schedule(
     assert counted.times == []
 
 
-async def test_the_schedule_ends_though_a_driver_has_lost_its_cancellation(context: Context) -> None:
+async def test_the_schedule_ends_though_a_driver_has_lost_its_cancellation(context: JobContext) -> None:
     """As one that comes together with a time-out can be, when Postgres and Redis go at the moment of the stop."""
     began, lost = asyncio.Event(), 0
 
-    async def deaf_once(_context: Context, _now_ms: int) -> None:
+    async def deaf_once(_context: JobContext, _now_ms: int) -> None:
         nonlocal lost
         began.set()
         try:

@@ -13,7 +13,7 @@ from services.cli import reconcile as command
 from services.worker import reconcile as reconciliation
 from services.worker.fold import fold_batch
 from services.worker.jobs import periodic_jobs
-from services.worker.periodic import Context, run_if_due
+from services.worker.periodic import JobContext, run_if_due
 from services.worker.reconcile import JOB, reconcile, reconcile_on_schedule
 from shared import event_stream
 from shared.audit.proof import Checked
@@ -464,7 +464,7 @@ async def test_one_worker_at_a_time_on_schedule(world: World, settings: Settings
     world.after(30)
     own = msgspec.structs.replace(settings, livekit_api_url=world.livekit.url)
     redis = event_stream.connect_redis(settings.redis_url)
-    context = Context(world.pool, redis, own, world.clock)
+    context = JobContext(world.pool, redis, own, world.clock)
     job = next(job for job in periodic_jobs(own) if job.name == JOB)
     assert (job.interval_s, job.run) == (30, reconcile_on_schedule)
     await asyncio.gather(*(run_if_due(job, context) for _ in range(4)))
