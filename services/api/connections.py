@@ -11,7 +11,8 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from services.api.hot_routes import new_request_id
-from services.api.problems import MEDIA_TYPE, TITLES, Problem
+from services.api.problems import MEDIA_TYPE, TITLES, Problem, problem_of
+from shared.errors import HeadersTooLarge, MalformedRequest, RequestTimedOut
 from shared.logs import request_id
 
 # Seconds from the first byte (of a new connection: from its opening) to the end of the headers, and to the end of the body.
@@ -81,7 +82,7 @@ class GuardedProtocol(HttpToolsProtocol):
             super().data_received(head)
             super().data_received(self._segment)
         if self._bytes > HEADERS_LIMIT and self._in_headers:
-            self._refuse(Problem(431, "headers_too_large", f"the headers are larger than {HEADERS_LIMIT} bytes"))
+            self._refuse(problem_of(HeadersTooLarge(HEADERS_LIMIT)))
         elif self._bytes > REQUEST_LIMIT:
             self.transport.close()
 
@@ -146,7 +147,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """For what is no HTTP."""
-        self._refuse(Problem(400, "malformed_request", "this is no HTTP request, or not a valid one"))
+        self._refuse(problem_of(MalformedRequest()))
 
     def _look(self) -> None:
         if self.transport.is_closing():
@@ -156,7 +157,7 @@ class GuardedProtocol(HttpToolsProtocol):
             allowed = HEADERS_TIMEOUT_S if self._in_headers else REQUEST_TIMEOUT_S
             due = self._since + allowed - self.loop.time()
             if due <= 0:
-                self._refuse(Problem(408, "request_timeout", f"the request did not arrive within {allowed:.0f} s"))
+                self._refuse(problem_of(RequestTimedOut(allowed)))
                 return
         elif self.cycle.response_complete and not self.pipeline:
             idle_s = self.loop.time() - self._answered

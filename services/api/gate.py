@@ -85,7 +85,7 @@ async def headers_of_answer(scope: Any) -> Headers:
     try:
         await settle(scope)
     except RateLimited as error:
-        return error.headers
+        return error.limit_headers
     except Exception:
         log.exception("a request could not be counted")
     headers: Headers = scope.get(ANSWER_HEADERS, ())

@@ -17,8 +17,9 @@ from litestar.utils import normalize_path
 
 from services.api.gate import ANSWER_HEADERS, headers_of_answer
 from services.api.head import as_get
-from services.api.problems import MEDIA_TYPE, PayloadTooLarge, problem_of
+from services.api.problems import MEDIA_TYPE, problem_of
 from shared import metrics
+from shared.errors import PayloadTooLarge
 from shared.logs import request_id
 
 log = logging.getLogger("relay.api")

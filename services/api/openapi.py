@@ -246,7 +246,7 @@ def _headers(further: dict[str, str]) -> dict[str, Any]:
 def _error_answers(codes: Iterable[str]) -> dict[str, Any]:
     by_status: dict[int, list[str]] = {}
     for code in codes:
-        by_status.setdefault(CODES[code].status, []).append(code)
+        by_status.setdefault(CODES[code][0], []).append(code)
     return {str(status): _error_answer(status, by_status[status]) for status in sorted(by_status)}
 
 
@@ -264,19 +264,19 @@ def _error_answer(status: int, codes: list[str]) -> dict[str, Any]:
         "content": {
             MEDIA_TYPE: {
                 "schema": {"$ref": _REF.format(name="ProblemDetails")},
-                "examples": {code: {"summary": CODES[code].meaning, "value": _example_of(code)} for code in codes},
+                "examples": {code: {"summary": CODES[code][1].meaning, "value": _example_of(code)} for code in codes},
             }
         },
     }
 
 
 def _example_of(code: str) -> dict[str, Any]:
-    known = CODES[code]
+    status, known = CODES[code]
     example = {
         "type": "about:blank",
-        "title": TITLES[known.status],
-        "status": known.status,
-        "detail": known.detail,
+        "title": TITLES[status],
+        "status": status,
+        "detail": known.example,
         "code": code,
         "requestId": "req_3f1c0a9be27d4458a1",
     }

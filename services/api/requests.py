@@ -20,8 +20,7 @@ from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 from litestar.routes import HTTPRoute
 
 from services.api.decoding import decode_request, in_words
-from services.api.problems import UnsupportedMediaType
-from shared.errors import InvalidRequest
+from shared.errors import InvalidRequest, UnsupportedMediaType
 from shared.models.projects import KeyRecord
 
 _JSON = "application/json"

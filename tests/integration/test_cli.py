@@ -80,11 +80,11 @@ def test_rotating_and_archiving(settings: Settings) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["keys", "revoke", "nosuchkey"], "there is no key 'nosuchkey'"),
-        (["keys", "create", "--project", "nosuch"], "there is no project 'nosuch'"),
+        (["keys", "revoke", "nosuchkey"], "No API key has the id 'nosuchkey'"),
+        (["keys", "create", "--project", "nosuch"], "No project has the id 'nosuch'"),
         (["projects", "create", ""], "name must have 1 to 200"),
-        (["projects", "archive", "nosuch"], "there is no project 'nosuch'"),
-        (["keys", "rotate", "nosuchkey"], "there is no key 'nosuchkey'"),
+        (["projects", "archive", "nosuch"], "No project has the id 'nosuch'"),
+        (["keys", "rotate", "nosuchkey"], "No API key has the id 'nosuchkey'"),
         (["keys", "create", "--project", "x", "--expires", "soon"], "write it like 90d"),
         (["keys", "rotate", "x", "--grace", "5"], "write it like 90d"),
         (["simulate", "--loss", "2"], "must be from 0 to 0.99"),

@@ -120,7 +120,7 @@ def refusal(body: bytes, token: str, secret: str = SECRET, now_s: float = NOW) -
     try:
         WebhookVerifier(KEY, secret).verify(body, token, now_s=now_s)
     except WebhookRefused as error:
-        return error.reason
+        return error.code
     return None
 
 
@@ -234,7 +234,7 @@ def test_algorithm_none_and_another_hash_are_refused() -> None:
 def test_what_is_no_token(authorization: str | None, reason: str) -> None:
     with pytest.raises(WebhookRefused) as refused:
         WebhookVerifier(KEY, SECRET).verify(BODY, authorization, now_s=NOW)
-    assert refused.value.reason == reason
+    assert refused.value.code == reason
 
 
 def test_an_empty_secret_never_verifies() -> None:

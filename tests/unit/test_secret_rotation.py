@@ -30,7 +30,7 @@ def ours(token: str, previous: KeyPair | None) -> str | None:
     try:
         WebhookVerifier(*NEW, previous).verify(BODY, token, now_s=NOW)
     except WebhookRefused as refusal:
-        return refusal.reason
+        return refusal.code
     return None
 
 

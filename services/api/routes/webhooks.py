@@ -44,8 +44,8 @@ class WebhookReceiver:
             self._verifier.verify(body, authorization, now_s=now_ms / 1000)
         except WebhookRefused as refusal:
             # The doctor having looked must not read like an attack or a wrong clock.
-            is_probe = refusal.reason == "expired" and body == PROBE_BODY
-            metrics.webhooks["probe" if is_probe else refusal.reason].count += 1
+            is_probe = refusal.code == "expired" and body == PROBE_BODY
+            metrics.webhooks["probe" if is_probe else refusal.code].count += 1
             raise
         return self._intake.keep(Received(now_ms, body, tracing.current_context()))
 
