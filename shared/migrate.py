@@ -7,6 +7,7 @@ import psycopg
 from psycopg import sql
 from yoyo import get_backend, read_migrations
 
+from shared.earlier_migrations import carry_over, forget_earlier
 from shared.errors import RelayError
 from shared.queries import migrations as queries
 from shared.schema import MIGRATIONS
@@ -36,7 +37,8 @@ def _yoyo_uri(database: DatabaseUrl) -> str:
 def migrate(database: DatabaseUrl) -> list[str]:
     """Brings the database up to date and returns the ids of the migrations applied. Safe to call from any number of
     processes at once: a session advisory lock lets one work, and dies with the process that holds it. yoyo's own lock is a
-    row that outlives a killed process, so the holder of ours removes a stale one. Raises ``MigrationsBlocked``."""
+    row that outlives a killed process, so the holder of ours removes a stale one. Raises ``MigrationsBlocked``,
+    ``EarlierDatabaseIncomplete``."""
     with psycopg.connect(database.dsn, autocommit=True, connect_timeout=5) as guard:
         deadline = time.monotonic() + _WAIT_S
         while not queries.try_migration_lock(guard, database.schema or ""):
@@ -49,7 +51,9 @@ def migrate(database: DatabaseUrl) -> list[str]:
         try:
             backend.break_lock()
             with backend.lock():
-                pending = backend.to_apply(read_migrations(str(MIGRATIONS)))
+                migrations = read_migrations(str(MIGRATIONS))
+                carry_over(backend, migrations)
+                pending = backend.to_apply(migrations)
                 applied = [migration.id for migration in pending]
                 backend.apply_migrations(pending)
         finally:
@@ -63,5 +67,6 @@ def rollback_all(database: DatabaseUrl) -> None:
     try:
         with backend.lock():
             backend.rollback_migrations(backend.to_rollback(read_migrations(str(MIGRATIONS))))
+            forget_earlier(backend)
     finally:
         backend.connection.close()

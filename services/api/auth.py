@@ -1,7 +1,7 @@
 """Who is asking: API keys, found by their SHA-256 in a cache that a revocation empties at once.
 
-A change of a key or of its project is announced by Postgres in the transaction that makes it (``NOTIFY``, migrations 0001
-and 0008). The cache is trusted only while this process can prove that it hears: a heartbeat on the listening connection not
+A change of a key or of its project is announced by Postgres in the transaction that makes it (``NOTIFY``, migration
+0001). The cache is trusted only while this process can prove that it hears: a heartbeat on the listening connection not
 older than ``TRUST_MS``. Else every lookup asks Postgres, and where Postgres cannot be reached at all, a key seen before works
 on for ``OUTAGE_MS``.
 """

@@ -10,7 +10,7 @@ from shared.ids import KeyType, Mode, key_digest, key_prefix
 from shared.models.projects import KeyInfo, KeyRecord
 from shared.postgres import Connection
 
-# The channel on which the triggers of migrations 0001 and 0008 announce a changed key: the hex of its digest.
+# The channel on which the triggers of migration 0001 announce a changed key: the hex of its digest.
 KEY_CHANGES = "relay_keys"
 
 _COLUMNS = (

@@ -1,1 +1,2 @@
 DROP TABLE periodic_job;
+DROP TABLE worker;

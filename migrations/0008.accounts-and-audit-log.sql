@@ -1,4 +1,4 @@
--- People who use the portal. A password is known only as its argon2id hash.
+-- People who use the portal. A password is stored as its argon2id hash.
 CREATE TABLE account (
     id text PRIMARY KEY,
     email text NOT NULL,
@@ -11,7 +11,7 @@ CREATE TABLE account (
 );
 CREATE UNIQUE INDEX account_email ON account (lower(email));
 
--- Signed-in browsers. The cookie holds the id, the table its SHA-256: a dump of it signs nobody in.
+-- Signed-in browsers. The cookie holds an id, the table its SHA-256: a copy of the table signs nobody in.
 CREATE TABLE portal_session (
     digest bytea PRIMARY KEY,
     account_id text NOT NULL REFERENCES account (id) ON DELETE CASCADE,
@@ -33,7 +33,7 @@ CREATE TABLE membership (
 );
 CREATE INDEX membership_of_account ON membership (account_id);
 
--- Links that are used once: to sign up, to join a project, to set a new password. The link holds the secret, the table its SHA-256.
+-- Links that work once: to sign up, to join a project, to set a new password. The link holds a secret, the table its SHA-256.
 CREATE TABLE invitation (
     id text PRIMARY KEY,
     digest bytea NOT NULL UNIQUE,
@@ -54,7 +54,7 @@ CREATE TABLE invitation (
 );
 CREATE INDEX invitation_of_project ON invitation (project_id, created_at);
 
--- Who did what. Names are kept as they were: the row outlives the account and the key it tells of.
+-- Audited acts. Names are copied: a row outlives the account and the key it names.
 CREATE TABLE audit_log (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at timestamptz NOT NULL,
@@ -67,7 +67,7 @@ CREATE TABLE audit_log (
 );
 CREATE INDEX audit_log_of_project ON audit_log (project_id, id);
 
--- Failed attempts to sign in, by account and by address, in the present window of each.
+-- Failed attempts to sign in, by account and by address, in the current window of each.
 CREATE TABLE sign_in_attempt (
     subject bytea PRIMARY KEY,
     attempts integer NOT NULL,

@@ -1,4 +1,4 @@
--- Requests that carried an Idempotency-Key, for a day. The key is kept as its SHA-256: clients put what they like into it.
+-- Requests with an Idempotency-Key, kept for a day. The key is stored as its SHA-256, because clients may put anything into it.
 CREATE TABLE attempt (
     project_id text NOT NULL REFERENCES project (id) ON DELETE CASCADE,
     mode text NOT NULL CHECK (mode IN ('live', 'test')),
@@ -7,9 +7,9 @@ CREATE TABLE attempt (
     key_digest bytea NOT NULL,
     request_digest bytea NOT NULL,
     started_ms bigint NOT NULL,
-    -- NULL while it is being carried out.
+    -- NULL while the request runs.
     status smallint,
-    -- The answer as it was sent; NULL if it held a secret, and then shown_once says what it was.
+    -- The answer as it was sent. NULL if it held a secret; shown_once then describes the answer.
     body bytea,
     shown_once text,
     PRIMARY KEY (project_id, mode, endpoint, key_digest),

@@ -1,0 +1,3 @@
+DROP TABLE media_run;
+DROP TABLE room;
+DROP TABLE session;

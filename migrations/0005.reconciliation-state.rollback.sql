@@ -1,0 +1,3 @@
+DROP TABLE reconcile_run;
+DROP TABLE proof;
+DROP TABLE absence;

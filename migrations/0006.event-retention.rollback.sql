@@ -1,2 +1,0 @@
-DROP INDEX event_roomless;
-DROP TABLE event_horizon;
