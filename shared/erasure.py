@@ -2,7 +2,7 @@
 
 A pseudonym takes the identity's place everywhere at once, in one transaction: sessions, usage by identity, kept events. So
 sessions stay as distinct as they were and the kept events still prove them (`relay usage verify`). Why a pseudonym and no
-deletion: docs/decisions/0113-erasing-an-identity.md.
+deletion: docs/decisions/0014-erasing-an-identity.md.
 """
 
 import secrets

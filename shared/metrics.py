@@ -1,7 +1,7 @@
 """What Relay tells Prometheus. Every process serves its own numbers; Prometheus adds them up.
 
 One registry of this module rather than files shared between processes (``PROMETHEUS_MULTIPROC_DIR``): those want a writable
-disk, keep the gauges of processes long dead, and cost the hot paths more than an integer (docs/decisions/0013).
+disk, keep the gauges of processes long dead, and cost the hot paths more than an integer (docs/decisions/0011).
 
 Names are a contract with docs/operations (dashboard, alert rules); a test holds the two against each other. No label may
 hold what a stranger chooses: rooms, identities and project ids are without bound, and personal.

@@ -1,5 +1,5 @@
 """The page of `/docs`: the OpenAPI document as HTML, rendered here. No script, nothing from elsewhere
-(decision 0104: docs/decisions/0104-reference-page-rendered-here.md)."""
+(decision 0012: docs/decisions/0012-reference-page-rendered-here.md)."""
 
 import json
 from collections.abc import Iterator
