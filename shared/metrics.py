@@ -93,7 +93,7 @@ intake_seconds = Histogram(
 intake_waiting = Gauge("relay_intake_waiting", "Webhooks verified and not yet stored.", registry=REGISTRY)
 rate_limits = Counter(
     "relay_rate_limits",
-    "Requests by verdict of the rate limits: limited, or unchecked (Redis was away and the request was let through).",
+    "Requests by verdict of the rate limits: limited, or unchecked (counted by this process alone, because Redis was away).",
     ["verdict"],
     registry=REGISTRY,
 )

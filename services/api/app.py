@@ -15,8 +15,8 @@ from litestar.types import ASGIApp
 from services.api import routes
 from services.api.as_of import StreamBacklog
 from services.api.auth import KeyStore
+from services.api.authentication import Authentication
 from services.api.context import Context
-from services.api.gate import Gate
 from services.api.hot_routes import HotRoutes
 from services.api.intake import Intake
 from services.api.last_used import LastUsed
@@ -67,13 +67,13 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
     limits_redis = connect_limits_redis(settings.redis_url)
     limits = Limits(settings.rate_limits, limits_redis, clock)
     last_used = LastUsed(pool, clock)
-    gate = Gate(keys, limits, last_used, clock)
+    authentication = Authentication(keys, limits, last_used, clock)
     intake = Intake(redis, pool, broker)
     backlog = Backlog(pool, redis, broker, clock)
     stale_ms = stale_after_ms(settings.reconcile_interval_s)
     livekit = RoomService(settings.livekit_api_url, settings.livekit_api_key, settings.livekit_api_secret, clock)
     drain = drain or Drain()
-    context = Context(gate, pool, redis, StreamBacklog(redis), clock, backlog, stale_ms, drain, livekit)
+    context = Context(authentication, pool, redis, StreamBacklog(redis), clock, backlog, stale_ms, drain, livekit)
     portal = create_portal(settings, context)
 
     @asynccontextmanager
@@ -90,6 +90,7 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
                 await storing
                 await end_tasks(background)
                 await last_used.flush()
+                await limits.flush()
                 await limits_redis.aclose()
                 await redis.aclose()
                 broker.close()
@@ -129,7 +130,7 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
     )
     remember_parameters(app)
     hot = HotRoutes(app)
-    hot.post(tokens.PATH, *tokens.token_handlers(gate, minter), tokens.BODY_LIMIT)
+    hot.post(tokens.PATH, *tokens.token_handlers(authentication, minter), tokens.BODY_LIMIT)
     hot.post(webhooks.PATH, *webhooks.webhook_handlers(receiver), webhooks.BODY_LIMIT)
     return hot
 

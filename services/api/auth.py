@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
-from services.api.strangers import Strangers
+from services.api.unknown_key_limit import UnknownKeyLimit
 from shared import metrics
 from shared.clock import Clock
 from shared.errors import PublishableKeyRefused, StoreUnavailable, Unauthenticated
@@ -62,7 +62,7 @@ class KeyStore:
 
     def __init__(self, database: DatabaseUrl, pool: Pool, clock: Clock, unknown_keys: int = 0) -> None:
         self._database, self._pool, self._clock = database, pool, clock
-        self._strangers = Strangers(unknown_keys)
+        self._unknown_keys = UnknownKeyLimit(unknown_keys)
         self._lookups = asyncio.Semaphore(LOOKUPS_AT_ONCE)
         self._under_way: dict[bytes, _UnderWay] = {}
         self._cache: dict[bytes, _Cached] = {}
@@ -165,16 +165,16 @@ class KeyStore:
 
     async def _look_up(self, digest: bytes, cached: _Cached | None, address: str | None, now_ms: int) -> KeyRecord:
         if cached is None:
-            if self._strangers.is_unknown(digest, now_ms):
+            if self._unknown_keys.is_unknown(digest, now_ms):
                 raise _unknown()
-            self._strangers.check(address, now_ms)
+            self._unknown_keys.check(address, now_ms)  # before it waits for a look-up; that one counts
         bridged = cached is not None and 0 <= now_ms - cached.checked_ms < OUTAGE_MS
         if cached is not None and bridged and 0 <= self._away_until_ms - now_ms <= PAUSE_MS:
             metrics.key_lookups["outage"].count += 1
             return cached.record
         changes = self.changes_heard
         try:
-            record = await self._fetch(digest, now_ms)
+            record = await self._fetch(digest, now_ms, address if cached is None else None)
         except (*UNAVAILABLE, asyncpg.PostgresError) as error:
             self._away_until_ms = self._clock.now_ms() + PAUSE_MS
             if cached is not None and bridged:
@@ -182,7 +182,6 @@ class KeyStore:
                 return cached.record
             raise StoreUnavailable("API keys cannot be checked at the moment; try again shortly") from error
         if record is None:
-            self._strangers.note(digest, address, now_ms)
             raise _unknown()
         if changes == self.changes_heard:
             if len(self._cache) >= _CACHE_SIZE:
@@ -190,16 +189,17 @@ class KeyStore:
             self._cache[digest] = _Cached(record, now_ms)
         return record
 
-    async def _fetch(self, digest: bytes, now_ms: int) -> KeyRecord | None:
-        """Asks Postgres; requests with the same key at the same time share the question. Not for long, and not past a change
-        that was heard: else an answer from before a revocation would reach a request from after it."""
+    async def _fetch(self, digest: bytes, now_ms: int, address: str | None) -> KeyRecord | None:
+        """Asks Postgres. Requests with the same key at the same time share one query, but not for long and not past a change
+        that was heard: an answer from before a revocation must not reach a request from after it. ``address`` is the client's
+        if the limit of unknown keys applies."""
         under_way = self._under_way.get(digest)
         if (
             under_way is None
             or under_way.changes != self.changes_heard
             or not 0 <= now_ms - under_way.since_ms < SHARE_MS
         ):
-            task = asyncio.create_task(self._query(digest))
+            task = asyncio.create_task(self._query(digest, address))
             under_way = self._under_way[digest] = _UnderWay(task, self.changes_heard, now_ms)
             task.add_done_callback(lambda _: self._answered(digest, task))
         # Shielded: a client that goes away must not take the answer from the others.
@@ -212,10 +212,20 @@ class KeyStore:
         if not task.cancelled():
             task.exception()  # nobody may be waiting any more
 
-    async def _query(self, digest: bytes) -> KeyRecord | None:
-        async with asyncio.timeout(LOOKUP_TIMEOUT_S), self._lookups, borrowed(self._pool, LOOKUP_TIMEOUT_S) as conn:
-            record = await queries.key_by_digest(conn, digest)
+    async def _query(self, digest: bytes, address: str | None) -> KeyRecord | None:
+        async with asyncio.timeout(LOOKUP_TIMEOUT_S), self._lookups:
+            reserved = self._unknown_keys.reserve(address, self._clock.now_ms())
+            exists = True
+            try:
+                async with borrowed(self._pool, LOOKUP_TIMEOUT_S) as conn:
+                    record = await queries.key_by_digest(conn, digest)
+                exists = record is not None
+            finally:
+                if exists and reserved is not None:  # also where Postgres could not say
+                    reserved.give_back()
         metrics.key_lookups["database"].count += 1
+        if record is None:
+            self._unknown_keys.note(digest, self._clock.now_ms())
         return record
 
 

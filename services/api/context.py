@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from services.api.as_of import StreamBacklog
-from services.api.gate import Gate
+from services.api.authentication import Authentication
 from services.api.server import Drain
 from shared.backlog import Backlog
 from shared.clock import Clock
@@ -15,7 +15,7 @@ from shared.postgres import Pool
 class Context(NamedTuple):
     """``stale_ms``: how long an open session that nothing confirms goes on counting (shared/metering/usage.py)."""
 
-    gate: Gate
+    authentication: Authentication
     pool: Pool
     redis: Redis
     waiting: StreamBacklog

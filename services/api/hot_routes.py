@@ -15,7 +15,7 @@ from litestar.routes import HTTPRoute
 from litestar.types import Message, Receive, Send
 from litestar.utils import normalize_path
 
-from services.api.gate import ANSWER_HEADERS, headers_of_answer
+from services.api.authentication import ANSWER_HEADERS, headers_of_answer
 from services.api.head import as_get
 from services.api.problems import MEDIA_TYPE, problem_of
 from shared import metrics
@@ -170,7 +170,7 @@ class HotRoutes:
                     headers = [header for header in headers if header[0].lower() != b"allow"]
                     headers.append((b"allow", self._methods[scope["path_template"]]))
                 given = {name.lower() for name, _ in headers}
-                further = (*shared, *await headers_of_answer(scope))
+                further = (*shared, *headers_of_answer(scope))
                 message["headers"] = [*headers, *(header for header in further if header[0] not in given)]
             await send(message)
 

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 from litestar import Response
 
+from services.api.authentication import Authentication
 from services.api.cursors import read_cursor, write_cursor
-from services.api.gate import Gate
 from services.api.idempotency import once_committed
 from services.api.transaction import transaction
 from shared import keys
@@ -25,8 +25,8 @@ class ProjectKeys:
     """What ``key`` may do with the keys of its project and mode. Raises ``KeyNotFound`` for all others, and what
     shared/keys.py does."""
 
-    def __init__(self, pool: Pool, gate: Gate, key: KeyRecord, clock: Clock) -> None:
-        self._pool, self._gate, self._key = pool, gate, key
+    def __init__(self, pool: Pool, authentication: Authentication, key: KeyRecord, clock: Clock) -> None:
+        self._pool, self._authentication, self._key = pool, authentication, key
         self._now_ms = clock.now_ms()
         self._now = datetime.fromtimestamp(self._now_ms / 1000, UTC)
         self._by, self._actor = keys.made_by_key(key.key_id), api_key(key.key_id)
@@ -81,7 +81,7 @@ class ProjectKeys:
             return wire.new_key_answer(made, self._key.key_id, self._now)
 
         answer = await self._once(attempt, perform)
-        self._gate.changed(key_ids=[key_id])
+        self._authentication.changed(key_ids=[key_id])
         return answer
 
     async def _once(
@@ -106,7 +106,7 @@ class ProjectKeys:
                 revoked = [await keys.revoke_key(conn, key_id, self._now, project_id=project_id, mode=mode)]
             for one in revoked:
                 await record_key(conn, self._actor, "key_revoked", one, self._now)
-        self._gate.changed(key_ids={info.key_id for info in revoked})
+        self._authentication.changed(key_ids={info.key_id for info in revoked})
         return wire.RevokedKeys(revoked=self._answers(revoked))
 
     async def _find(self, conn: Connection, key_id: str) -> KeyInfo:

@@ -1,12 +1,10 @@
-"""How many requests a minute keys and projects may make (docs/limits.md).
+"""Rate limits of keys and projects, in requests a minute (docs/limits.md).
 
-Tokens are counted in this process and exchanged with Redis behind the requests (``rate_windows``), all other requests exactly,
-in Redis. Where Redis is away nobody is refused for it. Live and test mode of a project count apart, so that a load test takes
-nothing from the customers. Headers as in draft-ietf-httpapi-ratelimit-headers-06.
+``RateWindows`` counts every request in this process and exchanges the counts with Redis in the background, so no request waits
+for Redis. Live and test mode of a project count separately, so that a load test takes nothing from the customers. The headers
+follow draft-ietf-httpapi-ratelimit-headers-06.
 """
 
-import asyncio
-import logging
 from functools import lru_cache
 from typing import Final
 
@@ -14,110 +12,75 @@ from redis import asyncio as redis_asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from services.api.rate_counter import RateCounter
-from services.api.rate_windows import UNAVAILABLE, RateWindows, Verdict
+from services.api.rate_windows import RateWindows, Verdict
 from shared import metrics
 from shared.clock import Clock
 from shared.errors import RateLimited
 from shared.models.projects import KeyRecord
 from shared.settings import RateLimits
 
-log = logging.getLogger("relay.api")
-
 Headers = tuple[tuple[bytes, bytes], ...]
+# The limits of one key: (name of the window, requests a minute).
+_KeyLimits = tuple[tuple[str, int], ...]
 _TIMEOUT_S: Final = 0.5
-# After a failure Redis is left alone for a while: no request waits for a time-out that the one before it had already.
-_PAUSE_MS: Final = 1000
+# One exchange runs at a time. The second connection replaces one that is being closed.
+_CONNECTIONS: Final = 2
 _REMEMBERED: Final = 50_000
-# How long it holds that a key was far from its limits.
-_FAR_MS: Final = 10_000
 
 
 def connect_limits_redis(url: str) -> "redis_asyncio.Redis":
-    """A client of its own that gives up early: requests wait for it."""
-    client: redis_asyncio.Redis = redis_asyncio.from_url(
-        url, protocol=2, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S, retry=Retry(NoBackoff(), 1)
+    """The Redis client of the rate limits. A caller waits for a free connection instead of failing."""
+    pool = redis_asyncio.BlockingConnectionPool.from_url(
+        url,
+        max_connections=_CONNECTIONS,
+        timeout=_TIMEOUT_S,
+        protocol=2,
+        socket_timeout=_TIMEOUT_S,
+        socket_connect_timeout=_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 1),
     )
-    return client
+    return redis_asyncio.Redis.from_pool(pool)
 
 
 class Limits:
-    """Counts requests and refuses those above the limits. ``run`` must be running for tokens to be counted together."""
+    """Counts requests and refuses those above the limits. While ``run`` runs, all processes count together."""
 
     def __init__(self, rates: RateLimits, redis: "redis_asyncio.Redis", clock: Clock) -> None:
-        self._rates, self._clock = rates, clock
+        self._rates = rates
         self._windows = RateWindows(redis, clock)
-        self._counter = RateCounter(redis)
-        # What the keys' limits are called, put together once.
-        self._of_keys: dict[str, tuple[tuple[str, int], ...]] = {}
-        # When they last had more than half of their requests left.
-        self._far_ms: dict[str, int] = {}
-        self._pause_until_ms = 0
-        self._counting = True
+        # Built once a key: the hot path does not format names.
+        self._token_limits: dict[str, _KeyLimits] = {}
+        self._api_limits: dict[str, _KeyLimits] = {}
 
     async def run(self) -> None:
         await self._windows.run()
 
+    async def flush(self) -> None:
+        """Sends the counts that Redis does not have yet. Call it after ``run`` has ended."""
+        await self._windows.exchange()
+
     def of_token(self, key: KeyRecord, now_ms: int) -> Headers:
-        """Counts a token; returns the answer's headers. Raises ``RateLimited``."""
-        limits = self._of_keys.get(key.key_id)
+        """Counts a token request; returns the answer's headers. Raises ``RateLimited``."""
+        limits = self._token_limits.get(key.key_id)
         if limits is None:
-            limits = self._token_limits(key)
+            rates = self._rates.tokens_per_key, self._rates.tokens_per_project
+            limits = _remember(self._token_limits, key, "", *rates)
         return _headers(self._windows.take(limits, now_ms)) if limits else ()
 
-    def _token_limits(self, key: KeyRecord) -> "tuple[tuple[str, int], ...]":
-        named = (
-            (key.key_id, self._rates.tokens_per_key),
-            (f"{key.mode}:{key.project_id}", self._rates.tokens_per_project),
-        )
-        if len(self._of_keys) >= _REMEMBERED:
-            self._of_keys.clear()
-        limits = self._of_keys[key.key_id] = tuple(limit for limit in named if limit[1])
-        return limits
-
-    def are_far(self, key: KeyRecord, now_ms: int) -> bool:
-        """Whether the next request of a key will hardly be refused: a moment ago it had most of its requests left."""
-        return 0 <= now_ms - self._far_ms.get(key.key_id, 0) < _FAR_MS
-
-    async def of_request(self, key: KeyRecord) -> Headers:
+    def of_request(self, key: KeyRecord, now_ms: int) -> Headers:
         """Counts any other request; returns the answer's headers. Raises ``RateLimited``."""
-        limits = [
-            limit
-            for limit in (
-                (f"api:{key.key_id}", self._rates.api_per_key),
-                (f"api:{key.mode}:{key.project_id}", self._rates.api_per_project),
-            )
-            if limit[1]
-        ]
-        if not limits:
-            return ()
-        now_ms = self._clock.now_ms()
-        if 0 < self._pause_until_ms - now_ms <= _PAUSE_MS:  # longer only by a clock that was set back
-            metrics.rate_limits.labels("unchecked").inc()
-            return ()
-        try:
-            async with asyncio.timeout(_TIMEOUT_S):
-                verdict = await self._counter.take(limits, now_ms)
-        except UNAVAILABLE as error:
-            self._failed(error)
-            return ()
-        if not self._counting:
-            self._counting = True
-            log.warning("Redis is back: requests are limited again")
-        if verdict.left * 2 > verdict.limit:
-            if len(self._far_ms) >= _REMEMBERED:
-                self._far_ms.clear()
-            self._far_ms[key.key_id] = now_ms
-        else:
-            self._far_ms.pop(key.key_id, None)
-        return _headers(verdict)
+        limits = self._api_limits.get(key.key_id)
+        if limits is None:
+            limits = _remember(self._api_limits, key, "api:", self._rates.api_per_key, self._rates.api_per_project)
+        return _headers(self._windows.take(limits, now_ms)) if limits else ()
 
-    def _failed(self, error: Exception) -> None:
-        metrics.rate_limits.labels("unchecked").inc()
-        self._pause_until_ms = self._clock.now_ms() + _PAUSE_MS  # the time-out is over by now
-        if self._counting:
-            self._counting = False
-            log.warning("Redis is away (%s): requests are not limited", type(error).__name__)
+
+def _remember(cache: dict[str, _KeyLimits], key: KeyRecord, prefix: str, per_key: int, per_project: int) -> _KeyLimits:
+    named = (f"{prefix}{key.key_id}", per_key), (f"{prefix}{key.mode}:{key.project_id}", per_project)
+    if len(cache) >= _REMEMBERED:
+        cache.clear()
+    limits = cache[key.key_id] = tuple(limit for limit in named if limit[1])
+    return limits
 
 
 @lru_cache(maxsize=64)

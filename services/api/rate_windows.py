@@ -1,10 +1,11 @@
-"""Requests counted in this process and, behind it, in Redis: for the minting path, which waits for nobody.
+"""Counts requests in this process and exchanges the counts with Redis in the background.
 
-A window is a minute of the wall clock, the same in every process. What was used is estimated as for a sliding minute: this
-window's count and the part of the last one that the minute still covers. The count is of this process as of now, and of the
-others as of the last exchange with Redis, every ``EXCHANGE_S``. So a limit may be passed by what arrives in the meantime: for
-a count of one process to reach another takes two exchanges at most, hence **at most the requests of 2 x EXCHANGE_S and the
-round trips above the limit**, never less than the limit. While Redis is away each process holds the limit alone.
+A window is a minute of the wall clock, the same in every process. The use of a sliding minute is estimated: this window's
+count, plus the part of the previous window that the minute still covers. The count of this process is current; the counts of
+the others are as of the last exchange with Redis, every ``EXCHANGE_S``. So within one process a limit is exact. Over several
+processes a count takes two exchanges at most to reach another process: **at most the requests of 2 x EXCHANGE_S and the round
+trips pass above the limit**, and never fewer than the limit. While Redis is away, each process applies the limit to its own
+count.
 """
 
 import asyncio
@@ -63,6 +64,10 @@ class Window:
     def take(self) -> None:
         """Counts one request, right after ``left``."""
         self._unsent += 1
+
+    def give_back(self) -> None:
+        """Takes back one request of this window. Only for windows that are never sent to Redis."""
+        self._unsent = max(0, self._unsent - 1)
 
     def wait_s(self, now_ms: int) -> int:
         """Whole seconds until a request fits in again, if nobody makes any meanwhile."""
@@ -189,7 +194,7 @@ class RateWindows:
             return
         if not self._shared:
             self._shared = True
-            log.warning("Redis is back: token limits are counted over all processes again")
+            log.warning("Redis is back: rate limits count over all processes again")
         for number, (window, index, _, _) in enumerate(told):
             previous, _, known, _ = answers[4 * number : 4 * number + 4]
             window.sent(index, known, previous)
@@ -197,7 +202,9 @@ class RateWindows:
     def _failed(self, error: Exception) -> None:
         if self._shared:
             self._shared = False
-            log.warning("Redis is away (%s): token limits are counted by each process alone", type(error).__name__)
+            log.warning(
+                "Redis is away (%s): each process applies the rate limits to its own count", type(error).__name__
+            )
 
 
 def redis_key(name: str, index: int) -> str:

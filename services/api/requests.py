@@ -55,14 +55,9 @@ def _decoder_of(handler: BaseRouteHandler) -> "msgspec.json.Decoder[Any]":
     return _decoders[annotation]
 
 
-# The option of a handler that only reads and calls ``gate.settle`` before it answers.
-ONLY_READS = {"only_reads": True}
-
-
-async def require_secret_key(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-    """A guard: who has no valid secret key gets no further. Raises what ``Gate.admit`` raises."""
-    gate = connection.app.state.context.gate
-    key = await gate.admit(connection.scope, only_reads=handler.opt.get("only_reads", False))
+async def require_secret_key(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
+    """A guard that admits requests with a valid secret key. Raises what ``Authentication.admit`` raises."""
+    key = await connection.app.state.context.authentication.admit(connection.scope)
     connection.scope["relay_key"] = key  # type: ignore[typeddict-unknown-key]  # a scope may carry an application's own keys
 
 

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from services.api.auth import OUTAGE_MS, PAUSE_MS, TRUST_MS, KeyStore
-from services.api.strangers import network_of
+from services.api.unknown_key_limit import network_of
 from services.cli.projects import archive_project, create_key, create_project, restore_project, revoke_key
 from shared.clock import SystemClock
 from shared.errors import StoreUnavailable, Unauthenticated

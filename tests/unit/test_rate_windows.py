@@ -1,4 +1,4 @@
-"""The windows of the minting path: what one process lets through, and what several do together."""
+"""The windows of the rate limits: what one process admits, and what several admit together."""
 
 import asyncio
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.api.rate_windows import EXCHANGE_S, WINDOW_MS, RateWindows, Window
+from services.api.rate_windows import EXCHANGE_S, WINDOW_MS, RateWindows, Verdict, Window
 
 MINUTE = 30_000_000  # a window's number
 START_MS = MINUTE * WINDOW_MS
@@ -90,6 +90,19 @@ def test_the_last_minute_still_counts_for_its_part() -> None:
     assert took(windows, clock, 100, 200) == 25
     clock.at = START_MS + 3 * WINDOW_MS
     assert took(windows, clock, 100, 200) == 100
+
+
+def test_half_a_minute_later_half_of_the_last_minute_still_counts() -> None:
+    windows, minute = process(Counters(), SetClock()), 29_000_000 * WINDOW_MS
+    limits = [("key", 10), ("project", 100)]
+    verdicts = [windows.take(limits, minute + 59_000) for _ in range(12)]
+    assert [verdict.left for verdict in verdicts] == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 0, 0]
+    # 66 s from the start of this minute, 10 of the last weigh 9: one fits in.
+    assert [verdict.wait_s for verdict in verdicts[9:]] == [0, 7, 7]
+    assert windows.take(limits, minute + 65_999).wait_s == 1
+    assert windows.take(limits, minute + 66_000).wait_s == 0
+    assert windows.take(limits, minute + 90_000).left == 3
+    assert windows.take(limits, minute + 240_000) == Verdict(10, 9, 60, 0)
 
 
 @given(st.integers(1, 50), st.integers(0, 2 * WINDOW_MS), st.integers(0, WINDOW_MS - 1))

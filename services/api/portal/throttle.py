@@ -7,7 +7,7 @@ first is small; the second keeps a spread attack slow without letting a stranger
 import hashlib
 from datetime import datetime, timedelta
 
-from services.api.strangers import network_of
+from services.api.unknown_key_limit import network_of
 from shared.errors import RelayError
 from shared.postgres import Connection
 from shared.queries import accounts as queries

@@ -8,9 +8,7 @@ from litestar.params import FromQuery, QueryParameter
 
 from services.api.context import Context
 from services.api.cursors import Cursor
-from services.api.gate import settle
 from services.api.openapi import described
-from services.api.requests import ONLY_READS
 from services.api.routes.sessions import Limit, Name, answer
 from services.api.sessions import DEFAULT_LIMIT, events_for
 from shared.models.names import Timestamp
@@ -25,7 +23,7 @@ from shared.models.sessions import EventsAnswer
     tags=["usage"],
     summary="Kept events, those that LiveKit created last first",
     description="As LiveKit sent them. `session` is a participant sid; `from` and `to` are about when LiveKit created them.",
-    opt=ONLY_READS | described(errors=("invalid_cursor",), answers=EventsAnswer),
+    opt=described(errors=("invalid_cursor",), answers=EventsAnswer),
 )
 async def list_events(
     request: Request[Any, Any, Any],
@@ -41,5 +39,4 @@ async def list_events(
     cursor: FromQuery[Cursor | None] = None,
 ) -> Response[bytes]:
     found = await events_for(context.pool, Scope(key.project_id, key.mode), request.query_params.dict())
-    await settle(request.scope)
     return answer(found)

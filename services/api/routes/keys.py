@@ -30,7 +30,7 @@ _ADDS = ("key_inactive", "project_archived")
 
 
 async def project_keys(key: NamedDependency[KeyRecord], context: NamedDependency[Context]) -> ProjectKeys:
-    return ProjectKeys(context.pool, context.gate, key, context.clock)
+    return ProjectKeys(context.pool, context.authentication, key, context.clock)
 
 
 KEYS = {"keys": Provide(project_keys)}

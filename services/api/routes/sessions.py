@@ -9,9 +9,7 @@ from litestar.params import FromPath, FromQuery, QueryParameter
 
 from services.api.context import Context
 from services.api.cursors import Cursor
-from services.api.gate import settle
 from services.api.openapi import described
-from services.api.requests import ONLY_READS
 from services.api.sessions import DEFAULT_LIMIT, MAX_LIMIT, session_for, sessions_for
 from shared.models.listings import SessionStatus
 from shared.models.names import Timestamp
@@ -35,7 +33,7 @@ Sid = Annotated[
     tags=["usage"],
     summary="Sessions, those that began last first",
     description="One participant sid each: a reconnect is a new one. `from` and `to` are about when they began.",
-    opt=ONLY_READS | described(errors=("invalid_cursor",), answers=SessionsAnswer),
+    opt=described(errors=("invalid_cursor",), answers=SessionsAnswer),
 )
 async def list_sessions(
     request: Request[Any, Any, Any],
@@ -53,7 +51,6 @@ async def list_sessions(
     asked = UsageClock(context.clock.now_ms(), context.stale_ms)
     scope = Scope(key.project_id, key.mode)
     found = await sessions_for(context.pool, scope, request.query_params.dict(), asked)
-    await settle(request.scope)
     return answer(found)
 
 

@@ -10,8 +10,8 @@ from litestar.di import NamedDependency
 from litestar.params import JSONBody
 from livekit.protocol.room import RoomConfiguration
 
+from services.api.authentication import Authentication
 from services.api.decoding import decode_request
-from services.api.gate import Gate
 from services.api.hot_routes import AtOnce, Handler, header
 from services.api.openapi import described
 from services.api.requests import refuse_query, require_json
@@ -165,20 +165,20 @@ async def create_token(
     return minter.mint(key, data)
 
 
-def token_handlers(gate: Gate, minter: Minter) -> tuple[Handler, AtOnce]:
-    """Both raise what ``Gate.admit_token`` raises, ``InvalidRequest`` and ``UnsupportedMediaType``."""
+def token_handlers(authentication: Authentication, minter: Minter) -> tuple[Handler, AtOnce]:
+    """Both raise what ``Authentication.admit_token`` raises, ``InvalidRequest`` and ``UnsupportedMediaType``."""
 
     def mint(key: KeyRecord, scope: Any, body: bytes) -> bytes:
         require_json(header(scope, b"content-type"))
         return msgspec.json.encode(minter.mint(key, decode_request(_decoder, body)))
 
     async def create_token(scope: Any, body: bytes) -> bytes:
-        key = await gate.admit_token(scope)
+        key = await authentication.admit_token(scope)
         refuse_query(scope)
         return mint(key, scope, body)
 
     def create_at_once(scope: Any, body: bytes) -> bytes | None:
-        key = gate.admit_known_token(scope)
+        key = authentication.admit_known_token(scope)
         return None if key is None else mint(key, scope, body)
 
     return create_token, create_at_once

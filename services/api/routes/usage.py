@@ -10,9 +10,7 @@ from msgspec import Meta
 
 from services.api.context import Context
 from services.api.cursors import Cursor
-from services.api.gate import settle
 from services.api.openapi import described
-from services.api.requests import ONLY_READS
 from services.api.usage import usage_for
 from services.api.usage_csv import MEDIA_TYPE, usage_csv, wants_csv
 from services.api.usage_query import DEFAULT_LIMIT, MAX_LIMIT, read_usage_query
@@ -45,8 +43,7 @@ _Limit = Annotated[
     tags=["usage"],
     summary="Usage of the key's project and mode",
     description="By `period`, or from `from` up to `to`; as JSON or CSV, by `Accept`.",
-    opt=ONLY_READS
-    | described(
+    opt=described(
         errors=("range_too_long", "invalid_cursor", "missing_field", "too_many_groups"),
         answers=UsageAnswer,
         also_answers={MEDIA_TYPE: "date,participantMinutes,videoMinutes\r\n2026-06-18T00:00:00.000Z,96.5,60.25\r\n"},
@@ -71,7 +68,6 @@ async def get_usage(
     query = read_usage_query(request.query_params.dict(), now_ms)
     scope, asked = Scope(key.project_id, key.mode), UsageClock(now_ms, context.stale_ms)
     answer = await usage_for(context.pool, context.waiting, scope, query, asked)
-    await settle(request.scope)
     headers = {"vary": "accept", "cache-control": "no-store"}
     if not wants_csv(request.headers.get("accept")):
         return Response(msgspec.json.encode(answer), media_type="application/json", headers=headers)
