@@ -35,7 +35,7 @@ COMMAND_LINE = Actor(None, "command line")
 
 
 def api_key(key_id: str) -> Actor:
-    """Whoever holds this key, through `/v1/keys`."""
+    """The holder of this key, through `/v1/keys` and `/v1/rooms`."""
     return Actor(None, f"API key {key_id}")
 
 
@@ -57,9 +57,9 @@ async def record(
     project_id: str | None = None,
     target: str = "",
     detail: str = "",
-) -> None:
-    """Writes to the audit log. ``action`` is snake_case and stable, such as ``key_revoked``."""
-    await audit_log.insert_entry(
+) -> int:
+    """Writes to the audit log and returns the entry's id. ``action`` is snake_case and stable, such as ``key_revoked``."""
+    return await audit_log.insert_entry(
         conn,
         now,
         account_id=actor.account_id,

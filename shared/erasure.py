@@ -79,6 +79,7 @@ async def erase_identity(conn: Connection, project_id: str, identity: str) -> Er
     await queries.rewrite_set_aside(conn, [(number, body) for number, body in aside if body is not None])
     await queries.drop_set_aside(conn, [number for number, body in aside if body is None])
     await queries.forget_answers_about(conn, project_id, quoted)
+    await queries.rename_in_audit_log(conn, project_id, identity, pseudonym)
     await _move_usage(conn, project_id, identity, sessions, renamed)
     return Erased(pseudonym, list(names.values()).count(pseudonym), events, len(aside))
 

@@ -18,6 +18,7 @@ from litestar.utils import normalize_path
 from services.api.authentication import ANSWER_HEADERS, headers_of_answer
 from services.api.head import as_get
 from services.api.problems import MEDIA_TYPE, problem_of
+from services.api.room_paths import with_whole_names
 from shared import metrics
 from shared.errors import PayloadTooLarge
 from shared.logs import request_id
@@ -158,7 +159,7 @@ class HotRoutes:
 
     async def _framework(self, scope: Any, receive: Receive, send: Send, shared: Headers) -> None:
         started, status = time.perf_counter(), 0
-        scope = as_get(scope)
+        scope = with_whole_names(as_get(scope))
 
         async def send_with_shared(message: Message) -> None:
             nonlocal status

@@ -10,6 +10,7 @@ from livekit.protocol import models, room
 from msgspec import UNSET, UnsetType
 
 from services.api.cursors import read_cursor, write_cursor
+from services.api.recorded_acts import END_ROOM, REMOVE_PARTICIPANT, RecordedActs
 from services.api.room_answers import (
     LIVEKIT_SOURCE,
     participant_answer,
@@ -17,10 +18,11 @@ from services.api.room_answers import (
     room_details,
     track_answer,
 )
-from shared.errors import InvalidRequest, ParticipantNotFound, TrackNotFound
+from shared.errors import InvalidRequest, ParticipantNotFound, RoomNotFound, TrackNotFound
 from shared.ids import Mode, livekit_room, parse_livekit_room
 from shared.livekit.room_service import RoomService
 from shared.models import rooms as wire
+from shared.models.names import MAX_LIVEKIT_NAME_BYTES
 
 T = TypeVar("T")
 
@@ -29,11 +31,17 @@ class ProjectRooms:
     """The rooms of one project in one mode, and no others: every room name passes through here on its way to LiveKit and back.
     Raises LiveKit's facts (``LiveKitError``), ``RoomNotFound``, ``ParticipantNotFound``, ``TrackNotFound``."""
 
-    def __init__(self, livekit: RoomService, project_id: str, mode: Mode) -> None:
-        self._livekit, self.project_id, self.mode = livekit, project_id, mode
+    def __init__(self, livekit: RoomService, acts: RecordedActs) -> None:
+        self._livekit, self._acts = livekit, acts
+        self.project_id: str = acts.project_id
+        self.mode: Mode = acts.mode
 
     def _name(self, display: str) -> str:
-        return livekit_room(self.project_id, self.mode, display)
+        """LiveKit's name. Raises ``RoomNotFound`` for a name that no room can have: an empty or too long one."""
+        name = livekit_room(self.project_id, self.mode, display)
+        if not display or len(name.encode()) > MAX_LIVEKIT_NAME_BYTES:
+            raise RoomNotFound(display)
+        return name
 
     async def open_rooms(self, limit: int | None, cursor: str | None) -> wire.RoomPage:
         """LiveKit knows no paging and lists everyone's rooms: what is ours is picked out here."""
@@ -63,7 +71,10 @@ class ProjectRooms:
         return room_details(found, name, people)
 
     async def end(self, name: str) -> None:
-        await self._livekit.delete_room(self._name(name))
+        """Recorded in the audit log. Raises ``StoreUnavailable`` too."""
+        livekit_name = self._name(name)
+        async with self._acts.recorded(END_ROOM, name):
+            await self._livekit.delete_room(livekit_name)
 
     async def update(self, name: str, request: wire.UpdateRoom) -> wire.RoomAnswer:
         return room_answer(await self._livekit.update_room_metadata(self._name(name), request.metadata), name)
@@ -81,7 +92,10 @@ class ProjectRooms:
         return participant_answer(await self._person(name, identity))
 
     async def remove(self, name: str, identity: str) -> None:
-        await self._livekit.remove_participant(self._name(name), identity)
+        """Recorded in the audit log. Raises ``StoreUnavailable`` too."""
+        livekit_name = self._name(name)
+        async with self._acts.recorded(REMOVE_PARTICIPANT, identity, f"room {name}"):
+            await self._livekit.remove_participant(livekit_name, identity)
 
     async def update_participant(
         self, name: str, identity: str, request: wire.UpdateParticipant

@@ -1,7 +1,6 @@
 """The answer of `GET /v1/usage` as CSV (RFC 4180), with the numbers of the JSON: a row an hour, day or month, or a group."""
 
-import csv
-import io
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,7 +17,9 @@ _METERED = (
 _OF_DAYS = ("rooms", "identities")
 _LATE = ("lateChangeAt", "lateChangeParticipantMinutes", "lateChangeVideoMinutes", "lateChangeAudioMinutes")
 # A spreadsheet takes a cell that begins so for a formula, and names of identities come from strangers.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+# Quoted: what separates cells here, or in a spreadsheet of another language, which would start a formula after it.
+_QUOTED = re.compile(r'[,;"\t\r\n]')
 
 
 def usage_csv(answer: UsageAnswer) -> bytes:
@@ -52,12 +53,13 @@ def _flat(span: UsageOfSpan) -> dict[str, Any]:
 
 
 def _table(columns: tuple[str, ...], rows: Iterable[dict[str, Any]]) -> bytes:
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow([_cell(row.get(column, "")) for column in columns])
-    return out.getvalue().encode("utf-8", "replace")
+    cells = [columns, *([_cell(row.get(column, "")) for column in columns] for row in rows)]
+    lines = (",".join(map(_quoted, line)) for line in cells)
+    return "".join(f"{line}\r\n" for line in lines).encode("utf-8", "replace")
+
+
+def _quoted(cell: str) -> str:
+    return '"' + cell.replace('"', '""') + '"' if _QUOTED.search(cell) else cell
 
 
 def _cell(value: Any) -> str:

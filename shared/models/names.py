@@ -4,9 +4,11 @@ from typing import Annotated, Final
 
 import msgspec
 
+# LiveKit's default limits on room names and identities, in bytes of UTF-8 (livekit-server, config.go: max_room_name_length,
+# max_participant_identity_length).
+MAX_LIVEKIT_NAME_BYTES: Final = 256
 # \Z, not $: $ also matches before a trailing line break.
 _ROOM = r"\A[A-Za-z0-9._:-]{1,128}\Z"
-_IDENTITY = r"\A[A-Za-z0-9._:@-]{1,128}\Z"
 # Something to see, and no control characters, line breaks or what turns the direction of text around. What keys and projects
 # are called: shared/names.py.
 PRINTABLE: Final = (
@@ -17,7 +19,6 @@ PRINTABLE: Final = (
 IN_WORDS: Final = {
     PRINTABLE: "printable characters, at least one of them no blank",
     _ROOM: "1 to 128 letters, digits, `.`, `_`, `-` or `:`",
-    _IDENTITY: "1 to 128 letters, digits, `.`, `_`, `-`, `:` or `@`",
 }
 
 RoomName = Annotated[
@@ -29,7 +30,33 @@ RoomName = Annotated[
 Identity = Annotated[
     str,
     msgspec.Meta(
-        pattern=_IDENTITY, min_length=1, max_length=128, description="Who takes part in a room.", examples=["ada"]
+        pattern=PRINTABLE,
+        min_length=1,
+        max_length=MAX_LIVEKIT_NAME_BYTES,
+        description="Participant identity: printable text of at most 256 bytes in UTF-8.",
+        examples=["ada"],
+    ),
+]
+# Rooms and participants that exist in LiveKit, whoever named them (SIP, agents, LiveKit's own SDKs): any text.
+ExistingRoom = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=1,
+        max_length=MAX_LIVEKIT_NAME_BYTES,
+        description=(
+            "Name of an open room in this project, percent-encoded (`/` as `%2F`). Any name that LiveKit can hold: at most"
+            " 256 bytes in UTF-8 with the project's prefix."
+        ),
+        examples=["lobby"],
+    ),
+]
+ExistingIdentity = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=1,
+        max_length=MAX_LIVEKIT_NAME_BYTES,
+        description="Participant identity, percent-encoded (`/` as `%2F`). At most 256 bytes in UTF-8.",
+        examples=["ada"],
     ),
 ]
 Timestamp = Annotated[

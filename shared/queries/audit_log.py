@@ -16,17 +16,36 @@ async def insert_entry(
     action: str,
     target: str,
     detail: str,
-) -> None:
-    await conn.execute(
-        "INSERT INTO audit_log (at, account_id, actor, project_id, action, target, detail)"
-        " VALUES ($1, $2, $3, $4, $5, $6, $7)",
+) -> int:
+    """The id of the new entry. Postgres stores no NUL: a name that holds one is shown with a replacement character."""
+    entry_id: int = await conn.fetchval(
+        """
+        INSERT INTO audit_log (at, account_id, actor, project_id, action, target, detail)
+        VALUES ($1, $2, $3, $4, $5, $6, $7)
+        RETURNING id
+        """,
         now,
         account_id,
         actor,
         project_id,
         action,
-        target,
-        detail,
+        target.replace("\0", "\ufffd"),
+        detail.replace("\0", "\ufffd"),
+    )
+    return entry_id
+
+
+async def set_outcome(conn: Connection, entry_id: int, action: str, detail: str) -> None:
+    """Writes into the entry of an act how it went."""
+    await conn.execute(
+        """
+        UPDATE audit_log
+        SET action = $2, detail = $3
+        WHERE id = $1
+        """,
+        entry_id,
+        action,
+        detail.replace("\0", "\ufffd"),
     )
 
 

@@ -145,3 +145,20 @@ async def forget_answers_about(conn: Connection, project_id: str, quoted: bytes)
         quoted,
     )
     return int(status.rpartition(" ")[2])
+
+
+async def rename_in_audit_log(conn: Connection, project_id: str, identity: str, name: str) -> None:
+    """In the entries of participants who were removed from a room."""
+    await conn.execute(
+        """
+        UPDATE audit_log
+        SET target = $3
+        WHERE project_id = $1
+          AND target = $2
+          AND action IN ('participant_removing', 'participant_removed', 'participant_removal_failed')
+        """,
+        project_id,
+        identity.replace("\0", "\ufffd"),
+        name,
+        timeout=TIMEOUT_S,
+    )

@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
+from livekit import api as livekit_api
 
 from services.api.app import create_app
 from services.local.embedded import EmbeddedServers
@@ -224,3 +226,23 @@ class AppLifespan:
         await self._messages.put({"type": "lifespan.shutdown"})
         assert (await self._done.get())["type"] == "lifespan.shutdown.complete"
         await self._task
+
+
+async def test_what_livekit_holds_is_shown_and_ended_whatever_its_name(gateway: Gateway) -> None:
+    """Rooms as LiveKit's SIP names them and as its own SDKs allow; an identity that is an address."""
+    identity = "https://idp.example/u/1"
+    for name in ("call_+15105550100_AbCdEf", "Team Standup", "Büro/2. Stock", "a%2Fb", "x" * 236):
+        async with gateway.livekit_api() as livekit:
+            await livekit.room.create_room(livekit_api.CreateRoomRequest(name=gateway.name(name)))
+        path = f"/rooms/{quote(name, safe='')}"
+        assert name in [room["room"] for room in (await gateway.ok("GET", "/rooms"))["rooms"]]
+        assert (await gateway.ok("PATCH", path, json={"metadata": "m"}))["metadata"] == "m"
+        assert (await gateway.ok("GET", path))["room"] == name
+        await gateway.ok("DELETE", path)
+        assert (await gateway.ask("GET", path)).status_code == 404
+    guest = await gateway.join("lobby", identity)
+    path = f"/rooms/lobby/participants/{quote(identity, safe='')}"
+    assert (await gateway.ok("GET", path))["identity"] == identity
+    await gateway.ok("DELETE", path)
+    await guest.wait_until_removed(20)
+    await guest.leave()

@@ -342,10 +342,7 @@ async def test_bad_rooms_name_their_field_and_reach_nobody(
 
 async def test_bad_paths_and_pages_name_what_is_wrong(acme: Client, livekit: FakeLiveKit) -> None:
     for path, params, expected in (
-        ("/a%20b", {}, "name"),
-        ("/lobby%0A", {}, "name"),
-        ("/" + "x" * 129, {}, "name"),
-        ("/%C3%A9", {}, "name"),
+        ("/" + "x" * 257, {}, "name"),
         ("/lobby/participants/" + "x" * 257, {}, "identity"),
         ("", {"limit": "0"}, "limit"),
         ("", {"limit": "1001"}, "limit"),

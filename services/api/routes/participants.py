@@ -1,24 +1,23 @@
 """`/v1/rooms/{name}/participants`: who is in a room of the key's project and mode."""
 
-from typing import Annotated
-
 from litestar import Controller, delete, get, patch, post
 from litestar.di import NamedDependency
-from litestar.params import JSONBody, PathParameter
+from litestar.params import FromPath, JSONBody
 
 from services.api.openapi import described
+from services.api.room_paths import read_names
 from services.api.rooms import ProjectRooms
-from services.api.routes.rooms import OF_ROOM, ROOMS, Cursor, Limit, Name, refuse_hidden_slashes
+from services.api.routes.rooms import OF_ROOM, ROOMS, Cursor, Limit, Name
+from shared.models.names import ExistingIdentity
 from shared.models.rooms import MutedTracks, MuteTracks, ParticipantAnswer, ParticipantPage, UpdateParticipant
 
-# Wider than what tokens are minted for: agents, phones and streams bring identities of their own.
-Identity = Annotated[str, PathParameter(min_length=1, max_length=256, description="Of the participant.")]
+Identity = FromPath[ExistingIdentity]
 OF_PARTICIPANT = (*OF_ROOM, "participant_not_found")
 
 
 class ParticipantsController(Controller):
     path = "/rooms/{name:str}/participants"
-    guards = (refuse_hidden_slashes,)
+    guards = (read_names,)
     dependencies = ROOMS
     tags = ("participants",)
 
@@ -70,7 +69,7 @@ class ParticipantsController(Controller):
         opt=described(errors=OF_PARTICIPANT),
     )
     async def remove_participant(self, rooms: NamedDependency[ProjectRooms], name: Name, identity: Identity) -> None:
-        """Disconnects them. A token that is still valid lets them come back."""
+        """Disconnects them. A token that is still valid lets them come back. Recorded in the project's audit log."""
         await rooms.remove(name, identity)
 
     @post(

@@ -3,18 +3,18 @@
 from typing import Annotated, Any
 
 from litestar import Controller, Request, Response, delete, get, patch, post
-from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency, Provide
-from litestar.handlers.base import BaseRouteHandler
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from services.api import cursors
 from services.api.context import Context
 from services.api.idempotency import IDEMPOTENT, IDEMPOTENT_ERRORS, attempt_of, once
 from services.api.openapi import described
+from services.api.recorded_acts import RecordedActs
+from services.api.room_paths import read_names
 from services.api.rooms import ProjectRooms
-from shared.errors import InvalidRequest
-from shared.models.names import RoomName
+from shared.accounts import api_key
+from shared.models.names import ExistingRoom
 from shared.models.projects import KeyRecord
 from shared.models.rooms import CreateRoom, RoomAnswer, RoomDetails, RoomPage, SendData, UpdateRoom
 
@@ -23,21 +23,15 @@ Limit = Annotated[
     int | None, QueryParameter(ge=1, le=MAX_PAGE, description="at most this many, with a cursor if more follow")
 ]
 Cursor = FromQuery[cursors.Cursor | None]
-Name = FromPath[RoomName]
+Name = FromPath[ExistingRoom]
 # What every question to LiveKit can end in.
 LIVEKIT = ("livekit_refused", "livekit_unreachable", "livekit_credentials", "livekit_failed", "livekit_timeout")
 OF_ROOM = (*LIVEKIT, "room_not_found")
 
 
-def refuse_hidden_slashes(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
-    """``lobby%2Fparticipants%2Fada`` is decoded before it is routed, and would reach an address that was not written."""
-    raw: bytes = connection.scope.get("raw_path") or b""
-    if b"%2f" in raw.lower() or b"//" in raw:
-        raise InvalidRequest("names in this address must not be empty or contain a slash")
-
-
 async def project_rooms(key: NamedDependency[KeyRecord], context: NamedDependency[Context]) -> ProjectRooms:
-    return ProjectRooms(context.livekit, key.project_id, key.mode)
+    acts = RecordedActs(context.pool, context.clock, api_key(key.key_id), key.project_id, key.mode)
+    return ProjectRooms(context.livekit, acts)
 
 
 ROOMS = {"rooms": Provide(project_rooms)}
@@ -45,7 +39,7 @@ ROOMS = {"rooms": Provide(project_rooms)}
 
 class RoomsController(Controller):
     path = "/rooms"
-    guards = (refuse_hidden_slashes,)
+    guards = (read_names,)
     dependencies = ROOMS
     tags = ("rooms",)
 
@@ -93,7 +87,7 @@ class RoomsController(Controller):
 
     @delete("/{name:str}", operation_id="endRoom", summary="End a room", opt=described(errors=OF_ROOM))
     async def end_room(self, rooms: NamedDependency[ProjectRooms], name: Name) -> None:
-        """Disconnects everyone in it."""
+        """Disconnects everyone in it. Recorded in the project's audit log."""
         await rooms.end(name)
 
     @post(

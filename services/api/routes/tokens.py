@@ -20,7 +20,7 @@ from shared.clock import Clock, rfc3339
 from shared.errors import InvalidRequest
 from shared.ids import livekit_room
 from shared.livekit.access_token import TokenSigner
-from shared.models.names import Identity, RoomName, Timestamp
+from shared.models.names import MAX_LIVEKIT_NAME_BYTES, Identity, RoomName, Timestamp
 from shared.models.projects import KeyRecord
 from shared.models.room_config import RoomConfig
 from shared.models.wire import Request, Wire
@@ -200,6 +200,7 @@ def token_claims(request: TokenRequest, room: str) -> dict[str, Any]:
         video["canUpdateOwnMetadata"] = grants.can_update_own_metadata
     if grants.hidden is not None:
         video["hidden"] = grants.hidden
+    _check_identity(request.identity)
     claims: dict[str, Any] = {"sub": request.identity, "video": video}
     if request.name:
         claims["name"] = request.name
@@ -212,6 +213,15 @@ def token_claims(request: TokenRequest, room: str) -> dict[str, Any]:
     if request.room_config:
         claims["roomConfig"] = _room_configuration(request.room_config)
     return claims
+
+
+def _check_identity(identity: str) -> None:
+    """The type limits characters. A character has at most four bytes, so short identities need no count."""
+    if len(identity) > MAX_LIVEKIT_NAME_BYTES // 4 and len(identity.encode()) > MAX_LIVEKIT_NAME_BYTES:
+        size = len(identity.encode())
+        raise InvalidRequest(
+            f"identity is {size} bytes long in UTF-8; LiveKit takes {MAX_LIVEKIT_NAME_BYTES}", "identity"
+        )
 
 
 def _check_size(param: str, size: int) -> None:

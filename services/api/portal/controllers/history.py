@@ -19,6 +19,7 @@ from shared.models.sessions import ListedSession
 _PAGE = "50"
 # A page stays under 150 kB.
 _PAYLOAD_SHOWN = 60_000
+_EXACT: Final = ("room", "identity")
 KINDS: Final = ("STANDARD", "AGENT", "SIP", "INGRESS")
 EVENT_NAMES: Final = (
     "room_started", "room_finished", "participant_joined", "participant_left", "participant_connection_aborted",
@@ -79,7 +80,9 @@ class HistoryController(Controller):
 
 
 def _wanted(visit: Visit, names: tuple[str, ...]) -> dict[str, str]:
-    return {name: visit.request.query_params.get(name, "").strip() for name in (*names, "from", "to")}
+    given = {name: visit.request.query_params.get(name, "") for name in (*names, "from", "to")}
+    # Names are looked for as they are: LiveKit takes blanks around them.
+    return {name: value if name in _EXACT else value.strip() for name, value in given.items()}
 
 
 def _params(visit: Visit, wanted: dict[str, str]) -> dict[str, list[str]]:

@@ -10,6 +10,7 @@ from litestar.di import NamedDependency
 from services.api.portal.notices import spoken
 from services.api.portal.usage_view import asked
 from services.api.portal.visit import Page, Visit
+from services.api.recorded_acts import RecordedActs
 from services.api.rooms import ProjectRooms
 from shared.errors import LiveKitError, ParticipantNotFound, RoomNotFound
 from shared.queries import overview as queries
@@ -57,13 +58,11 @@ class RoomController(Controller):
 
     @post("/room/end")
     async def end(self, visit: NamedDependency[Visit]) -> Page:
-        name = visit.form["name"]
+        name = _named(visit, "name")
         try:
             await _rooms(visit).end(name)
         except (LiveKitError, RoomNotFound) as error:
             return await _room_page(visit, name, status=_status(error), problem=spoken(error))
-        async with visit.writing() as conn:
-            await visit.record(conn, "room_ended", target=name, detail=f"{visit.mode} mode")
         return visit.redirect(visit.url("rooms"), done="room_ended")
 
     @get("/room/remove", opt={"role": "admin"})
@@ -73,18 +72,23 @@ class RoomController(Controller):
 
     @post("/room/remove")
     async def remove(self, visit: NamedDependency[Visit]) -> Page:
-        name, identity = visit.form["name"], visit.form["identity"]
+        name, identity = _named(visit, "name"), _named(visit, "identity")
         try:
             await _rooms(visit).remove(name, identity)
         except (LiveKitError, RoomNotFound, ParticipantNotFound) as error:
             return await _room_page(visit, name, status=_status(error), problem=spoken(error))
-        async with visit.writing() as conn:
-            await visit.record(conn, "participant_removed", target=identity, detail=f"room {name}, {visit.mode} mode")
         return visit.redirect(visit.url("room", name=name), done="participant_removed")
 
 
 def _rooms(visit: Visit) -> ProjectRooms:
-    return ProjectRooms(visit.portal.context.livekit, visit.project.project_id, visit.mode)
+    context = visit.portal.context
+    acts = RecordedActs(context.pool, context.clock, visit.actor, visit.project.project_id, visit.mode)
+    return ProjectRooms(context.livekit, acts)
+
+
+def _named(visit: Visit, name: str) -> str:
+    """From the address, where a name arrives as it is: browsers change line breaks in the fields of a form."""
+    return visit.request.query_params.get(name, "") or visit.form[name]
 
 
 async def _room_page(visit: Visit, name: str, status: int = 200, problem: str | None = None) -> Page:
