@@ -13,6 +13,7 @@ import msgspec
 
 from shared.errors import SettingsInvalid
 from shared.models.accounts import SIGN_UPS, SignUp
+from shared.settings_table import LOG_FORMATS, SETTINGS, Setting, cleaned, is_quoted
 
 _SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
 _NUMBER = re.compile(r"[0-9]{1,9}")  # int() refuses a number of thousands of digits with an error of its own
@@ -24,9 +25,6 @@ DEFAULT_DATA_DIR = ".relay"
 DEFAULT_RECONCILE_INTERVAL_S = 30
 DEFAULT_EVENT_RETENTION_DAYS = 90
 DEFAULT_TRUSTED_PROXIES = ("127.0.0.1", "::1")
-_LARGEST_RATE = 100_000_000
-LOG_FORMATS = ("auto", "json", "text")
-LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 class KeyPair(NamedTuple):
@@ -141,115 +139,106 @@ def derive_livekit_api_url(livekit_url: str) -> str:
 
 
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """Reads and checks every setting at once. Raises ``SettingsInvalid`` with one line per missing or malformed variable."""
+    """Reads and checks every setting of ``SETTINGS`` at once. Raises ``SettingsInvalid`` with one line per missing or malformed
+    variable."""
     env = os.environ if environ is None else environ
     lines: list[str] = []
-
-    def required(name: str, meaning: str) -> str:
-        value = env.get(name, "").strip()
-        if not value:
-            lines.append(f"{name} is not set: {meaning}")
-        return value
-
-    def url(name: str, value: str, *schemes: str) -> str:
-        if value:
-            try:
-                _parts(value, schemes, name, need_host=not value.startswith("unix://"))
-            except SettingsInvalid as error:
-                lines.extend(error.lines)
-        return value.rstrip("/")
-
+    values: dict[str, str] = {}
     database = DatabaseUrl("")
-    if dsn := required("DATABASE_URL", "the URL of the Postgres database"):
+    for setting in SETTINGS:
+        text = cleaned(env.get(setting.name, ""))
         try:
-            database = parse_database_url(dsn)
+            values[setting.name] = _checked(setting, text)
+            if setting.kind == "database":
+                database = parse_database_url(text)
         except SettingsInvalid as error:
             lines.extend(error.lines)
-    redis_url = url(
-        "REDIS_URL", required("REDIS_URL", "the URL of Redis, rediss:// with TLS"), "redis", "rediss", "unix"
-    )
-    streams_url = url("REDIS_STREAMS_URL", env.get("REDIS_STREAMS_URL", "").strip(), "redis", "rediss")
-    livekit_url = url(
-        "LIVEKIT_URL", required("LIVEKIT_URL", "the wss:// URL of LiveKit, given to clients"), "wss", "ws"
-    )
-    otlp = url("OTEL_EXPORTER_OTLP_ENDPOINT", env.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip(), "http", "https")
-    livekit_api_url = url("LIVEKIT_API_URL", env.get("LIVEKIT_API_URL", "").strip(), "https", "http")
-    api_key = required("LIVEKIT_API_KEY", "the key of the pair in LiveKit's own configuration")
-    api_secret = required("LIVEKIT_API_SECRET", "the secret that belongs to LIVEKIT_API_KEY")
-    previous_key = env.get("LIVEKIT_API_KEY_PREVIOUS", "").strip()
-    previous_secret = env.get("LIVEKIT_API_SECRET_PREVIOUS", "").strip()
-    if previous_key and not previous_secret:
+    if _pair_is_halved(env):
         lines.append("LIVEKIT_API_KEY_PREVIOUS is set without LIVEKIT_API_SECRET_PREVIOUS: set both or neither")
-    auth_secret = required("AUTH_SECRET", "a long random value, such as the output of `openssl rand -base64 32`")
-    auth_previous = env.get("AUTH_SECRET_PREVIOUS", "").strip()
-    for name, secret in (("AUTH_SECRET", auth_secret), ("AUTH_SECRET_PREVIOUS", auth_previous)):
-        if secret and len(secret) < 16:
-            lines.append(f"{name} is too short: use at least 16 characters, such as `openssl rand -base64 32` prints")
-    relay_api_url = url("RELAY_API_URL", required("RELAY_API_URL", "the public URL of this instance"), "https", "http")
-
-    def number(name: str, default: int, low: int, high: int, zero: str = "") -> int:
-        text = env.get(name, "").strip() or str(default)
-        value = int(text) if _NUMBER.fullmatch(text) else -1
-        if not (low <= value <= high or (zero and value == 0)):
-            lines.append(f"{name} must be a number from {low} to {high}{zero and ', or 0 ' + zero}")
-        return value
-
-    port = number("PORT", DEFAULT_PORT, 1, 65535)
-    # Below a few seconds a pass would ask LiveKit more often than its own listing is brought up to date.
-    reconcile_s = number("RECONCILE_INTERVAL_SECONDS", DEFAULT_RECONCILE_INTERVAL_S, 2, 3600, "to never reconcile")
-    retention = number("EVENT_RETENTION_DAYS", DEFAULT_EVENT_RETENTION_DAYS, 2, 36500)
-    worker_port = number("WORKER_PORT", 0, 1, 65535, "to listen on nothing")
-    drain_s = number("DRAIN_SECONDS", 0, 0, 60)
-
-    def choice(name: str, default: str, choices: tuple[str, ...]) -> str:
-        value = env.get(name, "").strip().lower() or default
-        if value not in choices:
-            lines.append(f"{name} must be one of {', '.join(choices)}")
-        return value
-
-    log_format = choice("LOG_FORMAT", LOG_FORMATS[0], LOG_FORMATS)
-    log_level = choice("LOG_LEVEL", "info", LOG_LEVELS)
-
-    def rate(name: str, default: int) -> int:
-        return number(name, default, 1, _LARGEST_RATE, "for no limit")
-
-    rate_limits = RateLimits(
-        tokens_per_key=rate("RATE_LIMIT_TOKENS_PER_KEY", RateLimits().tokens_per_key),
-        tokens_per_project=rate("RATE_LIMIT_TOKENS_PER_PROJECT", RateLimits().tokens_per_project),
-        api_per_key=rate("RATE_LIMIT_API_PER_KEY", RateLimits().api_per_key),
-        api_per_project=rate("RATE_LIMIT_API_PER_PROJECT", RateLimits().api_per_project),
-        unknown_keys=rate("RATE_LIMIT_UNKNOWN_KEYS", RateLimits().unknown_keys),
-    )
-    proxies = tuple(env.get("TRUSTED_PROXIES", "").replace(",", " ").split()) or DEFAULT_TRUSTED_PROXIES
-    if not all(_is_network(proxy) for proxy in proxies):
-        lines.append("TRUSTED_PROXIES must be addresses or networks, like 10.0.0.0/8, separated by commas")
-    sign_up = choice("RELAY_SIGNUP", "first", SIGN_UPS)
     if lines:
         raise SettingsInvalid(lines)
+    return _settings(values, database)
+
+
+def _pair_is_halved(env: Mapping[str, str]) -> bool:
+    """Whether the previous LiveKit pair has a key and no secret."""
+    key, secret = (cleaned(env.get(f"LIVEKIT_API_{part}_PREVIOUS", "")) for part in ("KEY", "SECRET"))
+    return bool(key and not secret)
+
+
+def _checked(setting: Setting, text: str) -> str:
+    """The value as it is used: of a URL without slashes at its end, the default for an empty one. Raises
+    ``SettingsInvalid`` with one line, which holds no value of a secret."""
+    name = setting.name
+    if not text:
+        if setting.required:
+            raise SettingsInvalid([f"{name} is not set: {setting.meaning}"])
+        return setting.default
+    if re.search(r"[\r\n\0]", text):
+        raise SettingsInvalid([f"{name} holds a line break: give it in one line"])
+    # A secret may begin and end with a quote, so `risks_of` warns of it instead.
+    if setting.kind != "secret" and is_quoted(text):
+        raise SettingsInvalid([f"{name} has quotes around it, which became a part of the value: write it without"])
+    if len(text) < setting.shortest:
+        shortest = setting.shortest
+        raise SettingsInvalid(
+            [f"{name} is too short: use at least {shortest} characters, such as `openssl rand -base64 32` prints"]
+        )
+    match setting.kind:
+        case "url":
+            _parts(text, setting.schemes, name, need_host=not text.startswith("unix://"))
+            return text.rstrip("/")
+        case "number":
+            value = int(text) if _NUMBER.fullmatch(text) else -1
+            if not (setting.low <= value <= setting.high or (setting.zero and value == 0)):
+                zero = f", or 0 {setting.zero}" if setting.zero else ""
+                raise SettingsInvalid([f"{name} must be a number from {setting.low} to {setting.high}{zero}"])
+        case "choice":
+            text = text.lower()
+            if text not in setting.choices:
+                raise SettingsInvalid([f"{name} must be one of {', '.join(setting.choices)}"])
+        case "networks":
+            if not all(map(_is_network, _networks(text))):
+                raise SettingsInvalid([f"{name} must be addresses or networks, like 10.0.0.0/8, separated by commas"])
+    return text
+
+
+def _networks(text: str) -> tuple[str, ...]:
+    return tuple(text.replace(",", " ").split())
+
+
+def _settings(values: Mapping[str, str], database: DatabaseUrl) -> Settings:
+    key, previous = values["LIVEKIT_API_KEY"], values["LIVEKIT_API_SECRET_PREVIOUS"]
     return Settings(
         database=database,
-        redis_url=redis_url,
-        redis_streams_url=streams_url or None,
-        otlp_endpoint=otlp or None,
-        livekit_url=livekit_url,
-        livekit_api_url=livekit_api_url or derive_livekit_api_url(livekit_url),
-        livekit_api_key=api_key,
-        livekit_api_secret=api_secret,
-        auth_secret=auth_secret,
-        auth_secret_previous=auth_previous or None,
-        relay_api_url=relay_api_url,
-        port=port,
-        host=env.get("RELAY_HOST", "").strip() or DEFAULT_HOST,
-        reconcile_interval_s=reconcile_s,
-        event_retention_days=retention,
-        livekit_previous=KeyPair(previous_key or api_key, previous_secret) if previous_secret else None,
-        worker_port=worker_port,
-        drain_s=drain_s,
-        log_format=log_format,
-        log_level=log_level,
-        rate_limits=rate_limits,
-        trusted_proxies=proxies,
-        sign_up=next((known for known in SIGN_UPS if known == sign_up), "first"),
+        redis_url=values["REDIS_URL"],
+        redis_streams_url=values["REDIS_STREAMS_URL"] or None,
+        otlp_endpoint=values["OTEL_EXPORTER_OTLP_ENDPOINT"] or None,
+        livekit_url=values["LIVEKIT_URL"],
+        livekit_api_url=values["LIVEKIT_API_URL"] or derive_livekit_api_url(values["LIVEKIT_URL"]),
+        livekit_api_key=key,
+        livekit_api_secret=values["LIVEKIT_API_SECRET"],
+        auth_secret=values["AUTH_SECRET"],
+        auth_secret_previous=values["AUTH_SECRET_PREVIOUS"] or None,
+        relay_api_url=values["RELAY_API_URL"],
+        port=int(values["PORT"]),
+        host=values["RELAY_HOST"],
+        reconcile_interval_s=int(values["RECONCILE_INTERVAL_SECONDS"]),
+        event_retention_days=int(values["EVENT_RETENTION_DAYS"]),
+        livekit_previous=KeyPair(values["LIVEKIT_API_KEY_PREVIOUS"] or key, previous) if previous else None,
+        worker_port=int(values["WORKER_PORT"]),
+        drain_s=int(values["DRAIN_SECONDS"]),
+        log_format=values["LOG_FORMAT"],
+        log_level=values["LOG_LEVEL"],
+        rate_limits=RateLimits(
+            tokens_per_key=int(values["RATE_LIMIT_TOKENS_PER_KEY"]),
+            tokens_per_project=int(values["RATE_LIMIT_TOKENS_PER_PROJECT"]),
+            api_per_key=int(values["RATE_LIMIT_API_PER_KEY"]),
+            api_per_project=int(values["RATE_LIMIT_API_PER_PROJECT"]),
+            unknown_keys=int(values["RATE_LIMIT_UNKNOWN_KEYS"]),
+        ),
+        trusted_proxies=_networks(values["TRUSTED_PROXIES"]) or DEFAULT_TRUSTED_PROXIES,
+        sign_up=next((known for known in SIGN_UPS if known == values["RELAY_SIGNUP"]), "first"),
     )
 
 

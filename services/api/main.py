@@ -12,6 +12,7 @@ from shared import metrics
 from shared.errors import RelayError, SettingsInvalid
 from shared.logs import set_up_logging
 from shared.settings import Settings, load_settings
+from shared.settings_risks import log_risks
 from shared.startup import ensure_migrated
 from shared.tracing import set_up_tracing, traced_app
 from shared.version import VERSION
@@ -22,6 +23,7 @@ def run() -> int:
     try:
         settings = load_settings()
         set_up_logging(settings.log_format, settings.log_level)
+        log_risks(settings)
         metrics.describe_build("api", VERSION)
         set_up_tracing(settings, "api")
         ensure_migrated(settings.database)

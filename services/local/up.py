@@ -22,6 +22,7 @@ from services.local.supervisor import Child, StopRequested, Supervisor
 from shared.errors import RelayError
 from shared.migrate import migrate
 from shared.settings import Settings, default_data_dir, inherited_environment, load_settings
+from shared.settings_risks import is_local_host, is_published
 
 DEFAULT_HOST = "127.0.0.1"
 _POLL_S = 0.05
@@ -32,6 +33,17 @@ _EMBEDDED = {"DATABASE_URL": "postgresql://embedded/relay", "REDIS_URL": "redis:
 
 class PortUnusable(RelayError):
     """The API cannot listen there."""
+
+
+class PublishedSecrets(RelayError):
+    """Others could reach this Relay, and everybody knows its secrets."""
+
+    def __init__(self, host: str, names: list[str]) -> None:
+        super().__init__(
+            f"`--host {host}` lets others reach this Relay, and {' and '.join(names)} can be read by everybody: with it they"
+            " can sign tokens and webhooks. Set your own (for LiveKit: LIVEKIT_API_KEY and LIVEKIT_API_SECRET, as"
+            " `livekit-server generate-keys` prints them), or leave --host out"
+        )
 
 
 class ServiceNotReady(RelayError):
@@ -63,7 +75,9 @@ async def up(data_dir: Path, port: int | None, host: str = DEFAULT_HOST) -> int:
 
 async def _start(supervisor: Supervisor, home: DataDir, port: int | None, host: str) -> Settings:
     environment = home.planned(port)
-    _refuse_unusable_port(host, load_settings({**_EMBEDDED, **environment}).port)
+    planned = load_settings({**_EMBEDDED, **environment})
+    refuse_published_secrets(host, planned)
+    _refuse_unusable_port(host, planned.port)
     for name, prepare in (("DATABASE_URL", prepare_postgres), ("REDIS_URL", prepare_redis)):
         if name not in environment:
             server = await asyncio.to_thread(prepare, home.path)
@@ -121,6 +135,15 @@ async def _wait_for_api(supervisor: Supervisor, url: str) -> None:
                 raise ServiceNotReady("the API keeps ending before it is ready; its own messages are above")
             await asyncio.sleep(_POLL_S)
     raise ServiceNotReady(f"{url}/readyz was not ready within {READY_WITHIN_S:.0f} s; its last answer was {answer}")
+
+
+def refuse_published_secrets(host: str, settings: Settings) -> None:
+    """On an address that others reach, a LiveKit secret that everybody knows lets everybody in. Raises
+    ``PublishedSecrets``."""
+    if not is_local_host(host):
+        secrets = {"LIVEKIT_API_SECRET": settings.livekit_api_secret, "AUTH_SECRET": settings.auth_secret}
+        if published := [name for name, secret in secrets.items() if is_published(secret)]:
+            raise PublishedSecrets(host, published)
 
 
 def _refuse_unusable_port(host: str, port: int) -> None:

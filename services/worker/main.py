@@ -17,6 +17,7 @@ from shared import metrics
 from shared.errors import RelayError, SettingsInvalid
 from shared.logs import set_up_logging
 from shared.settings import load_settings
+from shared.settings_risks import log_risks
 from shared.startup import ensure_migrated
 from shared.tracing import set_up_tracing
 from shared.version import VERSION
@@ -38,6 +39,7 @@ def run() -> int:
     try:
         settings = load_settings()
         set_up_logging(settings.log_format, settings.log_level)
+        log_risks(settings)
         metrics.describe_build("worker", VERSION)
         set_up_tracing(settings, "worker")
         ensure_migrated(settings.database)
