@@ -29,7 +29,7 @@ from services.api.requests import (
     JsonRequest,
     check_parameters,
     provide_key,
-    remember_parameters,
+    provide_params,
     require_secret_key,
 )
 from services.api.routes import tokens, webhooks
@@ -104,7 +104,7 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
         route_handlers=routes.V1,
         guards=[require_secret_key],
         before_request=check_parameters,
-        dependencies={"key": Provide(provide_key)},
+        dependencies={"key": Provide(provide_key), "params": Provide(provide_params)},
         security=[{"secretKey": []}],
     )
     described = [v1, *routes.OPEN]
@@ -128,7 +128,6 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
         openapi_config=None,
         logging_config=None,
     )
-    remember_parameters(app)
     hot = HotRoutes(app)
     hot.post(tokens.PATH, *tokens.token_handlers(authentication, minter), tokens.BODY_LIMIT)
     hot.post(webhooks.PATH, *webhooks.webhook_handlers(receiver), webhooks.BODY_LIMIT)

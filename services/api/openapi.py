@@ -27,7 +27,8 @@ from litestar.typing import FieldDefinition
 from services.api.field_notes import note_of
 from services.api.problem_codes import CODES
 from services.api.problems import MEDIA_TYPE, TITLES, ProblemDetails
-from services.api.requests import JsonRequest, never_null
+from services.api.query import query_schema
+from services.api.requests import JsonRequest, path_types
 
 _REF = "#/components/schemas/{name}"
 _KEY_ERRORS = (
@@ -42,8 +43,6 @@ _RATE_HEADERS = {
     "RateLimit-Reset": "Seconds until the minute is over.",
     "RateLimit-Policy": "The limit and its window in seconds, like `3000;w=60`.",
 }
-# What Litestar knows of a parameter from elsewhere than its type: its default, and limits given to ``QueryParameter``.
-_OF_A_PARAMETER = ("default", "description", "minimum", "maximum", "minLength", "maxLength", "pattern")
 _TAGS = {
     "tokens": "Admit someone to a room.",
     "rooms": "Rooms of the key's project and mode.",
@@ -216,23 +215,25 @@ def _codes_of(operation: dict[str, Any], said: dict[str, Any], has_body: bool) -
 
 
 def _refine_parameters(operation: dict[str, Any], handler: HTTPRouteHandler, said: dict[str, Any]) -> None:
-    raw = {
-        getattr(field.kwarg_definition, "name", None) or name: field.raw
-        for name, field in handler.parsed_fn_signature.parameters.items()
-    }
     for parameter in operation.get("parameters", []):
         for noise in ("deprecated", "allowEmptyValue", "allowReserved"):
             parameter.pop(noise, None)
-        schema = parameter["schema"]
-        if parameter["name"] in raw:
-            exact = _finished(msgspec.json.schema(never_null(raw[parameter["name"]])))
-            kept = {key: schema[key] for key in _OF_A_PARAMETER if schema.get(key) is not None}
-            schema = {**kept, **exact}
-        parameter["schema"] = schema
-        if "description" in schema:
-            parameter["description"] = schema.pop("description")
+        kind = path_types(handler).get(parameter["name"])
+        if kind is not None:
+            parameter["schema"] = _finished(msgspec.json.schema(kind))
+        _move_description(parameter)
+    query = handler.parsed_fn_signature.parameters.get("params")
+    for name, schema in {} if query is None else query_schema(query.annotation).items():
+        parameter = {"name": name, "in": "query", "required": False, "schema": _finished(schema)}
+        _move_description(parameter)
+        operation.setdefault("parameters", []).append(parameter)
     for name, fields in said["request_headers"].items():
         operation.setdefault("parameters", []).append({"name": name, "in": "header", "required": False, **fields})
+
+
+def _move_description(parameter: dict[str, Any]) -> None:
+    if "description" in parameter["schema"]:
+        parameter["description"] = parameter["schema"].pop("description")
 
 
 def _headers(further: dict[str, str]) -> dict[str, Any]:

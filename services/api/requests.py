@@ -1,25 +1,26 @@
-"""What holds for every request to the framework's routes, before a handler runs: its key, its query, its body.
+"""What every request of the framework's routes passes before its handler: key, query, body.
 
-So a handler declares what it takes and nothing else::
+A handler declares what it takes and nothing else::
 
     @post("/rooms", opt=described(errors=("livekit_unreachable",)))
     async def create_room(key: NamedDependency[KeyRecord], data: JSONBody[CreateRoom], ...) -> RoomAnswer: ...
 
-The key is checked first, then the names in the query, then the body: whoever has no key learns nothing of the rest.
+The key is checked first, then path and query, then the body. A client without a valid key learns nothing about the rest.
 """
 
-from types import UnionType
-from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
+from functools import cache
+from typing import Annotated, Any
 from urllib.parse import parse_qsl
 
 import msgspec
-from litestar import Litestar, Request
+from litestar import Request
 from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
-from litestar.routes import HTTPRoute
+from litestar.params import PathParameter
 
 from services.api.decoding import decode_request, in_words
+from services.api.query import decode_query, refuse_query
 from shared.errors import InvalidRequest, UnsupportedMediaType
 from shared.models.projects import KeyRecord
 
@@ -67,77 +68,51 @@ async def provide_key(request: Request[Any, Any, Any]) -> KeyRecord:
     return key
 
 
-def remember_parameters(app: Litestar) -> None:
-    """Notes for each handler which path and query parameters it and its dependencies declare, by the name in the request."""
-    app.state.parameters = {
-        handler: _parameters_of(handler, model)
-        for route in app.routes
-        if isinstance(route, HTTPRoute)
-        for handler, model in route.route_handler_map.values()
-    }
-
-
-class _Parameters(NamedTuple):
-    query: dict[str, Any]
-    path: dict[str, Any]
-
-
-def _parameters_of(handler: HTTPRouteHandler, model: Any) -> _Parameters:
-    fields = dict(handler.parsed_fn_signature.parameters)
-    for dependency in handler.resolve_dependencies().values():
-        fields |= dependency.parsed_fn_signature.parameters
-    return _Parameters(
-        *(
-            {parameter.field_alias: never_null(fields[parameter.field_name].raw) for parameter in parameters}
-            for parameters in (model.expected_query_params, model.expected_path_params)
-        )
-    )
-
-
-def never_null(kind: Any) -> Any:
-    """Without the None that stands for "not given": ``?limit=null`` is no number. Of what is annotated, only the limits stay:
-    msgspec looks types up by their hash, and that of Litestar's parameters takes longer than checking a value."""
-    sides = get_args(kind)
-    if get_origin(kind) is Annotated:
-        limits = [side for side in sides[1:] if isinstance(side, msgspec.Meta)]
-        return Annotated[(never_null(sides[0]), *limits)] if limits else never_null(sides[0])
-    if get_origin(kind) in (Union, UnionType):
-        return Union[tuple(side for side in sides if side is not type(None))]  # noqa: UP007  # its sides are known at run time only
-    return kind
+async def provide_params(request: Request[Any, Any, Any]) -> Any:
+    """The dependency ``params``: the query string as the struct that the handler declares."""
+    return request.scope["relay_params"]  # type: ignore[typeddict-item]  # as above
 
 
 async def check_parameters(request: Request[Any, Any, Any]) -> None:
-    """A ``before_request``: holds path and query against what the handler declares, with the limits of ``msgspec.Meta`` too,
-    which Litestar does not see on parameters. A mistyped ``?perod=7d`` must not be answered with the default.
+    """A ``before_request``: checks path and query against what the handler declares, before its body is read.
 
+    A handler without ``params`` takes no parameters: the default must not answer a mistyped ``?perod=7d``.
     Raises ``InvalidRequest``.
     """
-    declared: _Parameters = request.app.state.parameters[request.route_handler]
-    for name, value in request.path_params.items():
-        if name in declared.path:
-            _check(name, value, declared.path[name])
-    given: set[str] = set()
-    for name, value in request.query_params.multi_items():
-        if name not in declared.query:
-            raise InvalidRequest(f"{name} is not a parameter of this request", name, "unknown_field")
-        if name in given:
-            raise InvalidRequest(f"{name} is there more than once", name)
-        given.add(name)
-        _check(name, value, declared.query[name])
+    for name, kind in path_types(request.route_handler).items():
+        if name in request.path_params:
+            _check_path(name, request.path_params[name], kind)
+    given = request.query_params.multi_items()
+    declared = request.route_handler.parsed_fn_signature.parameters.get("params")
+    if declared is None:
+        refuse_query(given)
+    else:
+        request.scope["relay_params"] = decode_query(declared.annotation, given)  # type: ignore[typeddict-unknown-key]  # as above
 
 
-def _check(name: str, value: Any, kind: Any) -> None:
+@cache
+def path_types(handler: HTTPRouteHandler) -> dict[str, Any]:
+    """The path parameters of a handler and its dependencies, with the limits that Litestar does not check."""
+    fields = dict(handler.parsed_fn_signature.parameters)
+    for dependency in handler.resolve_dependencies().values():
+        fields |= dependency.parsed_fn_signature.parameters
+    types: dict[str, Any] = {}
+    for name, field in fields.items():
+        notes = getattr(field.raw, "__metadata__", ())
+        if any(isinstance(note, PathParameter) for note in notes):
+            limits = tuple(note for note in notes if isinstance(note, msgspec.Meta))
+            types[name] = Annotated[(field.raw.__origin__, *limits)] if limits else field.raw.__origin__
+    return types
+
+
+def _check_path(name: str, value: Any, kind: Any) -> None:
     try:
         msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError as error:
-        choices = msgspec.json.schema(kind).get("enum", ())
-        detail = f"{name} must be one of {', '.join(choices)}" if choices else in_words(name, str(error))
-        raise InvalidRequest(detail, name) from None
+        raise InvalidRequest(in_words(name, str(error)), name) from None
 
 
-def refuse_query(scope: Any) -> None:
-    """For a hot route, which knows no query parameter. Raises ``InvalidRequest``."""
-    if not scope["query_string"]:
-        return
-    for name, _ in parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True):
-        raise InvalidRequest(f"{name} is not a parameter of this request", name, "unknown_field")
+def refuse_query_string(scope: Any) -> None:
+    """For a hot route, which takes no query parameter. Raises ``InvalidRequest``."""
+    if scope["query_string"]:
+        refuse_query(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))

@@ -1,13 +1,13 @@
 """Reads pages of a project's sessions and events into what is answered."""
 
-from collections.abc import Mapping
 from datetime import datetime
-from typing import get_args
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
-from services.api.cursors import read_cursor, write_cursor
-from services.api.parameters import choice, instant, name_like, only_known, whole_number
+from services.api.cursors import Cursor, read_cursor, write_cursor
+from services.api.query import ExactName, Instant, Query, parse_instant, unix_ms
 from services.api.usage import reading
 from services.api.usage_answer import minutes
 from shared.clock import rfc3339
@@ -22,28 +22,55 @@ from shared.models.usage_ranges import UsageClock
 from shared.postgres import Pool
 from shared.queries import event_pages, session_pages
 
-STATUSES: tuple[SessionStatus, ...] = get_args(SessionStatus)
 DEFAULT_LIMIT, MAX_LIMIT = 50, 200
-_PAGING = ("from", "to", "limit", "cursor")
-_SESSION_NAMES = ("room", "identity", "kind")
-_EVENT_NAMES = ("event", "room", "identity", "session")
 
 
-async def sessions_for(pool: Pool, scope: Scope, params: Mapping[str, list[str]], asked: UsageClock) -> SessionsAnswer:
-    """Raises ``InvalidRequest`` and ``StoreUnavailable``."""
-    given = only_known(params, (*_SESSION_NAMES, "status", *_PAGING))
-    wanted = SessionFilter(
-        **{name: name_like(given, name) for name in _SESSION_NAMES},
-        status=choice(given, "status", STATUSES),
-        from_ms=_maybe_instant(given, "from"),
-        to_ms=_maybe_instant(given, "to"),
+class PageQuery(Query):
+    """What both listings take."""
+
+    from_: Annotated[Instant, Meta(description="Earliest time of an entry.")] | None = msgspec.field(
+        default=None, name="from"
     )
-    _check_range(wanted.from_ms, wanted.to_ms)
+    to: Annotated[Instant, Meta(description="End of the range, not included.")] | None = None
+    limit: Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="Entries a page. A page may hold fewer.")] = (
+        DEFAULT_LIMIT
+    )
+    cursor: Cursor | None = None
+
+
+class SessionsQuery(PageQuery):
+    """The parameters of `GET /v1/sessions`."""
+
+    room: ExactName | None = None
+    identity: ExactName | None = None
+    kind: ExactName | None = None
+    status: Annotated[SessionStatus, Meta(description="Open or ended sessions. Default: both.")] | None = None
+
+
+class EventsQuery(PageQuery):
+    """The parameters of `GET /v1/events`."""
+
+    event: ExactName | None = None
+    room: ExactName | None = None
+    identity: ExactName | None = None
+    session: ExactName | None = None
+
+
+async def sessions_for(pool: Pool, scope: Scope, query: SessionsQuery, asked: UsageClock) -> SessionsAnswer:
+    """A page of sessions. Raises ``InvalidRequest`` and ``StoreUnavailable``."""
+    _check_range(query)
+    wanted = SessionFilter(
+        room=query.room,
+        identity=query.identity,
+        kind=query.kind,
+        status=query.status,
+        from_ms=unix_ms(query.from_),
+        to_ms=unix_ms(query.to),
+    )
     place = ["sessions", *wanted]
-    after = read_cursor(given.get("cursor"), place, (int, str))
-    limit = whole_number(given, "limit", 1, MAX_LIMIT, DEFAULT_LIMIT)
+    after = read_cursor(query.cursor, place, (int, str))
     async with reading(pool, "sessions") as conn:
-        page = await session_pages.page_of_sessions(conn, scope, wanted, after, limit)
+        page = await session_pages.page_of_sessions(conn, scope, wanted, after, query.limit)
     return SessionsAnswer(
         sessions=[_session(row, asked) for row in page.rows],
         next_cursor=None if page.next_key is None else write_cursor(place, page.next_key),
@@ -110,20 +137,21 @@ def _tracks(session: Session) -> list[TrackOfSession]:
     ]
 
 
-async def events_for(pool: Pool, scope: Scope, params: Mapping[str, list[str]]) -> EventsAnswer:
-    """Raises ``InvalidRequest`` and ``StoreUnavailable``."""
-    given = only_known(params, (*_EVENT_NAMES, *_PAGING))
+async def events_for(pool: Pool, scope: Scope, query: EventsQuery) -> EventsAnswer:
+    """A page of events. Raises ``InvalidRequest`` and ``StoreUnavailable``."""
+    _check_range(query)
     wanted = EventFilter(
-        **{name: name_like(given, name) for name in _EVENT_NAMES},
-        from_ms=_maybe_instant(given, "from"),
-        to_ms=_maybe_instant(given, "to"),
+        event=query.event,
+        room=query.room,
+        identity=query.identity,
+        session=query.session,
+        from_ms=unix_ms(query.from_),
+        to_ms=unix_ms(query.to),
     )
-    _check_range(wanted.from_ms, wanted.to_ms)
     place = ["events", *wanted]
-    after = read_cursor(given.get("cursor"), place, (int, str))
-    limit = whole_number(given, "limit", 1, MAX_LIMIT, DEFAULT_LIMIT)
+    after = read_cursor(query.cursor, place, (int, str))
     async with reading(pool, "events") as conn:
-        page = await event_pages.page_of_events(conn, scope, wanted, after, limit)
+        page = await event_pages.page_of_events(conn, scope, wanted, after, query.limit)
     return EventsAnswer(
         events=[_event(row) for row in page.rows],
         next_cursor=None if page.next_key is None else write_cursor(place, page.next_key),
@@ -132,7 +160,7 @@ async def events_for(pool: Pool, scope: Scope, params: Mapping[str, list[str]]) 
 
 async def event_for(pool: Pool, scope: Scope, event_id: str, at: str) -> ListedEvent | None:
     """The event of this id that LiveKit created at ``at`` (RFC 3339). Raises ``InvalidRequest`` and ``StoreUnavailable``."""
-    at_ms = instant({"at": at}, "at")
+    at_ms = parse_instant(at, "at")
     if "\0" in event_id:
         return None
     async with reading(pool, "events") as conn:
@@ -174,10 +202,6 @@ def _utc(at: datetime) -> str:
     return rfc3339(round(at.timestamp() * 1000))
 
 
-def _maybe_instant(given: Mapping[str, str], name: str) -> int | None:
-    return instant(given, name) if name in given else None
-
-
-def _check_range(from_ms: int | None, to_ms: int | None) -> None:
-    if from_ms is not None and to_ms is not None and from_ms >= to_ms:
+def _check_range(query: PageQuery) -> None:
+    if query.from_ is not None and query.to is not None and query.from_ >= query.to:
         raise InvalidRequest("from must be before to", "from")

@@ -10,7 +10,7 @@ from services.api import usage_answer
 from services.api.as_of import StreamBacklog, as_of_ms
 from services.api.cursors import read_cursor, write_cursor
 from services.api.usage_answer import SERIES, Measured, Series
-from services.api.usage_query import UsageQuery
+from services.api.usage_query import UsageRange
 from shared.clock import rfc3339
 from shared.errors import InvalidRequest, StoreUnavailable
 from shared.metering.peak import EMPTY, daily_peaks
@@ -44,7 +44,7 @@ async def usage_for(
     pool: Pool,
     waiting: StreamBacklog,
     scope: Scope,
-    query: UsageQuery,
+    query: UsageRange,
     asked: UsageClock,
     most_to_rank: int | None = None,
 ) -> UsageAnswer:
@@ -117,7 +117,7 @@ def _by_month(span: Span, read: RangeUsage) -> Measured:
 async def _add_groups(
     conn: Connection,
     scope: Scope,
-    query: UsageQuery,
+    query: UsageRange,
     span: Span,
     asked: UsageClock,
     found: Series,

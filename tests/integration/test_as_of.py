@@ -7,7 +7,7 @@ import pytest
 
 from services.api.as_of import AWAY_MS, PATIENCE_MS, SHARE_MS, Seen, StreamBacklog
 from services.api.usage import usage_for
-from services.api.usage_query import read_usage_query
+from services.api.usage_query import UsageQuery, usage_range
 from services.worker.broker import sweep
 from services.worker.drain import drain_partition
 from shared import event_stream
@@ -39,7 +39,7 @@ async def test_it_is_never_later_than_what_waits(settings: Settings, pool: Pool,
     (fast, fast_room), (slow, slow_room) = list(partitions.items())[:2]
 
     async def as_of(streams: event_stream.Redis) -> str:
-        query = read_usage_query({"period": ["7d"]}, NOW_MS)
+        query = usage_range(UsageQuery(period="7d"), NOW_MS)
         return (await usage_for(pool, StreamBacklog(streams), scope, query, UsageClock(NOW_MS, None))).as_of
 
     try:
@@ -74,7 +74,7 @@ async def test_a_look_into_redis_is_shared_for_a_moment_and_never_makes_it_newer
     waiting, scope = StreamBacklog(redis), Scope(project.project_id, "live")
 
     async def as_of(now_ms: int) -> str:
-        query = read_usage_query({"period": ["7d"]}, now_ms)
+        query = usage_range(UsageQuery(period="7d"), now_ms)
         return (await usage_for(pool, waiting, scope, query, UsageClock(now_ms, None))).as_of
 
     try:

@@ -9,8 +9,9 @@ from msgspec import UNSET
 from services.api.portal.charts import Chart, Column, bar_chart
 from services.api.portal.templating import number
 from services.api.portal.visit import Visit
+from services.api.query import decode_query
 from services.api.usage import usage_for
-from services.api.usage_query import read_usage_query
+from services.api.usage_query import UsageQuery, usage_range
 from shared.metering.span import Granularity
 from shared.models.usage import Metered, UsageAnswer, UsageOfSpan
 from shared.models.usage_ranges import UsageClock
@@ -23,7 +24,7 @@ _HOURS_BY_NAME = 48
 
 async def read_usage(visit: Visit, params: Mapping[str, str]) -> UsageAnswer:
     """The answer of `GET /v1/usage` to the same parameters. Raises ``InvalidRequest``, ``StoreUnavailable``."""
-    query = read_usage_query({name: [value] for name, value in params.items()}, visit.now_ms)
+    query = usage_range(decode_query(UsageQuery, params.items()), visit.now_ms)
     context = visit.portal.context
     return await usage_for(context.pool, context.waiting, visit.scope, query, asked(visit), _MOST_TO_RANK)
 

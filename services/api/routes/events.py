@@ -1,17 +1,14 @@
 """`GET /v1/events`: what LiveKit reported, as it reported it."""
 
-from typing import Annotated, Any
+from typing import Any
 
 from litestar import Request, Response, get
 from litestar.di import NamedDependency
-from litestar.params import FromQuery, QueryParameter
 
 from services.api.context import Context
-from services.api.cursors import Cursor
 from services.api.openapi import described
-from services.api.routes.sessions import Limit, Name, answer
-from services.api.sessions import DEFAULT_LIMIT, events_for
-from shared.models.names import Timestamp
+from services.api.routes.sessions import answer
+from services.api.sessions import EventsQuery, events_for
 from shared.models.projects import KeyRecord
 from shared.models.scope import Scope
 from shared.models.sessions import EventsAnswer
@@ -29,14 +26,7 @@ async def list_events(
     request: Request[Any, Any, Any],
     key: NamedDependency[KeyRecord],
     context: NamedDependency[Context],
-    event: FromQuery[Name | None] = None,
-    room: FromQuery[Name | None] = None,
-    identity: FromQuery[Name | None] = None,
-    session: FromQuery[Name | None] = None,
-    since: Annotated[Timestamp | None, QueryParameter(name="from")] = None,
-    to: FromQuery[Timestamp | None] = None,
-    limit: FromQuery[Limit] = DEFAULT_LIMIT,
-    cursor: FromQuery[Cursor | None] = None,
+    params: NamedDependency[EventsQuery],
 ) -> Response[bytes]:
-    found = await events_for(context.pool, Scope(key.project_id, key.mode), request.query_params.dict())
+    found = await events_for(context.pool, Scope(key.project_id, key.mode), params)
     return answer(found)

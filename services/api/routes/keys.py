@@ -5,13 +5,14 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Controller, Request, Response, delete, get, patch, post
 from litestar.di import NamedDependency, Provide
-from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+from litestar.params import FromPath, JSONBody
 
 from services.api.context import Context
 from services.api.cursors import Cursor
 from services.api.idempotency import IDEMPOTENT, IDEMPOTENT_ERRORS, attempt_of
 from services.api.keys import ProjectKeys
 from services.api.openapi import described
+from services.api.query import Query
 from shared.models.keys import CreateKey, KeyAnswer, KeyPage, NewKeyAnswer, RenameKey, RevokedKeys, RotateKey
 from shared.models.projects import KeyRecord
 
@@ -21,10 +22,23 @@ KeyId = FromPath[
         str, msgspec.Meta(pattern=r"\A[a-z0-9]{1,64}\Z", description="`keyId` of a key.", examples=["h7q2m9x4k8t6w3na"])
     ]
 ]
-Limit = FromQuery[Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE, description="at most this many")]]
-AndMade = Annotated[
-    bool, QueryParameter(name="andMade", description="also every key that was made with it, and with those, and so on")
-]
+
+
+class KeyPageQuery(Query):
+    """A page of keys."""
+
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE, description="Keys a page.")] = MAX_PAGE
+    cursor: Cursor | None = None
+
+
+class RevokeKeyQuery(Query):
+    """Which keys go with a revoked one."""
+
+    and_made: Annotated[
+        bool, msgspec.Meta(description="Also revoke every key that it created, and every key that those created.")
+    ] = False
+
+
 _ONCE = (*IDEMPOTENT_ERRORS, "shown_once")
 _ADDS = ("key_inactive", "project_archived")
 
@@ -42,11 +56,9 @@ class KeysController(Controller):
     tags = ("keys",)
 
     @get(operation_id="listKeys", summary="List the keys", opt=described(errors=("invalid_cursor",)))
-    async def list_keys(
-        self, keys: NamedDependency[ProjectKeys], limit: Limit = MAX_PAGE, cursor: FromQuery[Cursor | None] = None
-    ) -> KeyPage:
+    async def list_keys(self, keys: NamedDependency[ProjectKeys], params: NamedDependency[KeyPageQuery]) -> KeyPage:
         """Newest first; revoked and expired ones too. No answer but the one that makes a key holds its secret."""
-        return await keys.page(limit, cursor)
+        return await keys.page(params.limit, params.cursor)
 
     @post(
         operation_id="createKey",
@@ -112,7 +124,7 @@ class KeysController(Controller):
         opt=described(errors=("key_not_found",)),
     )
     async def revoke_key(
-        self, keys: NamedDependency[ProjectKeys], key_id: KeyId, and_made: AndMade = False
+        self, keys: NamedDependency[ProjectKeys], key_id: KeyId, params: NamedDependency[RevokeKeyQuery]
     ) -> RevokedKeys:
         """It stops working at once, in every process, for good. Also for the asking key itself."""
-        return await keys.revoke(key_id, and_made)
+        return await keys.revoke(key_id, params.and_made)

@@ -7,7 +7,7 @@ from litestar.params import FromPath, JSONBody
 from services.api.openapi import described
 from services.api.room_paths import read_names
 from services.api.rooms import ProjectRooms
-from services.api.routes.rooms import OF_ROOM, ROOMS, Cursor, Limit, Name
+from services.api.routes.rooms import OF_ROOM, ROOMS, Name, RoomPageQuery
 from shared.models.names import ExistingIdentity
 from shared.models.rooms import MutedTracks, MuteTracks, ParticipantAnswer, ParticipantPage, UpdateParticipant
 
@@ -30,11 +30,10 @@ class ParticipantsController(Controller):
         self,
         rooms: NamedDependency[ProjectRooms],
         name: Name,
-        limit: Limit = None,
-        cursor: Cursor = None,
+        params: NamedDependency[RoomPageQuery],
     ) -> ParticipantPage:
         """By identity; all of them without `limit`. Hidden ones, agents and recorders too."""
-        return await rooms.participants(name, limit, cursor)
+        return await rooms.participants(name, params.limit, params.cursor)
 
     @get(
         "/{identity:str}",

@@ -4,12 +4,14 @@ from typing import Annotated, Any
 
 from litestar import Controller, Request, Response, delete, get, patch, post
 from litestar.di import NamedDependency, Provide
-from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+from litestar.params import FromPath, JSONBody
+from msgspec import Meta
 
-from services.api import cursors
 from services.api.context import Context
+from services.api.cursors import Cursor
 from services.api.idempotency import IDEMPOTENT, IDEMPOTENT_ERRORS, attempt_of, once
 from services.api.openapi import described
+from services.api.query import Query
 from services.api.recorded_acts import RecordedActs
 from services.api.room_paths import read_names
 from services.api.rooms import ProjectRooms
@@ -19,10 +21,18 @@ from shared.models.projects import KeyRecord
 from shared.models.rooms import CreateRoom, RoomAnswer, RoomDetails, RoomPage, SendData, UpdateRoom
 
 MAX_PAGE = 1000
-Limit = Annotated[
-    int | None, QueryParameter(ge=1, le=MAX_PAGE, description="at most this many, with a cursor if more follow")
-]
-Cursor = FromQuery[cursors.Cursor | None]
+
+
+class RoomPageQuery(Query):
+    """A page of rooms or participants."""
+
+    limit: (
+        Annotated[int, Meta(ge=1, le=MAX_PAGE, description="Entries a page. Without it the answer has all of them.")]
+        | None
+    ) = None
+    cursor: Cursor | None = None
+
+
 Name = FromPath[ExistingRoom]
 # What every question to LiveKit can end in.
 LIVEKIT = ("livekit_refused", "livekit_unreachable", "livekit_credentials", "livekit_failed", "livekit_timeout")
@@ -45,10 +55,10 @@ class RoomsController(Controller):
 
     @get(operation_id="listRooms", summary="List the open rooms", opt=described(errors=(*LIVEKIT, "invalid_cursor")))
     async def list_rooms(
-        self, rooms: NamedDependency[ProjectRooms], limit: Limit = None, cursor: Cursor = None
+        self, rooms: NamedDependency[ProjectRooms], params: NamedDependency[RoomPageQuery]
     ) -> RoomPage:
         """By name; all of them without `limit`."""
-        return await rooms.open_rooms(limit, cursor)
+        return await rooms.open_rooms(params.limit, params.cursor)
 
     @post(
         operation_id="createRoom",

@@ -5,22 +5,15 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Request, Response, get
 from litestar.di import NamedDependency
-from litestar.params import FromPath, FromQuery, QueryParameter
+from litestar.params import FromPath
 
 from services.api.context import Context
-from services.api.cursors import Cursor
 from services.api.openapi import described
-from services.api.sessions import DEFAULT_LIMIT, MAX_LIMIT, session_for, sessions_for
-from shared.models.listings import SessionStatus
-from shared.models.names import Timestamp
+from services.api.sessions import SessionsQuery, session_for, sessions_for
 from shared.models.projects import KeyRecord
 from shared.models.scope import Scope
 from shared.models.sessions import ListedSession, SessionsAnswer
 from shared.models.usage_ranges import UsageClock
-
-# What a listing may be asked for: LiveKit's own tokens may name people and rooms as they like.
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=512, description="Only those of exactly this name.")]
-Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT, description="At most this many; a page may hold fewer.")]
 
 Sid = Annotated[
     str, msgspec.Meta(max_length=512, description="LiveKit's participant sid.", examples=["PA_k3v9x2m7q4w8"])
@@ -39,18 +32,11 @@ async def list_sessions(
     request: Request[Any, Any, Any],
     key: NamedDependency[KeyRecord],
     context: NamedDependency[Context],
-    room: FromQuery[Name | None] = None,
-    identity: FromQuery[Name | None] = None,
-    kind: FromQuery[Name | None] = None,
-    status: FromQuery[Annotated[SessionStatus, msgspec.Meta(description="Without it both.")] | None] = None,
-    since: Annotated[Timestamp | None, QueryParameter(name="from")] = None,
-    to: FromQuery[Timestamp | None] = None,
-    limit: FromQuery[Limit] = DEFAULT_LIMIT,
-    cursor: FromQuery[Cursor | None] = None,
+    params: NamedDependency[SessionsQuery],
 ) -> Response[bytes]:
     asked = UsageClock(context.clock.now_ms(), context.stale_ms)
     scope = Scope(key.project_id, key.mode)
-    found = await sessions_for(context.pool, scope, request.query_params.dict(), asked)
+    found = await sessions_for(context.pool, scope, params, asked)
     return answer(found)
 
 

@@ -14,7 +14,7 @@ from services.api.authentication import Authentication
 from services.api.decoding import decode_request
 from services.api.hot_routes import AtOnce, Handler, header
 from services.api.openapi import described
-from services.api.requests import refuse_query, require_json
+from services.api.requests import refuse_query_string, require_json
 from shared import metrics
 from shared.clock import Clock, rfc3339
 from shared.errors import InvalidRequest
@@ -174,7 +174,7 @@ def token_handlers(authentication: Authentication, minter: Minter) -> tuple[Hand
 
     async def create_token(scope: Any, body: bytes) -> bytes:
         key = await authentication.admit_token(scope)
-        refuse_query(scope)
+        refuse_query_string(scope)
         return mint(key, scope, body)
 
     def create_at_once(scope: Any, body: bytes) -> bytes | None:

@@ -12,7 +12,8 @@ from litestar.params import FromPath
 from services.api.portal.notices import spoken
 from services.api.portal.usage_view import asked
 from services.api.portal.visit import Page, Visit
-from services.api.sessions import event_for, events_for, session_for, sessions_for
+from services.api.query import decode_query
+from services.api.sessions import EventsQuery, SessionsQuery, event_for, events_for, session_for, sessions_for
 from shared.errors import InvalidRequest, SessionNotFound
 from shared.models.sessions import ListedSession
 
@@ -36,7 +37,8 @@ class HistoryController(Controller):
         wanted = _wanted(visit, ("room", "identity", "kind", "status"))
         params = _params(visit, wanted)
         try:
-            found = await sessions_for(visit.portal.pool, visit.scope, params, asked(visit))
+            query = decode_query(SessionsQuery, params.items())
+            found = await sessions_for(visit.portal.pool, visit.scope, query, asked(visit))
         except InvalidRequest as error:
             return visit.page(
                 "sessions.html", status=422, wanted=wanted, problem=spoken(error), found=None, kinds=KINDS
@@ -49,7 +51,7 @@ class HistoryController(Controller):
             session = await session_for(visit.portal.pool, visit.scope, sid, asked(visit))
         except SessionNotFound:
             raise NotFoundException from None
-        events = await events_for(visit.portal.pool, visit.scope, {"session": [sid], "limit": ["100"]})
+        events = await events_for(visit.portal.pool, visit.scope, EventsQuery(session=sid, limit=100))
         return visit.page("session.html", session=session, lanes=_lanes(session), events=events.events[::-1])
 
     @get("/events")
@@ -57,7 +59,7 @@ class HistoryController(Controller):
         wanted = _wanted(visit, ("event", "room", "identity", "session"))
         params = _params(visit, wanted)
         try:
-            found = await events_for(visit.portal.pool, visit.scope, params)
+            found = await events_for(visit.portal.pool, visit.scope, decode_query(EventsQuery, params.items()))
         except InvalidRequest as error:
             return visit.page(
                 "events.html", status=422, wanted=wanted, problem=spoken(error), found=None, names=EVENT_NAMES
@@ -85,14 +87,14 @@ def _wanted(visit: Visit, names: tuple[str, ...]) -> dict[str, str]:
     return {name: value if name in _EXACT else value.strip() for name, value in given.items()}
 
 
-def _params(visit: Visit, wanted: dict[str, str]) -> dict[str, list[str]]:
-    """The page's address as the parameters of the API; days are given as dates."""
-    params = {name: [value] for name, value in wanted.items() if value}
+def _params(visit: Visit, wanted: dict[str, str]) -> dict[str, str]:
+    """The page's address as the parameters of the API. Days are given as dates."""
+    params = {name: value for name, value in wanted.items() if value}
     for name in ("from", "to"):
-        if name in params and len(params[name][0]) == 10:
-            params[name] = [f"{params[name][0]}T00:00:00Z"]
+        if len(params.get(name, "")) == 10:
+            params[name] += "T00:00:00Z"
     cursor = visit.request.query_params.get("cursor")
-    return {**params, "limit": [_PAGE], **({"cursor": [cursor]} if cursor else {})}
+    return {**params, "limit": _PAGE, **({"cursor": cursor} if cursor else {})}
 
 
 class Lane(NamedTuple):
