@@ -1,10 +1,13 @@
-"""`relay events`: what the meter could not use, and giving it to the fold again."""
+"""`relay events`: events the meter set aside, because it could not use them."""
 
-import argparse
 import asyncio
 import time
 
-from services.cli.command import print_json
+import click
+
+from services.cli.instance import database_of
+from services.cli.options import Invocation, Text, Whole, command, group
+from services.cli.output import print_json
 from services.cli.projects import transaction
 from shared import set_aside
 from shared.models.set_aside import SetAsideEvent
@@ -12,9 +15,12 @@ from shared.models.wire import Wire
 from shared.queries import set_aside as queries
 from shared.settings import DatabaseUrl
 
+_ID = Whole(1, 2**63 - 1)
+events = group("events", "List, replay and delete events that could not be metered.")
+
 
 class SetAsideItem(Wire):
-    """One event as `--json` prints it; ``body`` is text, with what is no UTF-8 replaced."""
+    """One event as `--json` prints it. In ``body``, bytes that are not UTF-8 are replaced."""
 
     id: int
     received_at: str
@@ -24,7 +30,7 @@ class SetAsideItem(Wire):
 
 
 class SetAsideList(Wire):
-    """``counts`` is by reason, of all; ``next_before`` continues the list and is null at its end."""
+    """A page of events. ``counts`` is of all, by reason. ``next_before`` continues the list and is null at its end."""
 
     counts: dict[str, int]
     events: list[SetAsideItem]
@@ -32,6 +38,7 @@ class SetAsideList(Wire):
 
 
 async def list_set_aside(database: DatabaseUrl, reason: str | None, before: int | None, limit: int) -> SetAsideList:
+    """The newest events with an id below ``before``, at most ``limit`` of them."""
     async with transaction(database) as conn:
         counts = await queries.count_set_aside(conn)
         page = await queries.page_of_set_aside(conn, reason=reason, before_id=before, limit=limit + 1)
@@ -52,8 +59,8 @@ def _item(event: SetAsideEvent) -> SetAsideItem:
     )
 
 
-async def replay(database: DatabaseUrl, ids: list[int], reason: str | None) -> int:
-    """Replays these events, or all (of a reason) where none is named; returns how many."""
+async def replay_events(database: DatabaseUrl, ids: list[int], reason: str | None) -> int:
+    """Give these events to the worker again; without ids all, or all of a reason. Returns the number."""
     now_ms = time.time_ns() // 1_000_000
     async with transaction(database) as conn:
         if not ids:
@@ -62,15 +69,21 @@ async def replay(database: DatabaseUrl, ids: list[int], reason: str | None) -> i
     return len(set(ids))
 
 
-async def dismiss(database: DatabaseUrl, ids: list[int]) -> int:
+async def dismiss_events(database: DatabaseUrl, ids: list[int]) -> int:
+    """Delete these events for good. Returns the number."""
     async with transaction(database) as conn:
         await set_aside.dismiss(conn, ids)
     return len(set(ids))
 
 
-def run_list(arguments: argparse.Namespace, database: DatabaseUrl) -> int:
-    found = asyncio.run(list_set_aside(database, arguments.reason, arguments.before, arguments.limit))
-    if arguments.json:
+@command("set-aside", "List events that could not be metered, newest first.", of=events, json=True)
+@click.option("--reason", type=Text(), help="List events of this reason only.")
+@click.option("--limit", type=Whole(1, 1000), default=50, help="Number of events.")
+@click.option("--before", type=_ID, metavar="ID", help="Continue a list below this id.")
+@click.option("--bodies", is_flag=True, help="Print what LiveKit sent too.")
+def listing(invocation: Invocation, reason: str | None, limit: int, before: int | None, bodies: bool) -> int:
+    found = asyncio.run(list_set_aside(database_of(invocation), reason, before, limit))
+    if invocation.json:
         print_json(found)
         return 0
     if not found.counts:
@@ -79,25 +92,35 @@ def run_list(arguments: argparse.Namespace, database: DatabaseUrl) -> int:
     print("set aside: " + ", ".join(f"{count} {reason}" for reason, count in found.counts.items()))
     for event in found.events:
         print(f"{event.id}  {event.received_at}  {event.reason}: {event.detail}")
-        if arguments.bodies:
+        if bodies:
             print(f"    {event.body}")
     if found.next_before is not None:
         print(f"older ones: --before {found.next_before}")
     return 0
 
 
-def run_replay(arguments: argparse.Namespace, database: DatabaseUrl) -> int:
-    count = asyncio.run(replay(database, arguments.ids, arguments.reason))
-    if arguments.json:
+@command("replay", "Give events that were set aside to the worker again.", of=events, json=True)
+@click.option("--all", "everything", is_flag=True, help="Replay all of them.")
+@click.option("--reason", type=Text(), help="Replay all of this reason.")
+@click.argument("ids", nargs=-1, type=_ID, metavar="[ID]...")
+def replay(invocation: Invocation, ids: tuple[int, ...], everything: bool, reason: str | None) -> int:
+    if bool(ids) == (everything or reason is not None):
+        raise click.UsageError(
+            "name the events to replay by their ids, or give --all or --reason", click.get_current_context()
+        )
+    count = asyncio.run(replay_events(database_of(invocation), list(ids), reason))
+    if invocation.json:
         print_json({"replayed": count})
     else:
-        print(f"to the worker again: {count}; what is still of no use will be set aside again")
+        print(f"given to the worker again: {count}; events that still cannot be metered are set aside again")
     return 0
 
 
-def run_dismiss(arguments: argparse.Namespace, database: DatabaseUrl) -> int:
-    count = asyncio.run(dismiss(database, arguments.ids))
-    if arguments.json:
+@command("dismiss", "Delete events that were set aside, for good.", of=events, json=True)
+@click.argument("ids", nargs=-1, required=True, type=_ID, metavar="ID...")
+def dismiss(invocation: Invocation, ids: tuple[int, ...]) -> int:
+    count = asyncio.run(dismiss_events(database_of(invocation), list(ids)))
+    if invocation.json:
         print_json({"dismissed": count})
     else:
         print(f"{count} event{'s' if count != 1 else ''} deleted")

@@ -1,51 +1,62 @@
-"""The `relay` command. The commands are in services/cli/commands; what they do lives beside them. Each imports what it needs
-when it runs, because an image carries only the parts of its own service."""
+"""Entry point of the `relay` command."""
 
-import argparse
 import os
 import sys
+from io import TextIOWrapper
 
-import asyncpg
-import psycopg
+import click
 
-from services.cli.command import fail
-from services.cli.commands import accounts, keys, meter, operations, processes, projects
-from shared.errors import RelayError, SettingsInvalid
+from services.cli.failures import FAILED, WRONG_USAGE, DocumentEnded, failure_of
+from services.cli.options import Invocation
+from services.cli.output import print_error, print_json
+from services.cli.tree import relay
+
+INTERRUPTED = 130
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 0 done, 1 failed, 2 wrong usage or settings."""
-    arguments = _parser().parse_args(argv)
+    """Run one command and return its exit code: 0 done, 1 failed, 2 wrong usage or settings."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8
+    invocation = Invocation()
     try:
-        code = int(arguments.run(arguments))
-        sys.stdout.flush()  # so that a reader who left is noticed here
+        code = _run(arguments, invocation)
+        sys.stdout.flush()  # raises here if the reader is gone
         return code
-    except SettingsInvalid as error:
-        return fail(*error.lines, code=2)
-    except RelayError as error:
-        return fail(str(error))
     except BrokenPipeError:
-        # Whoever read along, `head` say, has enough. What Python would flush at its end has nowhere to go either.
+        # The reader of a pipe, such as `head`, has ended. Python would fail again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
-        return fail("the database has no tables yet, or those of an older Relay; run `relay migrate`")
-    except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
-        return fail(f"Postgres refuses DATABASE_URL: {error}")
-    except (OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError, psycopg.OperationalError):
-        return fail("the database cannot be reached. Is `relay up` running, or DATABASE_URL set to the right place?")
+        return FAILED
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
+    except Exception as error:
+        failure = failure_of(error)
+        if failure is None:
+            raise
+        print_error(*failure.lines)
+        asked = invocation.json or (isinstance(error, click.UsageError) and _asks_for_json(arguments))
+        if asked and not isinstance(error, DocumentEnded):
+            print_json({"error": failure.document()})
+        return failure.exit_code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="relay", description="A gateway in front of LiveKit: keys, rooms, tokens, usage."
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for subject in (processes, projects, keys, accounts, meter, operations):
-        subject.add(commands)
-    return parser
+def _run(arguments: list[str], invocation: Invocation) -> int:
+    try:
+        with relay.make_context("relay", arguments, obj=invocation) as context:
+            return int(relay.invoke(context) or 0)
+    except click.exceptions.Exit as end:  # of --help and --version
+        return end.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        if error.ctx is None or invocation.json:
+            raise click.UsageError("name a command", error.ctx) from None
+        click.echo(error.ctx.get_help())
+        return WRONG_USAGE
+
+
+def _asks_for_json(arguments: list[str]) -> bool:
+    """Whether ``--json`` stands on a command line that cannot be parsed."""
+    return "--json" in arguments[: arguments.index("--") if "--" in arguments else None]
 
 
 if __name__ == "__main__":

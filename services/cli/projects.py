@@ -1,23 +1,29 @@
-"""`relay projects` and `relay keys`: what they do, apart from how they print it."""
+"""`relay projects`: create, list, rename, archive and restore projects."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
-from shared import keys, projects
-from shared.accounts import COMMAND_LINE, record, record_key
-from shared.ids import KeyType, Mode
-from shared.models.projects import CreatedProject, KeyInfo, NewKey, Project
+import click
+
+from services.cli.instance import database_of
+from services.cli.options import Invocation, Text, command, group
+from services.cli.output import print_json, print_table
+from shared import projects as service
+from shared.accounts import COMMAND_LINE, record
+from shared.models.projects import CreatedProject, Project
 from shared.postgres import Connection, connect
 from shared.queries import projects as queries
 from shared.settings import DatabaseUrl
 
 CREATED_BY = "cli"
+projects = group("projects", "Create, list, rename, archive and restore projects.")
 
 
 @asynccontextmanager
 async def transaction(database: DatabaseUrl) -> AsyncIterator[Connection]:
-    """A connection of its own in one transaction, for one command."""
+    """A new connection in one transaction, for one command."""
     conn = await connect(database, "relay cli")
     try:
         async with conn.transaction():
@@ -27,41 +33,37 @@ async def transaction(database: DatabaseUrl) -> AsyncIterator[Connection]:
 
 
 async def create_project(database: DatabaseUrl, name: str) -> CreatedProject:
-    """Makes a project with one secret and one publishable key per mode."""
+    """Create a project with one secret and one publishable key per mode. Raises ``InvalidRequest``."""
     now = datetime.now(UTC)
     async with transaction(database) as conn:
-        created = await projects.create_project(conn, name, now, created_by=CREATED_BY)
+        created = await service.create_project(conn, name, now, created_by=CREATED_BY)
         await record(conn, COMMAND_LINE, "project_created", now, project_id=created.project_id, target=name)
     return created
 
 
 async def list_projects(database: DatabaseUrl, *, archived: bool = False) -> list[Project]:
+    """Projects in the order of their creation; with ``archived`` those too."""
     async with transaction(database) as conn:
         return await queries.list_projects(conn, archived=archived)
 
 
-async def any_project(database: DatabaseUrl) -> bool:
-    """Whether a project exists: false only before the first start has made one."""
-    return bool(await list_projects(database, archived=True))
-
-
 async def rename_project(database: DatabaseUrl, project_id: str, name: str) -> Project:
-    """Raises ``ProjectNotFound``, ``InvalidRequest``."""
+    """Give a project another name. Raises ``ProjectNotFound``, ``InvalidRequest``."""
     async with transaction(database) as conn:
-        return await _recorded(conn, "project_renamed", await projects.rename_project(conn, project_id, name))
+        return await _recorded(conn, "project_renamed", await service.rename_project(conn, project_id, name))
 
 
 async def archive_project(database: DatabaseUrl, project_id: str) -> Project:
-    """Its keys stop working everywhere within a second. Raises ``ProjectNotFound``."""
+    """Stop the keys of a project everywhere within a second. Raises ``ProjectNotFound``."""
     async with transaction(database) as conn:
-        archived = await projects.archive_project(conn, project_id, datetime.now(UTC))
+        archived = await service.archive_project(conn, project_id, datetime.now(UTC))
         return await _recorded(conn, "project_archived", archived)
 
 
 async def restore_project(database: DatabaseUrl, project_id: str) -> Project:
-    """Undoes ``archive_project``. Raises ``ProjectNotFound``."""
+    """Undo ``archive_project``. Raises ``ProjectNotFound``."""
     async with transaction(database) as conn:
-        return await _recorded(conn, "project_restored", await projects.restore_project(conn, project_id))
+        return await _recorded(conn, "project_restored", await service.restore_project(conn, project_id))
 
 
 async def _recorded(conn: Connection, action: str, project: Project) -> Project:
@@ -69,55 +71,61 @@ async def _recorded(conn: Connection, action: str, project: Project) -> Project:
     return project
 
 
-async def create_key(
-    database: DatabaseUrl,
-    project_id: str,
-    mode: Mode,
-    key_type: KeyType,
-    name: str,
-    lifetime: timedelta | None = None,
-) -> NewKey:
-    """Adds a key that lives for ``lifetime``, or for ever with None. Raises ``ProjectNotFound`` and what
-    ``shared.keys.create_key`` does."""
-    now = datetime.now(UTC)
-    async with transaction(database) as conn:
-        expires_at = None if lifetime is None else now + lifetime
-        created = await keys.create_key(
-            conn, project_id, mode, key_type, name, now, expires_at=expires_at, created_by=CREATED_BY
-        )
-        await record_key(conn, COMMAND_LINE, "key_created", created, now)
-    return created
+@command("create", "Create a project and its keys, which are shown only now.", of=projects, json=True)
+@click.argument("name", metavar="NAME", type=Text())
+def create(invocation: Invocation, name: str) -> int:
+    project = asyncio.run(create_project(database_of(invocation), name))
+    if invocation.json:
+        print_json(project)
+        return 0
+    print(f"{project.name}: project {project.project_id}. Its keys, shown only now:")
+    print_table(["MODE", "TYPE", "KEY"], [[key.mode, key.type, key.key] for key in project.keys])
+    return 0
 
 
-async def rotate_key(database: DatabaseUrl, key_id: str, grace: timedelta = keys.DEFAULT_GRACE) -> NewKey:
-    """Replaces a key; both work for ``grace``. Raises what ``shared.keys.rotate_key`` does."""
-    async with transaction(database) as conn:
-        now = datetime.now(UTC)
-        created = await keys.rotate_key(conn, key_id, now, grace=grace, created_by=CREATED_BY)
-        await record_key(conn, COMMAND_LINE, "key_rotated", created, now)
-    return created
+@command("list", "List projects.", of=projects, json=True)
+@click.option("--archived", is_flag=True, help="List archived projects too.")
+def listing(invocation: Invocation, archived: bool) -> int:
+    found = asyncio.run(list_projects(database_of(invocation), archived=archived))
+    if invocation.json:
+        print_json(found)
+    elif not found:
+        print("No project yet. Make one with `relay projects create NAME`.")
+    else:
+        rows = [
+            [p.project_id, f"{p.created_at:%F %T}", "archived" if p.archived_at else "active", p.name] for p in found
+        ]
+        print_table(["PROJECT", "CREATED", "STATE", "NAME"], rows)
+    return 0
 
 
-async def list_keys(database: DatabaseUrl, project_id: str | None) -> list[KeyInfo]:
-    """Keys of one project (``ProjectNotFound`` if there is none such), or of all."""
-    async with transaction(database) as conn:
-        return await keys.list_keys(conn, project_id)
+@command("rename", "Give a project another name.", of=projects, json=True)
+@click.argument("project_id", metavar="PROJECT_ID", type=Text())
+@click.argument("name", metavar="NAME", type=Text())
+def rename(invocation: Invocation, project_id: str, name: str) -> int:
+    project = asyncio.run(rename_project(database_of(invocation), project_id, name))
+    return _print_project(invocation, project, f"renamed {project.project_id} to {project.name}")
 
 
-async def revoke_key(database: DatabaseUrl, key_id: str) -> KeyInfo:
-    """Revokes a key; every API process refuses it within a second. Raises ``KeyNotFound``."""
-    async with transaction(database) as conn:
-        now = datetime.now(UTC)
-        revoked = await keys.revoke_key(conn, key_id, now)
-        await record_key(conn, COMMAND_LINE, "key_revoked", revoked, now)
-    return revoked
+@command("archive", "Stop all keys of a project; its usage stays.", of=projects, json=True)
+@click.argument("project_id", metavar="PROJECT_ID", type=Text())
+def archive(invocation: Invocation, project_id: str) -> int:
+    project = asyncio.run(archive_project(database_of(invocation), project_id))
+    return _print_project(
+        invocation, project, f"archived {project.project_id} ({project.name}); its keys no longer work"
+    )
 
 
-async def revoke_key_and_made(database: DatabaseUrl, key_id: str) -> list[KeyInfo]:
-    """Revokes a key and all keys made with it. Raises ``KeyNotFound``."""
-    async with transaction(database) as conn:
-        now = datetime.now(UTC)
-        revoked = await keys.revoke_key_and_made(conn, key_id, now)
-        for one in revoked:
-            await record_key(conn, COMMAND_LINE, "key_revoked", one, now)
-    return revoked
+@command("restore", "Undo `archive`: the keys work again.", of=projects, json=True)
+@click.argument("project_id", metavar="PROJECT_ID", type=Text())
+def restore(invocation: Invocation, project_id: str) -> int:
+    project = asyncio.run(restore_project(database_of(invocation), project_id))
+    return _print_project(invocation, project, f"restored {project.project_id} ({project.name}); its keys work again")
+
+
+def _print_project(invocation: Invocation, project: Project, text: str) -> int:
+    if invocation.json:
+        print_json(project)
+    else:
+        print(text)
+    return 0

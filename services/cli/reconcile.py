@@ -2,7 +2,11 @@
 
 import asyncio
 
-from services.worker.reconcile import JOB, PassReport, reconcile
+from services.cli.instance import database_of, settings_of
+from services.cli.options import Invocation, command
+from services.cli.output import print_json
+from services.worker.reconcile import JOB, PassReport
+from services.worker.reconcile import reconcile as run_pass
 from shared.clock import SystemClock
 from shared.errors import RelayError
 from shared.ids import parse_livekit_room
@@ -60,7 +64,7 @@ async def run_once(settings: Settings) -> Result:
         for _ in range(int(WAIT_S / _POLL_S)):
             async with periodic_queries.job_lock(conn, JOB) as held:
                 if held:
-                    return _result(await reconcile(pool, service, clock))
+                    return _result(await run_pass(pool, service, clock))
             await asyncio.sleep(_POLL_S)
     raise AlreadyReconciling
 
@@ -128,3 +132,14 @@ def describe(result: Result) -> list[str]:
     if result.unproven:
         lines.append(f"{result.unproven} participants are listed, but no node answers for them; they stopped counting")
     return lines
+
+
+@command("reconcile", "Compare the meter with LiveKit once and correct it.", json=True)
+def reconcile(invocation: Invocation) -> int:
+    database_of(invocation)  # its message is clearer than that of the settings if no Relay runs here
+    result = asyncio.run(run_once(settings_of(invocation)))
+    if invocation.json:
+        print_json(result)
+    else:
+        print("\n".join(describe(result)))
+    return 0

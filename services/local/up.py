@@ -14,10 +14,9 @@ from pathlib import Path
 import httpx
 import psycopg
 
-from services.cli.accounts import any_account
-from services.cli.projects import any_project, create_project
 from services.local.data_dir import DataDir
 from services.local.embedded import READY_WITHIN_S, EmbeddedServer, not_ready, prepare_postgres, prepare_redis
+from services.local.first_start import any_account, create_demo_project
 from services.local.supervisor import Child, StopRequested, Supervisor
 from shared.errors import RelayError
 from shared.migrate import migrate
@@ -169,10 +168,10 @@ async def _welcome(settings: Settings, data_dir: Path, host: str) -> None:
     url, key = _local_url(host, settings.port), "$RELAY_KEY"
     if settings.sign_up != "invite" and not await any_account(settings.database):
         print("The portal is there too: whoever opens it first makes the account that administers this Relay.")
-    if await any_project(settings.database):
+    project = await create_demo_project(settings.database)
+    if project is None:
         print(f"\nNew keys: {relay} keys create{options}. With one of them in RELAY_KEY:")
     else:
-        project = await create_project(settings.database, "demo")
         key = next(created.key for created in project.keys if created.mode == "live" and created.type == "secret")
         print(f"\nThe keys of the project {project.name} ({project.project_id}), shown only now:")
         print("\n".join(f"  {created.key}" for created in project.keys))

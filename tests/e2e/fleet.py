@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from services.cli.simulate.command import Traffic
+from services.cli.simulate.run import Traffic
 from services.local.up import service
 from shared import event_stream
 from shared.livekit.webhook import WebhookSigner

@@ -22,7 +22,8 @@ from typing import NamedTuple
 
 import httpx
 
-from services.cli.projects import create_key, create_project, revoke_key
+from services.cli.keys import create_key, revoke_key
+from services.cli.projects import create_project
 from services.local import embedded
 from shared.migrate import migrate
 from shared.postgres import connect

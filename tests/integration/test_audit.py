@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from services.cli.usage import span_of
+from services.cli.usage.audit import span_of
 from services.worker.audit import rebuild
 from services.worker.fold import fold_batch
 from services.worker.partitions import keep_partitions

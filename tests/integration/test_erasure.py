@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.cli.erase import erase, printed
+from services.cli.data import describe, erase_stored
 from services.cli.projects import create_project
 from services.worker.fold import fold_batch
 from shared.audit.proof import Checked
@@ -212,7 +212,7 @@ async def test_erasing_nobody_changes_nothing(pool: Pool, settings: Settings) ->
     async with pool.acquire() as conn, conn.transaction():
         erased = await erase_identity(conn, project_id, "nobody")
     assert (erased.sessions, erased.events, erased.set_aside) == (0, 0, 0)
-    assert "nothing that is stored" in printed(erased, "nobody")
+    assert "nothing that is stored" in describe(erased, "nobody")
 
 
 async def test_a_mistyped_project_is_no_empty_one(pool: Pool) -> None:
@@ -231,7 +231,7 @@ async def test_it_happens_all_at_once(pool: Pool, settings: Settings) -> None:
     async with pool.acquire() as conn:
         await conn.execute("ALTER TABLE usage_group RENAME TO elsewhere")
         with pytest.raises(asyncpg.UndefinedTableError):
-            await erase(settings.database, project_id, "zoe@home")
+            await erase_stored(settings.database, project_id, "zoe@home")
         await conn.execute("ALTER TABLE elsewhere RENAME TO usage_group")
         assert await conn.fetchval("SELECT identity FROM session") == "zoe@home"
         assert b"Zoe" in await conn.fetchval("SELECT body FROM event")

@@ -10,7 +10,8 @@ import pytest
 
 from services.api.auth import OUTAGE_MS, PAUSE_MS, TRUST_MS, KeyStore
 from services.api.unknown_key_limit import network_of
-from services.cli.projects import archive_project, create_key, create_project, restore_project, revoke_key
+from services.cli.keys import create_key, revoke_key
+from services.cli.projects import archive_project, create_project, restore_project
 from shared.clock import SystemClock
 from shared.errors import StoreUnavailable, Unauthenticated
 from shared.ids import new_key

@@ -7,7 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from services.cli.projects import create_project, list_keys
+from services.cli.keys import list_keys
+from services.cli.projects import create_project
 from shared.ids import parse_key
 from shared.models.projects import CreatedProject
 from shared.postgres import Pool

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import httpx
 
 from services.api.last_used import LastUsed
-from services.cli.projects import list_keys
+from services.cli.keys import list_keys
 from shared.clock import MINUTE_MS
 from shared.models.projects import CreatedProject, KeyInfo
 from shared.postgres import Pool

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from services.api.limits import connect_limits_redis
 from services.api.rate_windows import EXCHANGE_S
-from services.cli.projects import create_key
+from services.cli.keys import create_key
 from shared import metrics
 from shared.clock import MINUTE_MS, SystemClock, floor_to
 from shared.ids import new_key

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from services.api.portal.throttle import subjects_of
-from services.cli.accounts import invite, password_link
-from services.cli.projects import create_key, rename_project
+from services.cli.accounts import invitation_link, password_link
+from services.cli.keys import create_key
+from services.cli.projects import rename_project
 from shared.errors import AccountNotFound
 from shared.models.projects import CreatedProject
 from shared.postgres import Pool
@@ -247,7 +248,7 @@ async def test_links_from_the_command_line(settings: Settings, pool: Pool) -> No
     closed = msgspec.structs.replace(settings, sign_up="invite")
     async with serving(closed) as url, Browser(url) as ada, Browser(url) as elsewhere:
         assert "By invitation" in (await ada.follow(await ada.get("/sign-in"))).text
-        path = (await invite(closed, "the first")).removeprefix(closed.relay_api_url)
+        path = (await invitation_link(closed, "the first")).removeprefix(closed.relay_api_url)
         await ada.sign_up("ada", path)
         assert await pool.fetchval("SELECT is_admin FROM account")
         path = (await password_link(closed, "ADA@example.com")).removeprefix(closed.relay_api_url)

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from services.api.portal import live
-from services.cli.projects import create_key
+from services.cli.keys import create_key
 from shared.postgres import Pool
 from shared.settings import Settings
 from tests.integration.conftest import serving

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from livekit import api as livekit_api
 
-from services.cli.projects import create_key, revoke_key
+from services.cli.keys import create_key, revoke_key
 from shared.models.projects import CreatedProject
 from shared.settings import Settings
 from tests.integration.conftest import Standing, key_of, serving

@@ -1,14 +1,13 @@
 """Many events at once, shuffled and repeated, through the streams: the rollups equal the simulator's own sum."""
 
-import argparse
 import asyncio
 import time
 
 import pytest
 
 from services.cli.projects import create_project
-from services.cli.simulate.arguments import add_arguments
-from services.cli.simulate.command import Traffic, plan
+from services.cli.simulate.cli import TrafficOptions, simulate
+from services.cli.simulate.run import Traffic, plan
 from services.cli.simulate.traffic import DayExpected, expected
 from services.worker.drain import AT_ONCE, drain_partition
 from shared import event_stream
@@ -23,9 +22,8 @@ Owners = list[tuple[str, str]]
 
 
 def traffic_for(owners: Owners, now_ms: int, *given: str) -> Traffic:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return plan(parser.parse_args(given), owners, now_ms, 20261124)
+    options = TrafficOptions(**simulate.make_context("simulate", list(given)).params)
+    return plan(options, owners, now_ms, 20261124)
 
 
 async def metered(pool: Pool, owners: Owners) -> list[DayExpected]:

@@ -1,6 +1,5 @@
 """The simulator's traffic against the meter's fold, and its sender against LiveKit's rules."""
 
-import argparse
 import asyncio
 import random
 from collections import Counter, defaultdict
@@ -9,8 +8,8 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from services.cli.simulate.arguments import QUEUE_DEPTH, add_arguments
-from services.cli.simulate.command import plan
+from services.cli.simulate.cli import QUEUE_DEPTH, TrafficOptions, simulate
+from services.cli.simulate.run import plan
 from services.cli.simulate.sender import Sender
 from services.cli.simulate.traffic import Event, Stay, expected
 from shared.clock import DAY_MS
@@ -24,10 +23,8 @@ NOW_MS = 1_795_046_400_000 + 5_400_000  # half past one in the morning: an hour 
 PROJECTS = [("aaaaaaaaaaaaaaaa", "one"), ("bbbbbbbbbbbbbbbb", "two")]
 
 
-def arguments(*given: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return parser.parse_args(given)
+def arguments(*given: str) -> TrafficOptions:
+    return TrafficOptions(**simulate.make_context("simulate", list(given)).params)
 
 
 def test_same_seed_same_bytes() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 import httpx
 import msgspec
 
-from services.cli.simulate.arguments import MAX_WAIT_S, QUEUE_DEPTH
+from services.cli.simulate.cli import MAX_WAIT_S, QUEUE_DEPTH
 from services.cli.simulate.traffic import Event
 from shared.livekit.webhook import WebhookSigner
 

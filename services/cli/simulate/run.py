@@ -1,9 +1,7 @@
-"""`relay simulate`: what it offers, and what it prints."""
+"""Plans the traffic of `relay simulate`, sends it and prints the outcome."""
 
-import argparse
 import asyncio
 import random
-import sys
 import time
 from typing import NamedTuple
 
@@ -11,11 +9,20 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from services.cli.command import print_json
+from services.cli.output import print_error, print_json
+from services.cli.simulate.cli import TrafficOptions
 from services.cli.simulate.closing import make_closing_room
 from services.cli.simulate.sender import Sender
 from services.cli.simulate.traffic import DayExpected, Event, Stay, expected, make_meeting
+from shared.errors import RelayError
 from shared.livekit.webhook import WebhookSigner
+
+
+class NoProject(RelayError):
+    """There is no project to simulate traffic for."""
+
+    def __init__(self) -> None:
+        super().__init__("there is no project to simulate traffic for; make one with `relay projects create NAME`")
 
 
 class Target(NamedTuple):
@@ -39,62 +46,62 @@ class Traffic(NamedTuple):
     closing: int
 
 
-def plan(arguments: argparse.Namespace, projects: list[tuple[str, str]], now_ms: int, seed: int) -> Traffic:
+def plan(options: TrafficOptions, projects: list[tuple[str, str]], now_ms: int, seed: int) -> Traffic:
     """The traffic of a run; the same seed, projects and time give the same bytes."""
     rng = random.Random(seed)  # noqa: S311 - repeatable test traffic, no secret
     end_ms = now_ms - 1000
-    start_ms = end_ms - arguments.duration * 1000
+    start_ms = end_ms - options.duration * 1000
     events: list[Event] = []
     stays: list[Stay] = []
     round_number = 0
-    while not round_number or (arguments.events is not None and len(events) < arguments.events):
+    while not round_number or (options.events is not None and len(events) < options.events):
         for project_id, _ in projects:
-            for number in range(arguments.rooms):
+            for number in range(options.rooms):
                 display = f"room-{number}" if not round_number else f"room-{number}-{round_number}"
-                make = make_closing_room if arguments.close_at_once else make_meeting
-                meeting = make(rng, project_id, arguments.mode, display, arguments.people, start_ms, end_ms)
+                make = make_closing_room if options.close_at_once else make_meeting
+                meeting = make(rng, project_id, options.mode, display, options.people, start_ms, end_ms)
                 events += meeting.events
                 stays += meeting.stays
         round_number += 1
     generated = len(events)
-    kept = [event for event in events if rng.random() >= arguments.loss] if arguments.loss else events
-    repeats = [event for event in kept if rng.random() < arguments.duplicate] if arguments.duplicate else []
+    kept = [event for event in events if rng.random() >= options.loss] if options.loss else events
+    repeats = [event for event in kept if rng.random() < options.duplicate] if options.duplicate else []
     offered = sorted([*kept, *repeats], key=lambda event: event.created_ms)
-    if arguments.shuffle:
+    if options.shuffle:
         rng.shuffle(offered)
     closing = len(offered)
-    if arguments.close_at_once:
+    if options.close_at_once:
         end_ms -= end_ms % 1000
         offered.sort(key=lambda event: event.created_ms == end_ms)
         closing = sum(1 for event in offered if event.created_ms < end_ms)
     return Traffic(offered, stays, generated, generated - len(kept), len(repeats), closing)
 
 
-async def run(arguments: argparse.Namespace, target: Target) -> int:
+async def run(options: TrafficOptions, target: Target, *, json: bool) -> int:
     """Sends the traffic and prints what became of it. 0 if every event that was to be sent was acknowledged."""
-    seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(10**9)
-    traffic = plan(arguments, target.projects, time.time_ns() // 1_000_000, seed)
-    limits = httpx.Limits(max_connections=arguments.concurrency, max_keepalive_connections=arguments.concurrency)
+    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**9)
+    traffic = plan(options, target.projects, time.time_ns() // 1_000_000, seed)
+    limits = httpx.Limits(max_connections=options.concurrency, max_keepalive_connections=options.concurrency)
     started = time.monotonic()
     async with httpx.AsyncClient(
-        base_url=target.url, limits=limits, timeout=arguments.timeout, trust_env=False
+        base_url=target.url, limits=limits, timeout=options.timeout, trust_env=False
     ) as client:
         signer = WebhookSigner(target.api_key, target.api_secret)
         sender = Sender(
             client,
             signer,
-            concurrency=arguments.concurrency,
-            paced=arguments.rate > 0,
-            depth=arguments.queue_depth,
-            max_wait_s=arguments.queue_age,
+            concurrency=options.concurrency,
+            paced=options.rate > 0,
+            depth=options.queue_depth,
+            max_wait_s=options.queue_age,
         )
-        await _offer_all(sender, traffic, arguments.rate)
+        await _offer_all(sender, traffic, options.rate)
     seconds = time.monotonic() - started
     counts = sender.counts
     counts.generated, counts.lost, counts.duplicated = traffic.generated, traffic.lost, traffic.duplicated
     days = expected(traffic.stays)
     complete = counts.acknowledged == len(traffic.events)
-    if arguments.json:
+    if json:
         document = {
             "seed": seed,
             "seconds": round(seconds, 3),
@@ -107,10 +114,9 @@ async def run(arguments: argparse.Namespace, target: Target) -> int:
     else:
         _report(sender, days, dict(target.projects), seed, seconds, traffic.lost)
     if not complete:
-        print(
-            f"relay: {len(traffic.events) - counts.acknowledged} of {len(traffic.events)} events were not acknowledged by"
-            f" {target.url}; the last answer was: {sender.last_error or 'none'}",
-            file=sys.stderr,
+        print_error(
+            f"{len(traffic.events) - counts.acknowledged} of {len(traffic.events)} events were not acknowledged by"
+            f" {target.url}; the last answer was: {sender.last_error or 'none'}"
         )
     return 0 if complete else 1
 

@@ -1,0 +1,95 @@
+"""Turns what a command raised into an error message and an exit code."""
+
+import sys
+from typing import NamedTuple
+
+import click
+
+from shared.errors import RelayError, SettingsInvalid
+
+FAILED = 1
+WRONG_USAGE = 2
+NO_TABLES = "the database has no tables yet, or those of an older Relay; run `relay migrate`"
+UNREACHABLE = "the database cannot be reached. Is `relay up` running, or DATABASE_URL set to the right place?"
+
+
+class Failure(NamedTuple):
+    """The lines of an error message, and the exit code: 1 failed, 2 wrong usage or settings."""
+
+    lines: list[str]
+    exit_code: int
+
+    def document(self) -> dict[str, object]:
+        """The ``error`` of a JSON document."""
+        return {"exitCode": self.exit_code, "message": "\n".join(self.lines)}
+
+
+class DocumentEnded(Exception):
+    """A command failed after it began its JSON document. The document holds the failure already."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__("\n".join(failure.lines))
+        self.failure = failure
+
+
+def failure_of(error: BaseException) -> Failure | None:
+    """What to tell about ``error``; None for an error that nobody foresaw."""
+    if isinstance(error, DocumentEnded):
+        return error.failure
+    if isinstance(error, click.UsageError):
+        return Failure(_usage(error), WRONG_USAGE)
+    if isinstance(error, SettingsInvalid):
+        return Failure(error.lines, WRONG_USAGE)
+    if isinstance(error, RelayError):
+        return Failure([str(error)], FAILED)
+    return _database(error)
+
+
+def _database(error: BaseException) -> Failure | None:
+    # A driver that is not loaded raised nothing, and loading it only to ask would slow down every call.
+    asyncpg, psycopg = sys.modules.get("asyncpg"), sys.modules.get("psycopg")
+    if asyncpg is not None:
+        if isinstance(error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError):
+            return Failure([NO_TABLES], FAILED)
+        if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError | asyncpg.InvalidCatalogNameError):
+            return Failure([f"Postgres refuses DATABASE_URL: {error}"], FAILED)
+        if isinstance(error, asyncpg.PostgresConnectionError | asyncpg.CannotConnectNowError):
+            return Failure([UNREACHABLE], FAILED)
+    if isinstance(error, OSError) or (psycopg is not None and isinstance(error, psycopg.OperationalError)):
+        return Failure([UNREACHABLE], FAILED)
+    return None
+
+
+def _usage(error: click.UsageError) -> list[str]:
+    """What is wrong, and where to read about it."""
+    path = error.ctx.command_path if error.ctx is not None else "relay"
+    return [_what(error), f"`{path} --help` shows the usage"]
+
+
+def _what(error: click.UsageError) -> str:
+    if isinstance(error, click.NoSuchOption):
+        return f"there is no option {error.option_name}{_suggestion(error.possibilities)}"
+    if isinstance(error, click.NoSuchCommand):
+        return f"there is no command {error.command_name!r}{_suggestion(error.possibilities)}"
+    if isinstance(error, click.MissingParameter):
+        return f"{_name(error)} is required"
+    if isinstance(error, click.BadParameter):
+        return f"{_name(error)}: {_as_clause(error.message)}"
+    return _as_clause(error.message)
+
+
+def _name(error: click.BadParameter) -> str:
+    """The option or argument, as it is typed."""
+    param = error.param
+    if param is None:
+        return str(error.param_hint or "value")
+    return param.opts[-1] if isinstance(param, click.Option) else str(param.metavar or param.name)
+
+
+def _suggestion(possibilities: list[str] | None) -> str:
+    return f"; did you mean {' or '.join(possibilities)}?" if possibilities else ""
+
+
+def _as_clause(message: str) -> str:
+    """A sentence of click's in the form of our own messages."""
+    return message[:1].lower() + message[1:].removesuffix(".")

@@ -1,0 +1,89 @@
+"""`relay simulate`: its options. What sends is loaded when the command runs."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import click
+
+from services.cli.options import Invocation, Number, Whole, command
+from shared.ids import Mode
+
+# LiveKit's own: `max_depth` and `max_age` of its `resource_url_notifier`.
+QUEUE_DEPTH = 200
+MAX_WAIT_S = 30.0
+_SHORTEST_S = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrafficOptions:
+    """The options of one run. ``rate`` is in events a second, times are in seconds, ``loss`` and ``duplicate`` are shares."""
+
+    rooms: int
+    people: int
+    rate: float
+    duration: int
+    events: int | None
+    loss: float
+    duplicate: float
+    shuffle: bool
+    close_at_once: bool
+    queue_depth: int
+    queue_age: float
+    seed: int | None
+    mode: Mode
+    concurrency: int
+    timeout: float
+
+
+@command("simulate", "Send signed, realistic webhook traffic.", json=True)
+@click.option("--rooms", type=Whole(1, 100_000), default=3, help="Rooms per project.")
+@click.option("--people", type=Whole(1, 10_000), default=4, help="Participants per room.")
+@click.option("--rate", type=Number(0, 1e6), default=200.0, help="Events a second; 0 is as fast as Relay accepts them.")
+@click.option(
+    "--duration",
+    type=Whole(_SHORTEST_S, 30 * 86400),
+    default=3600,
+    help="Seconds of meetings, which lie in the past and end now.",
+)
+@click.option("--events", type=Whole(1, 10**8), help="Add meetings until there are about this many events.")
+@click.option("--loss", type=Number(0, 0.99), default=0.0, help="Share of events that are never sent.")
+@click.option("--duplicate", type=Number(0, 1), default=0.0, help="Share of events that are sent twice.")
+@click.option("--shuffle", is_flag=True, help="Mix up the order inside each room's queue.")
+@click.option(
+    "--close-at-once",
+    is_flag=True,
+    help="Keep everybody to the end with two tracks, then close every room: all those events come at once.",
+)
+@click.option(
+    "--queue-depth",
+    type=Whole(1, 10**7),
+    default=QUEUE_DEPTH,
+    help="`max_depth` of LiveKit's `resource_url_notifier`; the default is LiveKit's.",
+)
+@click.option(
+    "--queue-age",
+    type=Number(0.1, 86400),
+    default=MAX_WAIT_S,
+    help="`max_age` of the same, in seconds; the default is LiveKit's.",
+)
+@click.option("--seed", type=Whole(), help="Repeat a run for the same projects. Every run prints its seed.")
+@click.option("--mode", type=click.Choice(get_args(Mode)), default="live", help="Mode of the rooms.")
+@click.option("--concurrency", type=Whole(1, 10_000), default=64, help="Requests in flight at the same time.")
+@click.option("--timeout", type=Number(0.1, 600), default=30.0, help="Seconds a request may take.")
+def simulate(invocation: Invocation, **options: Any) -> int:
+    from services.cli.instance import settings_of
+    from services.cli.projects import list_projects
+    from services.cli.simulate.run import NoProject, Target, run
+
+    settings = settings_of(invocation)
+    projects = asyncio.run(list_projects(settings.database))
+    if not projects:
+        raise NoProject
+    target = Target(
+        url=settings.relay_api_url,
+        api_key=settings.livekit_api_key,
+        api_secret=settings.livekit_api_secret,
+        projects=[(project.project_id, project.name) for project in projects],
+    )
+    return asyncio.run(run(TrafficOptions(**options), target, json=invocation.json))

@@ -1,0 +1,37 @@
+"""What `relay up` finds out about its database, and puts into an empty one."""
+
+from datetime import UTC, datetime
+
+from shared import projects
+from shared.accounts import COMMAND_LINE, record
+from shared.models.projects import CreatedProject
+from shared.postgres import connect
+from shared.queries import accounts as account_queries
+from shared.queries import projects as project_queries
+from shared.settings import DatabaseUrl
+
+_DEMO = "demo"
+
+
+async def any_account(database: DatabaseUrl) -> bool:
+    """Whether the portal has an account."""
+    conn = await connect(database, "relay up")
+    try:
+        return await account_queries.any_account(conn)
+    finally:
+        await conn.close()
+
+
+async def create_demo_project(database: DatabaseUrl) -> CreatedProject | None:
+    """Create the project `demo` with its keys; None if there is a project already, even an archived one."""
+    now = datetime.now(UTC)
+    conn = await connect(database, "relay up")
+    try:
+        if await project_queries.list_projects(conn, archived=True):
+            return None
+        async with conn.transaction():
+            created = await projects.create_project(conn, _DEMO, now, created_by="cli")
+            await record(conn, COMMAND_LINE, "project_created", now, project_id=created.project_id, target=_DEMO)
+    finally:
+        await conn.close()
+    return created
