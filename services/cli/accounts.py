@@ -86,7 +86,13 @@ def invite(invocation: Invocation, note: str) -> int:
     return _print_link(invocation, asyncio.run(invitation_link(settings_of(invocation), note)), "for seven days")
 
 
-@command("password", "Print a link with which somebody sets a new password.", of=accounts, json=True)
+@command(
+    "password",
+    "Print a link with which somebody sets a new password.",
+    more="EMAIL is the address of the account.",
+    of=accounts,
+    json=True,
+)
 @click.argument("email", metavar="EMAIL", type=Text())
 def password(invocation: Invocation, email: str) -> int:
     return _print_link(invocation, asyncio.run(password_link(settings_of(invocation), email)), "for a day")

@@ -8,7 +8,7 @@ from services.cli.tree import COMPLETION_VARIABLE, relay
 
 
 @command("completion", "Print a script that makes a shell complete `relay`.", data_dir=False)
-@click.argument("shell", metavar="SHELL", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", metavar="bash|zsh|fish", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(_: Invocation, shell: str) -> int:
     complete = get_completion_class(shell)
     assert complete is not None  # noqa: S101 - click has a class for every choice

@@ -99,7 +99,13 @@ def listing(invocation: Invocation, reason: str | None, limit: int, before: int 
     return 0
 
 
-@command("replay", "Give events that were set aside to the worker again.", of=events, json=True)
+@command(
+    "replay",
+    "Give events that were set aside to the worker again.",
+    more="`relay events set-aside` shows each ID.",
+    of=events,
+    json=True,
+)
 @click.option("--all", "everything", is_flag=True, help="Replay all of them.")
 @click.option("--reason", type=Text(), help="Replay all of this reason.")
 @click.argument("ids", nargs=-1, type=_ID, metavar="[ID]...")
@@ -116,7 +122,13 @@ def replay(invocation: Invocation, ids: tuple[int, ...], everything: bool, reaso
     return 0
 
 
-@command("dismiss", "Delete events that were set aside, for good.", of=events, json=True)
+@command(
+    "dismiss",
+    "Delete events that were set aside, for good.",
+    more="`relay events set-aside` shows each ID.",
+    of=events,
+    json=True,
+)
 @click.argument("ids", nargs=-1, required=True, type=_ID, metavar="ID...")
 def dismiss(invocation: Invocation, ids: tuple[int, ...]) -> int:
     count = asyncio.run(dismiss_events(database_of(invocation), list(ids)))

@@ -78,7 +78,7 @@ async def revoke_key_and_made(database: DatabaseUrl, key_id: str) -> list[KeyInf
 @click.option("--mode", type=click.Choice(get_args(Mode)), default="live", help="Mode of the key.")
 @click.option("--type", "key_type", type=click.Choice(get_args(KeyType)), default="secret", help="Type of the key.")
 @click.option("--name", type=Text(), default="default", help="Name by which people tell keys apart.")
-@click.option("--expires", type=Duration(), metavar="TIME", help="Expiry, counted from now, like 90d, 12h or 30m.")
+@click.option("--expires", type=Duration(), metavar="TIME", help="Time until the key expires.")
 def create(
     invocation: Invocation, project: str, mode: Mode, key_type: KeyType, name: str, expires: timedelta | None
 ) -> int:
@@ -107,7 +107,13 @@ def listing(invocation: Invocation, project: str | None) -> int:
     return 0
 
 
-@command("revoke", "Stop a key from working, everywhere within a second.", of=keys, json=True)
+@command(
+    "revoke",
+    "Stop a key from working, everywhere within a second.",
+    more="`relay keys list` shows the KEY_ID.",
+    of=keys,
+    json=True,
+)
 @click.option("--and-made", is_flag=True, help="Revoke every key that was made with it over the API too.")
 @click.argument("key_id", metavar="KEY_ID", type=Text())
 def revoke(invocation: Invocation, key_id: str, and_made: bool) -> int:
@@ -122,7 +128,9 @@ def revoke(invocation: Invocation, key_id: str, and_made: bool) -> int:
     return 0
 
 
-@command("rotate", "Replace a key; both work for a while.", of=keys, json=True)
+@command(
+    "rotate", "Replace a key; both work for a while.", more="`relay keys list` shows the KEY_ID.", of=keys, json=True
+)
 @click.option(
     "--grace", type=Duration(), default="24h", metavar="TIME", help="How long the old key still works; 0 ends it now."
 )

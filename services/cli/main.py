@@ -17,8 +17,9 @@ INTERRUPTED = 130
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed, 2 wrong usage or settings."""
     arguments = sys.argv[1:] if argv is None else list(argv)
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # for characters that the terminal's encoding does not have
     invocation = Invocation()
     try:
         code = _run(arguments, invocation)

@@ -51,9 +51,18 @@ def group(name: str, summary: str) -> RelayGroup:
 
 
 def command(
-    name: str, summary: str, *, of: RelayGroup | None = None, json: bool = False, data_dir: bool = True
+    name: str,
+    summary: str,
+    *,
+    of: RelayGroup | None = None,
+    more: str = "",
+    json: bool = False,
+    data_dir: bool = True,
 ) -> Callable[[Callable[..., int]], RelayCommand]:
-    """Declare a command. Its function takes the `Invocation`, then the parameters, and returns the exit code."""
+    """Declare a command. Its function takes the `Invocation`, then the parameters, and returns the exit code.
+
+    Its help is ``summary`` and ``more``. With ``of`` it becomes a command of that group.
+    """
 
     def declare(function: Callable[..., int]) -> RelayCommand:
         callback: Callable[..., int] = click.pass_obj(function)
@@ -61,9 +70,9 @@ def command(
             callback = json_option(callback)
         if data_dir:
             callback = data_dir_option(callback)
-        declared = click.command(name, RelayCommand, short_help=summary, help=summary, context_settings=CONTEXT)(
-            callback
-        )
+        declared = click.command(
+            name, RelayCommand, short_help=summary, help=f"{summary} {more}".strip(), context_settings=CONTEXT
+        )(callback)
         if of is not None:
             of.add_command(declared)
         return declared

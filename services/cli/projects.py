@@ -71,7 +71,13 @@ async def _recorded(conn: Connection, action: str, project: Project) -> Project:
     return project
 
 
-@command("create", "Create a project and its keys, which are shown only now.", of=projects, json=True)
+@command(
+    "create",
+    "Create a project and its keys, which are shown only now.",
+    more="NAME has 1 to 200 characters.",
+    of=projects,
+    json=True,
+)
 @click.argument("name", metavar="NAME", type=Text())
 def create(invocation: Invocation, name: str) -> int:
     project = asyncio.run(create_project(database_of(invocation), name))
@@ -99,7 +105,13 @@ def listing(invocation: Invocation, archived: bool) -> int:
     return 0
 
 
-@command("rename", "Give a project another name.", of=projects, json=True)
+@command(
+    "rename",
+    "Give a project another name.",
+    more="`relay projects list --archived` shows the PROJECT_ID.",
+    of=projects,
+    json=True,
+)
 @click.argument("project_id", metavar="PROJECT_ID", type=Text())
 @click.argument("name", metavar="NAME", type=Text())
 def rename(invocation: Invocation, project_id: str, name: str) -> int:
@@ -107,7 +119,13 @@ def rename(invocation: Invocation, project_id: str, name: str) -> int:
     return _print_project(invocation, project, f"renamed {project.project_id} to {project.name}")
 
 
-@command("archive", "Stop all keys of a project; its usage stays.", of=projects, json=True)
+@command(
+    "archive",
+    "Stop all keys of a project; its usage stays.",
+    more="`relay projects list --archived` shows the PROJECT_ID.",
+    of=projects,
+    json=True,
+)
 @click.argument("project_id", metavar="PROJECT_ID", type=Text())
 def archive(invocation: Invocation, project_id: str) -> int:
     project = asyncio.run(archive_project(database_of(invocation), project_id))
@@ -116,7 +134,13 @@ def archive(invocation: Invocation, project_id: str) -> int:
     )
 
 
-@command("restore", "Undo `archive`: the keys work again.", of=projects, json=True)
+@command(
+    "restore",
+    "Undo `archive`: the keys work again.",
+    more="`relay projects list --archived` shows the PROJECT_ID.",
+    of=projects,
+    json=True,
+)
 @click.argument("project_id", metavar="PROJECT_ID", type=Text())
 def restore(invocation: Invocation, project_id: str) -> int:
     project = asyncio.run(restore_project(database_of(invocation), project_id))
