@@ -16,7 +16,7 @@ LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
         "waking the fold": ("doorbell.py", "concurrent/futures"),
         "the group: one write to Redis, answers": (
             "append (shared/event_stream",
-            "one_write.py",
+            "redis_batch.py",
             "asyncio/streams.py",
             "redis/",
         ),

@@ -17,7 +17,7 @@ from redis.exceptions import OutOfMemoryError, RedisClusterException, RedisError
 
 from shared.models.livekit_event import routing_key
 from shared.models.received import Received
-from shared.one_write import Command, execute_all
+from shared.redis_batch import Command, execute_all, execute_by_pipeline
 from shared.settings import Settings
 
 PARTITIONS = 16
@@ -105,10 +105,7 @@ async def append(redis: "Redis", entries: Sequence[tuple[int, Received]]) -> lis
     if isinstance(redis, Redis):
         results = await execute_all(redis, commands, SOCKET_TIMEOUT_S)
     else:  # a cluster: its client knows which node each command is for
-        pipeline = redis.pipeline(transaction=False)
-        for command in commands:
-            pipeline.execute_command(*command)
-        results = await pipeline.execute()
+        results = await execute_by_pipeline(redis, commands)
     return [partition for partition, rung in zip(partitions, results[len(entries) :], strict=True) if rung]
 
 

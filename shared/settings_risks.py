@@ -85,7 +85,7 @@ def risks_of(settings: Settings) -> Iterator[Risk]:
         )
     elif len(settings.auth_secret) < _AUTH_SECRET_LENGTH or len(set(settings.auth_secret)) < _DIFFERENT_CHARACTERS:
         yield Risk(
-            "warning",
+            "warning" if public else "note",
             "AUTH_SECRET is easy to guess: it is short, or repeats few characters",
             "set it to the output of `openssl rand -base64 32` and change over as docs/security.md says",
         )

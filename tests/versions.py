@@ -32,7 +32,8 @@ _OTHERS = (
 DEFAULT_TESTS = ("tests/integration", *(f"--ignore-glob=*/test_{name}.py" for name in _OTHERS))
 # ``--only-redis``: those that use Redis, for a server that speaks like it.
 REDIS_TESTS = (
-    "as_of", "doctor", "fold", "fold_contention", "idempotency", "large_events", "limits", "metrics", "one_write", "partitions",
+    "as_of", "doctor", "fold", "fold_contention", "idempotency", "large_events", "limits", "metrics", "redis_batch",
+    "redis_permissions", "partitions",
     "poisoned_events", "set_aside", "volume", "webhooks",
 )  # fmt: skip
 

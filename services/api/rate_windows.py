@@ -15,16 +15,15 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from redis import asyncio as redis_asyncio
-from redis.exceptions import RedisError
 
 from shared import metrics
 from shared.clock import MINUTE_MS, Clock
+from shared.event_stream import UNAVAILABLE
 
 log = logging.getLogger("relay.api")
 
 EXCHANGE_S: Final = 0.25
 WINDOW_MS: Final = MINUTE_MS
-UNAVAILABLE = (RedisError, OSError, TimeoutError)
 _TIMEOUT_S = 1.0
 # Windows exchanged in one pipeline: three commands each, and other requests of this process wait while it is put together.
 _AT_ONCE = 500

@@ -167,7 +167,8 @@ def test_up_opens_no_published_secret_to_others(host: str, secrets: dict[str, st
 
 def documented() -> dict[str, str]:
     """Name to row of the table in docs/self-hosting.md."""
-    rows = re.findall(r"^\| (`[A-Z][^|]*) \| (.*) \|$", read("docs/self-hosting.md"), re.MULTILINE)
+    section = read("docs/self-hosting.md").partition("\n## Settings\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`[A-Z][^|]*) \| (.*) \|$", section, re.MULTILINE)
     return {name: text for names, text in rows for name in re.findall(r"`([A-Z][A-Z_]+)`", names)}
 
 

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from redis.exceptions import AuthenticationError, RedisClusterException, RedisError
+from redis.exceptions import AuthenticationError, RedisClusterException, RedisError, ResponseError
 
 from services.cli.doctor.finding import Finding, duration
+from services.cli.doctor.redis_commands import check_commands, info_denied
 from shared import event_stream
 from shared.doorbell import create_broker, dead_messages
 from shared.settings import Settings
@@ -28,18 +29,49 @@ async def check_redis(settings: Settings, now_ms: int) -> list[Finding]:
 async def _check_single(settings: Settings, now_ms: int) -> list[Finding]:
     redis = event_stream.connect_redis(settings.redis_url)
     try:
-        info = await redis.info()
-        findings = [_version(info), *_memory(info)]
-        if settings.redis_streams_url is None:  # else nothing lies here that could be lost
-            findings += [*await _durability(redis, {}, info), await _backlog(redis, now_ms)]
-    except AuthenticationError as error:
-        return [Finding("redis", "error", f"Redis refuses the login: {error}", "correct the password in REDIS_URL")]
+        holds_streams = settings.redis_streams_url is None  # else nothing lies here that could be lost
+        findings = await _looked_at(redis, holds_streams)
+        findings += await check_commands(redis, streams=holds_streams)
+        if holds_streams:
+            findings += await _backlog_if_allowed(redis, now_ms)
     except event_stream.UNAVAILABLE as error:
-        advice = "start it, or correct the host and port in REDIS_URL"
-        return [Finding("redis", "error", f"Redis cannot be reached ({type(error).__name__})", advice)]
+        return [_unreachable("redis", error, "REDIS_URL")]
     finally:
         await redis.aclose()
     return findings
+
+
+async def _looked_at(redis: event_stream.Redis, holds_streams: bool) -> list[Finding]:
+    """What Redis tells of itself, as far as it lets this user look."""
+    await redis.ping()
+    try:
+        info = await redis.info()
+    except ResponseError as error:
+        return [info_denied(error)]
+    findings = [_version(info), *_memory(info)]
+    return findings + (await _durability(redis, {}, info) if holds_streams else [])
+
+
+async def _backlog_if_allowed(redis: event_stream.Redis, now_ms: int) -> list[Finding]:
+    try:
+        return [await _backlog(redis, now_ms)]
+    except ResponseError:
+        return []  # denied, as ``check_commands`` says
+
+
+def _unreachable(check: str, error: Exception, name: str) -> Finding:
+    # redis-py 8 makes a ConnectionError of what Redis answers while a connection is set up.
+    refusal = next(
+        (each for each in (error, error.__cause__) if isinstance(each, ResponseError | AuthenticationError)), None
+    )
+    if refusal is not None:
+        fact = f"Redis refuses the login, or the database of this user: {refusal}"
+        return Finding(check, "error", fact, f"correct the user, password and database in {name}")
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        fact = "the certificate of Redis is not trusted"
+        return Finding(check, "error", fact, f"name its authority in {name}: `rediss://…?ssl_ca_certs=/path/to/ca.pem`")
+    fact = f"Redis cannot be reached ({type(error).__name__})"
+    return Finding(check, "error", fact, f"start it, or correct the host and port in {name}")
 
 
 async def _check_cluster(settings: Settings, now_ms: int) -> list[Finding]:
@@ -82,6 +114,8 @@ async def _check_node(streams: event_stream.Redis, name: str, node: dict[str, An
     try:
         info = await streams.info(**node)
         findings = [_version({**info, "role": ""}), *await _durability(streams, node, info), *_memory(info)]
+    except ResponseError as error:
+        findings = [info_denied(error)]
     except event_stream.UNAVAILABLE as error:
         fact, advice = f"cannot be reached ({type(error).__name__})", "start it, or let a replica take its slots"
         findings = [Finding(_CLUSTER, "error", fact, advice)]
@@ -119,7 +153,8 @@ async def _durability(redis: event_stream.Redis, node: dict[str, Any], info: Map
     if not durable:
         advice = "set `appendonly yes` and `appendfsync always`"
         findings = [Finding("redis durability", "error", "a crash of Redis can lose acknowledged webhooks", advice)]
-    if info.get("maxmemory_policy") != "noeviction":
+    # Not every managed Redis tells of it.
+    if info.get("maxmemory_policy", "noeviction") != "noeviction":
         advice = "set `maxmemory-policy noeviction`"
         findings.append(Finding("redis durability", "error", "a full Redis throws away events that wait", advice))
     if str(info.get("aof_last_write_status", "ok")) != "ok":

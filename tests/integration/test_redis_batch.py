@@ -2,15 +2,19 @@
 
 import asyncio
 import errno
+import inspect
+import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from redis.asyncio.connection import Connection, UnixDomainSocketConnection
+from redis.asyncio.connection import AbstractConnection, Connection, UnixDomainSocketConnection
+from redis.asyncio.retry import Retry
 from redis.exceptions import ConnectionError, ResponseError, TimeoutError
 
-from shared import event_stream
-from shared.one_write import Command, execute_all
+from shared import event_stream, redis_batch
+from shared.redis_batch import Command, execute_all
 from shared.settings import Settings
 
 
@@ -89,3 +93,27 @@ async def test_a_connection_that_redis_closed_is_opened_again(redis: event_strea
     await other.aclose()
     assert await execute_all(redis, [("PING",)], 2.0) == [b"PONG"]
     assert await execute_all(redis, [("CLIENT", "ID")], 2.0) != [number]
+
+
+async def test_the_pipeline_does_the_same(redis: event_stream.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a redis-py of another major version, whose internals are not known."""
+    commands: list[Command] = [("SET", "one", b"\x00\r\n\xff"), ("GET", "one"), ("INCRBY", "three", 7), ("GET", "none")]
+    by_internals = await execute_all(redis, commands, 2.0)
+    await redis.delete("one", "three")
+    monkeypatch.setattr(redis_batch, "INTERNALS_ARE_KNOWN", False)
+    assert [answer in (b"OK", True) or answer for answer in await execute_all(redis, commands, 2.0)] == [
+        answer in (b"OK", True) or answer for answer in by_internals
+    ]
+    with pytest.raises(ResponseError, match="not an integer"):
+        await execute_all(redis, [("SET", "word", "a"), ("INCR", "word")], 2.0)
+
+
+def test_redis_py_is_the_version_that_this_is_written_for() -> None:
+    """A new major version: read `shared/redis_batch.py` against it, then raise WRITTEN_FOR and the bound in pyproject.toml."""
+    assert redis_batch.INTERNALS_ARE_KNOWN
+    bound = re.search(r'"redis\[hiredis\]>=(\d+),<(\d+)"', (Path(__file__).parents[2] / "pyproject.toml").read_text())
+    assert bound is not None
+    assert (int(bound[1]), int(bound[2])) == (redis_batch.WRITTEN_FOR, redis_batch.WRITTEN_FOR + 1)
+    assert {"timeout"} <= set(inspect.signature(AbstractConnection.read_response).parameters)
+    assert list(inspect.signature(AbstractConnection.send_packed_command).parameters)[1] == "command"
+    assert list(inspect.signature(Retry.call_with_retry).parameters)[1:3] == ["do", "fail"]
