@@ -73,6 +73,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     auth_secret: str
     auth_secret_previous: str | None = None
     relay_api_url: str
+    relay_internal_url: str | None = None
     port: int = DEFAULT_PORT
     host: str = DEFAULT_HOST
     reconcile_interval_s: int = DEFAULT_RECONCILE_INTERVAL_S
@@ -87,6 +88,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     rate_limits: RateLimits = RateLimits()
     trusted_proxies: tuple[str, ...] = DEFAULT_TRUSTED_PROXIES
     sign_up: SignUp = "first"
+
+    @property
+    def own_url(self) -> str:
+        """The address by which Relay's own commands reach the api."""
+        return self.relay_internal_url or self.relay_api_url
 
     def __repr__(self) -> str:
         return f"Settings(relay_api_url={self.relay_api_url!r}, port={self.port}, …)"
@@ -221,6 +227,7 @@ def _settings(values: Mapping[str, str], database: DatabaseUrl) -> Settings:
         auth_secret=values["AUTH_SECRET"],
         auth_secret_previous=values["AUTH_SECRET_PREVIOUS"] or None,
         relay_api_url=values["RELAY_API_URL"],
+        relay_internal_url=values["RELAY_INTERNAL_URL"] or None,
         port=int(values["PORT"]),
         host=values["RELAY_HOST"],
         reconcile_interval_s=int(values["RECONCILE_INTERVAL_SECONDS"]),

@@ -53,6 +53,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting("AUTH_SECRET", "secret", _LONG_RANDOM, required=True, secret=True, shortest=16),
     Setting("AUTH_SECRET_PREVIOUS", "secret", "the AUTH_SECRET before", secret=True, shortest=16),
     Setting("RELAY_API_URL", "url", "the public URL of this instance", required=True, schemes=("https", "http")),
+    Setting("RELAY_INTERNAL_URL", "url", "where Relay's own commands reach the API", schemes=("http", "https")),
     Setting("PORT", "number", "the port of the API", default="3000", low=1, high=65535),
     # Below a few seconds a pass would ask LiveKit more often than its own listing is brought up to date.
     Setting("RECONCILE_INTERVAL_SECONDS", "number", "how often LiveKit is asked who is there", default="30", low=2, high=3600,

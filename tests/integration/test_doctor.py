@@ -14,6 +14,7 @@ import pytest
 
 from services.cli.doctor.command import examine, printed
 from services.cli.doctor.finding import Finding
+from services.cli.doctor.network import check_own_address
 from shared import event_stream, metrics
 from shared.clock import SystemClock, from_ms
 from shared.models.operations import WorkerRow
@@ -146,11 +147,44 @@ async def test_a_database_that_refuses_what_it_is_asked(settings: Settings, pool
     assert 'relation "fold_progress" does not exist' in printed(report)
 
 
+async def test_inside_a_container_the_public_address_is_another_machine(settings: Settings) -> None:
+    """`localhost` in a container is the container, so the api is asked at its internal address."""
+    nowhere = f"http://localhost:{free_port()}"
+    async with serving(settings) as url:
+        inside = msgspec.structs.replace(settings, relay_api_url=nowhere, relay_internal_url=url)
+        found = levels(await check_own_address(inside, SystemClock().now_ms()))
+    assert found == {"api": "ok", "webhook address": "ok", "public address": "note"}
+
+
+@pytest.mark.parametrize(
+    ("internal", "public", "expected"),
+    [
+        ("api", "nowhere", {"api": "ok", "webhook address": "ok", "public address": "warning"}),
+        ("nowhere", "api", {"api": "error", "public address": "warning"}),  # the api itself serves /metrics
+        ("api", "other", {"api": "ok", "webhook address": "ok", "public address": "error"}),
+    ],
+)
+async def test_internal_and_public_address_are_told_apart(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, internal: str, public: str, expected: dict[str, str]
+) -> None:
+    monkeypatch.setattr(
+        "services.cli.doctor.network.is_local", lambda url: False
+    )  # the public address is on loopback here
+    other = msgspec.structs.replace(settings, livekit_api_secret="another secret")
+    async with serving(settings) as url, serving(other) as other_url:
+        addresses = {"api": url, "other": other_url, "nowhere": f"http://127.0.0.1:{free_port()}"}
+        asked = msgspec.structs.replace(
+            settings, relay_internal_url=addresses[internal], relay_api_url=addresses[public]
+        )
+        found = levels(await check_own_address(asked, SystemClock().now_ms()))
+    assert found == expected
+
+
 async def test_livekit_does_not_know_us(settings: Settings) -> None:
     async with livekit((401, b"invalid API key")) as url:
         report = await examine(msgspec.structs.replace(settings, livekit_api_url=url))
     (finding,) = [finding for finding in report.findings if finding.check == "livekit"]
-    assert (finding.level, "refuses the credentials" in finding.fact) == ("error", True)
+    assert (finding.level, "refuses this instance's credentials" in finding.fact) == ("error", True)
 
 
 async def test_the_api_runs_with_another_secret(settings: Settings) -> None:

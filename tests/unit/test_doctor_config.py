@@ -1,5 +1,6 @@
 """The doctor reads livekit.yaml, and settings that no deployment should have."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,31 @@ def test_filters_that_let_everything_needed_through_are_fine(tmp_path: Path) -> 
 def test_the_previous_key_is_taken_while_it_is_set(tmp_path: Path) -> None:
     changing = msgspec.structs.replace(SETTINGS, livekit_previous=KeyPair("APIold", "o" * 40))
     assert [level for level, _ in found(tmp_path, with_webhook(api_key="APIold"), changing)] == ["ok"]
+
+
+def test_the_configuration_comes_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container cannot read a file of mode 0600 that belongs to somebody else; its standard input it can."""
+    content = yaml.safe_dump({**GOOD, "keys": {"APIrelay": "another"}}).encode()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    (finding,) = check_livekit_config(Path("-"), SETTINGS)
+    assert (finding.level, "is not Relay's LIVEKIT_API_SECRET" in finding.fact) == ("error", True)
+
+
+def test_a_file_that_may_not_be_read_is_to_be_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    (finding,) = check_livekit_config(Path("/etc/livekit.yaml"), SETTINGS)
+    assert finding.fact == "/etc/livekit.yaml cannot be read: Permission denied"
+    assert "--livekit-config - <FILE" in finding.advice
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"keys: \x00", b"\x80abc", b"- 1", b""])
+def test_bytes_that_are_no_configuration(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "livekit.yaml").write_bytes(content)
+    (finding,) = check_livekit_config(tmp_path / "livekit.yaml", SETTINGS)
+    assert finding.level == "error"
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

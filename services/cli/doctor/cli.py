@@ -9,7 +9,12 @@ from services.cli.options import FilePath, Invocation, command
 
 
 @command("doctor", "Check the configuration and what runs, and say what to do.", json=True)
-@click.option("--livekit-config", type=FilePath(), metavar="FILE", help="Check LiveKit's own configuration file too.")
+@click.option(
+    "--livekit-config",
+    type=FilePath(),
+    metavar="FILE",
+    help="Check LiveKit's configuration too; - reads it from standard input.",
+)
 def doctor(invocation: Invocation, livekit_config: Path | None) -> int:
     from services.cli.doctor.command import examine, printed
     from services.cli.doctor.finding import Finding, report_of

@@ -5,6 +5,7 @@ resource_url_notifier.go, filter.go).
 """
 
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from services.cli.doctor.finding import Finding
 from shared.settings import Settings
 
 CHECK = "livekit.yaml"
+STDIN = Path("-")
+_AS_INPUT = "run it as a user who may read the file, or hand the file over: `relay doctor --livekit-config - <FILE`"
 WEBHOOK_PATH = "/api/webhooks/livekit"
 DEFAULT_DEPTH = 200
 DEFAULT_AGE_S = 30.0
@@ -32,21 +35,24 @@ _UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0,
 
 
 def check_livekit_config(path: Path, settings: Settings) -> list[Finding]:
-    """Findings about one livekit.yaml. It is only read."""
+    """Findings about one livekit.yaml, which is only read. The path ``-`` is standard input."""
+    shown = "standard input" if path == STDIN else str(path)
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = yaml.safe_load(sys.stdin.buffer.read() if path == STDIN else path.read_bytes())
+    except PermissionError as error:
+        return [Finding(CHECK, "error", f"{shown} cannot be read: {error.strerror}", _AS_INPUT)]
     except OSError as error:
         return [
-            Finding(CHECK, "error", f"{path} cannot be read: {error.strerror}", "name LiveKit's configuration file")
+            Finding(CHECK, "error", f"{shown} cannot be read: {error.strerror}", "name LiveKit's configuration file")
         ]
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         place = getattr(error, "problem_mark", None)
         where = f" (line {place.line + 1})" if place is not None else ""
-        return [Finding(CHECK, "error", f"{path} is no YAML{where}", "mend it; LiveKit will not start with it either")]
+        return [Finding(CHECK, "error", f"{shown} is no YAML{where}", "mend it; LiveKit will not start with it either")]
     if not isinstance(config, dict):
-        return [Finding(CHECK, "error", f"{path} holds no settings", "name LiveKit's configuration file")]
+        return [Finding(CHECK, "error", f"{shown} holds no settings", "name LiveKit's configuration file")]
     findings = [*_keys(config, settings), *_webhook(config, settings)]
-    return findings or [Finding(CHECK, "ok", f"{path} says all that Relay needs")]
+    return findings or [Finding(CHECK, "ok", f"{shown} says all that Relay needs")]
 
 
 def _section(config: dict[str, Any], name: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 import httpx
+import msgspec
 
 from services.cli.doctor.finding import Finding
 from services.cli.doctor.settings import is_local
@@ -17,6 +18,7 @@ TIMEOUT_S = 5.0
 # The Date header counts whole seconds, and an answer takes its time.
 _UNSEEN_SKEW_S = 3.0
 _WEBHOOK_PATH = "/api/webhooks/livekit"
+PUBLIC = "RELAY_API_URL"
 
 
 async def check_livekit(settings: Settings, clock: Clock) -> list[Finding]:
@@ -57,29 +59,55 @@ async def _clock_skew(url: str, clock: Clock) -> list[Finding]:
 
 
 async def check_own_address(settings: Settings, now_ms: int) -> list[Finding]:
-    """Whether RELAY_API_URL leads to a Relay that is ready and has our LiveKit secret. Nothing is stored by asking: an
-    expired signature is refused, but only after the secret was found right."""
+    """Whether a Relay with our LiveKit secret is ready at the internal address and at RELAY_API_URL."""
+    findings = await _check_address("RELAY_INTERNAL_URL" if settings.relay_internal_url else PUBLIC, settings, now_ms)
+    if settings.relay_internal_url:
+        findings += await _check_public_address(settings, now_ms)
+    return findings
+
+
+async def _check_public_address(settings: Settings, now_ms: int) -> list[Finding]:
+    """RELAY_API_URL, where the internal address was checked already. Behind NAT, or in a container, it may be out of reach."""
+    base = settings.relay_api_url
+    if is_local(base):
+        fact = f"{base} ({PUBLIC}) was not asked: seen from here it may be another machine"
+        return [Finding("public address", "note", fact, "open it on the machine where Relay is published")]
+    findings = await _check_address(PUBLIC, settings, now_ms)
+    if [finding.check for finding in findings] == ["api"]:
+        advice = "behind NAT this may be normal from inside; try it from LiveKit's machine"
+        return [Finding("public address", "warning", findings[0].fact, advice)]
+    return [msgspec.structs.replace(finding, check="public address") for finding in findings]
+
+
+async def _check_address(name: str, settings: Settings, now_ms: int) -> list[Finding]:
+    """Readiness and intake at one address. Nothing is stored: an expired signature is refused, but only after the api found
+    that it was made with its own secret."""
+    base = settings.relay_api_url if name == PUBLIC else settings.own_url
     long_ago_s = now_ms // 1000 - TOKEN_TTL_S - LEEWAY_S - 3600
     signature = WebhookSigner(settings.livekit_api_key, settings.livekit_api_secret).sign(PROBE_BODY, now_s=long_ago_s)
-    base = settings.relay_api_url
     try:
-        async with httpx.AsyncClient(trust_env=not is_local(base), timeout=TIMEOUT_S) as client:
+        async with httpx.AsyncClient(trust_env=_goes_through_proxies(name, base), timeout=TIMEOUT_S) as client:
             ready = await client.get(f"{base}/readyz")
             answer = await client.post(
                 f"{base}{_WEBHOOK_PATH}", content=PROBE_BODY, headers={"Authorization": signature}
             )
             metrics = await client.get(f"{base}/metrics")
     except httpx.HTTPError as error:
-        fact = f"{base} (RELAY_API_URL) cannot be reached from here ({type(error).__name__})"
+        fact = f"{base} ({name}) cannot be reached from here ({type(error).__name__})"
         advice = "start the api; behind a proxy or NAT this may be normal from inside, so try it from LiveKit's machine"
         return [Finding("api", "error", fact, advice)]
     findings = [_readiness(base, ready), _intake(base, answer)]
-    if not is_local(base) and metrics.status_code == 200 and b"relay_" in metrics.content:
+    if name == PUBLIC and not is_local(base) and metrics.status_code == 200 and b"relay_" in metrics.content:
         fact = f"{base}/metrics can be read by anybody"
         findings.append(
             Finding("api", "warning", fact, "keep /metrics from the public at the proxy (docs/operations.md)")
         )
     return findings
+
+
+def _goes_through_proxies(name: str, base: str) -> bool:
+    """Whether HTTP_PROXY applies: never to an address of this machine or of the network inside."""
+    return name == PUBLIC and not is_local(base)
 
 
 def _readiness(base: str, answer: httpx.Response) -> Finding:

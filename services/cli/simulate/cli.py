@@ -81,7 +81,7 @@ def simulate(invocation: Invocation, **options: Any) -> int:
     if not projects:
         raise NoProject
     target = Target(
-        url=settings.relay_api_url,
+        url=settings.own_url,
         api_key=settings.livekit_api_key,
         api_secret=settings.livekit_api_secret,
         projects=[(project.project_id, project.name) for project in projects],
