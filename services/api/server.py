@@ -18,6 +18,7 @@ from typing import Any
 import uvicorn
 
 from services.api.hot_protocol import HotProtocol
+from services.api.listeners import empty_queues
 
 log = logging.getLogger("relay.api")
 
@@ -86,6 +87,15 @@ class Server(uvicorn.Server):
             for _ in range(ACCEPTED_AT_ONCE - 1):
                 again = socket.socket(fileno=os.dup(listening))
                 self.servers.append(await loop.create_server(connection, sock=again, backlog=config.backlog))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Uvicorn's, after every connection that the kernel took was accepted."""
+        listening = {each.fileno() for server in self.servers for each in server.sockets}
+        duplicates = [socket.socket(fileno=os.dup(each)) for each in listening]
+        await empty_queues([each for each in duplicates if each.family != socket.AF_UNIX])
+        for each in duplicates:
+            each.close()
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called by the signal. Uvicorn's own would raise the signal again at the end: an orderly stop is no death by it."""
