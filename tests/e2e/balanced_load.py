@@ -85,6 +85,14 @@ class Balancer:
         return ports[self._turn % len(ports)]
 
 
+class OnePort(Balancer):
+    """A proxy that does the balancing by itself."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__([port])
+        self.ready = [port]
+
+
 async def _is_ready(port: int) -> bool | None:
     """None if it does not say in time."""
     try:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import msgspec
@@ -22,8 +23,9 @@ from services.local.embedded import embedded_servers
 from shared.migrate import migrate
 from shared.postgres import create_pool
 from shared.settings import Settings, parse_database_url
-from tests.e2e.balanced_load import Outcome, drive
+from tests.e2e.balanced_load import Balancer, OnePort, Outcome, drive
 from tests.e2e.fleet import environment_of, fleet, folded, mints, webhooks
+from tests.e2e.proxy import shipped_proxy
 from tests.integration.test_volume import Owners, traffic_for
 
 
@@ -48,10 +50,19 @@ class Figures(msgspec.Struct):
 
 
 async def rolling_restart(
-    settings: Settings, log: Path, *, rounds: int, tokens: float, webhook_rate: float, events: int, drain_s: int = 1
+    settings: Settings,
+    log: Path,
+    *,
+    rounds: int,
+    tokens: float,
+    webhook_rate: float,
+    events: int,
+    drain_s: int = 1,
+    proxy: bool = False,
 ) -> Figures:
-    """Restarts everything one after the other, ``rounds`` times, while both kinds of request go on; ``events``: the most
-    webhooks there are to send."""
+    """Restarts everything one after the other, ``rounds`` times, while both kinds of request go on. ``events``: the most
+    webhooks there are to send. ``proxy``: the requests go through the proxy of compose, which knows nothing of readiness, and
+    not through a balancer that does."""
     projects = [await create_project(settings.database, name) for name in ("one", "two")]
     owners: Owners = [(project.project_id, project.name) for project in projects]
     key = next(k.key for k in projects[0].keys if k.mode == "live" and k.type == "secret")
@@ -60,15 +71,17 @@ async def rolling_restart(
     )
     gc.freeze()  # hundreds of thousands of events that stay, which the collector would look at again and again
     stopped = asyncio.Event()
-    async with fleet(settings, log, drain_s) as (running, balancer):
+    async with AsyncExitStack() as stack:
+        running, balancer = await stack.enter_async_context(fleet(settings, log, drain_s))
+        target: Balancer = balancer
+        if proxy:
+            target = OnePort(stack.enter_context(shipped_proxy(running.ports, log.parent)))
         started, cpu = time.monotonic(), time.process_time()
         loads = [
             asyncio.create_task(
-                drive(
-                    balancer, webhooks(settings, traffic), webhook_rate, connections_for(webhook_rate), stopped.is_set
-                )
+                drive(target, webhooks(settings, traffic), webhook_rate, connections_for(webhook_rate), stopped.is_set)
             ),
-            asyncio.create_task(drive(balancer, mints(key), tokens, connections_for(tokens), stopped.is_set)),
+            asyncio.create_task(drive(target, mints(key), tokens, connections_for(tokens), stopped.is_set)),
         ]
         for _ in range(rounds):
             for name in running.names:
@@ -113,6 +126,7 @@ def main() -> None:
     parser.add_argument("--webhooks", type=float, default=1000.0, help="a second")
     parser.add_argument("--seconds", type=float, default=300.0, help="for how long there are webhooks at that rate")
     parser.add_argument("--drain", type=int, default=5, help="DRAIN_SECONDS (default: the image's, %(default)s)")
+    parser.add_argument("--proxy", action="store_true", help="through the proxy of compose (needs the extra `ci`)")
     given = parser.parse_args()
     # Ends as Ctrl-C does: servers stopped, directory removed. Killed, the kernel ends the processes with this one.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -139,6 +153,7 @@ def main() -> None:
                 webhook_rate=given.webhooks,
                 events=int(given.seconds * given.webhooks),
                 drain_s=given.drain,
+                proxy=given.proxy,
             )
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 figures = runner.run(run)

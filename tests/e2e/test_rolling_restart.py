@@ -2,14 +2,26 @@
 
 from pathlib import Path
 
+import pytest
+
 from shared.settings import Settings
 from tests.e2e.fleet import STOP_WITHIN_S
 from tests.e2e.rolling_restart import rolling_restart
 
 
-async def test_a_rolling_restart_loses_and_doubles_nothing(settings: Settings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("proxy", [False, True], ids=["balancer", "proxy"])
+async def test_a_rolling_restart_loses_and_doubles_nothing(settings: Settings, tmp_path: Path, proxy: bool) -> None:
     log = tmp_path / "log"
-    figures = await rolling_restart(settings, log, rounds=1, tokens=150, webhook_rate=150, events=9000, drain_s=2)
+    figures = await rolling_restart(
+        settings,
+        log,
+        rounds=1,
+        tokens=150,
+        webhook_rate=150,
+        events=9000,
+        drain_s=5 if proxy else 2,
+        proxy=proxy,
+    )
     assert figures.lost == 0, log.read_text()
     assert figures.verified
     tokens, webhooks = figures.outcomes["tokens"], figures.outcomes["webhooks"]
