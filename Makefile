@@ -42,9 +42,9 @@ bench: setup
 test-versions: setup
 	$(BIN)/python -m tests.versions $(if $(POSTGRES),--postgres $(POSTGRES)) $(if $(REDIS),--redis $(REDIS)) $(ARGS)
 
-# Both images, step by step in a clean root, without Docker. Needs root and debootstrap; MIRROR names a mirror of Debian.
+# Both images and the compose file on a real Docker engine. Needs root on Debian 12, and LOCK=requirements-ci.lock for the proxy.
 images: setup
-	$(BIN)/python -m tests.images.run $(if $(MIRROR),--mirror $(MIRROR))
+	$(BIN)/python -m tests.containers $(ARGS)
 
 # Needs `uv`. Locks carry versions and hashes only, so they install from whatever index the machine is set up with.
 lock:
