@@ -17,7 +17,10 @@ ENTRY_POINTS = {
     "Dockerfile.worker": ("services/worker/main.py",),
 }
 # What compose needs and Relay never sees.
-COMPOSE_ONLY = {"POSTGRES_PASSWORD", "LIVEKIT_NODE_IP"}
+COMPOSE_ONLY = {
+    "POSTGRES_PASSWORD", "LIVEKIT_NODE_IP", "RELAY_BIND", "RELAY_DOMAIN", "PYTHON_IMAGE", "POSTGRES_IMAGE", "REDIS_IMAGE",
+    "CADDY_IMAGE", "LIVEKIT_IMAGE", "RELAY_API_IMAGE", "RELAY_WORKER_IMAGE",
+}  # fmt: skip
 COMPLETE = {
     "DATABASE_URL": "postgresql://relay:pw@localhost:5432/relay",
     "REDIS_URL": "redis://localhost:6379/0",
@@ -114,6 +117,39 @@ def test_compose_interpolates_only_what_env_example_explains() -> None:
     assert interpolated <= example_variables()
 
 
+def test_compose_publishes_nothing_beyond_this_machine_unless_it_is_told_to() -> None:
+    """Plain HTTP carries keys, and the first visitor of a new instance becomes its administrator."""
+    ports = [
+        port
+        for block in re.findall(r"^    ports:\n((?: {6}.*\n)+)", read("docker-compose.yml"), re.MULTILINE)
+        for port in re.findall(r'^      - "(.+)"$', block, re.MULTILINE)
+    ]
+    assert len(ports) == 4
+    assert [port for port in ports if not port.startswith("${RELAY_BIND:-127.0.0.1}:")] == []
+
+
+def images(name: str) -> list[str]:
+    return re.findall(r"^ +image: (.+)$", read(name), re.MULTILINE)
+
+
+def test_every_image_can_be_replaced_and_none_is_the_latest() -> None:
+    """A tag that stands still misses security releases, and a digest that nobody checked is worse than a tag."""
+    for image in images("docker-compose.yml"):
+        default = re.fullmatch(r"\$\{[A-Z_]+_IMAGE:-([a-z/-]+(:[\w.-]+)?)\}", image)
+        assert default is not None, image
+        assert default[2] != ":latest"
+        assert default[2] or default[1].startswith("relay-"), image
+    for dockerfile in DOCKERFILES:
+        base = next(line for line in instructions(dockerfile) if line.startswith("ARG PYTHON_IMAGE="))
+        assert f"${{PYTHON_IMAGE:-{base.partition('=')[2]}}}" in read("docker-compose.yml")
+        assert all(line.split()[1] == "${PYTHON_IMAGE}" for line in instructions(dockerfile) if line.startswith("FROM"))
+
+
+def test_compose_builds_each_image_once() -> None:
+    built = re.findall(r"dockerfile: (\S+)", without_comments(read("docker-compose.yml")))
+    assert sorted(built) == ["Dockerfile.api", "Dockerfile.worker"]
+
+
 def test_compose_syncs_redis_before_it_answers() -> None:
     command = re.search(r'command: \["redis-server", (.*)\]', read("docker-compose.yml"))
     assert command is not None
@@ -191,7 +227,7 @@ def test_image_hands_signals_to_python(dockerfile: str) -> None:
 @pytest.mark.parametrize(("dockerfile", "port"), [("Dockerfile.api", "PORT"), ("Dockerfile.worker", "WORKER_PORT")])
 def test_image_checks_its_health_without_a_shell(dockerfile: str, port: str) -> None:
     check = next(line for line in instructions(dockerfile) if line.startswith("HEALTHCHECK "))
-    assert re.search(r'CMD \["python", "-c", ".*/healthz.*"\]$', check)
+    assert re.search(r'CMD \["python", "-IS", "-c", ".*/healthz.*"\]$', check)
     assert f"os.environ['{port}']" in check
     assert port in image_environment(dockerfile)
 

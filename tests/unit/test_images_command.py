@@ -1,0 +1,43 @@
+"""The `relay` commands of the images: shell scripts, run here with a `python` that says what it was started with."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(script: str, arguments: list[str], directory: Path) -> tuple[int, str]:
+    python = directory / "python"
+    python.write_text('#!/bin/sh\nprintf "%s|" "$@"\n', encoding="utf-8")
+    python.chmod(0o755)
+    ended = subprocess.run(
+        [str(ROOT / "deploy" / script), *arguments],
+        env={"PATH": f"{directory}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return ended.returncode, ended.stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["doctor"], ["projects", "create", "My app", ""], ["a\nb", "$HOME", "*"]])
+def test_the_api_image_hands_every_argument_on(tmp_path: Path, arguments: list[str]) -> None:
+    expected = "|".join(["-m", "services.cli.main", *arguments, ""])
+    assert run("relay", arguments, tmp_path) == (0, expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["worker"], (0, "-m|services.worker.main|")),
+        ([], (2, "")),
+        (["doctor"], (2, "")),
+        (["worker", "--processes", "2"], (2, "")),
+    ],
+)
+def test_the_worker_image_runs_the_worker_and_nothing_else(
+    tmp_path: Path, arguments: list[str], expected: tuple[int, str]
+) -> None:
+    assert run("relay-worker", arguments, tmp_path) == expected
