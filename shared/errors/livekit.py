@@ -70,14 +70,14 @@ class LiveKitCredentialsRefused(LiveKitError):
     codes = (
         Code(
             "livekit_credentials",
-            "LiveKit refuses this instance's credentials.",
-            "LiveKit refuses this instance's credentials. Compare LIVEKIT_API_KEY, LIVEKIT_API_SECRET and the clocks.",
+            "LiveKit refuses the credentials of this instance.",
+            "LiveKit refuses the credentials of this instance. Compare LIVEKIT_API_KEY, LIVEKIT_API_SECRET and the clocks.",
         ),
     )
 
     def __init__(self) -> None:
         super().__init__(
-            "LiveKit refuses this instance's credentials. Compare LIVEKIT_API_KEY, LIVEKIT_API_SECRET and the clocks."
+            "LiveKit refuses the credentials of this instance. Compare LIVEKIT_API_KEY, LIVEKIT_API_SECRET and the clocks."
         )
 
 
