@@ -173,7 +173,8 @@ async def accept_invitation(conn: Connection, account: Account, secret: str, now
 
 
 async def change_password(conn: Connection, account: Account, password_hash: str, now: datetime, keep: bytes) -> int:
-    """Sets the password, ends every session but ``keep`` and the links that could set another; how many sessions ended."""
+    """Sets the password, ends every session but ``keep`` and the links that could set another; how many sessions ended. The
+    caller has locked the account and compared the hash that the present password was checked against."""
     await account_queries.set_password(conn, account.account_id, password_hash, now)
     await queries.revoke_password_links(conn, account.account_id, now)
     await record(conn, actor_of(account), "password_changed", now, target=account.email)
@@ -182,12 +183,15 @@ async def change_password(conn: Connection, account: Account, password_hash: str
 
 async def reset_password(conn: Connection, secret: str, password_hash: str, now: datetime) -> Account:
     """Sets a password by a link and ends every session of the account and its other links. Raises ``InvitationUnusable``."""
-    invitation = await usable_invitation(conn, secret, now, lock=True)
-    account = None
+    invitation = await usable_invitation(conn, secret, now)
+    found = None
     if invitation.purpose == "password" and invitation.account_id is not None:
-        account = await account_queries.account_by_id(conn, invitation.account_id)
-    if account is None:
+        # The account is locked first, so that two links of it used at once wait for each other instead of dead-locking.
+        found = await account_queries.lock_credentials(conn, invitation.account_id)
+    if found is None:
         raise InvitationUnusable
+    await usable_invitation(conn, secret, now, lock=True)
+    account = found.account
     await queries.use_invitation(conn, invitation.invitation_id, account.account_id, now)
     await queries.revoke_password_links(conn, account.account_id, now)
     await account_queries.set_password(conn, account.account_id, password_hash, now)

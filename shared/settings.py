@@ -16,6 +16,7 @@ from shared.models.accounts import SIGN_UPS, SignUp
 from shared.settings_table import LOG_FORMATS, SETTINGS, Setting, cleaned, is_quoted
 
 _SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
+_HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 _NUMBER = re.compile(r"[0-9]{1,9}")  # int() refuses a number of thousands of digits with an error of its own
 # Query parameters of Prisma's URLs that no Postgres driver knows.
 _PRISMA_ONLY = {"schema", "connection_limit", "pool_timeout", "pgbouncer", "socket_timeout", "statement_cache_size"}
@@ -88,6 +89,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     rate_limits: RateLimits = RateLimits()
     trusted_proxies: tuple[str, ...] = DEFAULT_TRUSTED_PROXIES
     sign_up: SignUp = "first"
+    portal_hosts: tuple[str, ...] = ()
 
     @property
     def own_url(self) -> str:
@@ -204,12 +206,17 @@ def _checked(setting: Setting, text: str) -> str:
             if text not in setting.choices:
                 raise SettingsInvalid([f"{name} must be one of {', '.join(setting.choices)}"])
         case "networks":
-            if not all(map(_is_network, _networks(text))):
+            if not all(map(_is_network, _listed(text))):
                 raise SettingsInvalid([f"{name} must be addresses or networks, like 10.0.0.0/8, separated by commas"])
+        case "hosts":
+            if not all(map(_HOST_NAME.fullmatch, _listed(text))):
+                raise SettingsInvalid(
+                    [f"{name} must be host names without scheme and port, like relay.example.com, separated by commas"]
+                )
     return text
 
 
-def _networks(text: str) -> tuple[str, ...]:
+def _listed(text: str) -> tuple[str, ...]:
     return tuple(text.replace(",", " ").split())
 
 
@@ -244,7 +251,8 @@ def _settings(values: Mapping[str, str], database: DatabaseUrl) -> Settings:
             api_per_project=int(values["RATE_LIMIT_API_PER_PROJECT"]),
             unknown_keys=int(values["RATE_LIMIT_UNKNOWN_KEYS"]),
         ),
-        trusted_proxies=_networks(values["TRUSTED_PROXIES"]) or DEFAULT_TRUSTED_PROXIES,
+        trusted_proxies=_listed(values["TRUSTED_PROXIES"]) or DEFAULT_TRUSTED_PROXIES,
+        portal_hosts=_listed(values["PORTAL_HOSTS"]),
         sign_up=next((known for known in SIGN_UPS if known == values["RELAY_SIGNUP"]), "first"),
     )
 

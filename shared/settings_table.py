@@ -8,7 +8,7 @@ from typing import Final, Literal, NamedTuple
 
 from shared.models.accounts import SIGN_UPS
 
-Kind = Literal["text", "secret", "database", "url", "number", "choice", "networks"]
+Kind = Literal["text", "secret", "database", "url", "number", "choice", "networks", "hosts"]
 LARGEST_RATE: Final = 100_000_000
 LOG_FORMATS: Final = ("auto", "json", "text")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
@@ -71,6 +71,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _rate("RATE_LIMIT_UNKNOWN_KEYS", 60, "unknown keys a minute and client address"),
     Setting("TRUSTED_PROXIES", "networks", "reverse proxies whose headers are believed", default="127.0.0.1,::1"),
     Setting("RELAY_SIGNUP", "choice", "who may make an account", default="first", choices=SIGN_UPS),
+    Setting("PORTAL_HOSTS", "hosts", "further host names of the portal"),
     Setting("RELAY_HOST", "text", "the address to listen on", default="127.0.0.1"),
 )  # fmt: skip
 BY_NAME: Final = {setting.name: setting for setting in SETTINGS}

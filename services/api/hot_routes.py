@@ -40,6 +40,7 @@ Handler = Callable[[Any, bytes], Awaitable[bytes]]
 # The same without a coroutine, where that is possible. None: it takes I/O, ask the handler; nothing was counted or changed.
 AtOnce = Callable[[Any, bytes], "bytes | Waiting | None"]
 _JSON = (b"content-type", b"application/json")
+_STREAM = b"text/event-stream"
 _PROBLEM = (b"content-type", MEDIA_TYPE.encode())
 # No answer of ours is a page or a script, whatever a browser may sniff, and none may be kept by a cache: they hold tokens.
 _EVERYWHERE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
@@ -158,11 +159,11 @@ class HotRoutes:
         await answer.send(send)
 
     async def _framework(self, scope: Any, receive: Receive, send: Send, shared: Headers) -> None:
-        started, status = time.perf_counter(), 0
+        started, status, is_stream = time.perf_counter(), 0, False
         scope = with_whole_names(as_get(scope))
 
         async def send_with_shared(message: Message) -> None:
-            nonlocal status
+            nonlocal status, is_stream
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = list(message["headers"])
@@ -171,11 +172,16 @@ class HotRoutes:
                     headers = [header for header in headers if header[0].lower() != b"allow"]
                     headers.append((b"allow", self._methods[scope["path_template"]]))
                 given = {name.lower() for name, _ in headers}
+                is_stream = any(
+                    name.lower() == b"content-type" and value.startswith(_STREAM) for name, value in headers
+                )
                 further = (*shared, *headers_of_answer(scope))
                 message["headers"] = [*headers, *(header for header in further if header[0] not in given)]
             await send(message)
 
         await self._app(scope, receive, send_with_shared)
         # The route as it is declared: a path holds names that strangers chose, and there is no end of them.
+        if is_stream:
+            return  # it lasts as long as somebody watches, which says nothing of how quick the API is
         labels = (_METHODS.get(scope["method"], "other"), scope.get("path_template") or "none", str(status))
         metrics.request_seconds.labels(*labels).observe(time.perf_counter() - started)

@@ -11,6 +11,7 @@ _ACCOUNT = "a.id, a.email, a.name, a.is_admin, a.created_at, a.disabled_at"
 _SESSION = "s.digest, s.created_at AS session_created_at, s.seen_at, s.expires_at, s.address, s.user_agent"
 # Held while an account is made, so that of two first sign-ups only one finds an empty instance.
 _SIGN_UP_LOCK = 0x52454C4159
+_RIGHTS_LOCK = _SIGN_UP_LOCK + 1
 
 
 def _account(row: "asyncpg.Record") -> Account:
@@ -70,10 +71,41 @@ async def credentials(conn: Connection, email: str) -> Credentials | None:
     return None if row is None else Credentials(_account(row), row["password_hash"])
 
 
+async def lock_credentials(conn: Connection, account_id: str) -> Credentials | None:
+    """As they are now. Until the transaction ends nobody else changes the account: what was checked against them stays true."""
+    row = await conn.fetchrow(
+        f"SELECT {_ACCOUNT}, a.password_hash FROM account a WHERE a.id = $1 FOR NO KEY UPDATE", account_id
+    )
+    return None if row is None else Credentials(_account(row), row["password_hash"])
+
+
+async def addresses_of_sessions(conn: Connection, email: str, now: datetime) -> list[str]:
+    """The client addresses of the account's open sessions."""
+    rows = await conn.fetch(
+        "SELECT DISTINCT s.address FROM portal_session s JOIN account a ON a.id = s.account_id"
+        " WHERE lower(a.email) = lower($1) AND s.expires_at > $2 LIMIT 100",
+        email,
+        now,
+    )
+    return [row["address"] for row in rows]
+
+
+async def lock_rights(conn: Connection, *, exclusive: bool) -> None:
+    """Take it first in a transaction that acts by somebody's rights, ``exclusive`` in one that takes rights away. So the rights
+    that a transaction reads hold until it ends."""
+    shared = "" if exclusive else "_shared"
+    await conn.execute(f"SELECT pg_advisory_xact_lock{shared}($1)", _RIGHTS_LOCK)
+
+
 async def set_password(conn: Connection, account_id: str, password_hash: str, now: datetime) -> None:
     await conn.execute(
         "UPDATE account SET password_hash = $2, password_changed_at = $3 WHERE id = $1", account_id, password_hash, now
     )
+
+
+async def set_password_hash(conn: Connection, account_id: str, password_hash: str) -> None:
+    """The same password, hashed with today's parameters."""
+    await conn.execute("UPDATE account SET password_hash = $2 WHERE id = $1", account_id, password_hash)
 
 
 async def set_name(conn: Connection, account_id: str, name: str) -> None:
@@ -167,6 +199,10 @@ async def forgive_attempt(conn: Connection, subjects: list[bytes]) -> None:
     await conn.execute(
         "UPDATE sign_in_attempt SET attempts = greatest(attempts - 1, 0) WHERE subject = ANY ($1::bytea[])", subjects
     )
+
+
+async def delete_attempts(conn: Connection, subjects: list[bytes]) -> None:
+    await conn.execute("DELETE FROM sign_in_attempt WHERE subject = ANY ($1::bytea[])", subjects)
 
 
 async def delete_past_attempts(conn: Connection, now: datetime) -> None:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from services.api.portal.cookies import Cookies
 from services.api.portal.gate import safe_path
-from services.api.portal.passwords import Passwords, TooBusy, objection_to
+from services.api.portal.password_rules import objection_to
+from services.api.portal.passwords import Passwords, TooBusy
 from services.api.portal.throttle import subjects_of
 
 cookies = Cookies("a secret of sixteen or more", secure=False)

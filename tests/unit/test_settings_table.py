@@ -40,6 +40,7 @@ VALID = {
     "LOG_LEVEL": "debug",
     **{setting.name: "7" for setting in SETTINGS if setting.name.startswith("RATE_LIMIT_")},
     "TRUSTED_PROXIES": "10.0.0.0/8",
+    "PORTAL_HOSTS": "portal.example.com",
     "RELAY_SIGNUP": "open",
     "RELAY_HOST": "127.0.0.2",
 }

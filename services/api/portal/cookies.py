@@ -1,4 +1,4 @@
-"""The portal's one cookie, and the token that its forms carry.
+"""The portal's cookies, and the token that its forms carry.
 
 A browser is known by 256 random bits, signed with AUTH_SECRET so that a made-up value costs no query. The bits become a
 signed-in session only through a row in Postgres (by their SHA-256), so a session can be revoked there, and changing AUTH_SECRET
@@ -10,7 +10,10 @@ import base64
 import hmac
 import secrets
 
+from litestar.datastructures import Cookie
+
 MAX_AGE_S = 30 * 24 * 3600
+DEVICE_MAX_AGE_S = 365 * 24 * 3600
 
 
 def _derived(secret: str, purpose: str) -> bytes:
@@ -34,9 +37,11 @@ class Cookies:
         secrets_taken = [auth_secret, *([previous] if previous is not None else [])]
         self._session_keys = [_derived(secret, "session") for secret in secrets_taken]
         self._form_keys = [_derived(secret, "form") for secret in secrets_taken]
+        self._device_keys = [_derived(secret, "device") for secret in secrets_taken]
         self.secure = secure
         # The prefix makes browsers refuse one that another host of the domain, or plain http, tries to set.
         self.name = "__Host-relay" if secure else "relay"
+        self.device_name = f"{self.name}-device"
 
     def new_browser(self) -> str:
         return secrets.token_urlsafe(32)
@@ -54,6 +59,23 @@ class Cookies:
         signature = _signature(self._session_keys[0], browser)
         secure = "; Secure" if self.secure else ""
         return f"{self.name}={browser}.{signature}; Path=/; Max-Age={MAX_AGE_S}; HttpOnly; SameSite=Lax{secure}"
+
+    def device_is_known(self, value: str | None, email: str) -> bool:
+        """Whether this browser has signed in to the account before."""
+        nonce, _, signature = (value or "").partition(".")
+        return any(_same(_signature(key, f"{nonce} {email}"), signature) for key in self._device_keys)
+
+    def device_cookie(self, email: str) -> Cookie:
+        """A cookie by which a browser is known to have signed in to the account (OWASP's device cookie). It signs nobody in."""
+        nonce = secrets.token_urlsafe(16)
+        return Cookie(
+            self.device_name,
+            f"{nonce}.{_signature(self._device_keys[0], f'{nonce} {email}')}",
+            max_age=DEVICE_MAX_AGE_S,
+            httponly=True,
+            samesite="lax",
+            secure=self.secure,
+        )
 
     def form_token(self, browser: str) -> str:
         """What each form of this browser must carry."""

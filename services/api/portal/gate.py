@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from litestar import Request
-from litestar.exceptions import NotFoundException, PermissionDeniedException
+from litestar.exceptions import HTTPException, NotFoundException, PermissionDeniedException
 
 from services.api.portal.forms import parse_form
 from services.api.portal.portal import Portal
@@ -34,6 +34,12 @@ SESSION_IDLE = timedelta(days=14)
 SESSION_LONGEST = timedelta(days=90)
 _TOUCH_AFTER = timedelta(minutes=10)
 _READING = ("GET", "HEAD")
+
+
+class WrongHost(HTTPException):
+    """The request names a host that is not this instance's."""
+
+    status_code = 421
 
 
 class FormRefused(PermissionDeniedException):
@@ -52,6 +58,8 @@ class Gate:
         self._portal = portal
 
     async def __call__(self, request: Request[Any, Any, Any]) -> Page | None:
+        if not self._portal.hosts.allow(request.headers.get("host")):
+            raise WrongHost
         if "\0" in request.scope["path"]:
             raise NotFoundException  # Postgres has no room for it, so nothing is called so
         visit = self._visit(request)
@@ -123,8 +131,8 @@ class Gate:
             project = await memberships.project_access(conn, project_id, account.account_id, account.is_admin)
         if project is None:
             raise NotFoundException
-        visit.open_project(project)
         needed: Role = role or ("viewer" if visit.request.method in _READING else "admin")
+        visit.open_project(project, needed)
         if not at_least(project.role, needed):
             raise PermissionDeniedException(f"this takes the role {needed}; yours in this project is {project.role}")
 

@@ -7,10 +7,11 @@ opened it may no longer see the project: the browser comes back by itself, throu
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING
 
 import asyncpg
+from litestar.response import ServerSentEventMessage
 
 from shared.accounts import secret_digest
 from shared.clock import from_ms
@@ -30,7 +31,8 @@ LONGEST_S = 300
 _AT_LEAST_EVERY_S = 20
 STREAMS_PER_ACCOUNT = 12
 _TIMEOUT_S = 5.0
-_RETRY = b"retry: 2000\n\n"
+RETRY_MS = 2000
+_NOTHING_NEW = ServerSentEventMessage(data=None, comment="")
 
 
 class LiveUpdates:
@@ -43,17 +45,24 @@ class LiveUpdates:
         self._watching: Counter[Scope] = Counter()
         self._of_account: Counter[str] = Counter()
 
-    def is_full(self, account_id: str) -> bool:
-        return self._of_account[account_id] >= STREAMS_PER_ACCOUNT
+    async def open(self, visit: "Visit") -> AsyncIterator[ServerSentEventMessage] | None:
+        """A stream of server-sent events: ``changed`` whenever the page is out of date, else comments. None if the account has
+        as many streams as it may have."""
+        stream = self._counted(visit)
+        # Started here, so that it counts before the next request is looked at. Once started, it stops counting when it is
+        # closed or collected, even if nobody ever reads it.
+        return stream if await anext(stream, None) is not None else None
 
-    async def stream(self, visit: "Visit") -> AsyncIterator[bytes]:
-        """Server-sent events: ``changed`` whenever the page is out of date, a comment where nothing is."""
+    async def _counted(self, visit: "Visit") -> AsyncGenerator[ServerSentEventMessage, None]:
         scope, account_id = visit.scope, visit.account.account_id
+        if self._of_account[account_id] >= STREAMS_PER_ACCOUNT:
+            return
         self._watching[scope] += 1
         self._of_account[account_id] += 1
         try:
-            async for piece in self._stream(visit, scope):
-                yield piece
+            yield _NOTHING_NEW
+            async for message in self._messages(visit, scope):
+                yield message
         finally:
             self._of_account[account_id] -= 1
             self._watching[scope] -= 1
@@ -61,10 +70,10 @@ class LiveUpdates:
                 for shared in (self._seen, self._locks, self._watching):
                     shared.pop(scope, None)
 
-    async def _stream(self, visit: "Visit", scope: Scope) -> AsyncIterator[bytes]:
+    async def _messages(self, visit: "Visit", scope: Scope) -> AsyncIterator[ServerSentEventMessage]:
         started = told = checked = time.monotonic()
         known = await self._look(scope)
-        yield _RETRY
+        yield ServerSentEventMessage(data=None, retry=RETRY_MS)
         while time.monotonic() - started < LONGEST_S and not visit.portal.context.drain.started:
             await asyncio.sleep(LOOK_EVERY_S)
             if time.monotonic() - checked > RECHECK_EVERY_S:
@@ -74,9 +83,9 @@ class LiveUpdates:
             seen = await self._look(scope)
             if seen is not None and (seen != known or time.monotonic() - told > _AT_LEAST_EVERY_S):
                 known, told = seen, time.monotonic()
-                yield b"event: changed\ndata: 1\n\n"
+                yield ServerSentEventMessage(event="changed", data="1")
             else:
-                yield b":\n\n"
+                yield _NOTHING_NEW
 
     async def _look(self, scope: Scope) -> str | None:
         """The project's fingerprint, not older than a look; None while Postgres is away."""

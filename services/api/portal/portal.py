@@ -7,6 +7,7 @@ from jinja2 import Environment
 
 from services.api.context import Context
 from services.api.portal.cookies import Cookies
+from services.api.portal.hosts import AllowedHosts
 from services.api.portal.live import LiveUpdates
 from services.api.portal.livekit_patience import LiveKitPatience
 from services.api.portal.passwords import Passwords
@@ -24,6 +25,7 @@ class Portal(NamedTuple):
     pool: Pool
     clock: Clock
     cookies: Cookies
+    hosts: AllowedHosts
     passwords: Passwords
     templates: Environment
     static: StaticFiles
@@ -46,6 +48,7 @@ def create_portal(settings: Settings, context: Context) -> Portal:
             secure=urlsplit(settings.relay_api_url).scheme == "https",
             previous=settings.auth_secret_previous,
         ),
+        hosts=AllowedHosts(settings.relay_api_url, settings.portal_hosts),
         passwords=Passwords(),
         templates=create_templates(static),
         static=static,

@@ -133,6 +133,11 @@ _SENTENCES = {
     403: ("Not allowed", "You may not do this."),
     404: ("Not found", "There is nothing at this address, or nothing that you may see."),
     405: ("Not possible", "This address cannot be used in that way."),
+    421: (
+        "Wrong host name",
+        "This Relay does not answer to the host name in your browser's address bar. Open it by the name in RELAY_API_URL. An"
+        " operator can allow further names with PORTAL_HOSTS.",
+    ),
     413: ("Too large", "What was sent is larger than any form here."),
     502: ("LiveKit does not answer", "LiveKit cannot be asked at the moment. Try again shortly."),
     503: ("Not available", "The database cannot be reached at the moment. Try again shortly."),

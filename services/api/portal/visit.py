@@ -7,16 +7,21 @@ from typing import Any
 from urllib.parse import urlencode
 
 from litestar import Request, Response
+from litestar.datastructures import Cookie
+from litestar.exceptions import PermissionDeniedException
 
 from services.api.portal.forms import Form
 from services.api.portal.notices import NOTICES
 from services.api.portal.portal import Portal
+from services.api.portal.throttle import normalized
 from shared.accounts import Actor, actor_of
 from shared.accounts import record as record_entry
 from shared.ids import Mode
 from shared.models.accounts import Account, BrowserSession, ProjectAccess, Role, at_least
 from shared.models.scope import Scope
 from shared.postgres import Connection, borrowed, in_transaction
+from shared.queries import accounts as account_queries
+from shared.queries import memberships
 
 Page = Response[str]
 _LISTS = {"room": "rooms", "event": "events"}
@@ -38,6 +43,8 @@ class Visit:
         self._account: Account | None = None
         self._session: BrowserSession | None = None
         self._project: ProjectAccess | None = None
+        self._needed_role: Role = "viewer"
+        self._device_cookie: Cookie | None = None
 
     @property
     def signed_in(self) -> bool:
@@ -80,12 +87,16 @@ class Visit:
     def enter(self, account: Account, session: BrowserSession) -> None:
         self._account, self._session = account, session
 
-    def open_project(self, project: ProjectAccess) -> None:
-        self._project = project
+    def open_project(self, project: ProjectAccess, needed: Role) -> None:
+        self._project, self._needed_role = project, needed
 
     def take_browser(self, browser: str) -> None:
         """The cookie of the answer carries ``browser`` from now on."""
         self.browser, self._set_cookie = browser, True
+
+    def remember_device(self, email: str) -> None:
+        """This browser has signed in to the account: other people's attempts do not lock it out from now on."""
+        self._device_cookie = self.portal.cookies.device_cookie(normalized(email))
 
     def may(self, role: Role) -> bool:
         return self._project is not None and at_least(self._project.role, role)
@@ -101,10 +112,28 @@ class Visit:
             yield conn
 
     @asynccontextmanager
-    async def writing(self) -> AsyncIterator[Connection]:
-        """One transaction, committed when the block ends without an exception."""
+    async def writing(self, *, takes_rights: bool = False) -> AsyncIterator[Connection]:
+        """One transaction, committed when the block ends without an exception. The rights that the request was admitted by are
+        checked again in it and hold until it ends; ``takes_rights`` if it takes rights from somebody. Raises
+        ``PermissionDeniedException``."""
         async with borrowed(self.portal.pool) as conn, in_transaction(conn):
+            await account_queries.lock_rights(conn, exclusive=takes_rights)
+            if self._session is not None and not await self._still_allowed(conn):
+                raise PermissionDeniedException("your rights have changed meanwhile; reload the page and try again")
             yield conn
+
+    async def _still_allowed(self, conn: Connection) -> bool:
+        found = await account_queries.session_by_digest(conn, self.session.digest, self.now)
+        if found is None:
+            return False
+        account, _ = found
+        if account.is_admin != self.account.is_admin:
+            return False
+        if self._project is None:
+            return True
+        project_id = self._project.project_id
+        project = await memberships.project_access(conn, project_id, account.account_id, account.is_admin)
+        return project is not None and at_least(project.role, self._needed_role)
 
     async def record(self, conn: Connection, action: str, target: str = "", detail: str = "") -> None:
         """Notes in the audit log that this account did something in this project."""
@@ -156,4 +185,6 @@ class Visit:
     def _with_cookie(self, response: Page) -> Page:
         if self._set_cookie:
             response.headers["set-cookie"] = self.portal.cookies.header(self.browser)
+        if self._device_cookie is not None:
+            response.set_cookie(self._device_cookie)
         return response

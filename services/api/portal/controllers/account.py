@@ -4,13 +4,14 @@ from litestar import Controller, get, post
 from litestar.di import NamedDependency
 
 from services.api.portal import throttle
-from services.api.portal.controllers.sign_in import address_of
-from services.api.portal.passwords import objection_to
+from services.api.portal.password_rules import objection_to
 from services.api.portal.throttle import TooManyAttempts
 from services.api.portal.visit import Page, Visit
 from shared import accounts
 from shared.postgres import borrowed
 from shared.queries import accounts as queries
+
+_NOT_PRESENT = "This is not your present password."
 
 
 class AccountController(Controller):
@@ -36,7 +37,7 @@ class AccountController(Controller):
         if objection is not None:
             visit.form.fail("password", objection)
             return await _page(visit, status=422)
-        subjects = throttle.subjects_of(account.email, address_of(visit))
+        subjects = throttle.subjects_of_account_page(account.account_id)
         try:
             async with borrowed(visit.portal.pool) as conn:
                 await throttle.count(conn, subjects, visit.now)
@@ -45,12 +46,19 @@ class AccountController(Controller):
             visit.form.fail("present", str(error))
             return await _page(visit, status=429)
         if not await visit.portal.passwords.matches(found and found.password_hash, visit.form["present"]):
-            visit.form.fail("present", "This is not your present password.")
+            visit.form.fail("present", _NOT_PRESENT)
             return await _page(visit, status=422)
         password_hash = await visit.portal.passwords.hash(new)
         async with visit.writing() as conn:
             await throttle.forgive(conn, subjects)
-            await accounts.change_password(conn, account, password_hash, visit.now, keep=visit.session.digest)
+            current = await queries.lock_credentials(conn, account.account_id)
+            if current is None or found is None or current.password_hash != found.password_hash:
+                visit.form.fail("present", _NOT_PRESENT)  # it was changed while it was checked
+            else:
+                await accounts.change_password(conn, account, password_hash, visit.now, keep=visit.session.digest)
+                visit.remember_device(account.email)
+        if not visit.form.is_valid:
+            return await _page(visit, status=422)
         return visit.redirect("/account", done="password_changed")
 
     @post("/sign-out-everywhere")

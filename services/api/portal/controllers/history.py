@@ -3,7 +3,6 @@
 from datetime import datetime
 from typing import Final, NamedTuple
 
-import msgspec
 from litestar import Controller, get
 from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
@@ -15,6 +14,7 @@ from services.api.portal.visit import Page, Visit
 from services.api.query import decode_query
 from services.api.sessions import EventsQuery, SessionsQuery, event_for, events_for, session_for, sessions_for
 from shared.errors import InvalidRequest, SessionNotFound
+from shared.json_text import indented
 from shared.models.sessions import ListedSession
 
 _PAGE = "50"
@@ -76,9 +76,10 @@ class HistoryController(Controller):
             event = None
         if event is None:
             raise NotFoundException
-        payload = msgspec.json.format(bytes(event.payload), indent=2).decode() if event.payload is not None else None
-        cut = payload is not None and len(payload) > _PAYLOAD_SHOWN
-        return visit.page("event.html", event=event, payload=payload[:_PAYLOAD_SHOWN] if payload else None, cut=cut)
+        payload, cut = None, False
+        if event.payload is not None:
+            payload, cut = indented(bytes(event.payload), _PAYLOAD_SHOWN)
+        return visit.page("event.html", event=event, payload=payload, cut=cut)
 
 
 def _wanted(visit: Visit, names: tuple[str, ...]) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """Administration of the instance: its health, all projects, accounts, set-aside events, the audit log of everything."""
 
-import msgspec
 from litestar import Controller, get, post
 from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
@@ -10,6 +9,7 @@ from services.api.portal.instance_health import health_of
 from services.api.portal.visit import Page, Visit
 from shared import accounts, set_aside
 from shared.errors import SetAsideEventNotFound
+from shared.json_text import indented
 from shared.models.accounts import Account
 from shared.queries import accounts as account_queries
 from shared.queries import audit_log, memberships
@@ -77,7 +77,7 @@ class InstanceController(Controller):
         if account_id == visit.account.account_id:
             visit.form.fail("accounts", "You cannot disable the account that you are signed in with.")
             return await _accounts(visit, status=422)
-        async with visit.writing() as conn:
+        async with visit.writing(takes_rights=True) as conn:
             # Of two administrators who disable each other at once, one stays.
             if account.is_admin and account.disabled_at is None and await account_queries.count_admins(conn) < 2:
                 visit.form.fail("accounts", "Somebody has to administer this Relay.")
@@ -101,7 +101,7 @@ class InstanceController(Controller):
         """Gives or takes the administration of the instance, which keeps at least one who can sign in."""
         account = await _account(visit, account_id)
         given = visit.form["admin"] == "yes"
-        async with visit.writing() as conn:
+        async with visit.writing(takes_rights=True) as conn:
             if not given and account.disabled_at is None and await account_queries.count_admins(conn) < 2:
                 visit.form.fail("accounts", "Somebody has to administer this Relay; give it to another account first.")
             else:
@@ -180,8 +180,5 @@ def _link(visit: Visit, secret: str) -> str:
 
 def _readable(body: bytes) -> str:
     """The start of a body, indented where it is JSON."""
-    try:
-        text = msgspec.json.format(body, indent=2).decode()
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        text = body.decode("utf-8", "replace")
-    return text if len(text) <= _BODY_SHOWN else text[:_BODY_SHOWN] + " …"
+    text, is_cut = indented(body, _BODY_SHOWN)
+    return f"{text} …" if is_cut else text

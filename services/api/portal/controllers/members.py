@@ -55,7 +55,7 @@ class MemberController(Controller):
         role = _role(visit)
         if not visit.form.is_valid:
             return await _page(visit, status=422)
-        async with visit.writing() as conn:
+        async with visit.writing(takes_rights=True) as conn:
             try:
                 email = await accounts.change_role(conn, visit.project.project_id, account_id, role, visit.now)
             except LastOwner as error:
@@ -77,7 +77,7 @@ class MemberController(Controller):
     async def remove(self, visit: NamedDependency[Visit], account_id: FromPath[str]) -> Page:
         """Owners remove anybody, everybody themselves."""
         member = await _removable(visit, account_id)
-        async with visit.writing() as conn:
+        async with visit.writing(takes_rights=True) as conn:
             try:
                 await accounts.change_role(conn, visit.project.project_id, account_id, None, visit.now)
             except LastOwner as error:

@@ -1,11 +1,10 @@
 """What a project's people look at first: right now, today, the last 30 days, how sure the numbers are, LiveKit's reports."""
 
-from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 from litestar import Controller, Response, get
 from litestar.di import NamedDependency
-from litestar.response import Stream
+from litestar.response import ServerSentEvent
 
 from services.api.portal.usage_view import asked, completeness, read_usage, spans_of, usage_chart
 from services.api.portal.visit import Page, Visit
@@ -61,12 +60,12 @@ class OverviewController(Controller):
         )
 
     @get("/live")
-    async def live(self, visit: NamedDependency[Visit]) -> Response[str] | Stream:
+    async def live(self, visit: NamedDependency[Visit]) -> Response[str] | ServerSentEvent:
         """Tells an open page when it is out of date."""
-        if visit.portal.live.is_full(visit.account.account_id):
+        stream = await visit.portal.live.open(visit)
+        if stream is None:
             return Response("", status_code=429, headers={"retry-after": "60"}, media_type="text/plain")
-        stream: AsyncIterator[bytes] = visit.portal.live.stream(visit)
-        return Stream(stream, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+        return ServerSentEvent(stream)
 
 
 def _steps(visit: Visit, answer: UsageAnswer, webhooks: Webhooks, *, used: bool) -> list[Step]:

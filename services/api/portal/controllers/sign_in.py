@@ -7,11 +7,14 @@ from services.api.portal import throttle
 from services.api.portal.gate import SESSION_IDLE, safe_path
 from services.api.portal.throttle import TooManyAttempts
 from services.api.portal.visit import Page, Visit
+from services.api.unknown_key_limit import network_of
 from shared.accounts import actor_of, record, secret_digest
 from shared.models.accounts import Account, BrowserSession
 from shared.postgres import Connection, borrowed
 from shared.queries import accounts as queries
 
+# How often a password is checked again because it was changed meanwhile.
+_ROUNDS = 3
 _WRONG = "The address or the password is wrong."
 
 
@@ -33,33 +36,39 @@ class SignInController(Controller):
             visit.form.fail("password", "Enter your password.")
         if not visit.form.is_valid:
             return _page(visit, wanted, status=422)
-        address = address_of(visit)
-        subjects = throttle.subjects_of(email, address)
         try:
             async with borrowed(visit.portal.pool) as conn:
+                client = await known_client(visit, conn, email)
+                subjects = subjects_of(visit, email, client)
                 await throttle.count(conn, subjects, visit.now)
                 found = await queries.credentials(conn, email)
         except TooManyAttempts as error:
             visit.form.fail("password", str(error))
             return _page(visit, wanted, status=429)
-        # No connection is held while a password is checked: the pool is the token path's too.
-        right = await visit.portal.passwords.matches(found and found.password_hash, password)
-        if found is None or not right:
-            visit.form.fail("password", _WRONG)
-            return _page(visit, wanted, status=422)
-        if found.account.disabled_at is not None:
-            visit.form.fail("email", "This account is disabled. Ask an administrator of this Relay.")
-            return _page(visit, wanted, status=422)
-        renewed = None
-        if visit.portal.passwords.is_outdated(found.password_hash):
-            renewed = await visit.portal.passwords.hash(password)
-        async with visit.writing() as conn:
-            await throttle.forgive(conn, subjects)
-            await queries.delete_past_attempts(conn, visit.now)
-            if renewed is not None:
-                await queries.set_password(conn, found.account.account_id, renewed, visit.now)
-            await start_session(visit, conn, found.account)
-        return visit.redirect(wanted)
+        unknown = None if client is not None else network_of(address_of(visit))
+        for _ in range(_ROUNDS):
+            # No connection is held while a password is checked: token requests use the same pool.
+            right = await visit.portal.passwords.matches(found and found.password_hash, password, unknown)
+            if found is None or not right:
+                break
+            renewed = None
+            if visit.portal.passwords.is_outdated(found.password_hash):
+                renewed = await visit.portal.passwords.hash(password, unknown)
+            async with visit.writing() as conn:
+                checked, found = found, await queries.lock_credentials(conn, found.account.account_id)
+                if found is not None and found.account.disabled_at is not None:
+                    visit.form.fail("email", "This account is disabled. Ask an administrator of this Relay.")
+                    return _page(visit, wanted, status=422)
+                if found is not None and found.password_hash == checked.password_hash:
+                    await throttle.forgive(conn, subjects)
+                    await queries.delete_past_attempts(conn, visit.now)
+                    if renewed is not None:
+                        await queries.set_password_hash(conn, found.account.account_id, renewed)
+                    await start_session(visit, conn, found.account)
+                    return visit.redirect(wanted)
+            # The password was changed while it was checked: check again.
+        visit.form.fail("password", _WRONG)
+        return _page(visit, wanted, status=422)
 
     @post("/sign-out", opt={"public": True})
     async def sign_out(self, visit: NamedDependency[Visit]) -> Page:
@@ -80,6 +89,25 @@ def address_of(visit: Visit) -> str:
     return client.host if client is not None else ""
 
 
+async def known_client(visit: Visit, conn: Connection, email: str) -> str | None:
+    """What the client is known by if it has signed in to the account before: its device cookie, or an address from which
+    somebody is signed in to it. None if it is unknown."""
+    cookies = visit.portal.cookies
+    device = visit.request.cookies.get(cookies.device_name)
+    if cookies.device_is_known(device, throttle.normalized(email)):
+        return device
+    network = network_of(address_of(visit))
+    addresses = await queries.addresses_of_sessions(conn, email, visit.now)
+    return network if network in map(network_of, addresses) else None
+
+
+def subjects_of(visit: Visit, email: str, client: str | None) -> dict[bytes, int]:
+    """What an attempt to sign in counts for."""
+    if client is not None:
+        return throttle.subjects_of_known(email, client)
+    return throttle.subjects_of(email, address_of(visit))
+
+
 async def start_session(visit: Visit, conn: Connection, account: Account) -> None:
     """Signs this browser in, under bits that nobody could have planted in it before. What it was signed in as ends."""
     await queries.delete_session(conn, secret_digest(visit.browser))
@@ -92,6 +120,7 @@ async def start_session(visit: Visit, conn: Connection, account: Account) -> Non
         address=address_of(visit),
         user_agent=visit.request.headers.get("user-agent", "")[:300],
     )
+    visit.remember_device(account.email)
     await queries.delete_expired_sessions(conn, visit.now)
     await queries.insert_session(conn, account.account_id, session)
     await record(conn, actor_of(account), "signed_in", visit.now, target=account.email, detail=session.address)

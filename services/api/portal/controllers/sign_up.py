@@ -6,9 +6,10 @@ from litestar.params import FromPath
 
 from services.api.portal import throttle
 from services.api.portal.controllers.sign_in import address_of, start_session
-from services.api.portal.passwords import objection_to
+from services.api.portal.password_rules import objection_to
 from services.api.portal.throttle import TooManyAttempts
 from services.api.portal.visit import Page, Visit
+from services.api.unknown_key_limit import network_of
 from shared import accounts
 from shared.errors import AddressTaken, InvitationUnusable, SignUpClosed
 from shared.models.accounts import Account, Invitation
@@ -83,14 +84,14 @@ async def _make_account(visit: Visit, invitation: str | None) -> Account | None:
     email, password = visit.form.email("email"), _new_password(visit, visit.form["email"])
     if not visit.form.is_valid:
         return None
-    subjects = throttle.subjects_of("sign up", address_of(visit))
+    subjects = throttle.subjects_of_sign_up(address_of(visit))
     try:
         async with borrowed(visit.portal.pool) as conn:
             await throttle.count(conn, subjects, visit.now)
     except TooManyAttempts as error:
         visit.form.fail("password", str(error))
         return None
-    password_hash = await visit.portal.passwords.hash(password)
+    password_hash = await visit.portal.passwords.hash(password, network_of(address_of(visit)))
     rule = visit.portal.settings.sign_up
     try:
         async with visit.writing() as conn:
@@ -110,7 +111,9 @@ async def _set_password(visit: Visit, invitation: Invitation, secret: str) -> Pa
         return _invitation_page(visit, invitation, secret, status=422)
     password_hash = await visit.portal.passwords.hash(password)
     async with visit.writing() as conn:
-        await accounts.reset_password(conn, secret, password_hash, visit.now)
+        account = await accounts.reset_password(conn, secret, password_hash, visit.now)
+        await throttle.clear(conn, account.email)
+    visit.remember_device(account.email)
     return visit.redirect("/sign-in", done="password_set")
 
 

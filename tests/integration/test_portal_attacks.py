@@ -1,0 +1,238 @@
+"""Attacks on the portal: lock-out, sign-in during a password change, streams at once, wrong hosts, floods, nested events."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+
+import httpx
+import msgspec
+import pytest
+
+from services.api.portal.live import STREAMS_PER_ACCOUNT
+from services.api.portal.passwords import Passwords, TooBusy
+from services.cli.accounts import password_link
+from shared.postgres import Pool
+from shared.settings import Settings
+from tests.integration.conftest import serving
+from tests.portal_browser import PASSWORD, Browser
+
+NewBrowser = Callable[[str], Browser]
+
+
+@pytest.fixture
+async def browser_at(settings: Settings) -> AsyncIterator[NewBrowser]:
+    """Makes browsers with a client address of their own: the proxy on this machine is trusted."""
+    async with serving(settings) as url:
+        opened: list[Browser] = []
+
+        def browser_at(address: str) -> Browser:
+            browser = Browser(url)
+            browser.client.headers["x-forwarded-for"] = address
+            opened.append(browser)
+            return browser
+
+        yield browser_at
+        for browser in opened:
+            await browser.client.aclose()
+
+
+async def guess(browser: Browser, times: int) -> list[int]:
+    await browser.get("/sign-in")
+    form = {"email": "ada@example.com", "password": "not the right one"}
+    return [(await browser.submit("/sign-in", **form)).status_code for _ in range(times)]
+
+
+@pytest.mark.parametrize("attempts", [11, 120])
+async def test_one_address_locks_nobody_else_out(browser_at: NewBrowser, attempts: int) -> None:
+    await browser_at("192.0.2.1").sign_up("ada")
+    assert await guess(browser_at("203.0.113.9"), attempts) == [422] * 10 + [429] * (attempts - 10)
+    assert (await browser_at("198.51.100.7").sign_in("ada")).status_code == 303
+
+
+async def test_many_addresses_lock_out_neither_known_browsers_nor_reset_links(
+    browser_at: NewBrowser, settings: Settings
+) -> None:
+    known = browser_at("192.0.2.1")
+    await known.sign_up("ada")
+    await known.submit("/sign-out")
+    known.client.headers["x-forwarded-for"] = "192.0.2.2"  # it has moved
+    for number in range(10):
+        assert await guess(browser_at(f"203.0.113.{number}"), 10) == [422] * 10
+    assert (await browser_at("198.51.100.7").sign_in("ada")).status_code == 429
+    assert (await known.sign_in("ada")).status_code == 303
+    link = (await password_link(settings, "ada@example.com")).removeprefix(settings.relay_api_url)
+    elsewhere = browser_at("198.51.100.8")
+    await elsewhere.get(link)
+    assert (await elsewhere.submit(link, password="another long one")).status_code == 303
+    assert (await browser_at("198.51.100.9").sign_in("ada", "another long one")).status_code == 303
+
+
+async def test_a_known_browser_may_not_guess_for_ever(browser_at: NewBrowser) -> None:
+    known = browser_at("192.0.2.1")
+    await known.sign_up("ada")
+    await known.submit("/sign-out")
+    assert await guess(known, 12) == [422] * 10 + [429] * 2
+
+
+@pytest.mark.parametrize("clients", [1, 4])
+async def test_no_session_of_the_old_password_survives_its_change(
+    browser_at: NewBrowser, pool: Pool, monkeypatch: pytest.MonkeyPatch, clients: int
+) -> None:
+    """The clients have checked the old password and have no session yet when it is changed."""
+    owner, others = browser_at("192.0.2.1"), [browser_at(f"198.51.100.{number}") for number in range(clients)]
+    await owner.sign_up("ada")
+    for other in others:
+        await other.get("/sign-in")
+    held, changed, real = Counter[str](), asyncio.Event(), Passwords.matches
+
+    async def matches(self: Passwords, password_hash: str | None, password: str, unknown: str | None = None) -> bool:
+        right = await real(self, password_hash, password, unknown)
+        if right and unknown is not None:  # not the account page's
+            held["checked"] += 1
+            await changed.wait()
+        return right
+
+    monkeypatch.setattr(Passwords, "matches", matches)
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        form = {"email": "ada@example.com", "password": PASSWORD}
+        signing_in = [group.create_task(other.submit("/sign-in", **form)) for other in others]
+        while held["checked"] < clients:  # noqa: ASYNC110  # the bound is the time-out above
+            await asyncio.sleep(0.02)
+        answer = await owner.submit("/account/password", present=PASSWORD, password="another long one")
+        changed.set()
+    assert answer.status_code == 303
+    assert [task.result().status_code for task in signing_in] == [422] * clients
+    assert await pool.fetchval("SELECT count(*) FROM portal_session") == 1
+
+
+async def test_two_links_used_at_once_set_one_password(browser_at: NewBrowser, settings: Settings) -> None:
+    await browser_at("192.0.2.1").sign_up("ada")
+    links = [await password_link(settings, "ada@example.com") for _ in range(4)]
+    paths = [link.removeprefix(settings.relay_api_url) for link in links] * 2
+    browsers = [browser_at(f"192.0.2.{number}") for number in range(2, 10)]
+    for browser, path in zip(browsers, paths, strict=True):
+        await browser.get(path)
+    answers = await asyncio.gather(
+        *(browser.submit(path, password="another long one") for browser, path in zip(browsers, paths, strict=True))
+    )
+    assert sorted(answer.status_code for answer in answers) == [303] + [410] * 7
+
+
+@pytest.mark.parametrize("right", ["role", "membership", "account"])
+async def test_rights_that_are_taken_meanwhile_are_not_used(
+    browser_at: NewBrowser, pool: Pool, monkeypatch: pytest.MonkeyPatch, right: str
+) -> None:
+    """The request has passed its first checks when the right is taken."""
+    from shared.queries import accounts as queries
+
+    ada, bob = browser_at("192.0.2.1"), browser_at("192.0.2.2")
+    await ada.sign_up("ada")
+    project = await ada.create_project("acme")
+    await bob.sign_up("bob", await ada.invitation(project, "admin"))
+    await bob.get(f"/projects/{project}/members")
+    before = await pool.fetchval("SELECT count(*) FROM invitation")
+    real = queries.lock_rights
+    taken = {
+        "role": "UPDATE membership SET role = 'viewer' WHERE account_id = $1",
+        "membership": "DELETE FROM membership WHERE account_id = $1",
+        "account": "UPDATE account SET disabled_at = now() WHERE id = $1",
+    }[right]
+    bobs = await pool.fetchval("SELECT id FROM account WHERE name = 'bob'")
+
+    async def lock_rights(conn: object, *, exclusive: bool) -> None:
+        await pool.execute(taken, bobs)
+        await real(conn, exclusive=exclusive)  # type: ignore[arg-type]  # a connection
+
+    monkeypatch.setattr(queries, "lock_rights", lock_rights)
+    answer = await bob.submit(f"/projects/{project}/members/invite", role="viewer", note="a friend")
+    assert answer.status_code == 403
+    assert await pool.fetchval("SELECT count(*) FROM invitation") == before
+
+
+@pytest.mark.parametrize("at_once", [STREAMS_PER_ACCOUNT, STREAMS_PER_ACCOUNT + 1, 60])
+async def test_streams_opened_at_once_are_limited(browser_at: NewBrowser, at_once: int) -> None:
+    ada = browser_at("192.0.2.1")
+    await ada.sign_up("ada")
+    path = f"/projects/{await ada.create_project('acme')}/live"
+    statuses: list[int] = []
+    done = asyncio.Event()
+
+    async def watch() -> None:
+        async with ada.client.stream("GET", path) as answer:
+            statuses.append(answer.status_code)
+            if answer.status_code == 200:
+                await done.wait()
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        for _ in range(at_once):
+            group.create_task(watch())
+        while len(statuses) < at_once:  # noqa: ASYNC110  # the bound is the time-out above
+            await asyncio.sleep(0.02)
+        done.set()
+    assert statuses.count(200) == min(at_once, STREAMS_PER_ACCOUNT)
+    assert statuses.count(429) == at_once - statuses.count(200)
+    # Those that ended do not count for ever.
+    async with asyncio.timeout(60):
+        while True:
+            async with ada.client.stream("GET", path) as answer:
+                if answer.status_code == 200:
+                    break
+
+
+@pytest.mark.parametrize("path", ["/", "/sign-in", "/sign-up", "/projects", "/invitations/x"])
+async def test_pages_answer_to_their_own_host_only(settings: Settings, path: str) -> None:
+    own = msgspec.structs.replace(settings, portal_hosts=("second.example.org",))
+    async with serving(own) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
+        for host in ("rebound.example.com", "127.0.0.1.example.com:3000"):
+            answer = await client.get(path, headers={"host": host})
+            assert answer.status_code == 421
+            assert "set-cookie" not in answer.headers
+            assert (await client.post(path, headers={"host": host})).status_code in (405, 421)
+        for host in ("second.example.org", "localhost:3000", "api:3000", "10.0.0.7"):
+            assert (await client.get(path, headers={"host": host})).status_code != 421
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/v1/usage", "/api/webhooks/livekit", "/docs"])
+async def test_all_else_answers_to_any_host(settings: Settings, path: str) -> None:
+    async with serving(settings) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
+        answers = [await client.get(path, headers={"host": host}) for host in ("127.0.0.1", "inner.example.com")]
+        assert answers[0].status_code == answers[1].status_code != 421
+
+
+async def test_a_flood_of_unknown_clients_leaves_known_ones_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    passwords = Passwords()
+    right = await passwords.hash("correct horse battery")
+    flood = [asyncio.create_task(passwords.matches(right, "wrong", f"10.0.{number}.1")) for number in range(200)]
+    await asyncio.sleep(0)
+    assert await passwords.matches(right, "correct horse battery")
+    waiting = [task for task in flood if not task.done()]
+    assert len(waiting) > 16  # the known client did not wait for them
+    ended = await asyncio.gather(*flood, return_exceptions=True)
+    assert Counter(type(one) for one in ended) == {bool: 32, TooBusy: 168}
+
+
+@pytest.mark.parametrize("at_once", [5, 40])
+async def test_one_address_does_not_fill_the_queue(at_once: int) -> None:
+    passwords = Passwords()
+    right = await passwords.hash("correct horse battery")
+    flood = [asyncio.create_task(passwords.matches(right, "wrong", "10.0.0.1")) for _ in range(at_once)]
+    await asyncio.sleep(0)
+    assert await passwords.matches(right, "correct horse battery", "10.0.0.2")
+    ended = await asyncio.gather(*flood, return_exceptions=True)
+    assert sum(isinstance(one, TooBusy) for one in ended) == at_once - 4
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"a":' * 50_000 + b"1" + b"}" * 50_000, b"[" * 900 + b"]" * 900])
+async def test_a_nested_event_can_be_seen_and_dismissed(browser_at: NewBrowser, pool: Pool, body: bytes) -> None:
+    ada = browser_at("192.0.2.1")
+    await ada.sign_up("ada")
+    number = await pool.fetchval(
+        "INSERT INTO set_aside_event (body_sha256, received_at, reason, detail, body)"
+        " VALUES (sha256($1), now(), 'undecodable', '', $1) RETURNING id",
+        body,
+    )
+    page = await ada.get("/instance/set-aside")
+    assert page.status_code == 200
+    assert len(page.text) < 100_000
+    assert (await ada.submit(f"/instance/set-aside/{number}/dismiss")).status_code == 303
+    assert await pool.fetchval("SELECT count(*) FROM set_aside_event") == 0

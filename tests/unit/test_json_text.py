@@ -1,0 +1,56 @@
+"""JSON indented for people: like msgspec's where that works, and bounded where it does not."""
+
+import time
+import tracemalloc
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.json_text import MAX_INDENTED_DEPTH, indented
+
+VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(VALUES)
+def test_it_is_what_msgspec_makes_of_it(value: Any) -> None:
+    body = msgspec.json.encode(value)
+    assert indented(body, 10**6) == (msgspec.json.format(body, indent=2).decode(), False)
+
+
+@given(VALUES, st.integers(0, 200))
+def test_it_is_never_longer_than_asked_for_and_says_when_it_is_cut(value: Any, longest: int) -> None:
+    body = msgspec.json.encode(value)
+    text, is_cut = indented(body, longest)
+    whole, _ = indented(body, 10**6)
+    assert len(text) <= longest
+    assert whole.startswith(text) or is_cut
+    assert is_cut == (text != whole)
+
+
+@given(st.binary(max_size=300), st.integers(1, 100))
+def test_any_bytes_are_shown(body: bytes, longest: int) -> None:
+    text, _ = indented(body, longest)
+    assert len(text) <= longest
+
+
+@pytest.mark.parametrize("depth", [1, MAX_INDENTED_DEPTH, 500, 20_000, 500_000])
+@pytest.mark.parametrize("pair", [(b"[", b"]"), (b'{"a":', b"}")])
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_nesting_costs_neither_time_nor_memory(depth: int, pair: tuple[bytes, bytes], is_closed: bool) -> None:
+    body = pair[0] * depth + (b"1" + pair[1] * depth if is_closed else b"")
+    tracemalloc.start()
+    began = time.process_time()
+    text, _ = indented(body, 60_000)
+    took = time.process_time() - began
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(text) <= 60_000
+    assert took < 2
+    assert peak < 8 * 2**20
