@@ -23,6 +23,7 @@ from shared.models.rollups import DayDifference, MediaKey
 from shared.models.scope import AuditScope, DayRange, Scope
 from shared.postgres import Connection
 from shared.queries import audit as queries
+from shared.queries import audit_rollups
 from shared.queries import groups as group_queries
 from shared.queries import media as media_queries
 from shared.queries import sessions as session_queries
@@ -187,8 +188,8 @@ async def _rebuild_day(conn: Connection, scope: Scope, day_ms: int, now_ms: int)
     async for day, found in sums_by_day(conn, scope, DayRange(day_ms, day_ms + DAY_MS)):
         if day == day_ms:
             sums = found
-    stored = await queries.stored_hours(conn, scope, day_ms)
-    await queries.clear_day(conn, scope, day_ms)
+    stored = await audit_rollups.stored_hours(conn, scope, day_ms)
+    await audit_rollups.clear_day(conn, scope, day_ms)
     if sums.hours:
         await usage_queries.add_usage(conn, sums.hours)
     if sums.groups:
@@ -204,10 +205,10 @@ async def _rebuild_day(conn: Connection, scope: Scope, day_ms: int, now_ms: int)
 
 async def _rebuild_media_hour(conn: Connection, scope: Scope, hour_ms: int) -> None:
     sums: dict[MediaKey, RunUsage] = {}
-    async for run in queries.runs_in_hour(conn, scope, hour_ms):
+    async for run in audit_rollups.runs_in_hour(conn, scope, hour_ms):
         for key, usage in run_rows(run):
             if key.hour == hour_ms:
                 sums[key] = RunUsage(*map(add, sums.get(key, NO_RUNS), usage))
-    await queries.clear_media_hour(conn, scope, hour_ms)
+    await audit_rollups.clear_media_hour(conn, scope, hour_ms)
     if sums:
         await media_queries.add_usage(conn, sums)

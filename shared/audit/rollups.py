@@ -15,6 +15,7 @@ from shared.models.rollups import DIMENSIONS, GroupKey, GroupUsage, MediaKey, Ro
 from shared.models.scope import AuditScope, DayRange, Scope
 from shared.postgres import Connection
 from shared.queries import audit as queries
+from shared.queries import audit_rollups
 from shared.rollups import group_rows, run_rows, usage_rows
 
 NO_USAGE = Usage(0, 0)
@@ -68,7 +69,7 @@ async def sums_by_day(conn: Connection, scope: Scope, span: DayRange | None) -> 
 
 async def audit_usage(conn: Connection, scope: Scope, span: DayRange | None, checked: Checked) -> AsyncIterator[Found]:
     """usage_hour, usage_day, usage_group and usage_group_count against the sessions."""
-    stored_days = await queries.days_of_rollups(conn, scope, span)
+    stored_days = await audit_rollups.days_of_rollups(conn, scope, span)
     async for day, sums in sums_by_day(conn, scope, span):
         if span is not None and not span.from_ms <= day < span.to_ms:
             continue
@@ -85,14 +86,14 @@ async def audit_usage(conn: Connection, scope: Scope, span: DayRange | None, che
 
 
 async def _audit_day(conn: Connection, scope: Scope, day: int, sums: DaySums, checked: Checked) -> AsyncIterator[Found]:
-    stored = await queries.stored_hours(conn, scope, day)
+    stored = await audit_rollups.stored_hours(conn, scope, day)
     for key in sorted({*stored, *sums.hours}):
         checked.rollups += 1
         have, right = stored.get(key, NO_USAGE), sums.hours.get(key, NO_USAGE)
         if have != right:
             name = f"{rfc3339(key.hour)} {key.kind}"
             yield _found("usage_hour", scope, name, key.hour, have._asdict(), right._asdict())
-    stored_kinds, kinds = await queries.stored_day(conn, scope, day), sums.by_kind()
+    stored_kinds, kinds = await audit_rollups.stored_day(conn, scope, day), sums.by_kind()
     for kind in sorted({*stored_kinds, *kinds}):
         checked.rollups += 1
         have, right = stored_kinds.get(kind, NO_USAGE), kinds.get(kind, NO_USAGE)
@@ -100,7 +101,7 @@ async def _audit_day(conn: Connection, scope: Scope, day: int, sums: DaySums, ch
             yield _found("usage_day", scope, f"{rfc3339(day)} {kind}", day, have._asdict(), right._asdict())
     groups = sums.groups
     names = sums.names()
-    async for group, have_group in queries.stored_groups(conn, scope, day):
+    async for group, have_group in audit_rollups.stored_groups(conn, scope, day):
         checked.rollups += 1
         right_group = groups.pop(group, NO_GROUP)
         if have_group != right_group:
@@ -109,7 +110,7 @@ async def _audit_day(conn: Connection, scope: Scope, day: int, sums: DaySums, ch
         checked.rollups += 1
         if right_group != NO_GROUP:
             yield _group_found(scope, group, NO_GROUP, right_group)
-    have_names = {name: count for name, count in (await queries.stored_names(conn, scope, day)).items() if count}
+    have_names = {name: count for name, count in (await audit_rollups.stored_names(conn, scope, day)).items() if count}
     for dimension in DIMENSIONS:
         have_count, right_count = have_names.get(dimension, 0), names.get(dimension, 0)
         checked.rollups += 1
@@ -131,7 +132,7 @@ async def audit_media(conn: Connection, scope: Scope, span: DayRange | None, che
         for key, usage in run_rows(row.state):
             if span is None or span.from_ms <= key.hour < span.to_ms:
                 sums[key] = RunUsage(*map(add, sums.get(key, NO_RUNS), usage))
-    stored = await queries.stored_media_hours(conn, scope, span)
+    stored = await audit_rollups.stored_media_hours(conn, scope, span)
     for key in sorted({*stored, *sums}):
         checked.rollups += 1
         have, right = stored.get(key, NO_RUNS), sums.get(key, NO_RUNS)
@@ -144,7 +145,7 @@ async def audit_peaks(conn: Connection, scope: Scope, span: DayRange | None, che
     """The stretches of minutes (with their seconds), hours and days against the starts and ends of the sessions."""
     levels = [_Level(conn, scope, length_ms, span) for length_ms in (MINUTE_MS, HOUR_MS, DAY_MS)]
     growing = [_Growing(length_ms) for length_ms in (SECOND_MS, MINUTE_MS, HOUR_MS, DAY_MS)]
-    async for at_ms, change in queries.edges(conn, scope, span):
+    async for at_ms, change in audit_rollups.edges(conn, scope, span):
         for number, done in _grow(growing, at_ms, Stretch(change, change)):
             async for found in levels[number - 1].compare(done, checked):
                 yield found
@@ -214,7 +215,7 @@ class _Level:
 
     def __init__(self, conn: Connection, scope: Scope, length_ms: int, span: DayRange | None) -> None:
         self._scope, self._length_ms = scope, length_ms
-        self._rows = queries.stored_stretches(conn, scope, length_ms, span)
+        self._rows = audit_rollups.stored_stretches(conn, scope, length_ms, span)
         self._next: StoredStretch | None = None
         self._started = False
 

@@ -36,8 +36,11 @@ async def any_account(conn: Connection) -> bool:
 async def insert_account(conn: Connection, account: Account, password_hash: str) -> bool:
     """False, and nothing done, if the address has an account."""
     done = await conn.execute(
-        "INSERT INTO account (id, email, name, password_hash, is_admin, created_at, password_changed_at)"
-        " VALUES ($1, $2, $3, $4, $5, $6, $6) ON CONFLICT (lower(email)) DO NOTHING",
+        """
+        INSERT INTO account (id, email, name, password_hash, is_admin, created_at, password_changed_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $6)
+        ON CONFLICT (lower(email)) DO NOTHING
+        """,
         account.account_id,
         account.email,
         account.name,
@@ -122,8 +125,10 @@ async def set_disabled(conn: Connection, account_id: str, at: datetime | None) -
 
 async def insert_session(conn: Connection, account_id: str, session: BrowserSession) -> None:
     await conn.execute(
-        "INSERT INTO portal_session (digest, account_id, created_at, seen_at, expires_at, address, user_agent)"
-        " VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        """
+        INSERT INTO portal_session (digest, account_id, created_at, seen_at, expires_at, address, user_agent)
+        VALUES ($1, $2, $3, $4, $5, $6, $7)
+        """,
         session.digest,
         account_id,
         session.created_at,
@@ -137,8 +142,14 @@ async def insert_session(conn: Connection, account_id: str, session: BrowserSess
 async def session_by_digest(conn: Connection, digest: bytes, now: datetime) -> tuple[Account, BrowserSession] | None:
     """The session and who it belongs to, unless it or the account is over."""
     row = await conn.fetchrow(
-        f"SELECT {_ACCOUNT}, {_SESSION} FROM portal_session s JOIN account a ON a.id = s.account_id"
-        " WHERE s.digest = $1 AND s.expires_at > $2 AND a.disabled_at IS NULL",
+        f"""
+        SELECT {_ACCOUNT}, {_SESSION}
+        FROM portal_session s
+        JOIN account a ON a.id = s.account_id
+        WHERE s.digest = $1
+          AND s.expires_at > $2
+          AND a.disabled_at IS NULL
+        """,
         digest,
         now,
     )
@@ -154,7 +165,13 @@ async def touch_session(conn: Connection, digest: bytes, now: datetime, expires_
 async def sessions_of(conn: Connection, account_id: str, now: datetime) -> list[BrowserSession]:
     """Most recently used first."""
     rows = await conn.fetch(
-        f"SELECT {_SESSION} FROM portal_session s WHERE s.account_id = $1 AND s.expires_at > $2 ORDER BY s.seen_at DESC",
+        f"""
+        SELECT {_SESSION}
+        FROM portal_session s
+        WHERE s.account_id = $1
+          AND s.expires_at > $2
+        ORDER BY s.seen_at DESC
+        """,
         account_id,
         now,
     )
@@ -181,12 +198,17 @@ async def count_attempt(conn: Connection, subjects: list[bytes], now: datetime, 
     """Counts one attempt for each subject; how many each has had in its present window, this one included."""
     # In order, so that two attempts that share subjects wait for each other instead of dead-locking.
     rows = await conn.fetch(
-        "INSERT INTO sign_in_attempt AS s (subject, attempts, window_ends)"
-        " SELECT subject, 1, $3 FROM unnest($1::bytea[]) AS subject ORDER BY subject"
-        " ON CONFLICT (subject) DO UPDATE SET"
-        " attempts = CASE WHEN s.window_ends <= $2 THEN 1 ELSE s.attempts + 1 END,"
-        " window_ends = CASE WHEN s.window_ends <= $2 THEN excluded.window_ends ELSE s.window_ends END"
-        " RETURNING subject, attempts",
+        """
+        INSERT INTO sign_in_attempt AS s (subject, attempts, window_ends)
+        SELECT subject, 1, $3
+        FROM unnest($1::bytea[]) AS subject
+        ORDER BY subject
+        ON CONFLICT (subject)
+        DO UPDATE SET
+            attempts = CASE WHEN s.window_ends <= $2 THEN 1 ELSE s.attempts + 1 END,
+            window_ends = CASE WHEN s.window_ends <= $2 THEN excluded.window_ends ELSE s.window_ends END
+        RETURNING subject, attempts
+        """,
         subjects,
         now,
         now + window,
@@ -197,7 +219,12 @@ async def count_attempt(conn: Connection, subjects: list[bytes], now: datetime, 
 async def forgive_attempt(conn: Connection, subjects: list[bytes]) -> None:
     """Takes one attempt back: it was no failure."""
     await conn.execute(
-        "UPDATE sign_in_attempt SET attempts = greatest(attempts - 1, 0) WHERE subject = ANY ($1::bytea[])", subjects
+        """
+        UPDATE sign_in_attempt
+        SET attempts = greatest(attempts - 1, 0)
+        WHERE subject = ANY ($1::bytea[])
+        """,
+        subjects,
     )
 
 

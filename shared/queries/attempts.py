@@ -14,10 +14,20 @@ async def begin(conn: Connection, attempt: Attempt, now_ms: int, *, forgotten_ms
     """Whether this is the first attempt, or takes the place of one begun before ``forgotten_ms``, or of one begun before
     ``abandoned_ms`` and never ended."""
     begun = await conn.fetchval(
-        "INSERT INTO attempt AS known (project_id, mode, endpoint, key_digest, request_digest, started_ms)"
-        " VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (project_id, mode, endpoint, key_digest) DO UPDATE"
-        " SET request_digest = EXCLUDED.request_digest, started_ms = EXCLUDED.started_ms, status = NULL, body = NULL,"
-        " shown_once = NULL WHERE known.started_ms < $7 OR (known.status IS NULL AND known.started_ms < $8) RETURNING true",
+        """
+        INSERT INTO attempt AS known (project_id, mode, endpoint, key_digest, request_digest, started_ms)
+        VALUES ($1, $2, $3, $4, $5, $6)
+        ON CONFLICT (project_id, mode, endpoint, key_digest)
+        DO UPDATE SET
+            request_digest = EXCLUDED.request_digest,
+            started_ms = EXCLUDED.started_ms,
+            status = NULL,
+            body = NULL,
+            shown_once = NULL
+        WHERE known.started_ms < $7
+           OR (known.status IS NULL AND known.started_ms < $8)
+        RETURNING true
+        """,
         *_key(attempt),
         attempt.request_digest,
         now_ms,
@@ -39,7 +49,13 @@ async def end(
 ) -> None:
     """Keeps the answer, unless another attempt took this one's place."""
     await conn.execute(
-        f"UPDATE attempt SET status = $6, body = $7, shown_once = $8 WHERE {_ONE} AND started_ms = $5 AND status IS NULL",
+        f"""
+        UPDATE attempt
+        SET status = $6, body = $7, shown_once = $8
+        WHERE {_ONE}
+          AND started_ms = $5
+          AND status IS NULL
+        """,
         *_key(attempt),
         started_ms,
         status,
@@ -58,9 +74,17 @@ async def give_up(conn: Connection, attempt: Attempt, started_ms: int) -> None:
 async def forget(conn: Connection, before_ms: int, limit: int) -> int:
     """Deletes up to ``limit`` attempts begun before; how many it were."""
     deleted = await conn.fetch(
-        "DELETE FROM attempt WHERE (project_id, mode, endpoint, key_digest) IN"
-        " (SELECT project_id, mode, endpoint, key_digest FROM attempt WHERE started_ms < $1 ORDER BY started_ms LIMIT $2)"
-        " RETURNING 1",
+        """
+        DELETE FROM attempt
+        WHERE (project_id, mode, endpoint, key_digest) IN (
+            SELECT project_id, mode, endpoint, key_digest
+            FROM attempt
+            WHERE started_ms < $1
+            ORDER BY started_ms
+            LIMIT $2
+        )
+        RETURNING 1
+        """,
         before_ms,
         limit,
     )

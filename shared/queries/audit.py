@@ -5,17 +5,12 @@ Everything is read a scope at a time. The scope (None, None) holds what belongs 
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from itertools import zip_longest
 
 import asyncpg
 import msgspec
 
-from shared.clock import DAY_MS, HOUR_MS, SECOND_MS
-from shared.metering.peak import Stretch
 from shared.metering.state import MediaRun, Room, Session
-from shared.metering.usage import RunUsage, Usage
-from shared.models.audit import KeptEvent, StoredRoom, StoredRun, StoredSession, StoredStretch
-from shared.models.rollups import DIMENSIONS, GroupKey, GroupUsage, MediaKey, RollupKey
+from shared.models.audit import KeptEvent, StoredRoom, StoredRun, StoredSession
 from shared.models.scope import AuditScope, DayRange, Scope
 from shared.postgres import Connection
 from shared.queries import media, sessions
@@ -40,14 +35,44 @@ async def snapshot(conn: Connection) -> AsyncIterator[None]:
 async def scopes(conn: Connection) -> list[AuditScope]:
     """Every project and mode there is, those that only a rollup names included, and at last what belongs to nobody."""
     rows = await conn.fetch(
-        "SELECT id AS project_id, mode FROM project CROSS JOIN (VALUES ('live'), ('test')) AS modes (mode)"
-        " UNION SELECT project_id, mode FROM usage_hour UNION SELECT project_id, mode FROM media_hour"
-        " UNION SELECT project_id, mode FROM concurrency WHERE length_ms = 86400000"
-        " UNION SELECT project_id, mode FROM usage_group_count UNION SELECT project_id, mode FROM usage_day"
-        # Rows with an owner that does not exist are as wrong as can be, and have to be seen.
-        " UNION SELECT project_id, mode FROM session WHERE project_id IS NOT NULL AND mode IS NOT NULL"
-        " UNION SELECT project_id, mode FROM media_run WHERE project_id IS NOT NULL AND mode IS NOT NULL"
-        " UNION SELECT project_id, mode FROM room WHERE project_id IS NOT NULL AND mode IS NOT NULL ORDER BY 1, 2",
+        """
+        -- A row whose owner does not exist is wrong, and must be seen.
+        SELECT id AS project_id, mode
+        FROM project
+        CROSS JOIN (VALUES ('live'), ('test')) AS modes (mode)
+        UNION
+        SELECT project_id, mode
+        FROM usage_hour
+        UNION
+        SELECT project_id, mode
+        FROM media_hour
+        UNION
+        SELECT project_id, mode
+        FROM concurrency
+        WHERE length_ms = 86400000
+        UNION
+        SELECT project_id, mode
+        FROM usage_group_count
+        UNION
+        SELECT project_id, mode
+        FROM usage_day
+        UNION
+        SELECT project_id, mode
+        FROM session
+        WHERE project_id IS NOT NULL
+          AND mode IS NOT NULL
+        UNION
+        SELECT project_id, mode
+        FROM media_run
+        WHERE project_id IS NOT NULL
+          AND mode IS NOT NULL
+        UNION
+        SELECT project_id, mode
+        FROM room
+        WHERE project_id IS NOT NULL
+          AND mode IS NOT NULL
+        ORDER BY 1, 2
+        """,
         timeout=TIMEOUT_S,
     )
     return [*(AuditScope(row["project_id"], row["mode"]) for row in rows), AuditScope(None, None)]
@@ -57,7 +82,12 @@ async def weight(conn: Connection, scope: AuditScope) -> int:
     """How many sessions a scope has, roughly: for a progress bar."""
     if scope.owned is None:
         return 1
-    query = "SELECT coalesce(sum(sessions), 0)::bigint FROM usage_hour WHERE project_id = $1 AND mode = $2"
+    query = """
+    SELECT coalesce(sum(sessions), 0)::bigint
+    FROM usage_hour
+    WHERE project_id = $1
+      AND mode = $2
+    """
     count: int = await conn.fetchval(query, *scope)
     return 1 + count
 
@@ -87,13 +117,15 @@ def _parameters(scope: AuditScope, span: DayRange | None) -> tuple[object, ...]:
     return (*scope, *(span or (None, None)))
 
 
-_SESSION = (
-    "SELECT s.sid, s.project_id, s.mode, s.room, s.room_sid, s.identity, s.kind, s.started_ms, s.ended_ms, s.ended_by,"
-    " s.video_ms, s.screen_share_ms, s.video_edges::text AS video_edges, s.screen_share_edges::text AS screen_share_edges,"
-    " s.last_sign_ms, s.state, r.sid AS r_sid, r.name AS r_name, r.project_id AS r_project_id, r.mode AS r_mode,"
-    " r.created_ms AS r_created_ms, r.finished_ms AS r_finished_ms,"
-    " r.superseded_ms AS r_superseded_ms FROM session s LEFT JOIN room r ON r.sid = s.room_sid"
-)
+_SESSION = """
+    SELECT s.sid, s.project_id, s.mode, s.room, s.room_sid, s.identity, s.kind, s.started_ms, s.ended_ms,
+        s.ended_by, s.video_ms, s.screen_share_ms, s.video_edges::text AS video_edges,
+        s.screen_share_edges::text AS screen_share_edges, s.last_sign_ms, s.state, r.sid AS r_sid,
+        r.name AS r_name, r.project_id AS r_project_id, r.mode AS r_mode, r.created_ms AS r_created_ms,
+        r.finished_ms AS r_finished_ms, r.superseded_ms AS r_superseded_ms
+    FROM session s
+    LEFT JOIN room r ON r.sid = s.room_sid
+    """
 
 
 def _stored_session(row: asyncpg.Record) -> StoredSession:
@@ -132,7 +164,11 @@ async def ended_sessions(conn: Connection, scope: Scope, span: DayRange | None) 
 
 
 def _ordered(parts: list[str]) -> str:
-    return f'SELECT sid, received_ms, body FROM ({" UNION ALL ".join(parts)}) AS e ORDER BY sid COLLATE "C"'
+    return f"""
+    SELECT sid, received_ms, body
+    FROM ({" UNION ALL ".join(parts)}) AS e
+    ORDER BY sid COLLATE "C"
+    """
 
 
 _KEPT = "(extract(epoch FROM received_at) * 1000)::bigint AS received_ms, body"
@@ -173,7 +209,15 @@ async def events_of_rooms(conn: Connection, scope: AuditScope, span: DayRange | 
     """All kept events that tell of the rooms with an event in the span, ordered by room. ``scope`` must be owned."""
     chosen = _rooms_in(scope, span).format(sid="e.room_sid")
     query = _ordered(
-        [f"SELECT e.room_sid AS sid, {_KEPT} FROM event e WHERE {_owned(scope, 'e.')} AND {_ROOM_EVENT} AND {chosen}"]
+        [
+            f"""
+        SELECT e.room_sid AS sid, {_KEPT}
+        FROM event e
+        WHERE {_owned(scope, "e.")}
+          AND {_ROOM_EVENT}
+          AND {chosen}
+        """
+        ]
     )
     async for row in conn.cursor(query, *_parameters(scope, span), prefetch=PREFETCH, timeout=TIMEOUT_S):
         yield KeptEvent(*row)
@@ -189,11 +233,18 @@ def _rooms_in(scope: AuditScope, span: DayRange | None) -> str:
 
 
 async def rooms_by_sid(conn: Connection, scope: AuditScope, span: DayRange | None) -> AsyncIterator[StoredRoom]:
-    query = (
-        "SELECT sid, name, project_id, mode, created_ms, finished_ms, superseded_ms,"
-        " (SELECT min(n.created_ms) FROM room n WHERE n.name = room.name AND n.created_ms > room.created_ms) AS followed_ms"
-        f' FROM room WHERE {_owned(scope, "")} AND {_rooms_in(scope, span).format(sid="sid")} ORDER BY sid COLLATE "C"'
-    )
+    query = f"""
+        SELECT sid, name, project_id, mode, created_ms, finished_ms, superseded_ms, (
+            SELECT min(n.created_ms)
+            FROM room n
+            WHERE n.name = room.name
+              AND n.created_ms > room.created_ms
+        ) AS followed_ms
+        FROM room
+        WHERE {_owned(scope, "")}
+          AND {_rooms_in(scope, span).format(sid="sid")}
+        ORDER BY sid COLLATE "C"
+        """
     async for row in conn.cursor(query, *_parameters(scope, span), prefetch=PREFETCH, timeout=TIMEOUT_S):
         fields = {**row, "finished_ms": tuple(row["finished_ms"])}
         followed_ms = fields.pop("followed_ms")
@@ -210,10 +261,14 @@ async def followed_ms(conn: Connection, room: Room) -> int | None:
 async def events_of_runs(conn: Connection, scope: AuditScope) -> AsyncIterator[KeptEvent]:
     """Every kept event of an egress or ingress that may be one of this scope's: those that name no room belong to nobody."""
     owned = "" if scope.owned is None else "(e.project_id = $1::text AND e.mode = $2::text) OR "
-    query = (
-        f"SELECT e.id AS sid, {_KEPT} FROM event e WHERE ({owned}(e.project_id IS NULL AND e.room IS NULL))"
-        " AND e.name ~ '^(relay_)?(egress|ingress)_' AND $1::text IS NOT DISTINCT FROM $1 AND $2::text IS NOT DISTINCT FROM $2"
-    )
+    query = f"""
+        SELECT e.id AS sid, {_KEPT}
+        FROM event e
+        WHERE ({owned}(e.project_id IS NULL AND e.room IS NULL))
+          AND e.name ~ '^(relay_)?(egress|ingress)_'
+          AND $1::text IS NOT DISTINCT FROM $1
+          AND $2::text IS NOT DISTINCT FROM $2
+        """
     async for row in conn.cursor(query, *scope, prefetch=PREFETCH, timeout=TIMEOUT_S):
         yield KeptEvent(*row)
 
@@ -236,142 +291,13 @@ async def count_runs(conn: Connection, scope: AuditScope) -> int:
 async def runs_of_a_project(conn: Connection, keys: list[tuple[str, str]]) -> set[tuple[str, str]]:
     """Which of these (meter, id) are stored as some project's."""
     rows = await conn.fetch(
-        "SELECT meter, id FROM media_run WHERE project_id IS NOT NULL"
-        " AND (meter, id) IN (SELECT * FROM unnest($1::text[], $2::text[]))",
+        """
+        SELECT meter, id
+        FROM media_run
+        WHERE project_id IS NOT NULL
+          AND (meter, id) IN (SELECT * FROM unnest($1::text[], $2::text[]))
+        """,
         [meter for meter, _ in keys],
         [run_id for _, run_id in keys],
     )
     return {(row["meter"], row["id"]) for row in rows}
-
-
-async def days_of_rollups(conn: Connection, scope: Scope, span: DayRange | None) -> list[int]:
-    """The UTC days (of the span) in which any rollup has a row."""
-    rows = await conn.fetch(
-        "SELECT DISTINCT day FROM (SELECT hour - hour % 86400000 AS day FROM usage_hour WHERE project_id = $1 AND mode = $2"
-        " UNION SELECT day FROM usage_day WHERE project_id = $1 AND mode = $2"
-        " UNION SELECT day FROM usage_group WHERE project_id = $1 AND mode = $2"
-        " UNION SELECT day FROM usage_group_count WHERE project_id = $1 AND mode = $2) AS d"
-        " WHERE ($3::bigint IS NULL OR day >= $3) AND ($4::bigint IS NULL OR day < $4) ORDER BY day",
-        *scope,
-        *(span or (None, None)),
-        timeout=TIMEOUT_S,
-    )
-    return [row["day"] for row in rows]
-
-
-async def stored_hours(conn: Connection, scope: Scope, day_ms: int) -> dict[RollupKey, Usage]:
-    rows = await conn.fetch(
-        "SELECT hour, kind, participant_ms, video_ms, screen_share_ms, inferred_ms, sessions FROM usage_hour"
-        " WHERE project_id = $1 AND mode = $2 AND hour >= $3 AND hour < $4",
-        *scope,
-        day_ms,
-        day_ms + DAY_MS,
-    )
-    return {RollupKey(*scope, row["hour"], row["kind"]): Usage(*list(row.values())[2:]) for row in rows}
-
-
-async def stored_day(conn: Connection, scope: Scope, day_ms: int) -> dict[str, Usage]:
-    """A day's sums by kind."""
-    rows = await conn.fetch(
-        "SELECT kind, participant_ms, video_ms, screen_share_ms, inferred_ms, sessions FROM usage_day"
-        " WHERE project_id = $1 AND mode = $2 AND day = $3",
-        *scope,
-        day_ms,
-    )
-    return {row["kind"]: Usage(*list(row.values())[1:]) for row in rows}
-
-
-async def stored_groups(conn: Connection, scope: Scope, day_ms: int) -> AsyncIterator[tuple[GroupKey, GroupUsage]]:
-    query = (
-        "SELECT dimension, name, participant_ms, video_ms, screen_share_ms, inferred_ms, sessions, visits FROM usage_group"
-        " WHERE project_id = $1 AND mode = $2 AND day = $3"
-    )
-    async for row in conn.cursor(query, *scope, day_ms, prefetch=PREFETCH, timeout=TIMEOUT_S):
-        dimension = DIMENSIONS[DIMENSIONS.index(row["dimension"])]
-        amounts = list(row.values())[2:]
-        yield GroupKey(*scope, dimension, day_ms, row["name"]), GroupUsage(Usage(*amounts[:-1]), amounts[-1])
-
-
-async def stored_names(conn: Connection, scope: Scope, day_ms: int) -> dict[str, int]:
-    """How many names of each dimension a day is said to have."""
-    rows = await conn.fetch(
-        "SELECT dimension, names FROM usage_group_count WHERE project_id = $1 AND mode = $2 AND day = $3",
-        *scope,
-        day_ms,
-    )
-    return {row["dimension"]: row["names"] for row in rows}
-
-
-async def stored_media_hours(conn: Connection, scope: Scope, span: DayRange | None) -> dict[MediaKey, RunUsage]:
-    rows = await conn.fetch(
-        "SELECT hour, meter, type, active_ms, inferred_ms, runs FROM media_hour WHERE project_id = $1 AND mode = $2"
-        " AND ($3::bigint IS NULL OR hour >= $3) AND ($4::bigint IS NULL OR hour < $4)",
-        *scope,
-        *(span or (None, None)),
-        timeout=TIMEOUT_S,
-    )
-    return {MediaKey(*scope, *list(row.values())[:3]): RunUsage(*list(row.values())[3:]) for row in rows}
-
-
-async def edges(conn: Connection, scope: Scope, span: DayRange | None) -> AsyncIterator[tuple[int, int]]:
-    """By how much the number of participants changes at which instant, ascending. A session of no length changes nothing."""
-    query = (
-        "SELECT at, sum(change)::bigint AS change FROM ("
-        " SELECT started_ms AS at, 1 AS change FROM session WHERE project_id = $1 AND mode = $2 AND started_ms IS NOT NULL"
-        " AND (ended_ms IS NULL OR ended_ms > started_ms)"
-        " AND ($3::bigint IS NULL OR started_ms >= $3) AND ($4::bigint IS NULL OR started_ms < $4)"
-        " UNION ALL SELECT ended_ms, -1 FROM session WHERE project_id = $1 AND mode = $2 AND started_ms IS NOT NULL"
-        " AND ended_ms > started_ms AND ($3::bigint IS NULL OR ended_ms >= $3) AND ($4::bigint IS NULL OR ended_ms < $4)"
-        ") AS e GROUP BY at ORDER BY at"
-    )
-    async for row in conn.cursor(query, *scope, *(span or (None, None)), prefetch=PREFETCH, timeout=TIMEOUT_S):
-        yield row["at"], row["change"]
-
-
-async def stored_stretches(
-    conn: Connection, scope: Scope, length_ms: int, span: DayRange | None
-) -> AsyncIterator[StoredStretch]:
-    """The minutes, hours or days, ascending."""
-    query = (
-        "SELECT start_ms, change, peak, seconds, second_changes, second_peaks FROM concurrency WHERE project_id = $1"
-        " AND mode = $2 AND length_ms = $5 AND ($3::bigint IS NULL OR start_ms >= $3)"
-        " AND ($4::bigint IS NULL OR start_ms < $4) ORDER BY start_ms"
-    )
-    parameters = (*scope, *(span or (None, None)), length_ms)
-    async for row in conn.cursor(query, *parameters, prefetch=PREFETCH, timeout=TIMEOUT_S):
-        start_ms, change, peak, seconds, changes, peaks = row
-        pieces = None
-        if seconds is not None:
-            # Arrays that do not go together, or name a second twice or none, which only a hand can have written, show as
-            # wrong and not as an error.
-            pieces = [
-                (start_ms + second * SECOND_MS if second is not None else None, *piece)
-                for second, *piece in zip_longest(seconds, changes or (), peaks or ())
-            ]
-        yield StoredStretch(start_ms, Stretch(change, peak), pieces)
-
-
-async def clear_day(conn: Connection, scope: Scope, day_ms: int) -> None:
-    """Empties a day's rollups of sessions, to be filled again. The scope must be locked."""
-    for statement in (
-        "DELETE FROM usage_hour WHERE project_id = $1 AND mode = $2 AND hour >= $3 AND hour < $4",
-        "DELETE FROM usage_day WHERE project_id = $1 AND mode = $2 AND day >= $3 AND day < $4",
-        "DELETE FROM usage_group WHERE project_id = $1 AND mode = $2 AND day >= $3 AND day < $4",
-        "DELETE FROM usage_group_count WHERE project_id = $1 AND mode = $2 AND day >= $3 AND day < $4",
-    ):
-        await conn.execute(statement, *scope, day_ms, day_ms + DAY_MS)
-
-
-async def clear_media_hour(conn: Connection, scope: Scope, hour_ms: int) -> None:
-    """Empties an hour's rollups of egress and ingress. The scope must be locked."""
-    statement = "DELETE FROM media_hour WHERE project_id = $1 AND mode = $2 AND hour = $3"
-    await conn.execute(statement, *scope, hour_ms)
-
-
-async def runs_in_hour(conn: Connection, scope: Scope, hour_ms: int) -> AsyncIterator[MediaRun]:
-    query = (
-        "SELECT state FROM media_run WHERE project_id = $1 AND mode = $2 AND started_ms IS NOT NULL"
-        " AND started_ms < $4 AND ended_ms >= $3"
-    )
-    async for row in conn.cursor(query, *scope, hour_ms, hour_ms + HOUR_MS, prefetch=PREFETCH, timeout=TIMEOUT_S):
-        yield _run(row["state"])

@@ -52,8 +52,14 @@ async def set_outcome(conn: Connection, entry_id: int, action: str, detail: str)
 async def entries(conn: Connection, project_id: str | None, before: int | None, limit: int) -> list[LogEntry]:
     """Newest first; of one project, or with None of the whole instance. ``before`` continues after an entry's id."""
     rows = await conn.fetch(
-        "SELECT id, at, actor, project_id, action, target, detail FROM audit_log"
-        " WHERE ($1::text IS NULL OR project_id = $1) AND ($2::bigint IS NULL OR id < $2) ORDER BY id DESC LIMIT $3",
+        """
+        SELECT id, at, actor, project_id, action, target, detail
+        FROM audit_log
+        WHERE ($1::text IS NULL OR project_id = $1)
+          AND ($2::bigint IS NULL OR id < $2)
+        ORDER BY id DESC
+        LIMIT $3
+        """,
         project_id,
         before,
         limit,

@@ -24,7 +24,13 @@ async def page_of_events(
     from_ms, to_ms = wanted.from_ms, wanted.to_ms
     if wanted.session is not None:
         row = await conn.fetchrow(
-            "SELECT started_ms, ended_ms, ended_by FROM session WHERE sid = $1 AND project_id = $2 AND mode = $3",
+            """
+            SELECT started_ms, ended_ms, ended_by
+            FROM session
+            WHERE sid = $1
+              AND project_id = $2
+              AND mode = $3
+            """,
             wanted.session,
             *scope,
         )
@@ -60,7 +66,14 @@ async def page_of_events(
 async def event_of(conn: Connection, scope: Scope, at_ms: int, event_id: str) -> EventRecord | None:
     """The event of this id that LiveKit created at ``at_ms`` (unix ms)."""
     row = await conn.fetchrow(
-        f"SELECT {_NAMES}, body FROM event WHERE created_at = $1 AND id = $2 AND project_id = $3 AND mode = $4",
+        f"""
+        SELECT {_NAMES}, body
+        FROM event
+        WHERE created_at = $1
+          AND id = $2
+          AND project_id = $3
+          AND mode = $4
+        """,
         _utc(at_ms),
         event_id,
         *scope,

@@ -63,9 +63,16 @@ async def insert_events(conn: Connection, rows: Mapping[EventKey, EventRow]) -> 
     # Seconds, and not times: those would cost more to send than to find. The range leaves out all other days' partitions.
     seconds = [created_ms // 1000 for created_ms, _ in rows]
     found = await conn.fetch(
-        "SELECT n.created_s * 1000, n.id FROM unnest($1::bigint[], $2::text[]) AS n (created_s, id), LATERAL (SELECT FROM event"
-        " WHERE created_at = to_timestamp(n.created_s) AND event.id = n.id"
-        " AND created_at BETWEEN to_timestamp($3::bigint) AND to_timestamp($4::bigint) OFFSET 0) AS known",
+        """
+        SELECT n.created_s * 1000, n.id
+        FROM unnest($1::bigint[], $2::text[]) AS n (created_s, id), LATERAL (
+            SELECT FROM event
+            WHERE created_at = to_timestamp(n.created_s)
+              AND event.id = n.id
+              AND created_at BETWEEN to_timestamp($3::bigint) AND to_timestamp($4::bigint)
+            OFFSET 0
+        ) AS known
+        """,
         seconds,
         [event_id for _, event_id in rows],
         min(seconds),
@@ -86,10 +93,18 @@ async def insert_events(conn: Connection, rows: Mapping[EventKey, EventRow]) -> 
 async def _insert_unless_known(conn: Connection, rows: Sequence[EventRow]) -> set[EventKey]:
     columns = list(zip(*rows, strict=True))
     inserted = await conn.fetch(
-        "INSERT INTO event AS e (created_at, id, received_at, name, project_id, mode, room, room_sid, participant_sid,"
-        " identity, body) SELECT * FROM unnest($1::timestamptz[], $2::text[], $3::timestamptz[], $4::text[], $5::text[],"
-        " $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::bytea[]) ON CONFLICT DO NOTHING"
-        " RETURNING (extract(epoch FROM e.created_at) * 1000)::bigint, e.id",
+        """
+        INSERT INTO event AS e (
+            created_at, id, received_at, name, project_id, mode, room, room_sid, participant_sid, identity, body
+        )
+        SELECT *
+        FROM unnest(
+            $1::timestamptz[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::text[],
+            $8::text[], $9::text[], $10::text[], $11::bytea[]
+        )
+        ON CONFLICT DO NOTHING
+        RETURNING (extract(epoch FROM e.created_at) * 1000)::bigint, e.id
+        """,
         *columns,
     )
     return set(map(tuple, inserted))
@@ -98,8 +113,11 @@ async def _insert_unless_known(conn: Connection, rows: Sequence[EventRow]) -> se
 async def set_aside(conn: Connection, received: Received, reason: str, detail: str) -> None:
     """Puts an event that cannot be folded where it can be looked at; a body seen before changes nothing."""
     await conn.execute(
-        "INSERT INTO set_aside_event (body_sha256, received_at, reason, detail, body) VALUES ($1, $2, $3, $4, $5)"
-        " ON CONFLICT DO NOTHING",
+        """
+        INSERT INTO set_aside_event (body_sha256, received_at, reason, detail, body)
+        VALUES ($1, $2, $3, $4, $5)
+        ON CONFLICT DO NOTHING
+        """,
         sha256(received.body).digest(),
         _utc(received.received_ms),
         reason,
@@ -111,8 +129,11 @@ async def set_aside(conn: Connection, received: Received, reason: str, detail: s
 async def put_in_inbox(conn: Connection, entries: Sequence[tuple[int, Received]]) -> None:
     """Keeps (partition, event) pairs while Redis is away."""
     await conn.execute(
-        "INSERT INTO webhook_inbox (partition, received_ms, body)"
-        " SELECT * FROM unnest($1::integer[], $2::bigint[], $3::bytea[])",
+        """
+        INSERT INTO webhook_inbox (partition, received_ms, body)
+        SELECT *
+        FROM unnest($1::integer[], $2::bigint[], $3::bytea[])
+        """,
         [partition for partition, _ in entries],
         [received.received_ms for _, received in entries],
         [received.body for _, received in entries],
@@ -128,9 +149,24 @@ async def take_from_inbox(conn: Connection, partition: int, limit: int, max_byte
     """Removes and returns the oldest entries of a partition, up to the one that makes it ``max_bytes``; they come back if the
     transaction does not commit."""
     rows = await conn.fetch(
-        "DELETE FROM webhook_inbox WHERE id IN (SELECT id FROM (SELECT id, sum(octet_length(body)) OVER (ORDER BY id)"
-        " - octet_length(body) AS size_before FROM (SELECT id, body FROM webhook_inbox WHERE partition = $1 ORDER BY id"
-        " LIMIT $2) AS oldest) AS sized WHERE size_before < $3) RETURNING id, received_ms, body",
+        """
+        DELETE FROM webhook_inbox
+        WHERE id IN (
+            SELECT id
+            FROM (
+                SELECT id, sum(octet_length(body)) OVER (ORDER BY id) - octet_length(body) AS size_before
+                FROM (
+                    SELECT id, body
+                    FROM webhook_inbox
+                    WHERE partition = $1
+                    ORDER BY id
+                    LIMIT $2
+                ) AS oldest
+            ) AS sized
+            WHERE size_before < $3
+        )
+        RETURNING id, received_ms, body
+        """,
         partition,
         limit,
         max_bytes,
@@ -159,8 +195,13 @@ async def partition_reader(conn: Connection, partition: int) -> AsyncIterator[bo
 
 async def record_progress(conn: Connection, partition: int, received_ms: int) -> None:
     await conn.execute(
-        "INSERT INTO fold_progress (partition, received_ms) VALUES ($1, $2) ON CONFLICT (partition)"
-        " DO UPDATE SET received_ms = greatest(fold_progress.received_ms, excluded.received_ms)",
+        """
+        INSERT INTO fold_progress (partition, received_ms)
+        VALUES ($1, $2)
+        ON CONFLICT (partition)
+        DO UPDATE SET
+            received_ms = greatest(fold_progress.received_ms, excluded.received_ms)
+        """,
         partition,
         received_ms,
     )
@@ -174,9 +215,12 @@ async def record_complete(conn: Connection, complete_ms: int) -> None:
     """Notes that everything acknowledged before ``complete_ms`` was folded. A worker whose clock is ahead of Postgres' claims
     no more than the present."""
     await conn.execute(
-        "INSERT INTO fold_progress (partition, received_ms)"
-        " VALUES ($1, least($2, (extract(epoch FROM clock_timestamp()) * 1000)::bigint))"
-        " ON CONFLICT (partition) DO UPDATE SET received_ms = excluded.received_ms",
+        """
+        INSERT INTO fold_progress (partition, received_ms)
+        VALUES ($1, least($2, (extract(epoch FROM clock_timestamp()) * 1000)::bigint))
+        ON CONFLICT (partition)
+        DO UPDATE SET received_ms = excluded.received_ms
+        """,
         ALL_PARTITIONS,
         complete_ms,
     )

@@ -43,8 +43,13 @@ async def insert_key(
 ) -> KeyInfo:
     """Stores the digest and the last four characters of ``key``, never the key."""
     row = await conn.fetchrow(
-        "INSERT INTO api_key (id, project_id, mode, type, name, last_four, digest, created_at, expires_at, created_by)"
-        f" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING {_COLUMNS}",
+        f"""
+        INSERT INTO api_key (
+            id, project_id, mode, type, name, last_four, digest, created_at, expires_at, created_by
+        )
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+        RETURNING {_COLUMNS}
+        """,
         key_id,
         project_id,
         mode,
@@ -62,8 +67,13 @@ async def insert_key(
 
 async def key_by_digest(conn: Connection, digest: bytes) -> KeyRecord | None:
     row = await conn.fetchrow(
-        "SELECT k.id, k.project_id, k.mode, k.type, k.expires_at, k.revoked_at, p.archived_at IS NOT NULL AS archived"
-        " FROM api_key k JOIN project p ON p.id = k.project_id WHERE k.digest = $1",
+        """
+        SELECT k.id, k.project_id, k.mode, k.type, k.expires_at, k.revoked_at,
+            p.archived_at IS NOT NULL AS archived
+        FROM api_key k
+        JOIN project p ON p.id = k.project_id
+        WHERE k.digest = $1
+        """,
         digest,
     )
     if row is None:
@@ -87,8 +97,13 @@ async def prove_connected(conn: Connection, timeout_s: float) -> None:
 async def list_keys(conn: Connection, project_id: str | None, mode: Mode | None = None) -> list[KeyInfo]:
     """Keys of one project, or of all with None, oldest first; revoked ones too."""
     rows = await conn.fetch(
-        f"SELECT {_COLUMNS} FROM api_key WHERE ($1::text IS NULL OR project_id = $1) AND ($2::text IS NULL OR mode = $2)"
-        " ORDER BY project_id, created_at, id",
+        f"""
+        SELECT {_COLUMNS}
+        FROM api_key
+        WHERE ($1::text IS NULL OR project_id = $1)
+          AND ($2::text IS NULL OR mode = $2)
+        ORDER BY project_id, created_at, id
+        """,
         project_id,
         mode,
     )
@@ -100,8 +115,15 @@ async def key_page(
 ) -> list[KeyInfo]:
     """Up to ``limit`` keys of a project and mode, newest first, those older than ``after``."""
     rows = await conn.fetch(
-        f"SELECT {_COLUMNS} FROM api_key WHERE project_id = $1 AND mode = $2"
-        " AND ($3::timestamptz IS NULL OR (created_at, id) < ($3, $4)) ORDER BY created_at DESC, id DESC LIMIT $5",
+        f"""
+        SELECT {_COLUMNS}
+        FROM api_key
+        WHERE project_id = $1
+          AND mode = $2
+          AND ($3::timestamptz IS NULL OR (created_at, id) < ($3, $4))
+        ORDER BY created_at DESC, id DESC
+        LIMIT $5
+        """,
         project_id,
         mode,
         None if after is None else after.created_at,
@@ -124,8 +146,14 @@ async def lock_key(conn: Connection, key_id: str) -> KeyInfo | None:
 
 async def count_usable_keys(conn: Connection, project_id: str, mode: Mode, now: datetime) -> int:
     count: int = await conn.fetchval(
-        "SELECT count(*) FROM api_key WHERE project_id = $1 AND mode = $2 AND revoked_at IS NULL"
-        " AND (expires_at IS NULL OR expires_at > $3)",
+        """
+        SELECT count(*)
+        FROM api_key
+        WHERE project_id = $1
+          AND mode = $2
+          AND revoked_at IS NULL
+          AND (expires_at IS NULL OR expires_at > $3)
+        """,
         project_id,
         mode,
         now,
@@ -136,7 +164,12 @@ async def count_usable_keys(conn: Connection, project_id: str, mode: Mode, now: 
 async def revoke_keys(conn: Connection, key_ids: list[str], now: datetime) -> list[KeyInfo]:
     """Revokes keys from ``now`` on; one revoked earlier keeps its time."""
     rows = await conn.fetch(
-        f"UPDATE api_key SET revoked_at = least(revoked_at, $2) WHERE id = ANY ($1::text[]) RETURNING {_COLUMNS}",
+        f"""
+        UPDATE api_key
+        SET revoked_at = least(revoked_at, $2)
+        WHERE id = ANY ($1::text[])
+        RETURNING {_COLUMNS}
+        """,
         key_ids,
         now,
     )
@@ -154,7 +187,12 @@ async def keys_made_by(conn: Connection, makers: list[str]) -> list[str]:
 async def end_key(conn: Connection, key_id: str, expires_at: datetime, rotated_to: str) -> KeyInfo | None:
     """Lets a replaced key expire, at the latest when it would have anyway."""
     row = await conn.fetchrow(
-        f"UPDATE api_key SET expires_at = least(expires_at, $2), rotated_to = $3 WHERE id = $1 RETURNING {_COLUMNS}",
+        f"""
+        UPDATE api_key
+        SET expires_at = least(expires_at, $2), rotated_to = $3
+        WHERE id = $1
+        RETURNING {_COLUMNS}
+        """,
         key_id,
         expires_at,
         rotated_to,
@@ -171,10 +209,24 @@ async def mark_used(conn: Connection, used: Mapping[str, datetime]) -> set[str]:
     """Notes when keys were last used, never backwards. Returns the ids that are settled: a row that someone is changing is
     skipped, so that a revocation never waits for this and two processes never for each other."""
     rows = await conn.fetch(
-        "WITH used AS (SELECT * FROM unnest($1::text[], $2::timestamptz[]) AS u (id, at)),"
-        " free AS (SELECT id FROM api_key WHERE id IN (SELECT id FROM used) FOR NO KEY UPDATE SKIP LOCKED)"
-        " UPDATE api_key k SET last_used_at = greatest(k.last_used_at, used.at) FROM used JOIN free USING (id)"
-        " WHERE k.id = used.id RETURNING k.id",
+        """
+        WITH used AS (
+            SELECT *
+            FROM unnest($1::text[], $2::timestamptz[]) AS u (id, at)
+        ),
+        free AS (
+            SELECT id
+            FROM api_key
+            WHERE id IN (SELECT id FROM used)
+            FOR NO KEY UPDATE SKIP LOCKED
+        )
+        UPDATE api_key k
+        SET last_used_at = greatest(k.last_used_at, used.at)
+        FROM used
+        JOIN free USING (id)
+        WHERE k.id = used.id
+        RETURNING k.id
+        """,
         list(used),
         list(used.values()),
     )

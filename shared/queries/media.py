@@ -16,8 +16,13 @@ _decode = msgspec.json.Decoder(MediaRun).decode
 async def lock_runs(conn: Connection, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], MediaRun]:
     """Loads and locks, in a fixed order, the runs of these (meter, id) pairs."""
     rows = await conn.fetch(
-        "SELECT state FROM media_run WHERE (meter, id) IN (SELECT * FROM unnest($1::text[], $2::text[]))"
-        " ORDER BY meter, id FOR UPDATE",
+        """
+        SELECT state
+        FROM media_run
+        WHERE (meter, id) IN (SELECT * FROM unnest($1::text[], $2::text[]))
+        ORDER BY meter, id
+        FOR UPDATE
+        """,
         [meter for meter, _ in keys],
         [run_id for _, run_id in keys],
     )
@@ -64,8 +69,14 @@ _UNNEST = (
 async def insert_runs(conn: Connection, runs: Sequence[MediaRun]) -> int:
     """Stores new runs; returns how many. Fewer than given means that another transaction knew one of them first."""
     status = await conn.execute(
-        "INSERT INTO media_run (id, meter, type, project_id, mode, room, started_ms, ended_ms, inferred, last_sign_ms, state)"
-        f" SELECT * FROM {_UNNEST} ON CONFLICT DO NOTHING",
+        f"""
+        INSERT INTO media_run (
+            id, meter, type, project_id, mode, room, started_ms, ended_ms, inferred, last_sign_ms, state
+        )
+        SELECT *
+        FROM {_UNNEST}
+        ON CONFLICT DO NOTHING
+        """,
         *_columns(runs),
     )
     return int(status.rpartition(" ")[2])
@@ -75,11 +86,24 @@ async def update_runs(conn: Connection, runs: Sequence[MediaRun]) -> None:
     if not runs:
         return
     await conn.execute(
-        "UPDATE media_run SET type = n.type, project_id = n.project_id, mode = n.mode, room = n.room,"
-        f" started_ms = n.started_ms, ended_ms = n.ended_ms, inferred = n.inferred, last_sign_ms = n.last_sign_ms,"
-        f" state = n.state FROM {_UNNEST} AS n"
-        " (id, meter, type, project_id, mode, room, started_ms, ended_ms, inferred, last_sign_ms, state)"
-        " WHERE media_run.meter = n.meter AND media_run.id = n.id",
+        f"""
+        UPDATE media_run
+        SET
+            type = n.type,
+            project_id = n.project_id,
+            mode = n.mode,
+            room = n.room,
+            started_ms = n.started_ms,
+            ended_ms = n.ended_ms,
+            inferred = n.inferred,
+            last_sign_ms = n.last_sign_ms,
+            state = n.state
+        FROM {_UNNEST} AS n (
+            id, meter, type, project_id, mode, room, started_ms, ended_ms, inferred, last_sign_ms, state
+        )
+        WHERE media_run.meter = n.meter
+          AND media_run.id = n.id
+        """,
         *_columns(runs),
     )
 
@@ -88,11 +112,19 @@ async def add_usage(conn: Connection, changes: Mapping[MediaKey, RunUsage]) -> N
     """Adds differences (which may be negative) to the rollups. The scopes must be locked."""
     keys = sorted(changes)
     await conn.execute(
-        "INSERT INTO media_hour AS h (project_id, mode, hour, meter, type, active_ms, inferred_ms, runs)"
-        " SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::bigint[], $7::bigint[],"
-        " $8::bigint[]) ON CONFLICT (project_id, mode, hour, meter, type) DO UPDATE"
-        " SET active_ms = h.active_ms + excluded.active_ms, inferred_ms = h.inferred_ms + excluded.inferred_ms,"
-        " runs = h.runs + excluded.runs",
+        """
+        INSERT INTO media_hour AS h (project_id, mode, hour, meter, type, active_ms, inferred_ms, runs)
+        SELECT *
+        FROM unnest(
+            $1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::bigint[], $7::bigint[],
+            $8::bigint[]
+        )
+        ON CONFLICT (project_id, mode, hour, meter, type)
+        DO UPDATE SET
+            active_ms = h.active_ms + excluded.active_ms,
+            inferred_ms = h.inferred_ms + excluded.inferred_ms,
+            runs = h.runs + excluded.runs
+        """,
         [key.project_id for key in keys],
         [key.mode for key in keys],
         [key.hour for key in keys],

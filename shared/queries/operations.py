@@ -30,7 +30,11 @@ async def forget_workers(conn: Connection, now_ms: int) -> None:
 async def workers(conn: Connection) -> list[WorkerRow]:
     """Every worker of the last day, the most recently seen first."""
     rows = await conn.fetch(
-        "SELECT id, host, pid, version, started_at, seen_at, stopped_at FROM worker ORDER BY seen_at DESC, id"
+        """
+        SELECT id, host, pid, version, started_at, seen_at, stopped_at
+        FROM worker
+        ORDER BY seen_at DESC, id
+        """
     )
     return [WorkerRow(*row) for row in rows]
 

@@ -53,10 +53,12 @@ async def page_of(conn: Connection, listing: PageSource, after: tuple[Any, Any] 
         rows = await conn.fetch(_shown(listing, wanted), *values)
         return _page(rows, limit, listing.key, None)
     bounds = tuple(values)
-    wanted = (
-        f"SELECT * FROM (SELECT {listing.columns} {found} LIMIT {SCANNED}) AS found"
-        f" WHERE {_all(listing.filters, values)} LIMIT {limit + 1}"
-    )
+    wanted = f"""
+        SELECT *
+        FROM (SELECT {listing.columns} {found} LIMIT {SCANNED}) AS found
+        WHERE {_all(listing.filters, values)}
+        LIMIT {limit + 1}
+        """
     rows = await conn.fetch(_shown(listing, wanted), *values)
     scanned_to = None
     if len(rows) <= limit:

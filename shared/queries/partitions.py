@@ -32,8 +32,12 @@ def _bounds(day_ms: int) -> tuple[str, str]:
 async def days_with_partition(conn: Connection) -> list[int]:
     """The days that have a partition, ascending."""
     rows = await conn.fetch(
-        "SELECT c.relname::text AS name FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
-        " WHERE i.inhparent = 'event'::regclass"
+        """
+        SELECT c.relname::text AS name
+        FROM pg_inherits i
+        JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'event'::regclass
+        """
     )
     names = (match[1] for row in rows if (match := _NAME.fullmatch(row["name"])))
     return sorted(int(datetime.strptime(name, "%Y%m%d").replace(tzinfo=UTC).timestamp()) * 1000 for name in names)
@@ -48,7 +52,10 @@ async def default_bytes(conn: Connection) -> int:
 async def days_in_default(conn: Connection) -> list[int]:
     """The days that have rows in the default partition. Reads all of it."""
     rows = await conn.fetch(
-        "SELECT DISTINCT (extract(epoch FROM date_trunc('day', created_at, 'UTC')) * 1000)::bigint AS day FROM event_default"
+        """
+        SELECT DISTINCT (extract(epoch FROM date_trunc('day', created_at, 'UTC')) * 1000)::bigint AS day
+        FROM event_default
+        """
     )
     return sorted(row["day"] for row in rows)
 
@@ -71,8 +78,17 @@ async def add_day(conn: Connection, day_ms: int) -> int | None:
         await conn.execute("LOCK TABLE event_default IN ACCESS EXCLUSIVE MODE")
         await _make_apart(conn, name, start, end)
         status = await conn.execute(
-            f"WITH moved AS (DELETE FROM event_default WHERE created_at >= {start} AND created_at < {end} RETURNING *)"
-            f" INSERT INTO {name} SELECT * FROM moved"
+            f"""
+            WITH moved AS (
+                DELETE FROM event_default
+                WHERE created_at >= {start}
+                  AND created_at < {end}
+                RETURNING *
+            )
+            INSERT INTO {name}
+            SELECT *
+            FROM moved
+            """
         )
         await _attach(conn, name, start, end)
     return int(status.rpartition(" ")[2])
@@ -126,8 +142,12 @@ async def _drop_proof(conn: Connection, proof: str) -> None:
 async def drop_proofs(conn: Connection) -> None:
     """Takes away what ``add_future_day`` left when it was interrupted: when that day comes, it would refuse its events."""
     rows = await conn.fetch(
-        "SELECT conname::text AS name FROM pg_constraint WHERE conrelid = 'event_default'::regclass"
-        " AND conname LIKE 'without\\_event\\_%'"
+        r"""
+        SELECT conname::text AS name
+        FROM pg_constraint
+        WHERE conrelid = 'event_default'::regclass
+          AND conname LIKE 'without\_event\_%'
+        """
     )
     for row in rows:
         async with conn.transaction():
@@ -147,8 +167,16 @@ async def delete_from_default(conn: Connection, before_ms: int, limit: int) -> i
     """Deletes up to ``limit`` events that lie in the default partition and are older than ``before_ms``; returns how many."""
     async with conn.transaction():
         status = await conn.execute(
-            "DELETE FROM event_default WHERE (created_at, id) IN"
-            " (SELECT created_at, id FROM event_default WHERE created_at < $1 ORDER BY created_at, id LIMIT $2)",
+            """
+            DELETE FROM event_default
+            WHERE (created_at, id) IN (
+                SELECT created_at, id
+                FROM event_default
+                WHERE created_at < $1
+                ORDER BY created_at, id
+                LIMIT $2
+            )
+            """,
             _at(before_ms),
             limit,
         )
@@ -160,8 +188,13 @@ async def delete_from_default(conn: Connection, before_ms: int, limit: int) -> i
 
 async def _move_horizon(conn: Connection, dropped_before_ms: int) -> None:
     await conn.execute(
-        "INSERT INTO event_horizon AS h (dropped_before_ms) VALUES ($1) ON CONFLICT (one)"
-        " DO UPDATE SET dropped_before_ms = greatest(h.dropped_before_ms, excluded.dropped_before_ms)",
+        """
+        INSERT INTO event_horizon AS h (dropped_before_ms)
+        VALUES ($1)
+        ON CONFLICT (one)
+        DO UPDATE SET
+            dropped_before_ms = greatest(h.dropped_before_ms, excluded.dropped_before_ms)
+        """,
         dropped_before_ms,
     )
 

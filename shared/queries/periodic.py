@@ -32,8 +32,15 @@ async def last_run(conn: Connection, name: str) -> JobRun | None:
 
 async def record_start(conn: Connection, name: str, now_ms: int) -> None:
     await conn.execute(
-        "INSERT INTO periodic_job (name, started_ms) VALUES ($1, $2) ON CONFLICT (name)"
-        " DO UPDATE SET started_ms = excluded.started_ms, finished_ms = NULL, error = NULL",
+        """
+        INSERT INTO periodic_job (name, started_ms)
+        VALUES ($1, $2)
+        ON CONFLICT (name)
+        DO UPDATE SET
+            started_ms = excluded.started_ms,
+            finished_ms = NULL,
+            error = NULL
+        """,
         name,
         now_ms,
     )

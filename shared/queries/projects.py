@@ -49,7 +49,12 @@ async def rename_project(conn: Connection, project_id: str, name: str) -> Projec
 async def archive_project(conn: Connection, project_id: str, now: datetime) -> Project | None:
     """Archives from ``now`` on; a project archived earlier keeps its time. A trigger tells every API process."""
     row = await conn.fetchrow(
-        f"UPDATE project SET archived_at = coalesce(archived_at, $2) WHERE id = $1 RETURNING {_COLUMNS}",
+        f"""
+        UPDATE project
+        SET archived_at = coalesce(archived_at, $2)
+        WHERE id = $1
+        RETURNING {_COLUMNS}
+        """,
         project_id,
         now,
     )

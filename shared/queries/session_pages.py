@@ -50,7 +50,14 @@ async def page_of_sessions(
 async def session_of(conn: Connection, scope: Scope, sid: str) -> SessionRecord | None:
     """A metered session of this project and mode; None if it has no such."""
     row = await conn.fetchrow(
-        f"SELECT {_COLUMNS} FROM session WHERE sid = $1 AND project_id = $2 AND mode = $3 AND started_ms IS NOT NULL",
+        f"""
+        SELECT {_COLUMNS}
+        FROM session
+        WHERE sid = $1
+          AND project_id = $2
+          AND mode = $3
+          AND started_ms IS NOT NULL
+        """,
         sid,
         *scope,
     )

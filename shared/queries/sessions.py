@@ -18,9 +18,16 @@ _decode = msgspec.json.Decoder(Session).decode
 async def lock_sessions(conn: Connection, sids: list[str], room_sids: list[str]) -> dict[str, Session]:
     """Loads and locks, in a fixed order, the sessions of these sids and those whose end hangs on one of these rooms."""
     rows = await conn.fetch(
-        "SELECT state FROM session WHERE sid = ANY ($1::text[])"
-        " OR (room_sid = ANY ($2::text[]) AND "
-        " (ended_by IS NULL OR ended_by IN ('room_finished', 'reconciled'))) ORDER BY sid FOR UPDATE",
+        """
+        SELECT state
+        FROM session
+        WHERE sid = ANY ($1::text[])
+           OR (
+               room_sid = ANY ($2::text[]) AND (ended_by IS NULL OR ended_by IN ('room_finished', 'reconciled'))
+           )
+        ORDER BY sid
+        FOR UPDATE
+        """,
         sids,
         room_sids,
     )
@@ -30,8 +37,13 @@ async def lock_sessions(conn: Connection, sids: list[str], room_sids: list[str])
 
 async def lock_rooms(conn: Connection, sids: list[str]) -> dict[str, Room]:
     rows = await conn.fetch(
-        "SELECT sid, name, project_id, mode, created_ms, finished_ms, superseded_ms FROM room WHERE sid = ANY ($1::text[])"
-        " ORDER BY sid FOR UPDATE",
+        """
+        SELECT sid, name, project_id, mode, created_ms, finished_ms, superseded_ms
+        FROM room
+        WHERE sid = ANY ($1::text[])
+        ORDER BY sid
+        FOR UPDATE
+        """,
         sids,
     )
     return {row["sid"]: Room(**{**row, "finished_ms": tuple(row["finished_ms"])}) for row in rows}
@@ -114,11 +126,27 @@ async def update_sessions(conn: Connection, pairs: Sequence[tuple[Session, Bill]
     if not pairs:
         return
     await conn.execute(
-        "UPDATE session SET project_id = n.project_id, mode = n.mode, room = n.room, room_sid = n.room_sid,"
-        " identity = n.identity, kind = n.kind, started_ms = n.started_ms, ended_ms = n.ended_ms, ended_by = n.ended_by,"
-        " video_ms = n.video_ms, screen_share_ms = n.screen_share_ms, video_edges = n.video_edges,"
-        f" screen_share_edges = n.screen_share_edges, last_sign_ms = n.last_sign_ms,"
-        f" state = n.state FROM {_UNNEST} AS n WHERE session.sid = n.sid",
+        f"""
+        UPDATE session
+        SET
+            project_id = n.project_id,
+            mode = n.mode,
+            room = n.room,
+            room_sid = n.room_sid,
+            identity = n.identity,
+            kind = n.kind,
+            started_ms = n.started_ms,
+            ended_ms = n.ended_ms,
+            ended_by = n.ended_by,
+            video_ms = n.video_ms,
+            screen_share_ms = n.screen_share_ms,
+            video_edges = n.video_edges,
+            screen_share_edges = n.screen_share_edges,
+            last_sign_ms = n.last_sign_ms,
+            state = n.state
+        FROM {_UNNEST} AS n
+        WHERE session.sid = n.sid
+        """,
         *zip(*(map(_literal, _record(session, bill)) for session, bill in pairs), strict=True),
     )
 
@@ -126,10 +154,14 @@ async def update_sessions(conn: Connection, pairs: Sequence[tuple[Session, Bill]
 async def insert_rooms(conn: Connection, rooms: Sequence[Room]) -> int:
     """Stores new rooms; returns how many. Fewer than given means that another transaction knew one of them first."""
     status = await conn.execute(
-        "INSERT INTO room (sid, name, project_id, mode, created_ms, finished_ms, superseded_ms)"
-        " SELECT sid, name, project_id, mode, created_ms, finished::bigint[], superseded_ms"
-        " FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bigint[])"
-        " AS n (sid, name, project_id, mode, created_ms, finished, superseded_ms) ON CONFLICT DO NOTHING",
+        """
+        INSERT INTO room (sid, name, project_id, mode, created_ms, finished_ms, superseded_ms)
+        SELECT sid, name, project_id, mode, created_ms, finished::bigint[], superseded_ms
+        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bigint[]) AS n (
+            sid, name, project_id, mode, created_ms, finished, superseded_ms
+        )
+        ON CONFLICT DO NOTHING
+        """,
         [room.sid for room in rooms],
         [room.name for room in rooms],
         [room.project_id for room in rooms],
@@ -144,8 +176,17 @@ async def insert_rooms(conn: Connection, rooms: Sequence[Room]) -> int:
 
 async def update_rooms(conn: Connection, rooms: Sequence[Room]) -> None:
     await conn.executemany(
-        "UPDATE room SET name = $2, project_id = $3, mode = $4, created_ms = $5, finished_ms = $6, superseded_ms = $7"
-        " WHERE sid = $1",
+        """
+        UPDATE room
+        SET
+            name = $2,
+            project_id = $3,
+            mode = $4,
+            created_ms = $5,
+            finished_ms = $6,
+            superseded_ms = $7
+        WHERE sid = $1
+        """,
         [(r.sid, r.name, r.project_id, r.mode, r.created_ms, list(r.finished_ms), r.superseded_ms) for r in rooms],
     )
 
@@ -155,14 +196,34 @@ async def namesakes(conn: Connection, rooms: Sequence[Room]) -> list[Room]:
     several where they were created in the same millisecond, as rooms of a LiveKit that tells whole seconds may be. A room that
     is known as it is costs a look at its row."""
     rows = await conn.fetch(
-        "SELECT DISTINCT near.sid, near.name, near.created_ms"
-        " FROM unnest($1::text[], $2::text[], $3::bigint[]) AS n (sid, name, created_ms), LATERAL ("
-        " (SELECT sid, name, created_ms FROM room WHERE name = n.name AND created_ms < n.created_ms AND sid <> n.sid"
-        " ORDER BY created_ms DESC FETCH FIRST 1 ROW WITH TIES) UNION ALL"
-        " (SELECT sid, name, created_ms FROM room WHERE name = n.name AND created_ms > n.created_ms AND sid <> n.sid"
-        " ORDER BY created_ms FETCH FIRST 1 ROW WITH TIES)) AS near"
-        " WHERE NOT EXISTS"
-        " (SELECT FROM room AS known WHERE known.sid = n.sid AND known.created_ms = n.created_ms)",
+        """
+        SELECT DISTINCT near.sid, near.name, near.created_ms
+        FROM unnest($1::text[], $2::text[], $3::bigint[]) AS n (sid, name, created_ms), LATERAL (
+            (
+                SELECT sid, name, created_ms
+                FROM room
+                WHERE name = n.name
+                  AND created_ms < n.created_ms
+                  AND sid <> n.sid
+                ORDER BY created_ms DESC
+                FETCH FIRST 1 ROW WITH TIES
+            )
+            UNION ALL (
+                SELECT sid, name, created_ms
+                FROM room
+                WHERE name = n.name
+                  AND created_ms > n.created_ms
+                  AND sid <> n.sid
+                ORDER BY created_ms
+                FETCH FIRST 1 ROW WITH TIES
+            )
+        ) AS near
+        WHERE NOT EXISTS (
+            SELECT FROM room AS known
+            WHERE known.sid = n.sid
+              AND known.created_ms = n.created_ms
+        )
+        """,
         [room.sid for room in rooms],
         [room.name for room in rooms],
         [room.created_ms for room in rooms],
@@ -180,8 +241,15 @@ class Confirmed(NamedTuple):
 async def confirmed_in_rooms(conn: Connection, room_sids: Sequence[str]) -> list[Confirmed]:
     """The open sessions of these room sids that reconciliation has confirmed."""
     rows = await conn.fetch(
-        "SELECT state, confirmed_ms FROM session WHERE room_sid = ANY ($1::text[]) AND ended_by IS NULL"
-        " AND started_ms IS NOT NULL AND confirmed_ms IS NOT NULL ORDER BY sid",
+        """
+        SELECT state, confirmed_ms
+        FROM session
+        WHERE room_sid = ANY ($1::text[])
+          AND ended_by IS NULL
+          AND started_ms IS NOT NULL
+          AND confirmed_ms IS NOT NULL
+        ORDER BY sid
+        """,
         list(room_sids),
     )
     return [Confirmed(_decode(row["state"]), row["confirmed_ms"]) for row in rows]

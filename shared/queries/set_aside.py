@@ -19,8 +19,14 @@ async def page_of_set_aside(
 ) -> list[SetAsideEvent]:
     """The newest first. The id of a page's last one, given as ``before_id``, continues it, whatever arrives meanwhile."""
     rows = await conn.fetch(
-        f"SELECT {_COLUMNS} FROM set_aside_event WHERE ($1::text IS NULL OR reason = $1)"
-        " AND ($2::bigint IS NULL OR id < $2) ORDER BY id DESC LIMIT $3",
+        f"""
+        SELECT {_COLUMNS}
+        FROM set_aside_event
+        WHERE ($1::text IS NULL OR reason = $1)
+          AND ($2::bigint IS NULL OR id < $2)
+        ORDER BY id DESC
+        LIMIT $3
+        """,
         reason,
         before_id,
         limit,
@@ -44,8 +50,19 @@ async def take_oldest_set_aside(
 ) -> list[SetAsideEvent]:
     """Removes and returns the oldest with an id of at most ``up_to_id``, passing over those that somebody else is taking."""
     rows = await conn.fetch(
-        "DELETE FROM set_aside_event WHERE id IN (SELECT id FROM set_aside_event WHERE id <= $1"
-        f" AND ($2::text IS NULL OR reason = $2) ORDER BY id LIMIT $3 FOR UPDATE SKIP LOCKED) RETURNING {_COLUMNS}",
+        f"""
+        DELETE FROM set_aside_event
+        WHERE id IN (
+            SELECT id
+            FROM set_aside_event
+            WHERE id <= $1
+              AND ($2::text IS NULL OR reason = $2)
+            ORDER BY id
+            LIMIT $3
+            FOR UPDATE SKIP LOCKED
+        )
+        RETURNING {_COLUMNS}
+        """,
         up_to_id,
         reason,
         limit,

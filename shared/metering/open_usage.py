@@ -1,0 +1,50 @@
+"""Adds up sessions that are still open, from the edges of their intervals."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from shared.metering.rounding import Amounts
+
+# What an edge is about, in the order of ``Amounts``.
+PARTICIPANT, VIDEO, SCREEN_SHARE = range(3)
+
+
+class EdgeSum(NamedTuple):
+    """All edges of one kind and meter in one hour or day, which begins at ``start_ms``.
+
+    ``behind_ms``: how much of that hour or day lies behind the edges. ``level``: how many intervals cover each later one whole.
+    Adding up edges costs the same however long the sessions are.
+    """
+
+    start_ms: int
+    kind: str
+    meter: int
+    behind_ms: int
+    level: int
+
+
+def open_usage(
+    edges: Iterable[EdgeSum], begun: Iterable[tuple[int, str, int]], to_ms: int, unit_ms: int
+) -> Iterator[tuple[int, str, Amounts]]:
+    """Yield (start, kind, amounts) of every hour or day up to ``to_ms`` that an open session has reached.
+
+    ``begun``: (start, kind, sessions that began). All of it is provisional.
+    """
+    sums: defaultdict[tuple[int, str], list[int]] = defaultdict(lambda: [0] * 4)
+    by_meter: defaultdict[tuple[str, int], dict[int, EdgeSum]] = defaultdict(dict)
+    for start_ms, kind, sessions in begun:
+        sums[start_ms, kind][3] = sessions
+    for edge in edges:
+        by_meter[edge.kind, edge.meter][edge.start_ms] = edge
+    for (kind, meter), of_meter in by_meter.items():
+        level = 0
+        for start_ms in range(min(of_meter), to_ms, unit_ms):
+            amount = level * unit_ms
+            if start_ms in of_meter:
+                amount += of_meter[start_ms].behind_ms
+                level += of_meter[start_ms].level
+            if amount:
+                sums[start_ms, kind][meter] += amount
+    for (start_ms, kind), (participant_ms, video_ms, screen_share_ms, sessions) in sums.items():
+        yield start_ms, kind, Amounts(participant_ms, video_ms, screen_share_ms, 0, participant_ms, sessions)
