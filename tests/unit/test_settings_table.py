@@ -43,6 +43,7 @@ VALID = {
     "PORTAL_HOSTS": "portal.example.com",
     "RELAY_SIGNUP": "open",
     "RELAY_HOST": "127.0.0.2",
+    "RELAY_INTERNAL_URL": "http://api:3000",
 }
 around = st.text(st.sampled_from(" \t\r\n\ufeff\u200b\u00a0"), max_size=5)
 every_setting = pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
@@ -194,8 +195,8 @@ def test_env_example_shows_every_default() -> None:
 
 
 def test_compose_hands_settings_over_as_they_are() -> None:
-    """A setting that is not required may be empty there; none has another default than the code, but for the proxy's."""
-    own = {"DATABASE_URL", "REDIS_URL", "TRUSTED_PROXIES"}
+    """A setting that is not required may be empty there; none has another default than the code, but for what compose itself starts."""
+    own = {"DATABASE_URL", "REDIS_URL", "RELAY_INTERNAL_URL", "TRUSTED_PROXIES"}
     for name, value in compose_environment().items():
         setting = BY_NAME[name]
         if name not in own:
