@@ -195,7 +195,7 @@ def test_env_example_shows_every_default() -> None:
 
 
 def test_compose_hands_settings_over_as_they_are() -> None:
-    """A setting that is not required may be empty there; none has another default than the code, but for what compose itself starts."""
+    """What is not required may be empty. Only addresses of what compose itself starts have other defaults."""
     own = {"DATABASE_URL", "REDIS_URL", "RELAY_INTERNAL_URL", "TRUSTED_PROXIES"}
     for name, value in compose_environment().items():
         setting = BY_NAME[name]
