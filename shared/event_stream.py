@@ -13,11 +13,12 @@ from redis import asyncio as redis_asyncio
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import OutOfMemoryError, RedisClusterException, RedisError, ResponseError
+from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from shared.models.livekit_event import routing_key
 from shared.models.received import Received
 from shared.redis_batch import Command, execute_all, execute_by_pipeline
+from shared.redis_errors import UNAVAILABLE as UNAVAILABLE
 from shared.settings import Settings
 
 PARTITIONS = 16
@@ -31,7 +32,6 @@ BATCH_BYTES = 8 * 1024 * 1024
 _FIRST_PIECE, _LARGEST_PIECE = 50, 500
 
 Redis = redis_asyncio.Redis
-UNAVAILABLE = (RedisError, RedisClusterException, OSError, TimeoutError)
 
 
 def connect_redis(url: str) -> "Redis":

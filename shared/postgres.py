@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from shared.settings import DatabaseUrl
+from shared.database_url import DatabaseUrl
+from shared.postgres_errors import UNAVAILABLE as UNAVAILABLE
+from shared.postgres_errors import ReadOnlySession
+from shared.postgres_session import open_session
+from shared.queries.session import CLEAR
 
 if TYPE_CHECKING:
     Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
@@ -19,41 +23,14 @@ else:  # asyncpg's classes take parameters only in its stubs
     Pool = asyncpg.Pool
     Connection = asyncpg.Connection
 
-CONNECT_TIMEOUT_S = 5.0
 COMMAND_TIMEOUT_S = 30.0
 # What waits for an answer, such as a request, has a connection for so long.
 BORROWED_S = 10.0
 
-# What a query raises while Postgres is away or starting; repeating later is right.
-UNAVAILABLE = (
-    OSError,
-    asyncio.TimeoutError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.InterfaceError,
-    # What asyncpg makes of a query that meets its connection's end, between the server's last words and its hanging up.
-    asyncpg.InternalClientError,
-)
-
-
-def _options(database: DatabaseUrl, application: str) -> dict[str, Any]:
-    server_settings = {"application_name": application}
-    if database.schema is not None:
-        server_settings["search_path"] = '"' + database.schema.replace('"', '""') + '"'
-    return {
-        "dsn": database.dsn,
-        "server_settings": server_settings,
-        "timeout": CONNECT_TIMEOUT_S,
-        "command_timeout": COMMAND_TIMEOUT_S,
-    }
-
 
 async def connect(database: DatabaseUrl, application: str = "relay") -> "asyncpg.Connection[asyncpg.Record]":
-    """One connection; the caller closes it. Raises one of ``UNAVAILABLE``."""
-    return await asyncpg.connect(**_options(database, application))
+    """One connection; the caller closes it. Raises ``DatabaseUnusable``, which is one of ``UNAVAILABLE``."""
+    return await open_session(database, application, command_timeout=COMMAND_TIMEOUT_S)
 
 
 def create_pool(
@@ -70,10 +47,40 @@ def create_pool(
     ``stateless``: whoever borrows a connection leaves nothing in its session, no setting, no lock, no listener. Then giving it
     back needs no round trip that clears all that away. A transaction that was left open is rolled back all the same. ``init``:
     done once with every new connection."""
-    reset = _leave if stateless else None
-    return asyncpg.create_pool(
-        **_options(database, application), min_size=min_size, max_size=max_size, reset=reset, init=init
+
+    async def open_one(_dsn: None, **options: Any) -> "asyncpg.Connection[asyncpg.Record]":
+        return await open_session(database, application, command_timeout=COMMAND_TIMEOUT_S, **options)
+
+    pool: Pool = asyncpg.create_pool(  # type: ignore[call-overload] # the stubs forbid a connect() with keyword arguments
+        min_size=min_size,
+        max_size=max_size,
+        connect=open_one,
+        setup=_refuse_read_only,
+        reset=_leave if stateless else _clear,
+        init=init,
     )
+    return pool
+
+
+def became_read_only(conn: Connection) -> bool:
+    """Whether the server has said since that this session takes no more writes. Costs no round trip."""
+    settings = conn.get_settings()
+    return "on" in (
+        getattr(settings, "in_hot_standby", "off"),
+        getattr(settings, "default_transaction_read_only", "off"),
+    )
+
+
+async def _refuse_read_only(conn: Any) -> None:
+    """A pool's ``setup``: asyncpg closes a connection that this refuses."""
+    if became_read_only(conn):
+        raise ReadOnlySession
+
+
+async def renew_if_read_only(pool: Pool, error: BaseException) -> None:
+    """Have the pool replace its connections after an error that says that one of them takes no writes."""
+    if isinstance(error, (ReadOnlySession, asyncpg.ReadOnlySQLTransactionError)):
+        await pool.expire_connections()
 
 
 _POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
@@ -118,15 +125,29 @@ async def borrowed(pool: Pool, within_s: float = BORROWED_S) -> AsyncIterator[Co
     Postgres must end it by itself (``end_statements_after``)."""
     loop = asyncio.get_running_loop()
     until = loop.time() + within_s
-    async with pool.acquire(timeout=within_s) as conn:
+    async with _acquired(pool, within_s) as conn:
         timer = loop.call_at(until, _cut_off, conn)
         try:
             yield conn
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, asyncpg.ReadOnlySQLTransactionError):
             _cut_off(conn)
             raise
         finally:
             timer.cancel()
+
+
+@asynccontextmanager
+async def _acquired(pool: Pool, within_s: float) -> AsyncIterator[Connection]:
+    """A connection of the pool. If the one it has became read-only, all are replaced, and a new one says how it is."""
+    try:
+        conn = await pool.acquire(timeout=within_s)
+    except ReadOnlySession as error:
+        await renew_if_read_only(pool, error)
+        conn = await pool.acquire(timeout=within_s)
+    try:
+        yield conn
+    finally:
+        await pool.release(conn)
 
 
 @asynccontextmanager
@@ -157,3 +178,8 @@ def _cut_off(conn: Connection) -> None:
 
 async def _leave(_connection: Any) -> None:
     """Clears nothing away."""
+
+
+async def _clear(connection: Any) -> None:
+    """Clear away locks, cursors and channels, and keep what the session started with."""
+    await connection.execute(CLEAR)

@@ -7,19 +7,18 @@ from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
+from shared.database_url import DatabaseUrl as DatabaseUrl
+from shared.database_url import parse_database_url as parse_database_url
 from shared.errors import SettingsInvalid
 from shared.models.accounts import SIGN_UPS, SignUp
 from shared.settings_table import LOG_FORMATS, SETTINGS, Setting, cleaned, is_quoted
 
-_SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
 _HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 _NUMBER = re.compile(r"[0-9]{1,9}")  # int() refuses a number of thousands of digits with an error of its own
-# Query parameters of Prisma's URLs that no Postgres driver knows.
-_PRISMA_ONLY = {"schema", "connection_limit", "pool_timeout", "pgbouncer", "socket_timeout", "statement_cache_size"}
 DEFAULT_PORT = 3000
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_DATA_DIR = ".relay"
@@ -36,19 +35,6 @@ class KeyPair(NamedTuple):
 
     def __repr__(self) -> str:
         return "KeyPair(...)"
-
-
-class DatabaseUrl(msgspec.Struct, frozen=True):
-    """A Postgres URL without Prisma's extras, and the schema that they named (None: the server's default)."""
-
-    dsn: str
-    schema: str | None = None
-
-    def __repr__(self) -> str:
-        return "DatabaseUrl(...)"
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return []  # rich prefers this to repr, and msgspec's own shows every field
 
 
 class RateLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,7 +90,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _parts(url: str, schemes: tuple[str, ...], name: str, need_host: bool = True) -> SplitResult:
-    example = {"DATABASE_URL": "postgresql://user:password@host:5432/relay", "REDIS_URL": "redis://host:6379/0"}
+    example = {"REDIS_URL": "redis://host:6379/0"}
     hint = example.get(name, f"{schemes[0]}://host")
     try:
         parts = urlsplit(url)
@@ -116,21 +102,6 @@ def _parts(url: str, schemes: tuple[str, ...], name: str, need_host: bool = True
     if need_host and not parts.hostname:
         raise SettingsInvalid([f"{name} names no host. Expected something like {hint}"])
     return parts
-
-
-def parse_database_url(url: str) -> DatabaseUrl:
-    """Splits Prisma's ``?schema=NAME`` off and drops its other private parameters. Raises ``SettingsInvalid``."""
-    parts = _parts(url, ("postgresql", "postgres"), "DATABASE_URL", need_host=False)
-    query = parse_qsl(parts.query, keep_blank_values=True)
-    schema = dict(query).get("schema")
-    if schema is not None and not _SCHEMA.fullmatch(schema):
-        raise SettingsInvalid(["DATABASE_URL has a ?schema= that is no plain Postgres name (letters, digits, _)"])
-    kept = [(key, value) for key, value in query if key not in _PRISMA_ONLY]
-    if not parts.hostname and "host" not in dict(kept):
-        raise SettingsInvalid(["DATABASE_URL names no host. Expected postgresql://user:password@host:5432/relay"])
-    # urlunsplit leaves the // out where there is no host (a Unix socket), and libpq takes that for no URL at all.
-    rest = urlunsplit(parts._replace(scheme="", query=urlencode(kept))).removeprefix("//")
-    return DatabaseUrl(f"postgresql://{rest}", schema)
 
 
 def _is_network(text: str) -> bool:
