@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -139,15 +139,13 @@ async def borrowed(pool: Pool, within_s: float = BORROWED_S) -> AsyncIterator[Co
 @asynccontextmanager
 async def _acquired(pool: Pool, within_s: float) -> AsyncIterator[Connection]:
     """A connection of the pool. If the one it has became read-only, all are replaced, and a new one says how it is."""
-    try:
-        conn = await pool.acquire(timeout=within_s)
-    except ReadOnlySession as error:
-        await renew_if_read_only(pool, error)
-        conn = await pool.acquire(timeout=within_s)
-    try:
+    async with AsyncExitStack() as stack:
+        try:
+            conn = await stack.enter_async_context(pool.acquire(timeout=within_s))
+        except ReadOnlySession as error:
+            await renew_if_read_only(pool, error)
+            conn = await stack.enter_async_context(pool.acquire(timeout=within_s))
         yield conn
-    finally:
-        await pool.release(conn)
 
 
 @asynccontextmanager

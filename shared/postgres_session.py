@@ -161,8 +161,10 @@ async def _require_session_pooling(database: DatabaseUrl, address: Address) -> N
                     async with other.transaction():
                         shared = await queries.backend_pid(other) in seen
                         seen.add(await queries.backend_pid(first))
-                except asyncpg.ProtocolViolationError:  # statement mode has no transactions
-                    raise TransactionPooling(address) from None
+                except asyncpg.PostgresConnectionError as error:
+                    if "statement pooling" in str(error):  # PgBouncer hangs up on a BEGIN in that mode
+                        raise TransactionPooling(address) from None
+                    raise
                 if shared or len(seen) > 1:
                     raise TransactionPooling(address)
     _session_pooled.add((database.dsn, address))

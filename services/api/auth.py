@@ -67,6 +67,7 @@ class KeyStore:
         self._under_way: dict[bytes, _UnderWay] = {}
         self._cache: dict[bytes, _Cached] = {}
         self._heard_ms = self._away_until_ms = 0
+        self._deaf = False  # and the log says so
         self._cache_hits = metrics.key_lookups["cache"]
         # Counts announcements: a lookup that one overtook must not put its older answer into the cache.
         self.changes_heard = 0
@@ -77,8 +78,11 @@ class KeyStore:
             try:
                 await self._listen()
             except UNAVAILABLE as error:
-                log.warning("key changes cannot be heard (%s); every key is looked up", type(error).__name__)
+                if not self._deaf:
+                    log.warning("key changes cannot be heard (%s); every key is looked up", type(error).__name__)
+                self._deaf = True
             except Exception:  # a defect here must not leave keys looked up for ever without a word
+                self._deaf = True
                 log.exception("listening for key changes failed")
             self._heard_ms = 0
             await asyncio.sleep(HEARTBEAT_S)
@@ -96,6 +100,9 @@ class KeyStore:
                 asked_ms = self._clock.now_ms()
                 await queries.prove_connected(conn, TRUST_MS / 1000)
                 self._heard_ms = asked_ms
+                if self._deaf:
+                    log.warning("key changes can be heard again")
+                self._deaf = False
                 await asyncio.sleep(HEARTBEAT_S)
         finally:
             conn.terminate()

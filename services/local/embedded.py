@@ -203,9 +203,13 @@ def _init_cluster(binaries: Path, cluster: Path, log: Path) -> None:
 
 
 def _socket_dir(home: Path) -> Path:
-    """Inside the data directory where the path fits a socket's address, else a directory of ours in the temporary one."""
+    """Inside the data directory if servers and clients can be told its path, else a directory of ours in the temporary one.
+
+    It has to fit a socket's address. Postgres and libpq read several paths in one value: a comma separates them there, and
+    Postgres takes quotes and outer spaces for its own."""
     inside = home / "run"
-    if len(os.fsencode(inside / _SOCKET_NAME)) < _LONGEST_SOCKET_PATH:
+    is_one_path = not set(str(inside)) & set(',"') and str(inside) == str(inside).strip()
+    if is_one_path and len(os.fsencode(inside / _SOCKET_NAME)) < _LONGEST_SOCKET_PATH:
         _own(inside)
         return inside
     name = f"relay-{os.geteuid()}-{hashlib.sha256(os.fsencode(home)).hexdigest()[:16]}"

@@ -12,16 +12,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
-import psycopg
 
 from services.local.data_dir import DataDir
 from services.local.embedded import READY_WITHIN_S, EmbeddedServer, not_ready, prepare_postgres, prepare_redis
 from services.local.first_start import any_account, create_demo_project
 from services.local.supervisor import Child, StopRequested, Supervisor
 from shared.errors import RelayError
-from shared.migrate import migrate
 from shared.settings import Settings, default_data_dir, inherited_environment, load_settings
 from shared.settings_risks import is_local_host, is_published
+from shared.startup import ensure_migrated
 
 DEFAULT_HOST = "127.0.0.1"
 _POLL_S = 0.05
@@ -84,10 +83,7 @@ async def _start(supervisor: Supervisor, home: DataDir, port: int | None, host: 
             environment[name] = server.url
     settings = load_settings(environment)
     home.store(environment)
-    try:
-        await asyncio.to_thread(migrate, settings.database)
-    except psycopg.OperationalError as error:
-        raise ServiceNotReady(f"the database cannot be reached: {error}") from None
+    await asyncio.to_thread(ensure_migrated, settings.database)
     child_environment = inherited_environment(
         # Their output goes through a pipe, and from there to somebody who reads along.
         {"LOG_FORMAT": _log_format(), **environment, "RELAY_HOST": host, "PYTHONUNBUFFERED": "1"}

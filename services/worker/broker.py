@@ -20,7 +20,7 @@ from shared.backlog import Backlog
 from shared.clock import Clock, SystemClock
 from shared.doorbell import create_broker, wake
 from shared.ending import end_tasks
-from shared.postgres import UNAVAILABLE, Pool, connect, create_pool, remember_times
+from shared.postgres import UNAVAILABLE, Pool, connect, create_pool, remember_times, renew_if_read_only
 from shared.queries import events as event_queries
 from shared.settings import Settings
 
@@ -105,6 +105,7 @@ class Resources(Middleware):
                 await sweep(self.pool, self.redis, broker, self._clock.now_ms())
             except (*UNAVAILABLE, *event_stream.UNAVAILABLE) as error:
                 log.warning("sweep: %s; trying again", error)
+                await renew_if_read_only(self.pool, error)
             except Exception:  # the sweep is the worker's safety net: a defect must be told and must not end it
                 log.exception("sweep failed")
             await asyncio.sleep(SWEEP_S)

@@ -9,6 +9,7 @@ import asyncpg
 from shared.ids import KeyType, Mode, key_digest, key_prefix
 from shared.models.projects import KeyInfo, KeyRecord
 from shared.postgres import Connection
+from shared.postgres_errors import ReadOnlySession
 
 # The channel on which the triggers of migration 0001 announce a changed key: the hex of its digest.
 KEY_CHANGES = "relay_keys"
@@ -90,8 +91,11 @@ async def key_by_digest(conn: Connection, digest: bytes) -> KeyRecord | None:
 
 
 async def prove_connected(conn: Connection, timeout_s: float) -> None:
-    """A round trip, so that silence on the channel means that nothing was announced. Raises when there is no answer."""
-    await conn.execute("SELECT 1", timeout=timeout_s)
+    """A round trip to a server that keys are changed in, so that silence on the channel means that nothing was announced.
+    Raises when there is no answer, and ``ReadOnlySession`` where nothing can be changed."""
+    status = await conn.execute("SELECT WHERE current_setting('transaction_read_only') = 'off'", timeout=timeout_s)
+    if status != "SELECT 1":
+        raise ReadOnlySession
 
 
 async def list_keys(conn: Connection, project_id: str | None, mode: Mode | None = None) -> list[KeyInfo]:

@@ -59,3 +59,9 @@ async def machine_state(conn: Connection, now_ms: int) -> MachineState:
     seen_at = await conn.fetchval("SELECT max(seen_at) FROM worker")
     webhook_ms = await conn.fetchval("SELECT max(received_ms) FROM fold_progress WHERE partition >= 0")
     return MachineState(*waiting, seen_at, webhook_ms)
+
+
+async def server_version(conn: Connection) -> str:
+    """Postgres' version as it names it, such as `15.4`, without what the packager adds."""
+    version: str = await conn.fetchval("SELECT split_part(current_setting('server_version'), ' ', 1)")
+    return version

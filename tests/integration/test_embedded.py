@@ -27,7 +27,11 @@ from services.local.embedded import (
     prepare_postgres,
     prepare_redis,
 )
-from shared.settings import DatabaseUrl, Settings
+from shared.migrate import migrate
+from shared.postgres import connect
+from shared.queries.migrations import missing_migrations
+from shared.schema import known_migrations
+from shared.settings import DatabaseUrl, Settings, parse_database_url
 
 
 @pytest.fixture
@@ -69,6 +73,27 @@ def test_long_path_gets_a_private_socket_directory(directory: Path) -> None:
         with psycopg.connect(servers.database_url) as connection:
             assert connection.execute("SELECT 1").fetchone() == (1,)
     shutil.rmtree(socket_dir, ignore_errors=True)
+
+
+# Every printable character. Servers and clients read a comma, a quote and outer spaces in a path as more than a part of it.
+_ONE_PATH = "my data !#$%&'()*+-.:;<=>?@[\\]^_`{|}~é"
+
+
+@pytest.mark.parametrize("name", [_ONE_PATH, 'a,b "c"', " outer "])
+async def test_a_data_directory_of_any_name(directory: Path, name: str) -> None:
+    with embedded_servers(directory / name, fsync=False) as servers:
+        inside = (directory / name / "run" / ".s.PGSQL.5432").exists()
+        assert inside == ("," not in name)
+        with psycopg.connect(servers.database_url) as connection:
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+        database = parse_database_url(servers.database_url)
+        assert migrate(database) == known_migrations()
+        conn = await connect(database)
+        assert await missing_migrations(conn, known_migrations()) == []
+        await conn.close()
+        client = redis.Redis.from_url(servers.redis_url)
+        assert client.ping()
+        client.close()
 
 
 def test_directory_open_to_others_is_refused(directory: Path) -> None:

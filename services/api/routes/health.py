@@ -13,7 +13,9 @@ from services.api.openapi import described
 from shared import event_stream
 from shared.models.wire import Wire
 from shared.postgres import UNAVAILABLE, Pool, borrowed
+from shared.postgres_errors import ReadOnlySession
 from shared.queries.migrations import missing_migrations
+from shared.queries.session import is_read_only
 from shared.schema import known_migrations
 
 CHECK_TIMEOUT_S = 2.0
@@ -72,7 +74,11 @@ async def readyz(context: NamedDependency[Context]) -> Response[Readiness]:
 async def _check_postgres(pool: Pool) -> tuple[str, str]:
     try:
         async with borrowed(pool, CHECK_TIMEOUT_S) as conn:
+            if await is_read_only(conn):
+                return "read-only", "unknown"
             missing = await missing_migrations(conn, known_migrations())
+    except ReadOnlySession:
+        return "read-only", "unknown"
     except (*UNAVAILABLE, asyncpg.PostgresError):
         return "unreachable", "unknown"
     return "ok", "ok" if not missing else f"pending: {missing[0]}; run `relay migrate`"

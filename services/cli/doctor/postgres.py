@@ -7,6 +7,7 @@ import asyncpg
 from services.cli.doctor.finding import Finding, duration
 from shared.models.operations import MachineState
 from shared.postgres import UNAVAILABLE, Connection, connect
+from shared.postgres_errors import DatabaseUnusable
 from shared.queries import operations as queries
 from shared.queries.migrations import missing_migrations
 from shared.schema import known_migrations
@@ -19,19 +20,8 @@ async def check_postgres(settings: Settings, now_ms: int) -> list[Finding]:
     """Reachable, new enough, migrated; then what its tables tell of the rest."""
     try:
         conn = await connect(settings.database, "relay doctor")
-    except asyncpg.InvalidAuthorizationSpecificationError as error:
-        return [Finding("postgres", "error", f"Postgres refuses the login: {error}", "correct DATABASE_URL")]
-    except asyncpg.InvalidCatalogNameError as error:
-        return [Finding("postgres", "error", f"Postgres answers, but {error}", "create it, or correct DATABASE_URL")]
-    except (*UNAVAILABLE, asyncpg.PostgresError) as error:
-        return [
-            Finding(
-                "postgres",
-                "error",
-                f"Postgres cannot be reached ({type(error).__name__})",
-                "start it, or correct the host and port in DATABASE_URL",
-            )
-        ]
+    except DatabaseUnusable as problem:
+        return [Finding("postgres", "error", str(problem), "correct DATABASE_URL, or the server that it leads to")]
     try:
         return await _look_into(conn, now_ms)
     except (*UNAVAILABLE, asyncpg.PostgresError) as error:
@@ -46,13 +36,13 @@ async def check_postgres(settings: Settings, now_ms: int) -> list[Finding]:
 
 
 async def _look_into(conn: Connection, now_ms: int) -> list[Finding]:
-    version = conn.get_server_version()
-    old = version.major < OLDEST_POSTGRES
+    version = await queries.server_version(conn)
+    old = int(version.partition(".")[0]) < OLDEST_POSTGRES
     findings = [
         Finding(
             "postgres",
             "warning" if old else "ok",
-            f"Postgres {version.major}.{version.minor} answers",
+            f"Postgres {version} answers",
             f"Relay is tested with {OLDEST_POSTGRES} and later" if old else "",
         )
     ]

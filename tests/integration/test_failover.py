@@ -1,0 +1,154 @@
+"""A primary that is demoted and stays reachable: its connections go, `/readyz` knows, and nothing has to be restarted."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+
+from services.api.app import open_pool
+from shared.database_url import DatabaseUrl, parse_database_url
+from shared.migrate import migrate
+from shared.postgres import UNAVAILABLE, Pool, borrowed, connect, create_pool, in_transaction, renew_if_read_only
+from shared.postgres_errors import ReadOnlySession
+from shared.settings import Settings
+from tests.integration.conftest import serving
+from tests.postgres_servers import Cluster, cluster, switch
+
+WITHIN_S = 30.0
+READ_ONLY = "ALTER SYSTEM SET default_transaction_read_only = on"
+
+
+@pytest.fixture
+def pair(short_tmp: Path) -> Iterator[tuple[Cluster, Cluster]]:
+    """A primary with Relay's tables, and its standby."""
+    number = len(list(short_tmp.glob("primary-*")))
+    with cluster(short_tmp / f"primary-{number}", "wal_level=replica", "max_connections=60") as primary:
+        migrate(parse_database_url(primary.url()))
+        standby = Cluster(short_tmp / f"standby-{number}")
+        try:
+            standby.copy(primary)
+            standby.start("max_connections=60")
+            yield primary, standby
+        finally:
+            standby.stop()
+
+
+def demote(primary: Cluster) -> None:
+    """It answers on, and takes no more writes. The sessions that exist hear of it."""
+    primary.execute(READ_ONLY)
+    primary.execute("SELECT pg_reload_conf()")
+
+
+def promote(standby: Cluster) -> None:
+    standby.execute("SELECT pg_promote(true, 60)", "postgres")
+
+
+async def eventually(holds: Callable[[], Awaitable[bool]], what: str) -> None:
+    deadline = time.monotonic() + WITHIN_S
+    while not await holds():
+        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        await asyncio.sleep(0.05)
+
+
+async def test_the_api_moves_to_the_new_primary(
+    pair: tuple[Cluster, Cluster], settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    primary, standby = pair
+    async with switch(primary.port) as led:
+        database = parse_database_url(f"postgresql://postgres@127.0.0.1:{led.port}/relay")
+        async with serving(msgspec.structs.replace(settings, database=database)) as url, httpx.AsyncClient() as client:
+
+            async def postgres_is(state: str) -> bool:
+                answer = (await client.get(f"{url}/readyz")).json()
+                return bool(answer["checks"]["postgres"] == state)
+
+            await eventually(lambda: postgres_is("ok"), "ready at first")
+            await asyncio.to_thread(demote, primary)
+            await eventually(lambda: postgres_is("read-only"), "the demoted primary is noticed")
+            await asyncio.to_thread(promote, standby)
+            led.target = standby.port
+            await eventually(lambda: postgres_is("ok"), "ready again")
+            await eventually(
+                lambda: asyncio.to_thread(listens, standby), "key changes are listened for on the new primary"
+            )
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
+def listens(server: Cluster) -> bool:
+    return server.execute("SELECT 1 FROM pg_stat_activity WHERE application_name = 'relay api keys'") != []
+
+
+async def test_a_pool_moves_to_the_new_primary(pair: tuple[Cluster, Cluster]) -> None:
+    primary, standby = pair
+    async with switch(primary.port) as led:
+        database = parse_database_url(f"postgresql://postgres@127.0.0.1:{led.port}/relay")
+        async with create_pool(database, "tests", max_size=3) as pool:
+            holders = [await pool.acquire() for _ in range(3)]
+            for conn in holders:
+                await pool.release(conn)
+            await asyncio.to_thread(demote, primary)
+
+            async def writes() -> bool:
+                try:
+                    async with borrowed(pool) as conn, in_transaction(conn):
+                        await conn.execute("CREATE TABLE IF NOT EXISTS written ()")
+                except UNAVAILABLE as error:
+                    await renew_if_read_only(pool, error)
+                    return False
+                return True
+
+            async def refused() -> bool:
+                return not await writes()
+
+            await eventually(refused, "the demoted primary is noticed")
+            await asyncio.to_thread(promote, standby)
+            led.target = standby.port
+            await eventually(writes, "the new primary is found")
+    assert standby.execute("SELECT to_regclass('written') IS NOT NULL") == [(True,)]
+
+
+async def test_the_first_host_that_takes_writes_is_used(pair: tuple[Cluster, Cluster]) -> None:
+    primary, standby = pair
+    database = parse_database_url(f"postgresql://postgres@127.0.0.1:{standby.port},127.0.0.1:{primary.port}/relay")
+    conn = await connect(database)
+    assert await conn.fetchval("SELECT inet_server_port()") == primary.port
+    await conn.close()
+    assert migrate(database) == []
+    with pytest.raises(ReadOnlySession):
+        await connect(parse_database_url(standby.url()))
+
+
+async def test_sessions_that_began_read_only_go(database: DatabaseUrl, pool: Pool) -> None:
+    """A setting of the database holds for a session's whole life, even after it is taken back."""
+    name = await pool.fetchval("SELECT quote_ident(current_database())")
+    async with open_pool(database) as limited:
+        async with borrowed(limited) as conn:
+            pid = conn.get_server_pid()
+        await pool.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        await pool.execute("SELECT pg_terminate_backend($1, 10000)", pid)
+        with pytest.raises(UNAVAILABLE):
+            async with borrowed(limited) as conn:
+                await conn.execute("CREATE TABLE written ()")
+        await pool.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+
+        async def writes() -> bool:
+            try:
+                async with borrowed(limited) as conn:
+                    await conn.execute("CREATE TABLE IF NOT EXISTS written ()")
+            except UNAVAILABLE:
+                return False
+            return True
+
+        await eventually(writes, "a session that takes writes")
+
+
+async def test_a_stricter_default_isolation_is_not_taken_over(database: DatabaseUrl, pool: Pool) -> None:
+    name = await pool.fetchval("SELECT quote_ident(current_database())")
+    await pool.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")
+    conn = await connect(database)
+    assert await conn.fetchval("SHOW transaction_isolation") == "read committed"
+    await conn.close()
