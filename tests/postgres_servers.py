@@ -105,7 +105,8 @@ class Cluster:
         return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
 
     def execute(self, statement: str, database: str = "relay") -> list[tuple[object, ...]]:
-        with psycopg.connect(self.url(database), autocommit=True) as conn:
+        writable = "-cdefault_transaction_read_only=off"
+        with psycopg.connect(self.url(database), autocommit=True, options=writable) as conn:
             cursor = conn.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
 

@@ -11,14 +11,15 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
-from yoyo import get_backend, read_migrations
+from yoyo import read_migrations
 
 from services.local.embedded import EmbeddedServers, _postgres_binaries
 from shared.earlier_migrations import EARLIER, EQUIVALENT, EarlierDatabaseIncomplete
-from shared.migrate import _yoyo_uri, migrate, rollback_all
+from shared.migrate import migrate, rollback_all
 from shared.schema import known_migrations
 from shared.settings import DatabaseUrl, parse_database_url
 from shared.startup import ensure_migrated
+from shared.yoyo_backend import open_backend
 from tests.conftest import fresh_database
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
@@ -39,7 +40,7 @@ def apply_earlier(database: DatabaseUrl, folder: Path, count: int | None = None)
     with psycopg.connect(database.dsn, autocommit=True) as conn:
         if database.schema is not None:
             conn.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(database.schema)))
-    backend = get_backend(_yoyo_uri(database))
+    backend = open_backend(database)
     try:
         migrations = read_migrations(str(folder))
         backend.apply_migrations(backend.to_apply(migrations)[: None if count is None else count])

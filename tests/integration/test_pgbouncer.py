@@ -80,9 +80,7 @@ async def test_a_read_only_session_of_the_poolers_is_not_handed_out_for_ever(ser
             with pytest.raises(ReadOnlySession):
                 await connect(database)
         finally:
-            server.execute(
-                "SET default_transaction_read_only = off; ALTER DATABASE relay RESET default_transaction_read_only"
-            )
+            server.execute("ALTER DATABASE relay RESET default_transaction_read_only")
         conn = await connect(database)
         assert await conn.fetchval("SHOW transaction_read_only") == "off"
         await conn.close()

@@ -47,7 +47,12 @@ def test_yoyo_connects_by_the_methods_that_the_backend_replaces() -> None:
 
 
 def test_nothing_else_reaches_into_them() -> None:
-    allowed = {"shared/yoyo_backend.py", "shared/migrate.py", "shared/earlier_migrations.py", "shared/asyncpg_internals.py"}
+    allowed = {
+        "shared/yoyo_backend.py",
+        "shared/migrate.py",
+        "shared/earlier_migrations.py",
+        "shared/asyncpg_internals.py",
+    }
     reaching = re.compile(r"\byoyo\.backends|from yoyo |import yoyo|\b(conn|connection|pool)\._[a-z]")
     found = {
         str(path.relative_to(ROOT))
