@@ -170,7 +170,7 @@ def _split(url: str) -> tuple[Parameters, Parameters, bool]:
     address: Parameters = {}
     if at and user:
         address["user"] = _decoded(user)
-    if colon:
+    if colon and password:
         address["password"] = _decoded(password)
     if database:
         address["dbname"] = _decoded(database)

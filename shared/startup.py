@@ -19,7 +19,12 @@ WAIT_S = 30.0
 _POLL_S = 0.5
 
 
-def ensure_migrated(database: DatabaseUrl, wait_s: float = WAIT_S) -> list[str]:
+def ensure_migrated(database: DatabaseUrl) -> None:
+    """Wait for Postgres and apply what has not been applied. Raises what ``migrate_when_ready`` does."""
+    migrate_when_ready(database)
+
+
+def migrate_when_ready(database: DatabaseUrl, wait_s: float = WAIT_S) -> list[str]:
     """Apply what has not been applied; returns the ids of those migrations. Waits up to ``wait_s`` for a Postgres that cannot
     be reached or is starting. Raises ``DatabaseUnusable``, ``MigrationsBlocked``.
 

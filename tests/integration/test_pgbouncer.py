@@ -73,9 +73,9 @@ def test_migrating_refuses_transaction_mode_at_once(server: Cluster, short_tmp: 
 
 
 async def test_a_read_only_session_of_the_poolers_is_not_handed_out_for_ever(server: Cluster, short_tmp: Path) -> None:
+    server.execute("ALTER DATABASE relay SET default_transaction_read_only = on")
     with pgbouncer(short_tmp / "read-only", server, "session") as port:
         database = through(port)
-        server.execute("ALTER DATABASE relay SET default_transaction_read_only = on")
         try:
             with pytest.raises(ReadOnlySession):
                 await connect(database)
