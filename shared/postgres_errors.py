@@ -21,7 +21,7 @@ class DatabaseUnusable(RelayError, OSError):
     It is an ``OSError`` so that what waits for Postgres to come back waits for this too."""
 
     def __init__(self, line: str, *, passing: bool = False) -> None:
-        super().__init__(line)
+        super().__init__("; ".join(part.strip() for part in line.splitlines()))
         self.passing = passing
 
     def __str__(self) -> str:

@@ -47,7 +47,8 @@ def failure_of(error: BaseException) -> Failure | None:
 
 def _database(error: BaseException) -> Failure | None:
     # A driver that is not loaded raised nothing, and loading it only to ask would slow down every call.
-    asyncpg, psycopg = sys.modules.get("asyncpg"), sys.modules.get("psycopg")
+    # psycopg is never loaded without asyncpg.
+    asyncpg = sys.modules.get("asyncpg")
     if asyncpg is not None:
         if isinstance(error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError):
             return Failure([NO_TABLES], FAILED)
@@ -55,9 +56,11 @@ def _database(error: BaseException) -> Failure | None:
             return Failure([f"Postgres refuses DATABASE_URL: {error}"], FAILED)
         if isinstance(error, asyncpg.PostgresConnectionError | asyncpg.CannotConnectNowError):
             return Failure([UNREACHABLE], FAILED)
-    if isinstance(error, OSError) or (psycopg is not None and isinstance(error, psycopg.OperationalError)):
-        return Failure([UNREACHABLE], FAILED)
-    return None
+        from shared.postgres_errors import query_problem
+
+        if (line := query_problem(error)) is not None:
+            return Failure([line], FAILED)
+    return Failure([UNREACHABLE], FAILED) if isinstance(error, OSError) else None
 
 
 def _usage(error: click.UsageError) -> list[str]:

@@ -35,8 +35,8 @@ def worker(_: Invocation, processes: int) -> int:
 @command("migrate", "Apply the migrations of the database and stop.")
 def migrate(invocation: Invocation) -> int:
     from services.cli.instance import database_of
-    from shared.migrate import migrate as apply_all
+    from shared.startup import migrate_when_ready
 
-    applied = apply_all(database_of(invocation))
+    applied = migrate_when_ready(database_of(invocation))
     print("\n".join(f"applied {migration}" for migration in applied) or "nothing to apply")
     return 0
