@@ -16,6 +16,8 @@ from typing import Any, Literal, TextIO
 
 import structlog
 
+from shared.log_flood import FloodFilter
+
 LogFormat = Literal["json", "text"]
 
 # Set for the time of a request; plain rather than structlog's own dictionary, because the hot paths set it too.
@@ -63,6 +65,7 @@ def set_up_logging(setting: str = "auto", level: str = "info", stream: TextIO | 
     )
     handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
+    handler.addFilter(FloodFilter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # They tell of every message and every connection at info.
     for name in ("dramatiq", "uvicorn", "httpx", "httpcore", "yoyo", "opentelemetry"):

@@ -59,6 +59,14 @@ class LiveKitFailed(LiveKitError):
         self.livekit_status, self.livekit_code = livekit_status, livekit_code
 
 
+class LiveKitAnswerTooLarge(LiveKitFailed):
+    """An answer of LiveKit passed the limit (shared/livekit/bounded_answers.py) and was not read to its end."""
+
+    def __init__(self) -> None:
+        super().__init__(200, "too_large")
+        self.args = ("LiveKit's answer is larger than Relay reads. Ask for less, for example for one room.",)
+
+
 class LiveKitServiceAbsent(LiveKitFailed):
     """This LiveKit runs without its egress or ingress service."""
 

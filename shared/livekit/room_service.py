@@ -23,6 +23,7 @@ from livekit.protocol import agent_dispatch, egress, ingress, models, room
 from shared import metrics
 from shared.clock import Clock
 from shared.errors import (
+    LiveKitAnswerTooLarge,
     LiveKitCredentialsRefused,
     LiveKitFailed,
     LiveKitRefusedInput,
@@ -37,6 +38,7 @@ from shared.errors import (
 )
 from shared.ids import parse_livekit_room
 from shared.livekit.access_token import TokenSigner
+from shared.livekit.bounded_answers import AnswerTooLarge, BoundedAnswers
 
 CONNECT_TIMEOUT_S = 2.0
 TOTAL_TIMEOUT_S = 8.0
@@ -47,6 +49,8 @@ _MAX_CONNECTIONS = 50
 # Shorter than the idle time-out of the proxies one meets (60 s and more), so that no order is sent into a dying connection.
 _KEEPALIVE_S = 15.0
 _RETRY_WITHIN_S = 0.3
+# What a page of a listing counts for at least.
+_PAGE_BYTES = 16 * 1024
 
 Answer = TypeVar("Answer", bound=Message)
 _ROOMS, _EGRESS, _INGRESS, _DISPATCH = "RoomService", "Egress", "Ingress", "AgentDispatchService"
@@ -64,17 +68,21 @@ class RoomService:
         *,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         total_timeout_s: float = TOTAL_TIMEOUT_S,
+        answers: BoundedAnswers | None = None,
     ) -> None:
         self._url = url
         self._signer = TokenSigner(api_key, api_secret)
         self._clock = clock
         self._timeout = aiohttp.ClientTimeout(total=total_timeout_s, sock_connect=connect_timeout_s)
+        self._answers = answers or BoundedAnswers()
         self._session: aiohttp.ClientSession | None = None
         self._twirp: TwirpClient | None = None
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(limit=_MAX_CONNECTIONS, keepalive_timeout=_KEEPALIVE_S)
-        self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout)
+        self._session = aiohttp.ClientSession(
+            connector=connector, timeout=self._timeout, response_class=self._answers.response_class()
+        )
         # Its failover repeats orders too, and only against LiveKit's own cloud: what may be repeated is decided here.
         self._twirp = TwirpClient(self._session, self._url, "livekit", failover=False)
         return self
@@ -165,12 +173,14 @@ class RoomService:
         """Of one room or, without ``name``, of the whole LiveKit. Empty where LiveKit runs without an egress service."""
         items: list[egress.EgressInfo] = []
         request = egress.ListEgressRequest(room_name=name, active=active)
+        size = 0
         try:
             while True:
                 answer = await self._read(
                     _EGRESS, "ListEgress", request, {"roomRecord": True}, egress.ListEgressResponse
                 )
                 items += answer.items
+                size = self._size_with(size, answer)
                 if not answer.next_page_token.token:
                     return items
                 request.page_token.CopyFrom(answer.next_page_token)
@@ -182,15 +192,25 @@ class RoomService:
         items: list[ingress.IngressInfo] = []
         request = ingress.ListIngressRequest(room_name=name)
         grant = {"ingressAdmin": True}
+        size = 0
         try:
             while True:
                 answer = await self._read(_INGRESS, "ListIngress", request, grant, ingress.ListIngressResponse)
                 items += answer.items
+                size = self._size_with(size, answer)
                 if not answer.next_page_token.token:
                     return items
                 request.page_token.CopyFrom(answer.next_page_token)
         except LiveKitServiceAbsent:
             return []
+
+    def _size_with(self, size: int, page: Message) -> int:
+        """The size of a listing with one more page. All pages together are limited like one answer; an empty page counts, so
+        that pages without end have one."""
+        size += page.ByteSize() + _PAGE_BYTES
+        if size > self._answers.max_bytes:
+            raise LiveKitAnswerTooLarge
+        return size
 
     async def serves_participant(self, name: str, identity: str) -> bool:
         """Whether the node that has this participant answers for it. The list of participants survives a crash of the node;
@@ -235,7 +255,7 @@ class RoomService:
         """A question changes nothing, so it is asked a second time where the first found no LiveKit or a failing one."""
         try:
             return await self._order(service, method, request, grants, answer_type, missing)
-        except LiveKitServiceAbsent:
+        except (LiveKitServiceAbsent, LiveKitAnswerTooLarge):
             raise
         except (LiveKitUnreachable, LiveKitFailed):
             await asyncio.sleep(random.uniform(0.1, 1) * _RETRY_WITHIN_S)  # noqa: S311  # spreads load, guards nothing
@@ -278,6 +298,8 @@ class RoomService:
             return await self._twirp.request(service, method, request, headers, answer_type, timeout=self._timeout)
         except ServerError as error:
             raise _fact(error, missing) from None
+        except AnswerTooLarge:
+            raise LiveKitAnswerTooLarge from None
         # A connection that could not be made is no slow answer, although aiohttp calls both a time-out.
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectionError) as error:
             if isinstance(error, aiohttp.SocketTimeoutError):

@@ -1,13 +1,17 @@
 """The client of LiveKit's room service, and every way in which LiveKit can fail it, as facts."""
 
+import asyncio
 import socket
+import tracemalloc
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
-from livekit.protocol import egress, room
+from livekit.protocol import egress, models, room
 
 from shared.clock import SystemClock
 from shared.errors import (
+    LiveKitAnswerTooLarge,
     LiveKitCredentialsRefused,
     LiveKitError,
     LiveKitFailed,
@@ -20,6 +24,7 @@ from shared.errors import (
     RoomNotFound,
     TrackNotFound,
 )
+from shared.livekit.bounded_answers import BoundedAnswers
 from shared.livekit.room_service import RoomService
 from tests.fake_livekit import Failure, FakeLiveKit, fake_livekit, twirp_failure
 
@@ -217,3 +222,51 @@ def test_every_fact_of_livekit_has_its_own_answer() -> None:
     ]  # fmt: skip
     assert [problem_of(fact).status for fact in facts] == [502, 504, 502, 502, 400, 409, 404, 404, 404]
     assert "internal_error" not in [problem_of(fact).code for fact in facts]
+
+
+async def endless_answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Chunks without end, or a length that says as much."""
+    request = await reader.readuntil(b"\r\n\r\n")
+    kind = b"content-length: 9000000000" if b"ListRooms" in request else b"transfer-encoding: chunked"
+    status = b"503 No" if b"GetParticipant" in request else b"200 OK"
+    writer.write(b"HTTP/1.1 %s\r\ncontent-type: application/json\r\n%s\r\n\r\n" % (status, kind))
+    with suppress(ConnectionError):
+        while True:
+            writer.write(b"10000\r\n" + bytes(65_536) + b"\r\n")
+            await writer.drain()
+    writer.close()
+
+
+async def test_an_answer_without_end_is_not_read_to_it() -> None:
+    answers = BoundedAnswers(max_bytes=1_000_000, max_under_way=1_500_000)
+    server = await asyncio.start_server(endless_answers, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with (
+        server,
+        RoomService(f"http://127.0.0.1:{port}", "devkey", "secret", SystemClock(), answers=answers) as service,
+    ):
+        tracemalloc.start()
+        for question in (
+            service.list_rooms,
+            lambda: service.list_participants(ROOM),
+            lambda: service.get_participant(ROOM, "ada"),
+        ):
+            with pytest.raises((LiveKitAnswerTooLarge, LiveKitFailed)):
+                await question()
+        asked = await asyncio.gather(*(service.list_participants(ROOM) for _ in range(20)), return_exceptions=True)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert all(isinstance(answer, LiveKitAnswerTooLarge) for answer in asked)
+    assert answers.under_way == 0
+    assert peak < 20_000_000
+
+
+async def test_a_listing_whose_pages_have_no_end(service: RoomService, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = egress.ListEgressResponse(next_page_token=models.TokenPagination(token="again"))
+
+    async def read(*_: object) -> egress.ListEgressResponse:
+        return page
+
+    monkeypatch.setattr(service, "_read", read)
+    with pytest.raises(LiveKitAnswerTooLarge):
+        await service.list_egress()
