@@ -12,8 +12,9 @@ from typing import Any
 import msgspec
 
 from shared.errors import ProjectNotFound, RelayError
+from shared.metering.hours import Usage, days_of
 from shared.metering.state import Session
-from shared.metering.usage import Usage, bill_of
+from shared.metering.usage import bill_of
 from shared.models.rollups import GroupKey, GroupUsage
 from shared.models.scope import Scope
 from shared.postgres import Connection
@@ -22,7 +23,7 @@ from shared.queries import projects as project_queries
 from shared.queries.groups import add_group_usage
 from shared.queries.sessions import lock_rooms
 from shared.queries.usage import lock_scopes
-from shared.rollups import group_rows
+from shared.rollups import LongStays, group_rows, pieces_of
 
 # The greatest of two names wins when a session learns another (shared/metering/state.py). `~` is greater than every letter, so
 # an event of an erased session that arrives late does not bring the identity back into it.
@@ -108,10 +109,13 @@ async def _move_usage(
     """The share of these sessions in the usage by identity. Locks rooms and scopes in the fold's order."""
     rooms = await lock_rooms(conn, sorted({session.room_sid for session in before if session.room_sid}))
     changes: dict[GroupKey, GroupUsage] = {}
+    stays = LongStays()
     for sessions, sign in ((before, -1), (after, 1)):
         for session in sessions:
-            usage = bill_of(session, rooms.get(session.room_sid or "")).usage
-            for key, (amounts, visits) in group_rows(session, usage):
+            bill = bill_of(session, rooms.get(session.room_sid or ""))
+            parts, days = days_of(bill.whole)
+            stays.add(session, (), days, sign)
+            for key, (amounts, visits) in group_rows(session, bill.usage, parts):
                 if key.dimension == "identity":
                     known, seen = changes.get(key, GroupUsage(Usage(0, 0), 0))
                     sums = Usage(*(have + sign * more for have, more in zip(known, amounts, strict=True)))
@@ -119,6 +123,8 @@ async def _move_usage(
     await lock_scopes(conn, {Scope(project_id, "live"), Scope(project_id, "test")})
     if changes:
         await add_group_usage(conn, changes)
+    for rows in pieces_of((key, row) for key, row in stays.group_rows() if key.dimension == "identity"):
+        await add_group_usage(conn, rows)
     await queries.forget_usage(conn, project_id, identity)
 
 

@@ -14,7 +14,7 @@ from shared.clock import rfc3339
 from shared.errors import InvalidRequest, SessionNotFound
 from shared.metering.rounding import Amounts, Rounding
 from shared.metering.state import Session
-from shared.metering.usage import Interval, counted_until, usage_between
+from shared.metering.usage import Interval, bill_between, counted_until
 from shared.models.listings import EventFilter, EventRecord, SessionFilter, SessionRecord, SessionStatus
 from shared.models.scope import Scope
 from shared.models.sessions import EventsAnswer, ListedEvent, ListedSession, SessionsAnswer, TrackOfSession
@@ -96,10 +96,8 @@ def _session(row: SessionRecord, asked: UsageClock) -> ListedSession:
         until_ms = max(row.started_ms, counted_until(session, row.confirmed_ms, *asked))
     # The interval as stored: it is what was billed, and the end of a session may hang on its room.
     interval = Interval(row.started_ms, until_ms, None)
-    amounts = Amounts()
-    for hour in usage_between(session, interval, row.started_ms, until_ms).values():
-        amounts = amounts.plus(Amounts(*hour[:3]))
-    shown = Rounding().show(amounts)
+    usage = bill_between(session, interval, row.started_ms, until_ms).total()
+    shown = Rounding().show(Amounts(*usage[:3]))
     return ListedSession(
         participant_minutes=minutes(shown.participant),
         video_minutes=minutes(shown.video),

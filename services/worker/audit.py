@@ -2,7 +2,6 @@
 state is replaced only while it is still the one that was found wrong, and rollups are summed up anew from the states of now.
 """
 
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from operator import add
@@ -17,8 +16,9 @@ from shared.audit.rollups import NO_RUNS, DaySums, sums_by_day
 from shared.audit.verify import verify_rollups, verify_states
 from shared.clock import DAY_MS, floor_to
 from shared.errors import ConcurrentFold
+from shared.metering.run_usage import RunUsage
 from shared.metering.state import MediaRun, Room, Session
-from shared.metering.usage import RunUsage, bill_of
+from shared.metering.usage import bill_of
 from shared.models.rollups import DayDifference, MediaKey
 from shared.models.scope import AuditScope, DayRange, Scope
 from shared.postgres import Connection
@@ -28,7 +28,7 @@ from shared.queries import groups as group_queries
 from shared.queries import media as media_queries
 from shared.queries import sessions as session_queries
 from shared.queries import usage as usage_queries
-from shared.rollups import run_rows
+from shared.rollups import RunSums, pieces_of
 
 # States mended in one transaction; the fold waits for those it wants itself.
 _BATCH = 200
@@ -145,14 +145,14 @@ async def _mend_run(conn: Connection, found: Found) -> None:
     else:
         await media_queries.update_runs(conn, [run])
     proven = run if found.proven is not None else None
-    changes: defaultdict[MediaKey, RunUsage] = defaultdict(lambda: NO_RUNS)
+    changes = RunSums()
     for state, sign in ((stored, -1), (proven, 1)):
-        for key, usage in run_rows(state) if state is not None else ():
-            changes[key] = RunUsage(*map(add, changes[key], (sign * amount for amount in usage)))
-    changed = {key: usage for key, usage in changes.items() if usage != NO_RUNS}
-    if changed:
-        await usage_queries.lock_scopes(conn, {Scope(key.project_id, key.mode) for key in changed})
-        await media_queries.add_usage(conn, changed)
+        if state is not None:
+            changes.add(state, sign)
+    if changes:
+        await usage_queries.lock_scopes(conn, changes.scopes())
+        for rows in pieces_of(changes.rows()):
+            await media_queries.add_usage(conn, rows)
 
 
 async def _mend_rollups(conn: Connection, batch: Sequence[Found], now_ms: int) -> None:
@@ -205,10 +205,12 @@ async def _rebuild_day(conn: Connection, scope: Scope, day_ms: int, now_ms: int)
 
 async def _rebuild_media_hour(conn: Connection, scope: Scope, hour_ms: int) -> None:
     sums: dict[MediaKey, RunUsage] = {}
+    runs = RunSums()
     async for run in audit_rollups.runs_in_hour(conn, scope, hour_ms):
-        for key, usage in run_rows(run):
-            if key.hour == hour_ms:
-                sums[key] = RunUsage(*map(add, sums.get(key, NO_RUNS), usage))
+        runs.add(run)
+    for key, usage in runs.rows():
+        if key.hour == hour_ms:
+            sums[key] = RunUsage(*map(add, sums.get(key, NO_RUNS), usage))
     await audit_rollups.clear_media_hour(conn, scope, hour_ms)
     if sums:
         await media_queries.add_usage(conn, sums)

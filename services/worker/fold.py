@@ -16,9 +16,9 @@ from services.worker.ledger import fold_runs, fold_sessions
 from services.worker.succession import last_sightings, succeeded_rooms
 from shared import metrics
 from shared.errors import ConcurrentFold, UnfoldableEvent
-from shared.metering.observe import Observation, observe
+from shared.metering.observe import Observation, ingress_run_id, observe
 from shared.metering.state import Room, merged_rooms
-from shared.models.livekit_event import LiveKitEvent, decode_event
+from shared.models.livekit_event import OWN_PREFIX, LiveKitEvent, decode_event, decode_own_event
 from shared.models.received import Received
 from shared.postgres import Connection
 from shared.queries import events as event_queries
@@ -37,6 +37,10 @@ NOT_STORABLE = (
 # A defect of ours that one event brings to light, or a stored state that cannot be read: told of, and no reason to stop the
 # others. Nothing that is about the connection is among these.
 _DEFECT = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, msgspec.MsgspecError)
+
+# Ids that Relay gives: to its own events, and to events that came without one.
+_HASHED = "sha256:"
+_OWN_IDS = (OWN_PREFIX, _HASHED)
 
 # How often a batch is tried before somebody else's locks, or a partition that was made meanwhile, count as a failure.
 ATTEMPTS = 5
@@ -61,16 +65,16 @@ class _Read(msgspec.Struct, gc=False):
         return event_row(self.event, key, seen.owner, seen.room_name, self.received)
 
 
-async def fold_batch(conn: Connection, partition: int, batch: Sequence[Received]) -> FoldResult:
-    """Folds events of one partition and commits (if the caller has a transaction, with it). An event that cannot be used is
-    set aside with its reason."""
+async def fold_batch(conn: Connection, partition: int, batch: Sequence[Received], *, own: bool = False) -> FoldResult:
+    """Fold events of one partition and commit (if the caller has a transaction, with it). An event that cannot be used is
+    set aside with its reason. ``own``: reconciliation made these events; no event that arrived is one of its."""
     attempt = 0
     while True:
         attempt += 1
         try:
             async with conn.transaction():
                 await event_queries.lock_partition(conn, partition)
-                return await fold_in_transaction(conn, partition, batch)
+                return await fold_in_transaction(conn, partition, batch, own=own)
         except (ConcurrentFold, asyncpg.DeadlockDetectedError, asyncpg.SerializationError):
             if attempt == ATTEMPTS:
                 raise
@@ -81,11 +85,30 @@ async def fold_batch(conn: Connection, partition: int, batch: Sequence[Received]
             # Halving finds the event without stopping the others.
             if len(batch) == 1:
                 async with conn.transaction():
-                    await event_queries.set_aside(conn, batch[0], *_reason(error))
+                    await _set_aside(conn, batch[0], *_reason(error), own)
                 return FoldResult(set_aside=1)
             middle = len(batch) // 2
-            first = await fold_batch(conn, partition, batch[:middle])
-            return _sum(first, await fold_batch(conn, partition, batch[middle:]))
+            first = await fold_batch(conn, partition, batch[:middle], own=own)
+            return _sum(first, await fold_batch(conn, partition, batch[middle:], own=own))
+
+
+async def _set_aside(conn: Connection, received: Received, reason: str, detail: str, own: bool) -> None:
+    """Own events about the same thing are set aside once: every pass of reconciliation makes another while it lasts."""
+    await event_queries.set_aside(conn, received, reason, detail, _about(received.body) if own else None)
+
+
+def _about(body: bytes) -> bytes:
+    """What an own event is about, whenever it was made: its name, and the ids in it."""
+    event = decode_own_event(body)
+    return msgspec.json.encode(
+        (
+            event.event,
+            event.participant.sid if event.participant is not None else None,
+            event.track.sid if event.track is not None else None,
+            event.egress_info.egress_id if event.egress_info is not None else None,
+            ingress_run_id(event.ingress_info) if event.ingress_info is not None else None,
+        )
+    )
 
 
 def _reason(error: Exception) -> tuple[str, str]:
@@ -102,15 +125,17 @@ def _sum(a: FoldResult, b: FoldResult) -> FoldResult:
     )
 
 
-async def fold_in_transaction(conn: Connection, partition: int, batch: Sequence[Received]) -> FoldResult:
+async def fold_in_transaction(
+    conn: Connection, partition: int, batch: Sequence[Received], *, own: bool = False
+) -> FoldResult:
     """The same inside the caller's transaction, which holds the partition's lock."""
     result = FoldResult()
     reads: dict[EventKey, _Read] = {}
     for received in batch:
         try:
-            key, read = _read(received)
+            key, read = _read(received, own)
         except UnfoldableEvent as error:
-            await event_queries.set_aside(conn, received, error.reason, str(error))
+            await _set_aside(conn, received, error.reason, str(error), own)
             result.set_aside += 1
             continue
         reads.setdefault(key, read)
@@ -151,18 +176,20 @@ async def _keep_sightings(conn: Connection, succeeded: Sequence[Room], now_ms: i
 
 def _readable(received: Received) -> tuple[EventKey, _Read] | None:
     try:
-        return _read(received)
+        return _read(received, own=True)
     except UnfoldableEvent:
         return None
 
 
-def _read(received: Received) -> tuple[EventKey, _Read]:
+def _read(received: Received, own: bool) -> tuple[EventKey, _Read]:
     try:
-        event = decode_event(received.body)
+        event = decode_own_event(received.body) if own else decode_event(received.body)
     except (msgspec.DecodeError, UnicodeDecodeError, OverflowError, RecursionError) as error:
         raise UnfoldableEvent("not_an_event", str(error)) from None
+    if not own and (event.event.startswith(OWN_PREFIX) or event.id.startswith(_OWN_IDS)):
+        raise UnfoldableEvent("reserved_name", f"names and ids that start with {OWN_PREFIX} are Relay's own")
     seen = observe(event, received.received_ms)
-    event_id = event.id or "sha256:" + sha256(received.body).hexdigest()
+    event_id = event.id or _HASHED + sha256(received.body).hexdigest()
     return (seen.created_ms, event_id), _Read(event, received, seen)
 
 

@@ -12,16 +12,17 @@ import msgspec
 
 from shared.clock import DAY_MS, floor_to
 from shared.errors import ConcurrentFold
+from shared.metering.hours import Levels, Usage, days_of
 from shared.metering.state import MediaRun, Room, Session, merge_room, merge_run, merge_session, merged_rooms
-from shared.metering.usage import Bill, RunUsage, Usage, bill_of, start_of, usage_of
-from shared.models.rollups import DayDifference, GroupKey, GroupUsage, MediaKey, RollupKey
+from shared.metering.usage import Bill, bill_of, bill_until, start_of
+from shared.models.rollups import DayDifference, GroupKey, GroupUsage, RollupKey
 from shared.models.scope import Scope
 from shared.postgres import Connection
 from shared.queries import groups as group_queries
 from shared.queries import media as media_queries
 from shared.queries import sessions as session_queries
 from shared.queries import usage as usage_queries
-from shared.rollups import group_rows, run_rows, usage_rows
+from shared.rollups import LongStays, RunSums, group_rows, pieces_of, usage_rows
 
 
 class SessionChange(msgspec.Struct):
@@ -48,15 +49,12 @@ def _room(session: Session, rooms: Mapping[str, Room]) -> Room | None:
     return rooms.get(session.room_sid) if session.room_sid is not None else None
 
 
-MediaChanges = Mapping[MediaKey, RunUsage]
-
-
 async def fold_sessions(
     conn: Connection,
     observed_sessions: Iterable[Session],
     observed_rooms: Iterable[Room],
     now_ms: int,
-    media: MediaChanges | None = None,
+    media: RunSums | None = None,
 ) -> None:
     """Merges observed states into the stored ones, and adds what ``fold_runs`` came to. ``now_ms``: a day before it is over,
     and changing it is told of."""
@@ -80,12 +78,12 @@ async def fold_sessions(
     await apply_change(conn, SessionChange(before, after, rooms_before, rooms_after), now_ms, media)
 
 
-async def apply_change(conn: Connection, change: SessionChange, now_ms: int, media: MediaChanges | None = None) -> None:
+async def apply_change(conn: Connection, change: SessionChange, now_ms: int, media: RunSums | None = None) -> None:
     """Stores the states of ``change`` and bills the difference. The sessions and rooms of ``before`` must be locked. Raises
     ``ConcurrentFold``."""
     bills_before, bills_after = change.bills_before(), change.bills_after()
     await _store(conn, change, bills_before, bills_after)
-    await _bill(conn, change, bills_before, bills_after, now_ms, media or {})
+    await _bill(conn, change, bills_before, bills_after, now_ms, media)
 
 
 async def _store(
@@ -117,21 +115,27 @@ async def _bill(
     bills_before: Mapping[str, Bill],
     bills_after: Mapping[str, Bill],
     now_ms: int,
-    media: MediaChanges,
+    media: RunSums | None,
 ) -> None:
     """Adds usage_of(after) - usage_of(before) to the rollups and recomputes the peaks of the minutes that changed. All scopes,
     those of ``media`` too, are locked at once and last: two folds that hold some and want others would wait in a circle."""
     changes: defaultdict[RollupKey, list[int]] = defaultdict(lambda: [0] * len(Usage._fields))
     groups: defaultdict[GroupKey, list[int]] = defaultdict(lambda: [0] * (len(Usage._fields) + 1))
+    stays = LongStays()
     edges: set[tuple[Scope, int]] = set()
     for sessions, bills, sign in ((change.before, bills_before, -1), (change.after, bills_after, 1)):
         for sid, session in sessions.items():
-            usage = bills[sid].usage
+            bill = bills[sid]
+            usage = bill.usage
             if not usage:
                 continue
             for key, hour in usage_rows(session, usage):
                 _add(changes[key], hour, sign)
-            for group, (day, visits) in group_rows(session, usage):
+            parts: Sequence[tuple[int, Usage]] = ()
+            if bill.whole:
+                parts, days = days_of(bill.whole)
+                stays.add(session, bill.whole, days, sign)
+            for group, (day, visits) in group_rows(session, usage, parts):
                 sums = groups[group]
                 _add(sums, day, sign)
                 sums[-1] += sign * visits
@@ -145,7 +149,9 @@ async def _bill(
     late = _late_changes(change, now_ms)
     scopes = {Scope(key.project_id, key.mode) for key in rollups} | {scope for scope, _ in edges}
     scopes |= {scope for scope, _ in late} | {Scope(key.project_id, key.mode) for key in by_group}
-    scopes |= {Scope(key.project_id, key.mode) for key in media}
+    scopes |= stays.scopes()
+    if media is not None:
+        scopes |= media.scopes()
     if not scopes:
         return
     await usage_queries.lock_scopes(conn, scopes)
@@ -153,12 +159,16 @@ async def _bill(
         await usage_queries.add_usage(conn, rollups)
     if by_group:
         await group_queries.add_group_usage(conn, by_group)
+    for hour_rows in pieces_of(stays.hour_rows()):
+        await usage_queries.add_usage(conn, hour_rows)
+    for day_rows in pieces_of(stays.group_rows()):
+        await group_queries.add_group_usage(conn, day_rows)
     if edges:
         await usage_queries.recompute_peaks(conn, edges)
     if late:
         await usage_queries.record_late_changes(conn, late, now_ms)
-    if media:
-        await media_queries.add_usage(conn, media)
+    for media_rows in pieces_of(media.rows()) if media is not None else ():
+        await media_queries.add_usage(conn, media_rows)
 
 
 def _add(sums: list[int], amounts: Usage, sign: int) -> None:
@@ -180,6 +190,7 @@ def _late_changes(change: SessionChange, now_ms: int) -> dict[tuple[Scope, int],
     one that simply ends on a later day changes nothing."""
     today_ms = floor_to(now_ms, DAY_MS)
     late: defaultdict[tuple[Scope, int], list[int]] = defaultdict(lambda: [0, 0])
+    levels: Levels[Scope] = Levels()
     states = (
         *((session, change.rooms_before, -1) for session in change.before.values()),
         *((session, change.rooms_after, 1) for session in change.after.values()),
@@ -189,34 +200,42 @@ def _late_changes(change: SessionChange, now_ms: int) -> dict[tuple[Scope, int],
         if start_ms is None or start_ms >= today_ms or session.project_id is None or session.mode is None:
             continue
         scope = Scope(session.project_id, session.mode)
-        for hour_ms, usage in usage_of(session, _room(session, rooms), now_ms).items():
-            if hour_ms < today_ms:
-                amounts = late[scope, floor_to(hour_ms, DAY_MS)]
-                amounts[0] += sign * usage.participant_ms
-                amounts[1] += sign * usage.video_ms
+        bill = bill_until(session, _room(session, rooms), now_ms, today_ms)
+        for hour_ms, usage in bill.usage.items():
+            _add_late(late[scope, floor_to(hour_ms, DAY_MS)], usage, sign)
+        if bill.whole:
+            parts, days = days_of(bill.whole)
+            for day_ms, usage in parts:
+                _add_late(late[scope, day_ms], usage, sign)
+            for from_ms, to_ms, usage in days:
+                levels.add(scope, from_ms, to_ms, DayDifference(usage.participant_ms, usage.video_ms), sign)
+    for scope, day_ms, amounts in levels.rows(DAY_MS):
+        late[scope, day_ms] = list(map(add, late[scope, day_ms], amounts))
     return {key: DayDifference(*amounts) for key, amounts in late.items() if any(amounts)}
 
 
-async def fold_runs(conn: Connection, observed: Sequence[MediaRun]) -> MediaChanges:
-    """Merges observed egresses and runs of ingresses into the stored ones; returns by how much their rollups have to change,
+def _add_late(sums: list[int], usage: Usage, sign: int) -> None:
+    sums[0] += sign * usage.participant_ms
+    sums[1] += sign * usage.video_ms
+
+
+async def fold_runs(conn: Connection, observed: Sequence[MediaRun]) -> RunSums | None:
+    """Merge observed egresses and runs of ingresses into the stored ones. Return by how much their rollups have to change,
     for ``fold_sessions`` to add."""
     runs: dict[tuple[str, str], MediaRun] = {}
     for run in observed:
         key = (run.meter, run.id)
         runs[key] = merge_run(runs[key], run) if key in runs else run
     if not runs:
-        return {}
+        return None
     before = await media_queries.lock_runs(conn, sorted(runs))
     after = {key: merge_run(before[key], run) if key in before else run for key, run in sorted(runs.items())}
     new = [run for key, run in after.items() if key not in before]
     if new and await media_queries.insert_runs(conn, new) < len(new):
         raise ConcurrentFold
     await media_queries.update_runs(conn, [run for key, run in after.items() if before.get(key, run) != run])
-    changes: defaultdict[MediaKey, list[int]] = defaultdict(lambda: [0] * len(RunUsage._fields))
-    for run in before.values():
-        for rollup, usage in run_rows(run):
-            changes[rollup] = list(map(add, changes[rollup], (-amount for amount in usage)))
-    for run in after.values():
-        for rollup, usage in run_rows(run):
-            changes[rollup] = list(map(add, changes[rollup], usage))
-    return {key: RunUsage(*amounts) for key, amounts in changes.items() if any(amounts)}
+    changes = RunSums()
+    for states, sign in ((before, -1), (after, 1)):
+        for run in states.values():
+            changes.add(run, sign)
+    return changes

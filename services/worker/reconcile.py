@@ -33,7 +33,7 @@ from shared.metering.reconcile import (
     to_prove,
 )
 from shared.metering.reconcile_runs import RunListing, decide_runs, listed_runs
-from shared.models.livekit_event import EgressInfo, IngressInfo, LiveKitEvent
+from shared.models.livekit_event import EgressInfo, IngressInfo, OwnEvent
 from shared.models.operations import Pass
 from shared.models.received import Received
 from shared.postgres import Connection, Pool
@@ -57,7 +57,7 @@ class PassReport(NamedTuple):
     """What a pass found. ``events``: what it put right, as events."""
 
     done: Pass
-    events: list[LiveKitEvent]
+    events: list[OwnEvent]
 
 
 async def reconcile_on_schedule(context: JobContext, now_ms: int) -> None:
@@ -190,14 +190,14 @@ def _summary(
     )
 
 
-async def _fold(conn: Connection, clock: Clock, events: Iterable[LiveKitEvent]) -> None:
+async def _fold(conn: Connection, clock: Clock, events: Iterable[OwnEvent]) -> None:
     """Through the same fold as LiveKit's events: kept first, then merged; a repetition changes nothing."""
     partitions: defaultdict[int, list[Received]] = defaultdict(list)
     for event in events:
         body = _encode(event)
         partitions[partition_of(body)].append(Received(clock.now_ms(), body))
     for partition, batch in sorted(partitions.items()):
-        await fold_batch(conn, partition, batch)
+        await fold_batch(conn, partition, batch, own=True)
 
 
 class _TimeOver(LiveKitError):

@@ -17,7 +17,7 @@ from shared.errors import UnfoldableEvent
 from shared.metering.observe import Observation, observe
 from shared.metering.state import MediaRun, Room, Session, merge_room, merge_run, merge_session
 from shared.models.audit import KeptEvent, StoredSession
-from shared.models.livekit_event import decode_event
+from shared.models.livekit_event import decode_kept_event
 from shared.models.scope import AuditScope, DayRange
 from shared.postgres import Connection
 from shared.queries import audit as queries
@@ -63,7 +63,7 @@ def is_proven(state: State, horizon_ms: int | None) -> bool:
 
 def _observed(event: KeptEvent) -> Observation | None:
     try:
-        return observe(decode_event(event.body), event.received_ms)
+        return observe(decode_kept_event(event.body), event.received_ms)
     except (
         UnfoldableEvent,
         ValueError,

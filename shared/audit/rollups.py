@@ -8,15 +8,18 @@ from typing import NamedTuple
 from shared.audit.difference import Difference, Found, Table, differing
 from shared.audit.proof import Checked
 from shared.clock import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS, floor_to, rfc3339
+from shared.metering.hours import RunningLevels, Usage, WholeDays, WholeHours, days_of
 from shared.metering.peak import EMPTY, Stretch, combine
-from shared.metering.usage import RunUsage, Usage, usage_of
+from shared.metering.run_usage import RunUsage
+from shared.metering.state import Session
+from shared.metering.usage import bill_of, kind_of
 from shared.models.audit import StoredStretch
-from shared.models.rollups import DIMENSIONS, GroupKey, GroupUsage, MediaKey, RollupKey
+from shared.models.rollups import DIMENSIONS, Dimension, GroupKey, GroupUsage, MediaKey, RollupKey
 from shared.models.scope import AuditScope, DayRange, Scope
 from shared.postgres import Connection
 from shared.queries import audit as queries
 from shared.queries import audit_rollups
-from shared.rollups import group_rows, run_rows, usage_rows
+from shared.rollups import RunSums, group_rows, names_of, usage_rows
 
 NO_USAGE = Usage(0, 0)
 NO_GROUP = GroupUsage(NO_USAGE, 0)
@@ -49,22 +52,63 @@ async def sums_by_day(conn: Connection, scope: Scope, span: DayRange | None) -> 
     """(day, its sums) of each UTC day with any, ascending. Sessions come by their start, so a day is complete when one starts
     later; in memory are the days that open sessions reach into."""
     days: defaultdict[int, DaySums] = defaultdict(DaySums)
+    stays = _Stays(scope)
     async for row in queries.ended_sessions(conn, scope, span):
-        usage = usage_of(row.state, row.room)
+        bill = bill_of(row.state, row.room)
+        usage = bill.usage
         if not usage:
             continue
         today = floor_to(min(usage), DAY_MS)
         for day in sorted(day for day in days if day < today):
-            yield day, days.pop(day)
+            yield day, stays.added(day, days.pop(day))
+        parts: Sequence[tuple[int, Usage]] = ()
+        if bill.whole:
+            parts, whole_days = days_of(bill.whole)
+            stays.add(row.state, bill.whole, whole_days)
+            for day in stays.days_of(bill.whole):
+                days[day]  # each of them is read, and what is whole in it added then
         for key, amounts in usage_rows(row.state, usage):
             hours = days[floor_to(key.hour, DAY_MS)].hours
             hours[key] = Usage(*map(add, hours[key], amounts)) if key in hours else amounts
-        for group, (amounts, visits) in group_rows(row.state, usage):
+        for group, (amounts, visits) in group_rows(row.state, usage, parts):
             groups = days[group.day].groups
             known, seen = groups.get(group, NO_GROUP)
             groups[group] = GroupUsage(Usage(*map(add, known, amounts)), seen + visits)
     for day in sorted(days):
-        yield day, days.pop(day)
+        yield day, stays.added(day, days.pop(day))
+
+
+class _Stays:
+    """The whole hours and days of long sessions, read a day after the other."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+        self._hours: RunningLevels[str] = RunningLevels()
+        self._names: RunningLevels[tuple[Dimension, str]] = RunningLevels()
+
+    def add(self, session: Session, whole: Sequence[WholeHours], days: Sequence[WholeDays]) -> None:
+        for from_ms, to_ms, usage in whole:
+            self._hours.add(kind_of(session), from_ms, to_ms, usage)
+        for from_ms, to_ms, usage in days:
+            for name in names_of(session):
+                self._names.add(name, from_ms, to_ms, (*usage, 1))
+
+    @staticmethod
+    def days_of(whole: Sequence[WholeHours]) -> Iterator[int]:
+        for from_ms, to_ms, _ in whole:
+            yield from range(floor_to(from_ms, DAY_MS), to_ms, DAY_MS)
+
+    def added(self, day_ms: int, sums: DaySums) -> DaySums:
+        """A day's sums with what is whole in it. To be asked for ascending days."""
+        for hour_ms in range(day_ms, day_ms + DAY_MS, HOUR_MS):
+            for kind, amounts in self._hours.at(hour_ms).items():
+                key = RollupKey(*self._scope, hour_ms, kind)
+                sums.hours[key] = Usage(*map(add, sums.hours.get(key, NO_USAGE), amounts))
+        for (dimension, name), (*amounts, visits) in self._names.at(day_ms).items():
+            group = GroupKey(*self._scope, dimension, day_ms, name)
+            known, seen = sums.groups.get(group, NO_GROUP)
+            sums.groups[group] = GroupUsage(Usage(*map(add, known, amounts)), seen + visits)
+        return sums
 
 
 async def audit_usage(conn: Connection, scope: Scope, span: DayRange | None, checked: Checked) -> AsyncIterator[Found]:
@@ -127,11 +171,12 @@ def _group_found(scope: Scope, key: GroupKey, have: GroupUsage, right: GroupUsag
 
 async def audit_media(conn: Connection, scope: Scope, span: DayRange | None, checked: Checked) -> AsyncIterator[Found]:
     """media_hour against the egresses and runs of ingresses."""
-    sums: dict[MediaKey, RunUsage] = {}
+    runs, sums = RunSums(), dict[MediaKey, RunUsage]()
     async for row in queries.runs(conn, AuditScope(*scope)):
-        for key, usage in run_rows(row.state):
-            if span is None or span.from_ms <= key.hour < span.to_ms:
-                sums[key] = RunUsage(*map(add, sums.get(key, NO_RUNS), usage))
+        runs.add(row.state)
+    for key, usage in runs.rows():
+        if span is None or span.from_ms <= key.hour < span.to_ms:
+            sums[key] = RunUsage(*map(add, sums.get(key, NO_RUNS), usage))
     stored = await audit_rollups.stored_media_hours(conn, scope, span)
     for key in sorted({*stored, *sums}):
         checked.rollups += 1

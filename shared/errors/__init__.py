@@ -13,6 +13,7 @@ from shared.errors.keys import (
     Unauthenticated,
 )
 from shared.errors.livekit import (
+    LiveKitAnswerTooLarge,
     LiveKitCredentialsRefused,
     LiveKitError,
     LiveKitFailed,
@@ -66,6 +67,7 @@ __all__ = [
     "KeyNotFound",
     "KeyRotated",
     "LastOwner",
+    "LiveKitAnswerTooLarge",
     "LiveKitCredentialsRefused",
     "LiveKitError",
     "LiveKitFailed",

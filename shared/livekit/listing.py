@@ -2,7 +2,15 @@
 
 from livekit.protocol import egress, ingress, models
 
-from shared.models.livekit_event import EgressInfo, IngressInfo, IngressState, ParticipantInfo, RoomInfo, TrackInfo
+from shared.models.livekit_event import (
+    EgressInfo,
+    IngressInfo,
+    IngressState,
+    ListedParticipant,
+    Present,
+    RoomInfo,
+    TrackInfo,
+)
 
 _EGRESS_TYPES = ("room_composite", "web", "participant", "track_composite", "track")
 
@@ -16,8 +24,8 @@ def room_info(room: models.Room) -> RoomInfo:
     )
 
 
-def participant_info(person: models.ParticipantInfo) -> ParticipantInfo:
-    return ParticipantInfo(
+def participant_info(person: models.ParticipantInfo) -> ListedParticipant:
+    return ListedParticipant(
         sid=person.sid,
         identity=person.identity,
         name=person.name,
@@ -46,7 +54,7 @@ def egress_info(info: egress.EgressInfo) -> EgressInfo:
     )
     kind = info.WhichOneof("request")
     if kind in _EGRESS_TYPES:
-        setattr(listed, kind, {})  # its type is all that is read of the request
+        setattr(listed, kind, Present())  # its type is all that is read of the request
     return listed
 
 

@@ -1,5 +1,8 @@
 """Reads one LiveKit event into what it tells of a session and of a room.
 
+Times must be plausible (docs/metering.md, "Quarantine"): an event has one of the last ``MAX_AGE_MS``, and nothing in it began
+more than ``MAX_SESSION_MS`` before it. What an event holds is bounded too, so that no event makes a large state.
+
 Facts about the events are from livekit-server v1.13 (pkg/rtc, pkg/telemetry/events.go) and livekit/protocol's webhook
 package: ``createdAt`` is whole seconds, floored; ``joinedAtMs`` is when the participant connected, older servers send only
 ``joinedAt`` in seconds; track events carry of the participant only sid and identity.
@@ -7,15 +10,32 @@ package: ``createdAt`` is whole seconds, floored; ``joinedAtMs`` is when the par
 
 import msgspec
 
+from shared.clock import DAY_MS
 from shared.errors import UnfoldableEvent
 from shared.ids import RoomName, parse_livekit_room
-from shared.metering.state import MediaRun, Room, Session, Track
-from shared.models.livekit_event import IngressInfo, LiveKitEvent, ParticipantInfo, RoomInfo, TrackInfo
+from shared.metering.hours import MAX_SESSION_DAYS, MAX_SESSION_MS
+from shared.metering.state import MAX_TRACKS, MediaRun, Room, Session, Track
+from shared.models.livekit_event import (
+    IngressInfo,
+    ListedParticipant,
+    LiveKitEvent,
+    OwnEvent,
+    ParticipantInfo,
+    RoomInfo,
+    TrackInfo,
+)
 
 # LiveKit's clock may be this far ahead of ours before its times are not believed.
 FUTURE_TOLERANCE_MS = 3_600_000
 # 2020-01-01: before LiveKit existed. A clock that was never set, not a call.
 _EARLIEST_MS = 1_577_836_800_000
+# An event older than this when it arrives comes from a clock that is wrong. LiveKit itself retries for seconds.
+MAX_AGE_DAYS = 366
+MAX_AGE_MS = MAX_AGE_DAYS * DAY_MS
+# The display name and the reason of a disconnect are cut to so many characters. LiveKit's default limit of a name is 256.
+_MAX_TEXT = 512
+# A track sid of LiveKit has 15 characters.
+_MAX_TRACK_SID = 128
 # createdAt is floored to the second and stamped by another goroutine than joinedAtMs.
 _END_BEFORE_START_TOLERANCE_MS = 5_000
 
@@ -46,14 +66,20 @@ class Observation(msgspec.Struct, frozen=True, gc=False):
 
 
 def observe(event: LiveKitEvent, received_ms: int) -> Observation:
-    """Reads an event received at ``received_ms``. Raises ``UnfoldableEvent`` for one whose content cannot be true."""
+    """Read an event received at ``received_ms``. Raises ``UnfoldableEvent`` for one whose content cannot be true.
+
+    Only an ``OwnEvent`` can tell what reconciliation found."""
     created_ms = event.created_at * 1000
     if not event.event:
         raise UnfoldableEvent("no_event_name", "the event has no name")
     if created_ms < _EARLIEST_MS:
         raise UnfoldableEvent("no_time", "createdAt is missing or before LiveKit existed")
+    if created_ms < received_ms - MAX_AGE_MS:
+        raise UnfoldableEvent("too_old", f"createdAt is over {MAX_AGE_DAYS} days before the event was received")
     if created_ms > received_ms + FUTURE_TOLERANCE_MS:
         raise UnfoldableEvent("from_the_future", "createdAt is over an hour after the event was received")
+    if isinstance(event, OwnEvent):
+        _check_found(event, received_ms)
     room_name = _room_name(event)
     owner = parse_livekit_room(room_name) if room_name else None
     if room_name and owner is None:
@@ -121,14 +147,14 @@ def _presence(event: LiveKitEvent, participant: ParticipantInfo, created_ms: int
     name = event.event
     return Session(
         sid=participant.sid,
-        name=participant.name or None,
+        name=participant.name[:_MAX_TEXT] or None,
         kind=str(participant.kind) or None,
         joined_ms=_joined_ms(participant, created_ms),
         first_seen_ms=created_ms,
         active_ms=created_ms if name == JOINED else None,
         left_ms=created_ms if name == LEFT else None,
         aborted_ms=created_ms if name == ABORTED else None,
-        disconnect_reason=(str(participant.disconnect_reason) or None) if name != JOINED else None,
+        disconnect_reason=(str(participant.disconnect_reason)[:_MAX_TEXT] or None) if name != JOINED else None,
     )
 
 
@@ -138,6 +164,8 @@ def _joined_ms(participant: ParticipantInfo, created_ms: int) -> int | None:
         raise UnfoldableEvent("no_time", "joinedAt is before LiveKit existed")
     if joined_ms > created_ms + _END_BEFORE_START_TOLERANCE_MS:
         raise UnfoldableEvent("end_before_start", "the event was created before its participant joined")
+    if joined_ms and joined_ms < created_ms - MAX_SESSION_MS:
+        raise UnfoldableEvent("too_long", f"joinedAt is over {MAX_SESSION_DAYS} days before the event")
     return joined_ms or None
 
 
@@ -153,12 +181,14 @@ def _track_of(event: LiveKitEvent, participant: ParticipantInfo, created_ms: int
 def _named_track(event: LiveKitEvent) -> TrackInfo:
     if event.track is None or not event.track.sid:
         raise UnfoldableEvent("no_track", f"{event.event} names no track")
+    if len(event.track.sid) > _MAX_TRACK_SID:
+        raise UnfoldableEvent("no_track", f"the sid of the track has over {_MAX_TRACK_SID} characters")
     return event.track
 
 
 def _reconciled(event: LiveKitEvent, participant: ParticipantInfo, created_ms: int) -> Session:
     sid = participant.sid
-    seen_ms, gone_ms = (event.relay.seen_ms or None, event.relay.gone_ms or None) if event.relay else (None, None)
+    seen_ms, gone_ms = _found(event)
     if event.event == TRACK_GONE:
         track = _named_track(event)
         gone = Track(str(track.type), str(track.source), None, None, seen_ms, gone_ms)
@@ -167,18 +197,41 @@ def _reconciled(event: LiveKitEvent, participant: ParticipantInfo, created_ms: i
         return Session(sid=sid, sighted_ms=seen_ms, gone_ms=gone_ms)
     return Session(
         sid=sid,
-        name=participant.name or None,
+        name=participant.name[:_MAX_TEXT] or None,
         kind=str(participant.kind) or None,
         joined_ms=_joined_ms(participant, created_ms),
         first_seen_ms=seen_ms,
         sighted_ms=seen_ms,
-        # A track is listed without the time it was published at: it was by now, and its own event would know better.
-        tracks={
-            track.sid: Track(str(track.type), str(track.source), seen_ms, None, seen_ms)
-            for track in participant.tracks
-            if track.sid
-        },
+        tracks=_listed_tracks(participant, seen_ms),
     )
+
+
+def _listed_tracks(participant: ParticipantInfo, seen_ms: int | None) -> dict[str, Track]:
+    """The tracks of a listing. It does not tell when they were published: by now they were."""
+    if not isinstance(participant, ListedParticipant):
+        return {}
+    listed = sorted((track for track in participant.tracks if 0 < len(track.sid) <= _MAX_TRACK_SID), key=_sid)
+    tracks: dict[str, Track] = {}
+    for track in listed[:MAX_TRACKS]:
+        tracks.setdefault(track.sid, Track(str(track.type), str(track.source), seen_ms, None, seen_ms))
+    return tracks
+
+
+def _sid(track: TrackInfo) -> str:
+    return track.sid
+
+
+def _found(event: LiveKitEvent) -> tuple[int | None, int | None]:
+    """When reconciliation saw and missed what its event is about (unix ms)."""
+    if not isinstance(event, OwnEvent) or event.relay is None:
+        return None, None
+    return event.relay.seen_ms or None, event.relay.gone_ms or None
+
+
+def _check_found(event: OwnEvent, received_ms: int) -> None:
+    for at_ms in _found(event):
+        if at_ms is not None and not _EARLIEST_MS <= at_ms <= received_ms + FUTURE_TOLERANCE_MS:
+            raise UnfoldableEvent("no_time", "a time that reconciliation found cannot be true")
 
 
 def _run(event: LiveKitEvent, owner: RoomName | None, created_ms: int) -> MediaRun | None:
@@ -187,13 +240,14 @@ def _run(event: LiveKitEvent, owner: RoomName | None, created_ms: int) -> MediaR
     run = _egress(event, created_ms) or _ingress(event, created_ms)
     if run is None:
         return None
+    seen_ms, gone_ms = _found(event)
     return msgspec.structs.replace(
         run,
         project_id=owner.project_id if owner else None,
         mode=owner.mode if owner else None,
         room=owner.display if owner else None,
-        sighted_ms=(event.relay.seen_ms or None) if event.relay else None,
-        gone_ms=(event.relay.gone_ms or None) if event.relay and event.event in _RUN_GONE else None,
+        sighted_ms=seen_ms,
+        gone_ms=gone_ms if event.event in _RUN_GONE else None,
     )
 
 
@@ -224,7 +278,7 @@ def _ingress(event: LiveKitEvent, created_ms: int) -> MediaRun | None:
     return MediaRun(
         id=ingress_run_id(info),
         meter="ingress",
-        type=str(info.input_type).removesuffix("_INPUT").lower() or None,
+        type=str(info.input_type)[:_MAX_TEXT].removesuffix("_INPUT").lower() or None,
         started_ms=created_ms if started_ms is None and event.event == "ingress_started" else started_ms,
         ended_ms=created_ms if ended_ms is None and event.event == "ingress_ended" else ended_ms,
     )
@@ -244,4 +298,6 @@ def _checked_ns(at_ns: int, created_ms: int) -> int | None:
         return None
     if not _EARLIEST_MS <= at_ms <= created_ms + FUTURE_TOLERANCE_MS:
         raise UnfoldableEvent("no_time", "a time of the egress or ingress cannot be true")
+    if at_ms < created_ms - MAX_SESSION_MS:
+        raise UnfoldableEvent("too_long", f"the egress or ingress began over {MAX_SESSION_DAYS} days before the event")
     return at_ms

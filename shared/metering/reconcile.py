@@ -20,9 +20,9 @@ import msgspec
 
 from shared.ids import livekit_room
 from shared.metering.observe import GONE, SEEN, TRACK_GONE
-from shared.metering.state import EndedBy, Session, Track
+from shared.metering.state import EndedBy, Session, Track, keeps_track
 from shared.metering.usage import is_running, last_sign_of, start_of
-from shared.models.livekit_event import LiveKitEvent, ParticipantInfo, Reconciled, RoomInfo, TrackInfo
+from shared.models.livekit_event import ListedParticipant, OwnEvent, Reconciled, RoomInfo, TrackInfo
 
 # A second poll may disagree as quickly as this after the first; LiveKit's listing lags by less.
 GRACE_MS = 15_000
@@ -43,7 +43,7 @@ class RoomListing(NamedTuple):
 
     info: RoomInfo
     asked_ms: int
-    people: Mapping[str, ParticipantInfo] | None
+    people: Mapping[str, ListedParticipant] | None
 
 
 class Listing(NamedTuple):
@@ -86,7 +86,7 @@ class Question(NamedTuple):
 class Findings(msgspec.Struct):
     """``absences`` replaces what was stored, by (sid, track sid or ''). ``confirmed``: when each session was listed."""
 
-    events: list[LiveKitEvent] = []
+    events: list[OwnEvent] = []
     confirmed: dict[str, int] = {}
     absences: dict[tuple[str, str], Absence] = {}
     opened: int = 0
@@ -123,7 +123,7 @@ def to_prove(
     return [question for _, question in questions[:PROOFS_A_PASS]], unknown
 
 
-def last_life(person: ParticipantInfo, entry: Known | None, proof: Proof | None) -> int:
+def last_life(person: ListedParticipant, entry: Known | None, proof: Proof | None) -> int:
     """The last instant at which something other than the listing showed a participant alive (unix ms)."""
     signs = [person.joined_at_ms or person.joined_at * 1000]
     if entry is not None and (start_ms := start_of(entry.session)) is not None:
@@ -159,7 +159,7 @@ def decide(
     return found
 
 
-def _gone_with_room(session: Session, absence: Absence) -> LiveKitEvent:
+def _gone_with_room(session: Session, absence: Absence) -> OwnEvent:
     """Missed once, and then its room's end (or the next room of this name) told that it is over: it was gone before that."""
     return gone_event(GONE, session, _room_name(session) or "", absence)
 
@@ -170,7 +170,7 @@ def _room_name(session: Session) -> str | None:
     return livekit_room(session.project_id, session.mode, session.room)
 
 
-def _is_missing(listing: Listing, room: RoomListing, person: ParticipantInfo, entry: Known | None) -> bool:
+def _is_missing(listing: Listing, room: RoomListing, person: ListedParticipant, entry: Known | None) -> bool:
     """Whether someone who is there has no open session: nothing told of them, or they were closed too soon. One who was in
     the last room of this name was not: LiveKit's list goes by name."""
     if entry is not None:
@@ -219,7 +219,7 @@ def _judge_tracks(
     found: Findings,
     listing: Listing,
     room: RoomListing,
-    person: ParticipantInfo,
+    person: ListedParticipant,
     entry: Known,
     absences: Mapping[tuple[str, str], Absence],
 ) -> None:
@@ -245,14 +245,16 @@ def _unknown_tracks(session: Session, listed: Iterable[str]) -> bool:
     """Whether a track is listed that is not known to run. One whose unpublishing was told of is over: the listing lags."""
     for sid in listed:
         track = session.tracks.get(sid)
+        if track is None and not keeps_track(session, sid):
+            continue
         if track is None or (track.unpublished_ms is None and not is_running(track)):
             return True
     return False
 
 
-def seen_event(room: RoomListing, person: ParticipantInfo) -> LiveKitEvent:
+def seen_event(room: RoomListing, person: ListedParticipant) -> OwnEvent:
     """LiveKit lists this participant. The id makes a repetition harmless."""
-    return LiveKitEvent(
+    return OwnEvent(
         event=SEEN,
         id=f"{SEEN}:{person.sid}:{room.asked_ms}",
         created_at=room.asked_ms // 1000,
@@ -262,7 +264,7 @@ def seen_event(room: RoomListing, person: ParticipantInfo) -> LiveKitEvent:
     )
 
 
-def sighting_event(session: Session, room_name: str, over_ms: int, seen_ms: int) -> LiveKitEvent:
+def sighting_event(session: Session, room_name: str, over_ms: int, seen_ms: int) -> OwnEvent:
     """When a participant was last listed whose room was over by ``over_ms``. From when on it was missing is not told: the room
     tells that, and a later time would hide an earlier absence."""
     event = gone_event(GONE, session, room_name, Absence(over_ms, seen_ms))
@@ -272,14 +274,14 @@ def sighting_event(session: Session, room_name: str, over_ms: int, seen_ms: int)
 
 def gone_event(
     name: str, session: Session, room_name: str, absence: Absence, track_sid: str = "", track: Track | None = None
-) -> LiveKitEvent:
+) -> OwnEvent:
     """LiveKit was found without this participant, or without one of its tracks."""
-    return LiveKitEvent(
+    return OwnEvent(
         event=name,
         id=":".join(filter(None, (name, session.sid, track_sid, str(absence.since_ms)))),
         created_at=absence.since_ms // 1000,
         room=RoomInfo(sid=session.room_sid or "", name=room_name),
-        participant=ParticipantInfo(sid=session.sid, identity=session.identity or ""),
+        participant=ListedParticipant(sid=session.sid, identity=session.identity or ""),
         track=None if track is None else TrackInfo(sid=track_sid, type=track.type, source=track.source),
         relay=Reconciled(seen_ms=absence.seen_ms or 0, gone_ms=absence.since_ms),
     )

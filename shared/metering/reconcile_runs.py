@@ -11,7 +11,7 @@ from shared.ids import livekit_room
 from shared.metering.observe import EGRESS_GONE, EGRESS_SEEN, INGRESS_GONE, INGRESS_SEEN, ingress_run_id
 from shared.metering.reconcile import GRACE_MS, SETTLE_MS, Absence, Findings
 from shared.metering.state import MediaRun, MeterName
-from shared.models.livekit_event import EgressInfo, IngressInfo, IngressState, LiveKitEvent, Reconciled
+from shared.models.livekit_event import EgressInfo, IngressInfo, IngressState, OwnEvent, Reconciled
 
 _NS_PER_MS = 1_000_000
 RunKey = tuple[MeterName, str]
@@ -86,10 +86,10 @@ def _started_ms(info: EgressInfo | IngressInfo) -> int:
     return info.state.started_at // _NS_PER_MS if info.state is not None else 0
 
 
-def _seen(info: EgressInfo | IngressInfo, run_id: str, at_ms: int) -> LiveKitEvent:
+def _seen(info: EgressInfo | IngressInfo, run_id: str, at_ms: int) -> OwnEvent:
     is_egress = isinstance(info, EgressInfo)
     name = EGRESS_SEEN if is_egress else INGRESS_SEEN
-    return LiveKitEvent(
+    return OwnEvent(
         event=name,
         id=f"{name}:{run_id}:{at_ms}",
         created_at=at_ms // 1000,
@@ -99,11 +99,11 @@ def _seen(info: EgressInfo | IngressInfo, run_id: str, at_ms: int) -> LiveKitEve
     )
 
 
-def _gone(run: MediaRun, absence: Absence) -> LiveKitEvent:
+def _gone(run: MediaRun, absence: Absence) -> OwnEvent:
     name = EGRESS_GONE if run.meter == "egress" else INGRESS_GONE
     room = "" if run.project_id is None or run.mode is None else livekit_room(run.project_id, run.mode, run.room or "")
     ingress_id, _, resource_id = run.id.partition("/")
-    return LiveKitEvent(
+    return OwnEvent(
         event=name,
         id=f"{name}:{run.id}:{absence.since_ms}",
         created_at=absence.since_ms // 1000,

@@ -2,9 +2,12 @@
 
 Every register only ever moves one way (the least time seen, the greatest non-empty name, the union of a set), so ``merge``
 is commutative, associative and idempotent: any order, any duplication and any split of the events ends in the same state.
-Times are unix milliseconds; None means "never seen". ``gc=False``: frozen trees of text and numbers have no cycles to collect.
+Sets are bounded: they keep their ``MAX_TRACKS`` or ``MAX_FINISHES`` least elements. An element that does not fit once never
+fits later, so the laws hold with the bound. Times are unix milliseconds; None means "never seen". ``gc=False``: frozen trees
+of text and numbers have no cycles to collect.
 """
 
+import heapq
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Literal, TypeVar
@@ -18,6 +21,10 @@ EndedBy = Literal["left", "aborted", "room_finished", "reconciled"]
 # LiveKit's for "not told": the least of all, whatever its letters say. So is AUDIO among the types.
 UNKNOWN_SOURCE = "UNKNOWN"
 MeterName = Literal["egress", "ingress"]
+# Tracks of a session, by sid. More tracks of one connection count as connected time and not as video.
+MAX_TRACKS = 1000
+# Times at which one room sid finished. A later end of the same sid ends no session.
+MAX_FINISHES = 1000
 
 
 class Track(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -127,14 +134,24 @@ def merge_track(a: Track, b: Track) -> Track:
 
 def _merge_tracks(a: dict[str, Track], b: dict[str, Track]) -> dict[str, Track]:
     if not b:
-        return a
+        return a if len(a) <= MAX_TRACKS else bounded_tracks(a)
     if not a:
-        return b
+        return b if len(b) <= MAX_TRACKS else bounded_tracks(b)
     merged = dict(a)
     for sid, track in b.items():
         known = merged.get(sid)
         merged[sid] = track if known is None else merge_track(known, track)
-    return merged
+    return bounded_tracks(merged) if len(merged) > MAX_TRACKS else merged
+
+
+def bounded_tracks(tracks: dict[str, Track]) -> dict[str, Track]:
+    """The tracks that a session keeps: those with the least sids."""
+    return {sid: tracks[sid] for sid in heapq.nsmallest(MAX_TRACKS, tracks)}
+
+
+def keeps_track(session: Session, sid: str) -> bool:
+    """Whether a session has room for this track, or has it."""
+    return len(session.tracks) < MAX_TRACKS or sid <= max(session.tracks)
 
 
 def _tells_of_tracks_only(session: Session) -> bool:
@@ -247,4 +264,4 @@ def merge_run(a: MediaRun, b: MediaRun) -> MediaRun:
 
 
 def _union(a: Iterable[int], b: Iterable[int]) -> tuple[int, ...]:
-    return tuple(sorted({*a, *b}))
+    return tuple(sorted({*a, *b})[:MAX_FINISHES])

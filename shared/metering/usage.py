@@ -1,13 +1,24 @@
 """What a session costs: its interval, cut at UTC hours into milliseconds of each meter.
 
-The stored rollup is at any moment the sum of ``usage_of`` over all sessions that have ended.
+The stored rollup is at any moment the sum of ``usage_of`` over all sessions that have ended. A session counts for at most
+``MAX_SESSION_MS``, and the cost of counting it does not grow with its length.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 from shared.clock import HOUR_MS, SECOND_MS, floor_to
-from shared.metering.state import EndedBy, MediaRun, Room, Session, Track
+from shared.metering.hours import (
+    LONG_MS,
+    MAX_SESSION_MS,
+    Usage,
+    WholeHours,
+    by_hour,
+    covered,
+    cut_at_edges,
+    cut_into_hours,
+)
+from shared.metering.state import EndedBy, Room, Session, Track
 
 # Recorders are no participants: LiveKit's egress joins the room it records.
 UNMETERED_KINDS = frozenset({"EGRESS"})
@@ -23,26 +34,12 @@ class Interval(NamedTuple):
     ended_by: EndedBy | None
 
 
-class Usage(NamedTuple):
-    """Milliseconds of one hour. Audio time is ``participant_ms - video_ms``: an instant without a video track is audio.
-
-    ``inferred_ms`` is the part of ``participant_ms`` in sessions whose end no event confirmed. ``sessions`` counts those that
-    began in the hour.
-    """
-
-    participant_ms: int
-    video_ms: int
-    screen_share_ms: int = 0
-    inferred_ms: int = 0
-    sessions: int = 0
-
-
 def kind_of(session: Session) -> str:
     return session.kind or DEFAULT_KIND
 
 
 def interval_of(session: Session, room: Room | None) -> Interval | None:
-    """When the participant was connected; None if it never was.
+    """When the participant was connected, cut to ``MAX_SESSION_MS``; None if it never was.
 
     The end is the participant's own leaving (or abort) where known; else the first finishing of its room after it came,
     unless LiveKit was by then already found without it; else, where LiveKit was found without it or the next room of this
@@ -50,6 +47,13 @@ def interval_of(session: Session, room: Room | None) -> Interval | None:
     earlier, media published, or listed by LiveKit. A ``joined`` not earlier than the abort is a race inside LiveKit and no
     usage.
     """
+    interval = _whole_interval(session, room)
+    if interval is None or interval.end_ms is None or interval.end_ms - interval.start_ms <= MAX_SESSION_MS:
+        return interval
+    return interval._replace(end_ms=interval.start_ms + MAX_SESSION_MS)
+
+
+def _whole_interval(session: Session, room: Room | None) -> Interval | None:
     start_ms = start_of(session)
     if start_ms is None:
         return None
@@ -103,14 +107,16 @@ def counted_until(session: Session, confirmed_ms: int | None, now_ms: int, stale
     Up to now, as long as anything showed it connected in the last ``stale_ms`` (``stale_after_ms``): LiveKit listing it
     (``confirmed_ms``, kept beside the state because every pass changes it), or an event of its own. Otherwise only up to the
     last such sign: LiveKit, or its API, has been silent, and nobody may be billed a night for it. When it is confirmed again,
-    all of the time counts again. Never before the session's start; one that has no start counts nothing anyhow.
+    all of the time counts again. Never before the session's start nor over ``MAX_SESSION_MS`` after it; one that has no start
+    counts nothing anyhow.
     """
     start_ms = start_of(session)
     if start_ms is None:
         return now_ms
     sign_ms = last_sign_of(session, start_ms)
     last_sign_ms = sign_ms if confirmed_ms is None else max(sign_ms, confirmed_ms)
-    return now_ms if stale_ms is None or now_ms - last_sign_ms <= stale_ms else last_sign_ms
+    until_ms = now_ms if stale_ms is None or now_ms - last_sign_ms <= stale_ms else last_sign_ms
+    return min(until_ms, start_ms + MAX_SESSION_MS)
 
 
 def _was_connected(session: Session) -> bool:
@@ -132,10 +138,28 @@ def is_metered(session: Session) -> bool:
 
 
 class Bill(NamedTuple):
-    """What a session comes to: when it was connected, and its usage by UTC hour, which is none while it is open."""
+    """What a session comes to: when it was connected, and its usage, which is none while it is open.
+
+    ``usage`` holds single UTC hours; ``whole``, of a long session, the equal hours between them."""
 
     interval: Interval | None
     usage: dict[int, Usage]
+    whole: tuple[WholeHours, ...] = ()
+
+    def total(self) -> Usage:
+        """The sums over all hours."""
+        sums = [sum(amounts) for amounts in zip(*self.usage.values(), strict=True)] or [0] * len(Usage._fields)
+        for from_ms, to_ms, usage in self.whole:
+            count = (to_ms - from_ms) // HOUR_MS
+            sums = [known + count * amount for known, amount in zip(sums, usage, strict=True)]
+        return Usage(*sums)
+
+    def by_hour(self) -> dict[int, Usage]:
+        """Every hour by itself."""
+        hours = dict(self.usage)
+        for from_ms, to_ms, usage in self.whole:
+            hours.update(dict.fromkeys(range(from_ms, to_ms, HOUR_MS), usage))
+        return dict(sorted(hours.items())) if self.whole else hours
 
 
 NOTHING = Bill(None, {})
@@ -148,29 +172,44 @@ def bill_of(session: Session, room: Room | None) -> Bill:
         return NOTHING
     if interval.end_ms is None:
         return Bill(interval, {})
-    return Bill(interval, usage_between(session, interval, interval.start_ms, interval.end_ms))
+    return bill_between(session, interval, interval.start_ms, interval.end_ms)
 
 
 def usage_of(session: Session, room: Room | None, now_ms: int | None = None) -> dict[int, Usage]:
     """Usage by UTC hour (unix ms of its start). An open session counts nothing unless ``now_ms`` says how far it has come."""
-    interval, usage = bill_of(session, room)
-    if interval is None or interval.end_ms is not None or now_ms is None:
-        return usage
-    return usage_between(session, interval, interval.start_ms, max(now_ms, interval.start_ms))
+    bill = bill_of(session, room)
+    return bill.by_hour() if now_ms is None else bill_until(session, room, now_ms).by_hour()
+
+
+def bill_until(session: Session, room: Room | None, now_ms: int, before_ms: int | None = None) -> Bill:
+    """What a session comes to at ``now_ms``, open or not; with ``before_ms``, the part of it before that."""
+    interval = interval_of(session, room) if is_metered(session) else None
+    if interval is None:
+        return NOTHING
+    start_ms, end_ms, _ = interval
+    if end_ms is None:
+        end_ms = min(max(now_ms, start_ms), start_ms + MAX_SESSION_MS)
+    return bill_between(session, interval, start_ms, end_ms if before_ms is None else min(end_ms, before_ms))
 
 
 def usage_between(session: Session, interval: Interval, from_ms: int, to_ms: int) -> dict[int, Usage]:
     """What lies in ``[from_ms, to_ms)`` of a session connected during ``interval``, by UTC hour."""
+    return bill_between(session, interval, from_ms, to_ms).by_hour()
+
+
+def bill_between(session: Session, interval: Interval, from_ms: int, to_ms: int) -> Bill:
+    """The same as a bill."""
     start_ms = max(interval.start_ms, from_ms)
     end_ms = to_ms if interval.end_ms is None else min(interval.end_ms, to_ms)
-    first_hour_ms = floor_to(interval.start_ms, HOUR_MS)
     usage: dict[int, Usage] = {}
     if from_ms <= interval.start_ms and (interval.start_ms < to_ms or from_ms == to_ms):
-        usage[first_hour_ms] = Usage(0, 0, sessions=1)
+        usage[floor_to(interval.start_ms, HOUR_MS)] = Usage(0, 0, sessions=1)
     if end_ms <= start_ms:
-        return usage
-    video = _by_hour(track_intervals(session, start_ms, end_ms, _is_video))
-    screen = _by_hour(track_intervals(session, start_ms, end_ms, _is_screen_share)) if video else {}
+        return Bill(interval, usage)
+    if end_ms - start_ms > LONG_MS:
+        return _long_bill(session, interval, start_ms, end_ms, usage)
+    video = by_hour(track_intervals(session, start_ms, end_ms, _is_video))
+    screen = by_hour(track_intervals(session, start_ms, end_ms, _is_screen_share)) if video else {}
     inferred = interval.ended_by == "reconciled"
     for hour_ms, begin, end in cut_into_hours(start_ms, end_ms):
         usage[hour_ms] = Usage(
@@ -180,25 +219,25 @@ def usage_between(session: Session, interval: Interval, from_ms: int, to_ms: int
             end - begin if inferred else 0,
             usage[hour_ms].sessions if hour_ms in usage else 0,
         )
-    return usage
+    return Bill(interval, usage)
 
 
-def cut_into_hours(start_ms: int, end_ms: int) -> Iterator[tuple[int, int, int]]:
-    """``[start_ms, end_ms)`` as (start of the UTC hour, from, to) of each hour it touches."""
-    hour_ms = floor_to(start_ms, HOUR_MS)
-    while hour_ms < end_ms:
-        yield hour_ms, max(hour_ms, start_ms), min(hour_ms + HOUR_MS, end_ms)
-        hour_ms += HOUR_MS
-
-
-def _by_hour(spans: Iterable[tuple[int, int]]) -> dict[int, int]:
-    """How much of each UTC hour the spans cover (ms): once over spans and hours, not over one for each of the other, or months
-    of a shared screen that goes on and off would hold up everybody."""
-    covered: dict[int, int] = {}
-    for on, off in spans:
-        for hour_ms, begin, end in cut_into_hours(on, off):
-            covered[hour_ms] = covered.get(hour_ms, 0) + end - begin
-    return covered
+def _long_bill(session: Session, interval: Interval, start_ms: int, end_ms: int, usage: dict[int, Usage]) -> Bill:
+    video = track_intervals(session, start_ms, end_ms, _is_video)
+    screen = track_intervals(session, start_ms, end_ms, _is_screen_share) if video else []
+    pieces = list(cut_at_edges(start_ms, end_ms, (edge for span in (*video, *screen) for edge in span)))
+    inferred = interval.ended_by == "reconciled"
+    whole = []
+    for (begin, end), video_ms, screen_ms in zip(pieces, covered(pieces, video), covered(pieces, screen), strict=True):
+        length, hour_ms = end - begin, floor_to(begin, HOUR_MS)
+        if length <= HOUR_MS:
+            sessions = usage[hour_ms].sessions if hour_ms in usage else 0
+            usage[hour_ms] = Usage(length, video_ms, screen_ms, length if inferred else 0, sessions)
+            continue
+        hours = length // HOUR_MS
+        each = Usage(HOUR_MS, video_ms // hours, screen_ms // hours, HOUR_MS if inferred else 0)
+        whole.append(WholeHours(begin, end, each))
+    return Bill(interval, usage, tuple(whole))
 
 
 def _is_video(track: Track) -> bool:
@@ -252,48 +291,3 @@ def on_off(session: Session, start_ms: int) -> tuple[list[int], list[int]]:
         edges = [edge for span in track_intervals(session, start_ms, _NEVER_MS, wanted) for edge in span]
         found.append(edges[:-1] if edges and edges[-1] == _NEVER_MS else edges)
     return found[0], found[1]
-
-
-class RunInterval(NamedTuple):
-    """When an egress or a run of an ingress was active, half-open. ``inferred``: no event told of its end."""
-
-    start_ms: int
-    end_ms: int | None
-    inferred: bool
-
-
-def interval_of_run(run: MediaRun) -> RunInterval | None:
-    """None for a run that never became active (LiveKit names no starting time)."""
-    if run.started_ms is None:
-        return None
-    if run.ended_ms is not None:
-        return RunInterval(run.started_ms, max(run.started_ms, run.ended_ms), False)
-    last_sign_ms = max(run.started_ms, run.sighted_ms or 0)
-    if run.gone_ms is not None and run.gone_ms > last_sign_ms:
-        return RunInterval(run.started_ms, last_sign_ms, True)
-    return RunInterval(run.started_ms, None, False)
-
-
-class RunUsage(NamedTuple):
-    """Milliseconds of one hour; ``runs`` counts those that began in it."""
-
-    active_ms: int
-    inferred_ms: int
-    runs: int
-
-
-def usage_of_run(run: MediaRun, now_ms: int | None = None) -> dict[int, RunUsage]:
-    """Usage of an egress or a run of an ingress by UTC hour; an open one counts up to ``now_ms``, or nothing."""
-    interval = interval_of_run(run) if run.project_id is not None else None
-    if interval is None:
-        return {}
-    end_ms = interval.end_ms if interval.end_ms is not None else now_ms
-    if end_ms is None:
-        return {}
-    usage = {floor_to(interval.start_ms, HOUR_MS): RunUsage(0, 0, 1)}
-    for hour_ms, begin, end in cut_into_hours(interval.start_ms, end_ms):
-        length = end - begin
-        usage[hour_ms] = RunUsage(
-            length, length if interval.inferred else 0, usage[hour_ms].runs if hour_ms in usage else 0
-        )
-    return usage

@@ -3,6 +3,9 @@
 protojson of ``livekit.WebhookEvent`` (livekit/protocol, livekit_webhook.proto): camelCase, int64 as strings, zero values
 omitted, enums as names, unknown fields to be ignored. An absent ``kind`` is STANDARD, an absent track ``type`` is AUDIO.
 Events are decoded in msgspec's lax mode, which reads ``"1760000000"`` as a number. ``gc=False``: what is decoded has no cycles.
+
+A body may be 8 MiB. Only fields of bounded size are decoded; metadata, lists and requests inside it are skipped, so the
+decoded event stays small whatever the body holds.
 """
 
 import msgspec
@@ -28,7 +31,7 @@ class TrackInfo(Wire, gc=False):
 
 
 class ParticipantInfo(Wire, gc=False):
-    """livekit.ParticipantInfo; track events carry only sid and identity."""
+    """livekit.ParticipantInfo; track events carry only sid and identity. Its list of tracks is not read from webhooks."""
 
     sid: str = ""
     identity: str = ""
@@ -38,7 +41,16 @@ class ParticipantInfo(Wire, gc=False):
     joined_at: int = 0
     joined_at_ms: int = 0
     disconnect_reason: str | int = ""
+
+
+class ListedParticipant(ParticipantInfo, gc=False):
+    """livekit.ParticipantInfo as ListParticipants answers it."""
+
     tracks: tuple[TrackInfo, ...] = ()
+
+
+class Present(Wire, gc=False):
+    """An object of which only the presence matters. Its content is skipped."""
 
 
 class EgressInfo(Wire, gc=False):
@@ -49,11 +61,11 @@ class EgressInfo(Wire, gc=False):
     room_id: str = ""
     started_at: int = 0
     ended_at: int = 0
-    room_composite: dict[str, object] | None = None
-    web: dict[str, object] | None = None
-    participant: dict[str, object] | None = None
-    track_composite: dict[str, object] | None = None
-    track: dict[str, object] | None = None
+    room_composite: Present | None = None
+    web: Present | None = None
+    participant: Present | None = None
+    track_composite: Present | None = None
+    track: Present | None = None
 
 
 class IngressState(Wire, gc=False):
@@ -74,14 +86,14 @@ class IngressInfo(Wire, gc=False):
 
 
 class Reconciled(Wire, gc=False):
-    """In events that reconciliation makes of what LiveKit's API listed: when it saw (0: never), and from when it missed."""
+    """When reconciliation last saw what an event is about (unix ms, 0: never), and from when on it missed it."""
 
     seen_ms: int = 0
     gone_ms: int = 0
 
 
 class LiveKitEvent(Wire, gc=False):
-    """livekit.WebhookEvent. ``created_at`` is unix seconds, floored. ``relay`` is in none that LiveKit sends."""
+    """livekit.WebhookEvent. ``created_at`` is unix seconds, floored."""
 
     event: str = ""
     id: str = ""
@@ -91,7 +103,17 @@ class LiveKitEvent(Wire, gc=False):
     track: TrackInfo | None = None
     egress_info: EgressInfo | None = None
     ingress_info: IngressInfo | None = None
+
+
+class OwnEvent(LiveKitEvent, gc=False):
+    """An event that reconciliation makes of what LiveKit's API listed. No webhook is read as one."""
+
+    participant: ListedParticipant | None = None
     relay: Reconciled | None = None
+
+
+# Event names and ids that start like this are Relay's own.
+OWN_PREFIX = "relay_"
 
 
 class _RoutingRoom(Wire):
@@ -113,12 +135,24 @@ class _Routing(Wire):
 
 
 _decoder = msgspec.json.Decoder(LiveKitEvent, strict=False)
+_own_decoder = msgspec.json.Decoder(OwnEvent, strict=False)
 _routing_decoder = msgspec.json.Decoder(_Routing)
 
 
 def decode_event(body: bytes) -> LiveKitEvent:
     """Reads a webhook body. Raises ``msgspec.DecodeError`` (``ValidationError`` included) when it is not such an event."""
     return _decoder.decode(body)
+
+
+def decode_own_event(body: bytes) -> OwnEvent:
+    """Reads an event that reconciliation made. Raises like ``decode_event``."""
+    return _own_decoder.decode(body)
+
+
+def decode_kept_event(body: bytes) -> LiveKitEvent:
+    """Reads an event that was folded before: a webhook's, or one that reconciliation made. Raises like ``decode_event``."""
+    event = _decoder.decode(body)
+    return _own_decoder.decode(body) if event.event.startswith(OWN_PREFIX) else event
 
 
 def routing_key(body: bytes) -> bytes:

@@ -2,7 +2,7 @@
 
 from typing import Final, Literal, NamedTuple
 
-from shared.metering.usage import Usage
+from shared.metering.hours import Usage
 
 Dimension = Literal["room", "identity"]
 DIMENSIONS: Final[tuple[Dimension, Dimension]] = ("room", "identity")

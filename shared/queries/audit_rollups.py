@@ -6,9 +6,10 @@ from itertools import zip_longest
 import msgspec
 
 from shared.clock import DAY_MS, HOUR_MS, SECOND_MS
+from shared.metering.hours import Usage
 from shared.metering.peak import Stretch
+from shared.metering.run_usage import RunUsage
 from shared.metering.state import MediaRun
-from shared.metering.usage import RunUsage, Usage
 from shared.models.audit import StoredStretch
 from shared.models.rollups import DIMENSIONS, GroupKey, GroupUsage, MediaKey, RollupKey
 from shared.models.scope import DayRange, Scope

@@ -110,15 +110,18 @@ async def _insert_unless_known(conn: Connection, rows: Sequence[EventRow]) -> se
     return set(map(tuple, inserted))
 
 
-async def set_aside(conn: Connection, received: Received, reason: str, detail: str) -> None:
-    """Puts an event that cannot be folded where it can be looked at; a body seen before changes nothing."""
+async def set_aside(
+    conn: Connection, received: Received, reason: str, detail: str, same_as: bytes | None = None
+) -> None:
+    """Puts an event that cannot be folded where it can be looked at; a body seen before changes nothing. ``same_as``: what to
+    compare in place of the body."""
     await conn.execute(
         """
         INSERT INTO set_aside_event (body_sha256, received_at, reason, detail, body)
         VALUES ($1, $2, $3, $4, $5)
         ON CONFLICT DO NOTHING
         """,
-        sha256(received.body).digest(),
+        sha256(received.body if same_as is None else same_as).digest(),
         _utc(received.received_ms),
         reason,
         detail[:1000].replace("\0", "�"),

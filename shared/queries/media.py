@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from shared.metering.run_usage import RunUsage, interval_of_run
 from shared.metering.state import MediaRun, latest
-from shared.metering.usage import RunUsage, interval_of_run
 from shared.models.rollups import MediaKey
 from shared.postgres import Connection
 

@@ -62,7 +62,7 @@ def derived_columns(session: Session, room: Room | None) -> dict[str, object]:
 
 
 def _record(session: Session, bill: Bill) -> tuple[object, ...]:
-    interval, usage = bill
+    interval = bill.interval
     if interval is None:
         start_ms = end_ms = ended_by = video_ms = screen_ms = video = screen = last_sign_ms = None
     else:
@@ -73,7 +73,7 @@ def _record(session: Session, bill: Bill) -> tuple[object, ...]:
             video, screen = on_off(session, start_ms)
             last_sign_ms = last_sign_of(session, start_ms)
         else:
-            hours = usage.values()
+            hours = bill.usage.values() if not bill.whole else (bill.total(),)
             video_ms, screen_ms = sum(hour.video_ms for hour in hours), sum(hour.screen_share_ms for hour in hours)
             video = screen = last_sign_ms = None
     return (

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from shared.clock import DAY_MS, HOUR_MS, MINUTE_MS, floor_to
-from shared.metering.usage import Usage
+from shared.metering.hours import Usage
 from shared.models.rollups import DayDifference, RollupKey
 from shared.models.scope import Scope
 from shared.postgres import Connection

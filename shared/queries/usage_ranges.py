@@ -10,6 +10,7 @@ from typing import Final
 import asyncpg
 
 from shared.clock import DAY_MS, HOUR_MS
+from shared.metering.hours import MAX_SESSION_MS
 from shared.metering.open_usage import PARTICIPANT, SCREEN_SHARE, VIDEO, EdgeSum, open_usage
 from shared.metering.peak import Stretch
 from shared.metering.rounding import Amounts
@@ -21,12 +22,15 @@ from shared.queries.events import ALL_PARTITIONS
 # In all statements: $1 project, $2 mode, $3 and $4 the UsageClock, $5 and $6 the range, $7 unit_ms, $8 the end of the last day.
 
 # The SQL of counted_until (shared/metering/usage.py).
-COUNTED_UNTIL: Final = """greatest(
-        started_ms,
-        CASE
-            WHEN $3::bigint - greatest(last_sign_ms, confirmed_ms) > $4::bigint THEN greatest(last_sign_ms, confirmed_ms)
-            ELSE $3::bigint
-        END
+COUNTED_UNTIL: Final = f"""least(
+        started_ms + {MAX_SESSION_MS},
+        greatest(
+            started_ms,
+            CASE
+                WHEN $3::bigint - greatest(last_sign_ms, confirmed_ms) > $4::bigint THEN greatest(last_sign_ms, confirmed_ms)
+                ELSE $3::bigint
+            END
+        )
     )"""
 _NO_END: Final = 1 << 52  # later than any time
 

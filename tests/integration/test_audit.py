@@ -48,7 +48,9 @@ def _nothing(_: object) -> None:
 
 
 async def fold(conn: Connection, bodies: list[bytes], received_ms: int = NOW_MS) -> None:
-    await fold_batch(conn, 0, [Received(received_ms, one) for one in bodies])
+    for own in (False, True):
+        part = [Received(received_ms, one) for one in bodies if (b'"relay_' in one) == own]
+        await fold_batch(conn, 0, part, own=own)
 
 
 async def some_history(conn: Connection, project: CreatedProject) -> None:

@@ -144,7 +144,9 @@ async def fold(conn: Connection, delivery: Delivery) -> None:
             body = json.dumps(one).encode()
             partitions.setdefault(partition_of(body), []).append(Received(RECEIVED_MS, body))
         for partition, received in partitions.items():
-            await fold_batch(conn, partition, received)
+            for own in (False, True):
+                part = [one for one in received if (b'"relay_' in one.body) == own]
+                await fold_batch(conn, partition, part, own=own)
 
 
 _TABLES = (

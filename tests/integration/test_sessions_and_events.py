@@ -25,10 +25,10 @@ from tests.livekit_bodies import body, meeting, participant, room
 START_S = int(time.time()) // 3600 * 3600 - 7200
 
 
-async def fold(pool: Pool, bodies: list[bytes]) -> None:
+async def fold(pool: Pool, bodies: list[bytes], own: bool = False) -> None:
     now_ms = time.time_ns() // 1_000_000
     async with pool.acquire() as conn:
-        await fold_batch(conn, 0, [Received(now_ms, one) for one in bodies])
+        await fold_batch(conn, 0, [Received(now_ms, one) for one in bodies], own=own)
 
 
 async def get(api: httpx.AsyncClient, path: str, headers: dict[str, str], **params: Any) -> dict[str, Any]:
@@ -189,7 +189,8 @@ async def test_what_proved_an_inferred_end_is_among_a_sessions_events(
     who = participant("PA_1", "ada", START_S * 1000)
     gone = {"seenMs": str(START_S * 1000 + 60_000), "goneMs": str(START_S * 1000 + 6_990_000)}
     await fold(pool, [body("participant_joined", "EV_1", START_S, room=lobby, participant=who)])
-    await fold(pool, [body("relay_participant_gone", "EV_2", START_S + 7000, room=lobby, participant=who, relay=gone)])
+    learned = body("relay_participant_gone", "EV_2", START_S + 7000, room=lobby, participant=who, relay=gone)
+    await fold(pool, [learned], own=True)
     assert (await get(api, "sessions/PA_1", key_of(project)))["endedBy"] == "reconciled"
     of_session = await walk(api, "events", key_of(project), session="PA_1")
     assert [event["id"] for event in of_session] == ["EV_2", "EV_1"]

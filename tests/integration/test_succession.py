@@ -12,7 +12,7 @@ from shared.audit.verify import verify
 from shared.event_stream import partition_of
 from shared.ids import livekit_room
 from shared.metering.observe import observe
-from shared.models.livekit_event import decode_event
+from shared.models.livekit_event import decode_kept_event
 from shared.models.projects import CreatedProject
 from shared.models.received import Received
 from shared.postgres import Pool
@@ -144,7 +144,7 @@ async def test_what_livekit_last_confirmed_counts_and_is_kept_as_an_event(pool: 
         kept = await conn.fetch("SELECT body FROM event WHERE name = 'relay_participant_gone'")
     # From the kept events alone the same comes out: that is what makes it provable.
     assert len(kept) == 1
-    seen = observe(decode_event(kept[0]["body"]), (T + 30_001) * 1000).session
+    seen = observe(decode_kept_event(kept[0]["body"]), (T + 30_001) * 1000).session
     assert seen is not None
     assert (seen.sid, seen.sighted_ms, seen.gone_ms) == ("PA_1", (T + 7200) * 1000, None)
 

@@ -9,8 +9,9 @@ import pytest
 from services.worker.ledger import fold_runs, fold_sessions
 from shared.clock import DAY_MS, HOUR_MS, floor_to
 from shared.metering.peak import EMPTY, daily_peaks
+from shared.metering.run_usage import usage_of_run
 from shared.metering.state import MediaRun, Session, Track
-from shared.metering.usage import Interval, counted_until, interval_of, usage_of, usage_of_run
+from shared.metering.usage import Interval, counted_until, interval_of, usage_of
 from shared.models.projects import CreatedProject
 from shared.models.rollups import DIMENSIONS, Dimension
 from shared.models.scope import Scope

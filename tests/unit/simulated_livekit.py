@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from shared.metering.reconcile import Listing, RoomListing
-from shared.models.livekit_event import ParticipantInfo, RoomInfo, TrackInfo
+from shared.models.livekit_event import ListedParticipant, RoomInfo, TrackInfo
 
 Event = dict[str, Any]
 START_MS = 20_775 * 86_400_000 + 86_400_000 - 600_000  # ten minutes before a midnight
@@ -185,7 +185,7 @@ class SimulatedLiveKit:
                     creation_time=opening.open_ms // 1000,
                     creation_time_ms=opening.open_ms,
                 )
-                people: dict[str, ParticipantInfo] = {}
+                people: dict[str, ListedParticipant] = {}
                 for stay in sorted(opening.stays, key=lambda s: s.joined_ms):
                     if stay.joined_ms <= at_ms and (at_ms < stay.end_ms or self._is_ghost(stay)):
                         people[stay.identity] = _info(stay, min(at_ms, stay.end_ms - 1))
@@ -245,9 +245,9 @@ def _told_of(stay: Stay, room: Event, brief: Event) -> Iterator[tuple[int, Event
         yield stay.end_ms, {"event": f"participant_{ending}", "room": room, "participant": full}
 
 
-def _info(stay: Stay, at_ms: int) -> ParticipantInfo:
+def _info(stay: Stay, at_ms: int) -> ListedParticipant:
     active = stay.active_ms is not None and stay.active_ms <= at_ms
-    return ParticipantInfo(
+    return ListedParticipant(
         sid=stay.sid,
         identity=stay.identity,
         kind=stay.kind,

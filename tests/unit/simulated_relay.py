@@ -22,10 +22,8 @@ from shared.metering.reconcile import (
 )
 from shared.metering.state import Room, Session, merge_room, merge_session, succession
 from shared.metering.usage import interval_of, is_metered
-from shared.models.livekit_event import decode_event
+from shared.models.livekit_event import decode_kept_event
 from tests.unit.simulated_livekit import Event
-
-RECEIVED_MS = 1 << 61
 
 
 class AskedLiveKit(Protocol):
@@ -55,7 +53,8 @@ class SimulatedRelay:
     def fold(self, bodies: Iterable[bytes]) -> None:
         for body in bodies:
             try:
-                seen = observe(decode_event(body), RECEIVED_MS)
+                event = decode_kept_event(body)
+                seen = observe(event, event.created_at * 1000)
             except UnfoldableEvent:
                 continue
             self.kept.append(body)

@@ -7,9 +7,10 @@ import pytest
 
 from shared.metering.observe import observe
 from shared.metering.reconcile import PROVE_AFTER_MS, Listing, RoomListing
+from shared.metering.run_usage import usage_of_run
 from shared.metering.state import merge_run
-from shared.metering.usage import Interval, counted_until, interval_of, stale_after_ms, usage_of, usage_of_run
-from shared.models.livekit_event import ParticipantInfo, RoomInfo, decode_event
+from shared.metering.usage import Interval, counted_until, interval_of, stale_after_ms, usage_of
+from shared.models.livekit_event import ListedParticipant, RoomInfo, decode_kept_event
 from tests.unit.brute_force_meter import Event
 from tests.unit.simulated_relay import SimulatedRelay
 from tests.unit.test_metering_properties import event
@@ -22,14 +23,14 @@ class Scripted:
     """A LiveKit in which ``people`` are listed (None: it does not answer) and ``served`` are really there."""
 
     def __init__(self) -> None:
-        self.people: list[ParticipantInfo] | None = []
+        self.people: list[ListedParticipant] | None = []
         self.served: set[str] | None = None
         self.room_sid = "RM_1"
         self.has_node = True
 
     def join(self, sid: str = "PA_1", joined_ms: int = NOON) -> None:
         assert self.people is not None
-        person = ParticipantInfo(
+        person = ListedParticipant(
             sid=sid, identity="ada", state="ACTIVE", joined_at=joined_ms // 1000, joined_at_ms=joined_ms
         )
         self.people.append(person)
@@ -242,7 +243,7 @@ def test_19_egresses_by_type(request_of: Event, kind: str | None) -> None:
     """Naive: a recording is one more participant, or nothing at all. It is a meter of its own, by what it records."""
     ended = {**EGRESS, **request_of, "endedAt": str((NOON + MINUTE) * 1_000_000), "status": "EGRESS_COMPLETE"}
     runs = [
-        observe(decode_event(json.dumps(one).encode()), NOON + 2 * MINUTE).run
+        observe(decode_kept_event(json.dumps(one).encode()), NOON + 2 * MINUTE).run
         for one in (
             event("egress_started", NOON, egressInfo={**EGRESS, **request_of}),
             event("egress_ended", NOON + MINUTE, egressInfo=ended),
@@ -265,7 +266,7 @@ def test_19_each_use_of_an_ingress_is_a_run() -> None:
         }
         info = {"ingressId": "IN_1", "roomName": NAME, "inputType": "WHIP_INPUT", "state": state}
         one = event("ingress_ended", start_ms + MINUTE, ingressInfo=info)
-        run = observe(decode_event(json.dumps(one).encode()), NOON + 120 * MINUTE).run
+        run = observe(decode_kept_event(json.dumps(one).encode()), NOON + 120 * MINUTE).run
         assert run is not None
         assert (run.id, run.type) == (f"IN_1/{resource}", "whip")
         assert [usage.active_ms for usage in usage_of_run(run).values()] == [MINUTE]
