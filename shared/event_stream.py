@@ -25,11 +25,11 @@ PARTITIONS = 16
 # A ring that was lost (a crash between ringing and waking) is forgotten after this long, and the next event rings again.
 BELL_TTL_MS = 2000
 SOCKET_TIMEOUT_S = 2.0
-# A batch is full when it holds so much. An event can be 1 MiB; with metadata and attributes at LiveKit's limits it is 200 kB.
+# A batch is full when it holds so much. An event can be 8 MiB; with metadata and attributes at LiveKit's limits it is 200 kB.
 BATCH_BYTES = 8 * 1024 * 1024
 # Redis can be told how many entries to answer with, and not how many bytes. Asked for thousands of large ones at once it
 # would still be answering when the time-out comes, every time; so it is asked for a few, and for more when they are small.
-_FIRST_PIECE, _LARGEST_PIECE = 50, 500
+_FIRST_PIECE, _LARGEST_PIECE, _GROWTH = 8, 500, 8
 
 Redis = redis_asyncio.Redis
 
@@ -159,7 +159,8 @@ def _piece(count: int, size: int) -> int:
     """How many entries to ask for when ``count`` of ``size`` bytes have come."""
     if not count:
         return _FIRST_PIECE
-    return max(1, min(_LARGEST_PIECE, (BATCH_BYTES - size) * count // max(1, size)))
+    # By the average so far, which large events may follow: so in steps.
+    return max(1, min(_LARGEST_PIECE, _GROWTH * count, (BATCH_BYTES - size) * count // max(1, size)))
 
 
 def _received(fields: Sequence[bytes]) -> Received:
