@@ -65,7 +65,7 @@ async def sums_by_day(conn: Connection, scope: Scope, span: DayRange | None) -> 
         if bill.whole:
             parts, whole_days = days_of(bill.whole)
             stays.add(row.state, bill.whole, whole_days)
-            for day in stays.days_of(bill.whole):
+            for day in _days_in(bill.whole, span):
                 days[day]  # each of them is read, and what is whole in it added then
         for key, amounts in usage_rows(row.state, usage):
             hours = days[floor_to(key.hour, DAY_MS)].hours
@@ -76,6 +76,14 @@ async def sums_by_day(conn: Connection, scope: Scope, span: DayRange | None) -> 
             groups[group] = GroupUsage(Usage(*map(add, known, amounts)), seen + visits)
     for day in sorted(days):
         yield day, stays.added(day, days.pop(day))
+
+
+def _days_in(whole: Sequence[WholeHours], span: DayRange | None) -> Iterator[int]:
+    """The days that whole hours lie in: of a span, for one day must not cost a year."""
+    for from_ms, to_ms, _ in whole:
+        first_ms = from_ms if span is None else max(from_ms, span.from_ms)
+        last_ms = to_ms if span is None else min(to_ms, span.to_ms)
+        yield from range(floor_to(first_ms, DAY_MS), last_ms, DAY_MS)
 
 
 class _Stays:
@@ -92,11 +100,6 @@ class _Stays:
         for from_ms, to_ms, usage in days:
             for name in names_of(session):
                 self._names.add(name, from_ms, to_ms, (*usage, 1))
-
-    @staticmethod
-    def days_of(whole: Sequence[WholeHours]) -> Iterator[int]:
-        for from_ms, to_ms, _ in whole:
-            yield from range(floor_to(from_ms, DAY_MS), to_ms, DAY_MS)
 
     def added(self, day_ms: int, sums: DaySums) -> DaySums:
         """A day's sums with what is whole in it. To be asked for ascending days."""

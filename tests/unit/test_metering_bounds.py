@@ -305,8 +305,10 @@ def test_tracks_are_bounded_and_keep_the_laws(seed: int) -> None:
     rng = Random(seed)
     sids = [f"TR_{rng.randrange(3 * MAX_TRACKS)}" for _ in range(2 * MAX_TRACKS)]
     told = [
-        Session(sid="PA_1", tracks={sid: Track("VIDEO", "CAMERA", rng.randrange(9), rng.choice([None, 10]))})
-        for sid in sids
+        Session(
+            sid="PA_1", tracks={sid: Track("VIDEO", "CAMERA", rng.randrange(9), rng.choice([None, 10])) for sid in some}
+        )
+        for some in (sids[at : at + 100] for at in range(0, len(sids), 100))
     ]
     once = reduce(merge_session, told)
     rng.shuffle(told)
