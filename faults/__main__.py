@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from rich.console import Console
 from rich.table import Table
 
+from faults import memory
 from faults.scenarios import FAULTS, Fault
 from faults.sender import FaultCounts, FaultSender
 from faults.stack import API_KEY, API_SECRET, Stack, faults_found, running
@@ -29,7 +30,21 @@ def main() -> int:
     parser.add_argument("--outage", type=float, default=60, help="seconds that Postgres refuses (default: %(default)s)")
     parser.add_argument("--only", metavar="TEXT", help="faults whose name contains this")
     parser.add_argument("--seed", type=int, default=time.time_ns() % 10**6, help="of the meetings (default: random)")
+    parser.add_argument(
+        "--scenario",
+        choices=("faults", "memory"),
+        default="faults",
+        help="memory: the api under a memory limit while clients without a key try to use it up (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--limit", type=int, default=384, help="MiB of the api in the memory scenario (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--caddy", metavar="BINARY", help="memory scenario: through the shipped proxy, run by this Caddy"
+    )
     arguments = parser.parse_args()
+    if arguments.scenario == "memory":
+        return asyncio.run(memory.run(arguments.limit, arguments.seconds, arguments.only, arguments.caddy))
     chosen = [fault for fault in FAULTS if arguments.only is None or arguments.only in fault.name]
     if not chosen:
         parser.error(f"no fault is called like that; there are: {', '.join(fault.name for fault in FAULTS)}")

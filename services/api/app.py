@@ -38,13 +38,13 @@ from shared import event_stream, metrics
 from shared.backlog import Backlog
 from shared.clock import Clock, SystemClock
 from shared.doorbell import create_broker
-from shared.ending import end_tasks
 from shared.livekit.access_token import TokenSigner
 from shared.livekit.room_service import RoomService
 from shared.livekit.webhook import WebhookVerifier
 from shared.metering.usage import stale_after_ms
 from shared.postgres import BORROWED_S, Pool, create_pool, end_statements_after
 from shared.settings import DatabaseUrl, Settings
+from shared.tasks import Background
 
 log = logging.getLogger("relay.api")
 POOL_SIZE = 10
@@ -81,14 +81,18 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
         async with _opened(pool), livekit:
             metrics.watch_pool(pool.get_size, pool.get_idle_size, POOL_SIZE)
             await _warn_of_weak_redis(redis)
-            background = [asyncio.create_task(run()) for run in (keys.run, limits.run, last_used.run)]
-            storing = asyncio.create_task(intake.run())
+            background = Background(drain.fail)
+            background.start("keys", keys.run())
+            background.start("limits", limits.run())
+            background.start("last used", last_used.run())
+            storing = background.start("intake", intake.run())
             try:
                 yield
             finally:
+                background.expect_end()
                 intake.close()
-                await storing
-                await end_tasks(background)
+                await asyncio.wait([storing])
+                await background.end()
                 await last_used.flush()
                 await limits.flush()
                 await limits_redis.aclose()
@@ -129,8 +133,8 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
         logging_config=None,
     )
     hot = HotRoutes(app)
-    hot.post(tokens.PATH, *tokens.token_handlers(authentication, minter), tokens.BODY_LIMIT)
-    hot.post(webhooks.PATH, *webhooks.webhook_handlers(receiver), webhooks.BODY_LIMIT)
+    hot.post(tokens.PATH, tokens.token_route(authentication, minter, clock))
+    hot.post(webhooks.PATH, webhooks.webhook_route(receiver))
     return hot
 
 

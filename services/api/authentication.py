@@ -30,12 +30,16 @@ class Authentication:
             self._count_token(scope, key, now_ms)
         return key
 
-    async def admit_token(self, scope: Any) -> KeyRecord:
-        """The key of a token request."""
-        now_ms = self._clock.now_ms()
-        key = await self._key(scope, now_ms)
-        self._count_token(scope, key, now_ms)
-        return key
+    def knows_token_key(self, scope: Any) -> bool:
+        """Whether ``admit_known_token`` would return a key. Counts nothing."""
+        return self._keys.known(_authorization(scope), self._clock.now_ms()) is not None
+
+    async def token_key(self, scope: Any) -> KeyRecord:
+        """The key of a token request, before it is counted."""
+        return await self._key(scope, self._clock.now_ms())
+
+    def count_token(self, scope: Any, key: KeyRecord) -> None:
+        self._count_token(scope, key, self._clock.now_ms())
 
     def _count_token(self, scope: Any, key: KeyRecord, now_ms: int) -> None:
         self._last_used.seen[key.key_id] = now_ms

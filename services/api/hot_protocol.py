@@ -1,44 +1,33 @@
-"""Connections that answer the hot routes themselves, where the last byte of the request is read.
+"""Connections that answer the hot routes themselves, as soon as the last byte of the request is there.
 
-Uvicorn makes a task, an event, and messages of each request, and writes head and body of the answer apart: several times what
-minting a token costs. None of that is needed for a request that can be answered from memory. Whatever is out of the ordinary,
-in the request (chunked, large, pipelined, of HTTP/1.0, `Expect`) or in answering it (a key that this process does not know),
-goes the way of all others: uvicorn and the application, which answer the same routes with the same functions.
+Uvicorn makes a task, an event and messages of each request, and writes head and body of the answer apart: several times what
+minting a token costs. A request that can be answered from memory needs none of that. Everything unusual, in the request
+(chunked, large, pipelined, HTTP/1.0, `Expect`) or in its answer (a key that this process does not know), goes to uvicorn and
+the application, which answer the same routes with the same functions.
 """
 
 import asyncio
 from functools import partial
 from typing import Any, Final
 
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
-
-from services.api.connections import GuardedProtocol
-from services.api.hot_routes import Answer, AtOnce, HotRoutes, Waiting, new_request_id
+from services.api.hot_routes import Answer, HotRoute, HotRoutes, Waiting, new_request_id
+from services.api.http_guard import AnsweredHere, GuardedProtocol, content_length
+from services.api.uvicorn_internals import HIGH_WATER_LIMIT
+from shared.errors import PayloadTooLarge
 from shared.logs import request_id
 
-# Larger bodies need flow control. Those of LiveKit with names and metadata of a usual length have 2 kB.
+# Larger bodies need flow control. LiveKit's, with names and metadata of a usual length, have 2 kB.
 BODY_LIMIT: Final = HIGH_WATER_LIMIT
-_CLOSE = b"connection: close\r\n"
 
 
-class _NobodyWaits:
-    """In place of the event that tells a task of uvicorn's that something came."""
+class _InHand(AnsweredHere):
+    """A request that is answered here."""
 
-    def set(self) -> None:
-        pass
+    __slots__ = ("is_checked", "route")
 
-
-class _InHand:
-    """A request that is answered here, as uvicorn's protocol knows it: by the attributes of a ``RequestResponseCycle``."""
-
-    __slots__ = ("at_once", "body", "disconnected", "keep_alive", "more_body", "response_complete", "response_started")
-    message_event = _NobodyWaits()
-
-    def __init__(self, at_once: AtOnce, keep_alive: bool) -> None:
-        self.at_once, self.keep_alive = at_once, keep_alive
-        self.body, self.more_body = b"", True
-        self.disconnected = self.response_started = self.response_complete = False
+    def __init__(self, route: HotRoute, keep_alive: bool) -> None:
+        super().__init__(keep_alive)
+        self.route, self.is_checked = route, False
 
 
 class HotProtocol(GuardedProtocol):
@@ -47,21 +36,18 @@ class HotProtocol(GuardedProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         app = self.config.app
-        self._at_once = app.at_once if isinstance(app, HotRoutes) else {}
-        # The headers of every answer (the date), as they were last put together, and from what.
-        self._shared_of: Any = None
-        self._shared = b""
+        self._routes = app.by_target if isinstance(app, HotRoutes) else {}
 
     def on_headers_complete(self) -> None:
-        at_once = self._at_once.get(self.url)
-        if at_once is None or not self._is_plain():
+        route = self._routes.get(self.url)
+        if route is None or not self._is_plain(route):
             super().on_headers_complete()
             return
         self.headers_are_over()
-        self.cycle = _InHand(at_once, self.parser.should_keep_alive())  # type: ignore[assignment]  # see there
+        self.cycle = _InHand(route, self.parser.should_keep_alive())  # type: ignore[assignment]  # see AnsweredHere
 
-    def _is_plain(self) -> bool:
-        """Whether there is nothing to this request but its body, and nothing before it that waits."""
+    def _is_plain(self, route: HotRoute) -> bool:
+        """Whether this request has nothing but a small body, or one to be refused, and nothing before it that waits."""
         parser, before = self.parser, self.cycle
         if (
             parser.get_method() != b"POST"
@@ -74,8 +60,17 @@ class HotProtocol(GuardedProtocol):
             return False
         for name, value in self.headers:
             if name == b"content-length":
-                return int(value) <= BODY_LIMIT
+                size = int(value)
+                return size <= BODY_LIMIT or size > route.body_limit
         return False
+
+    def on_body(self, body: bytes) -> None:
+        request: Any = self.cycle
+        if type(request) is not _InHand:
+            super().on_body(body)
+        elif not request.response_complete:
+            request.body += body
+            self._body_bytes += len(body)
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
@@ -83,21 +78,41 @@ class HotProtocol(GuardedProtocol):
         if type(request) is _InHand and not request.response_started:
             self._answer(request)
 
+    def _unfinished(self) -> None:
+        """Decides on a request whose body is not complete from its headers alone."""
+        request: Any = self.cycle
+        if type(request) is _InHand and not self._in_headers and not (request.is_checked or request.response_complete):
+            request.is_checked = True
+            try:
+                is_admitted = request.route.at_headers(self.scope)
+            except Exception as error:  # the outermost layer, as in HotRoutes
+                self.answer_early(error)
+                return
+            if not is_admitted:
+                self._hand_over(request.body)
+            elif (content_length(self.headers) or 0) > request.route.body_limit:
+                self.answer_early(PayloadTooLarge(request.route.body_limit))
+                return
+            else:
+                self._held.admit()
+        super()._unfinished()
+
     def _answer(self, request: _InHand) -> None:
         scope: Any = self.scope
         identifier = new_request_id()
         before = request_id.set(identifier)
         try:
-            found = request.at_once(scope, request.body)
+            found = request.route.at_once(scope, request.body)
         except Exception as error:  # the outermost layer, as in HotRoutes
-            self._write(request, Answer.of_error(error, scope, identifier))
+            self.write_answer(request, Answer.of_error(error, scope, identifier))
         else:
             if found is None:
                 self._hand_over(request.body)
+                super().on_message_complete()
             elif isinstance(found, Waiting):
                 found.until.add_done_callback(partial(self._waited, request, scope, identifier, found.body))
             else:
-                self._write(request, Answer.of_body(found, scope, identifier))
+                self.write_answer(request, Answer.of_body(found, scope, identifier))
         finally:
             request_id.reset(before)
 
@@ -112,27 +127,12 @@ class HotProtocol(GuardedProtocol):
         else:
             answer = Answer.of_body(body, scope, identifier)
         request_id.reset(before)
-        self._write(request, answer)
+        self.write_answer(request, answer)
 
     def _hand_over(self, body: bytes) -> None:
-        """To the application, after all."""
+        """Gives the request to the application after all, with what has arrived of its body."""
         self.cycle = None  # type: ignore[assignment]  # as before the first request
         super().on_headers_complete()
-        super().on_body(body)
-        super().on_message_complete()
-
-    def _write(self, request: _InHand, answer: Answer) -> None:
-        if self.transport.is_closing():  # the client is gone, or was told to go
-            return
-        request.response_started = request.response_complete = True
-        shared = self.server_state.default_headers
-        if shared is not self._shared_of:
-            self._shared_of, self._shared = shared, b"".join(b"%b: %b\r\n" % header for header in shared)
-        closing = _CLOSE in self._shared
-        head = [STATUS_LINE[answer.status], self._shared, *[b"%b: %b\r\n" % header for header in answer.headers]]
-        if not request.keep_alive and not closing:
-            head.append(_CLOSE)
-        self.transport.write(b"".join((*head, b"\r\n", answer.body)))
-        if closing or not request.keep_alive:
-            self.transport.close()
-        self.on_response_complete()
+        self._body_bytes = 0
+        if body:
+            super().on_body(body)

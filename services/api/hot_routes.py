@@ -16,11 +16,12 @@ from litestar.types import Message, Receive, Send
 from litestar.utils import normalize_path
 
 from services.api.authentication import ANSWER_HEADERS, headers_of_answer
-from services.api.head import as_get
+from services.api.head_requests import as_get
+from services.api.http_limits import HELD_BODY, BodyBudget, ClientLeft, HttpLimits, admit_body
 from services.api.problems import MEDIA_TYPE, problem_of
 from services.api.room_paths import with_whole_names
 from shared import metrics
-from shared.errors import PayloadTooLarge
+from shared.errors import PayloadTooLarge, TooManyBodies
 from shared.logs import request_id
 
 log = logging.getLogger("relay.api")
@@ -35,10 +36,21 @@ class Waiting(NamedTuple):
     body: bytes
 
 
-# Gets the scope and the body of a request, and returns the body of a 200 or raises.
-Handler = Callable[[Any, bytes], Awaitable[bytes]]
-# The same without a coroutine, where that is possible. None: it takes I/O, ask the handler; nothing was counted or changed.
-AtOnce = Callable[[Any, bytes], "bytes | Waiting | None"]
+class HotRoute(NamedTuple):
+    """A route that is answered without the framework. Every function raises what becomes the answer.
+
+    ``admit`` gets the scope before the body is read, and decides from the headers whether it is. ``handle`` gets scope and body
+    after that, and returns the body of a 200. ``at_headers`` and ``at_once`` are the same without a coroutine, for the usual
+    case: False and None say that an answer takes I/O, and that nothing was counted or changed.
+    """
+
+    admit: "Callable[[Any], Awaitable[None]]"
+    handle: "Callable[[Any, bytes], Awaitable[bytes]]"
+    at_headers: "Callable[[Any], bool]"
+    at_once: "Callable[[Any, bytes], bytes | Waiting | None]"
+    body_limit: int
+
+
 _JSON = (b"content-type", b"application/json")
 _STREAM = b"text/event-stream"
 _PROBLEM = (b"content-type", MEDIA_TYPE.encode())
@@ -64,14 +76,17 @@ def header(scope: Any, name: bytes) -> str | None:
     return None
 
 
-async def read_body(receive: Receive, limit: int) -> bytes | None:
-    """The whole body; None if the client went away. Raises ``PayloadTooLarge`` as soon as it is."""
+async def read_body(scope: Any, receive: Receive, limit: int) -> bytes:
+    """The whole body. Raises ``PayloadTooLarge`` as soon as it is, and ``ClientLeft``."""
+    announced = header(scope, b"content-length")
+    if announced is not None and int(announced) > limit:
+        raise PayloadTooLarge(limit)
     chunks: list[bytes] = []
     size = 0
     while True:
         message: Any = await receive()
         if message["type"] == "http.disconnect":
-            return None
+            raise ClientLeft
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > limit:
@@ -79,6 +94,45 @@ async def read_body(receive: Receive, limit: int) -> bytes | None:
         chunks.append(chunk)
         if not message.get("more_body"):
             return chunk if len(chunks) == 1 else b"".join(chunks)
+
+
+class _Request:
+    """A request whose body is counted and whose client may leave in the middle of it."""
+
+    def __init__(self, scope: Any, receive: Receive, bodies: BodyBudget) -> None:
+        self._receive = receive
+        # The server counts what it receives; uvicorn's own protocol does not.
+        self._own = bodies.hold() if HELD_BODY not in scope else None
+        if self._own is not None:
+            scope[HELD_BODY] = self._own
+        self._is_complete = not _has_body(scope)
+        self._size = 0
+        self.is_answered = False
+
+    async def receive(self) -> Any:
+        """ASGI's. Raises ``ClientLeft`` in the middle of the body and ``TooManyBodies``."""
+        message: Any = await self._receive()
+        if message["type"] == "http.disconnect":
+            if not self._is_complete and not self.is_answered:
+                raise ClientLeft
+            return message
+        self._is_complete = not message.get("more_body")
+        if self._own is not None:
+            self._size += len(message.get("body", b""))
+            if not self._own.grow_to(self._size):
+                raise TooManyBodies
+        return message
+
+    def release(self) -> None:
+        if self._own is not None:
+            self._own.release()
+
+
+def _has_body(scope: Any) -> bool:
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+        for name, value in scope["headers"]
+    )
 
 
 class Answer(NamedTuple):
@@ -115,6 +169,16 @@ def _shared(identifier: str) -> Headers:
     return ((b"x-request-id", identifier.encode()), *_EVERYWHERE)
 
 
+async def _answer(route: HotRoute, scope: Any, request: _Request, identifier: str) -> Answer:
+    try:
+        await route.admit(scope)
+        admit_body(scope)
+        body = await read_body(scope, request.receive, route.body_limit)
+        return Answer.of_body(await route.handle(scope, body), scope, identifier)
+    except Exception as error:  # the outermost layer
+        return Answer.of_error(error, scope, identifier)
+
+
 class HotRoutes:
     """Answers the hot paths itself and gives everything else to the framework. Every answer carries ``X-Request-Id``.
 
@@ -128,14 +192,14 @@ class HotRoutes:
             for route in app.routes
             if isinstance(route, HTTPRoute)
         }
-        self._routes: dict[str, tuple[Handler, int]] = {}
+        self._routes: dict[str, HotRoute] = {}
         # By the target of a request, for ``HotProtocol``.
-        self.at_once: dict[bytes, AtOnce] = {}
+        self.by_target: dict[bytes, HotRoute] = {}
+        limits = HttpLimits()
+        self._bodies = BodyBudget(limits.bodies_bytes, limits.unknown_bodies_bytes)
 
-    def post(self, path: str, handler: Handler, at_once: AtOnce, body_limit: int) -> None:
-        """Adds a route. ``handler`` and ``at_once`` return the JSON body of a 200; they must come to the same."""
-        self._routes[path] = (handler, body_limit)
-        self.at_once[path.encode()] = at_once
+    def post(self, path: str, route: HotRoute) -> None:
+        self._routes[path] = self.by_target[path.encode()] = route
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -143,28 +207,27 @@ class HotRoutes:
             return
         identifier = new_request_id()
         request_id.set(identifier)
-        # The framework reads `/v1/tokens/` and `//v1/tokens` as `/v1/tokens`, and would count a token as any other request.
-        route = self._routes.get(scope["path"]) or self._routes.get(normalize_path(scope["path"]))
-        if route is None or scope["method"] != "POST":
-            await self._framework(scope, receive, send, _shared(identifier))
-            return
-        handler, limit = route
+        request = _Request(scope, receive, self._bodies)
         try:
-            body = await read_body(receive, limit)
-            if body is None:
-                return
-            answer = Answer.of_body(await handler(scope, body), scope, identifier)
-        except Exception as error:  # the outermost layer
-            answer = Answer.of_error(error, scope, identifier)
-        await answer.send(send)
+            # The framework reads `/v1/tokens/` and `//v1/tokens` as `/v1/tokens`, and would count a token as any other request.
+            route = self._routes.get(scope["path"]) or self._routes.get(normalize_path(scope["path"]))
+            if route is None or scope["method"] != "POST":
+                await self._framework(scope, request, send, _shared(identifier))
+            else:
+                await (await _answer(route, scope, request, identifier)).send(send)
+        except ClientLeft:
+            pass  # nobody waits for an answer
+        finally:
+            request.release()
 
-    async def _framework(self, scope: Any, receive: Receive, send: Send, shared: Headers) -> None:
+    async def _framework(self, scope: Any, request: _Request, send: Send, shared: Headers) -> None:
         started, status, is_stream = time.perf_counter(), 0, False
         scope = with_whole_names(as_get(scope))
 
         async def send_with_shared(message: Message) -> None:
             nonlocal status, is_stream
             if message["type"] == "http.response.start":
+                request.is_answered = True
                 status = message["status"]
                 headers = list(message["headers"])
                 if scope["method"] == "OPTIONS" and scope.get("path_template") in self._methods:
@@ -179,7 +242,7 @@ class HotRoutes:
                 message["headers"] = [*headers, *(header for header in further if header[0] not in given)]
             await send(message)
 
-        await self._app(scope, receive, send_with_shared)
+        await self._app(scope, request.receive, send_with_shared)
         # The route as it is declared: a path holds names that strangers chose, and there is no end of them.
         if is_stream:
             return  # it lasts as long as somebody watches, which says nothing of how quick the API is

@@ -16,18 +16,21 @@ from redis.exceptions import RedisError
 
 from shared import event_stream, metrics, tracing
 from shared.doorbell import wake
-from shared.ending import end_tasks
 from shared.errors import EventNotKept
 from shared.models.received import Received
 from shared.postgres import UNAVAILABLE, Pool, borrowed
 from shared.queries import events as queries
+from shared.tasks import end_tasks
 
 log = logging.getLogger("relay.api")
 
 # Events one round trip may carry, and how many may wait: beyond that LiveKit is better told to come again.
 GROUP_LIMIT = 1000
 WAITING_LIMIT = 20_000
-# The same in bytes: most events have less than two thousand, and one may have a million.
+# Events above this size go to the inbox in Postgres, so many at once.
+LARGE_BYTES = 256 * 1024
+LARGE_AT_ONCE = 2
+# The same in bytes: most events have less than two thousand, and one may have eight million.
 GROUP_BYTES = 8 * 1024 * 1024
 WAITING_BYTES = 64 * 1024 * 1024
 INBOX_TIMEOUT_S = 5.0
@@ -42,6 +45,11 @@ class Intake:
         self._redis, self._pool, self._broker = redis, pool, broker
         self._waiting: list[tuple[int, Received, asyncio.Future[None]]] = []
         self._waiting_bytes = 0
+        # The group that is being stored.
+        self._in_hand: list[tuple[int, Received, asyncio.Future[None]]] = []
+        # What stores large events, and how many do so at once.
+        self._large: set[asyncio.Task[None]] = set()
+        self._large_turns = asyncio.Semaphore(LARGE_AT_ONCE)
         # Asking for the running loop is a system call each time, up to Python 3.11.
         self._new_future: Callable[[], asyncio.Future[None]] = asyncio.get_running_loop().create_future
         self._arrived = asyncio.Event()
@@ -53,19 +61,60 @@ class Intake:
 
     def keep(self, received: Received) -> "asyncio.Future[None]":
         """Done once the event is safe, or with ``EventNotKept``. Raises ``EventNotKept`` where none may wait any more."""
-        if self._closing or len(self._waiting) >= WAITING_LIMIT or self._waiting_bytes >= WAITING_BYTES:
+        if self._closing:
+            metrics.webhooks["not_kept"].count += 1
+            raise EventNotKept("this process stores no more events; send it again")
+        if len(self._waiting) >= WAITING_LIMIT or self._waiting_bytes >= WAITING_BYTES:
             metrics.webhooks["not_kept"].count += 1
             raise EventNotKept("too many events are waiting to be stored; send it again")
         kept = self._new_future()
-        self._waiting.append((event_stream.partition_of(received.body), received, kept))
         self._waiting_bytes += len(received.body)
-        self._arrived.set()
+        if len(received.body) > LARGE_BYTES:
+            task = asyncio.create_task(self._keep_large(received, kept))
+            self._large.add(task)
+            task.add_done_callback(self._large.discard)
+        else:
+            self._wait_for_group(received, kept)
         return kept
 
+    def _wait_for_group(self, received: Received, kept: "asyncio.Future[None]") -> None:
+        self._waiting.append((event_stream.partition_of(received.body), received, kept))
+        self._arrived.set()
+
+    async def _keep_large(self, received: Received, kept: "asyncio.Future[None]") -> None:
+        """Puts a large event into the inbox. Redis can be asked for so many entries, but not for so many bytes: the fold could
+        not read a stream of such events in bounded pieces. Without Postgres it goes to Redis after all."""
+        async with self._large_turns:
+            try:
+                error = await self._store_in_inbox([(event_stream.partition_of(received.body), received)])
+            except Exception:  # a request that waits must be answered
+                log.exception("storing a large event failed")
+                error = EventNotKept("the event could not be stored; send it again")
+        if error is not None and not self._closing:
+            self._wait_for_group(received, kept)
+            return
+        self._waiting_bytes -= len(received.body)
+        if not kept.done():  # the request may have been cancelled
+            kept.set_result(None) if error is None else kept.set_exception(error)
+
     async def run(self) -> None:
+        """Stores what is accepted, group by group, until ``close``. Should it fail, nobody waits in vain: what was accepted and
+        whatever comes is ``EventNotKept``."""
+        try:
+            await self._store_groups()
+        finally:
+            self._closing = True
+            for _, _, kept in (*self._in_hand, *self._waiting):
+                if not kept.done():
+                    metrics.webhooks["not_kept"].count += 1
+                    kept.set_exception(EventNotKept("the event could not be stored; send it again"))
+            self._in_hand, self._waiting = [], []
+        await self._end_beside()
+
+    async def _store_groups(self) -> None:
         while not (self._closing and not self._waiting):
             await self._arrived.wait()
-            group = self._next_group()
+            group = self._in_hand = self._next_group()
             if not self._waiting and not self._closing:
                 self._arrived.clear()
             if not group:
@@ -79,6 +128,11 @@ class Intake:
             for _, _, kept in group:
                 if not kept.done():  # the request may have been cancelled
                     kept.set_result(None) if error is None else kept.set_exception(error)
+            self._in_hand = []
+
+    async def _end_beside(self) -> None:
+        if self._large:
+            await asyncio.wait(self._large)
         if self._away is not None:
             await end_tasks([self._away])
         if self._wakes:

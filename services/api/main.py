@@ -47,7 +47,7 @@ async def _serve(settings: Settings) -> int:
     )
     server = Server(config, drain, settings.drain_s)
     await server.serve()
-    return 0 if server.started else 1
+    return 0 if server.started and drain.failed is None else 1
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 from litestar.params import PathParameter
 
 from services.api.decoding import decode_request, in_words
+from services.api.http_limits import admit_body
 from services.api.query import decode_query, refuse_query
 from shared.errors import InvalidRequest, UnsupportedMediaType
 from shared.models.projects import KeyRecord
@@ -59,6 +60,7 @@ def _decoder_of(handler: BaseRouteHandler) -> "msgspec.json.Decoder[Any]":
 async def require_secret_key(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
     """A guard that admits requests with a valid secret key. Raises what ``Authentication.admit`` raises."""
     key = await connection.app.state.context.authentication.admit(connection.scope)
+    admit_body(connection.scope)
     connection.scope["relay_key"] = key  # type: ignore[typeddict-unknown-key]  # a scope may carry an application's own keys
 
 

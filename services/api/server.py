@@ -11,13 +11,15 @@ import logging
 import os
 import signal
 import socket
+import sys
 import time
+from functools import partial
 from types import FrameType
 from typing import Any
 
 import uvicorn
 
-from services.api.hot_protocol import HotProtocol
+from services.api.http_limits import HttpGuard, HttpLimits
 from services.api.listeners import empty_queues
 
 log = logging.getLogger("relay.api")
@@ -29,11 +31,20 @@ KEEP_ALIVE_S = 75
 ACCEPTED_AT_ONCE = 32
 
 
-def server_config(app: Any, **where: Any) -> uvicorn.Config:
-    """How the API is served, by a process as by the tests. ``where``: host, port and the like."""
+# Of the kernel, for each connection: what it buffers, doubled by Linux, and how long it tries to send what is not read. Left to
+# itself it buffers megabytes for a client that does not read, and keeps them for minutes after the connection was closed.
+SOCKET_BUFFER_BYTES = 128 * 1024
+
+
+def server_config(
+    app: Any, limits: HttpLimits | None = None, *, own_protocol: bool | None = None, **where: Any
+) -> uvicorn.Config:
+    """How the API is served, by a process as by the tests. ``where``: host, port and the like. ``own_protocol``: by default
+    whenever uvicorn is the one that it was written for."""
+    http: Any = _own_protocol(limits) if own_protocol in (None, True) else "httptools"
     return uvicorn.Config(
         app,
-        http=HotProtocol,
+        http=http,
         lifespan="on",
         access_log=False,
         log_config=None,
@@ -46,13 +57,32 @@ def server_config(app: Any, **where: Any) -> uvicorn.Config:
     )
 
 
-class Drain:
-    """Whether this process is on its way out."""
+def _own_protocol(limits: HttpLimits | None) -> Any:
+    try:
+        from services.api.hot_protocol import HotProtocol  # imports what another uvicorn may not have
+        from services.api.uvicorn_internals import differences
 
-    __slots__ = ("started",)
+        found = differences()
+    except ImportError as error:
+        found = [str(error)]
+    if found:
+        log.warning("serving with uvicorn's own protocol, without limits on connections: %s", "; ".join(found))
+        return "httptools"
+    return partial(HotProtocol, guard=HttpGuard(limits))
+
+
+class Drain:
+    """Whether this process is about to end. ``failed``: the background task that ended it, if one did."""
+
+    __slots__ = ("failed", "started")
 
     def __init__(self) -> None:
         self.started = False
+        self.failed: str | None = None
+
+    def fail(self, task: str) -> None:
+        """A background task has ended by itself: the process no longer does what it is for."""
+        self.failed = self.failed or task
 
 
 class Server(uvicorn.Server):
@@ -65,10 +95,21 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self._bound_kernel_buffers()
         await self._accept_together()
         # What is there now stays: looking through it again would stop all requests for a tenth of a second, now and then.
         gc.collect()
         gc.freeze()
+
+    def _bound_kernel_buffers(self) -> None:
+        """Accepted connections inherit the options of the socket that listens."""
+        for listening in [each.fileno() for server in self.servers for each in server.sockets]:
+            with socket.socket(fileno=os.dup(listening)) as same:
+                same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+                same.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
+                if sys.platform == "linux" and same.family != socket.AF_UNIX:
+                    patience_ms = int(HttpLimits().write_s * 1000)
+                    same.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience_ms)
 
     async def _accept_together(self) -> None:
         """Listens on the same sockets ``ACCEPTED_AT_ONCE`` times. Libuv takes one new connection of a listener in a turn of its
@@ -109,6 +150,10 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second."""
         ending = await super().on_tick(counter)
+        if self._drain.failed is not None and not self._drain.started:
+            log.critical("the background task %r has ended; this process ends too", self._drain.failed)
+            self._drain.started = True
+            self._close_at = time.monotonic() + self._drain_s
         if self._close_at is None:
             return ending
         if _CLOSE not in self.config.encoded_headers:

@@ -19,10 +19,10 @@ from shared import event_stream, metrics
 from shared.backlog import Backlog
 from shared.clock import Clock, SystemClock
 from shared.doorbell import create_broker, wake
-from shared.ending import end_tasks
 from shared.postgres import UNAVAILABLE, Pool, connect, create_pool, remember_times, renew_if_read_only
 from shared.queries import events as event_queries
 from shared.settings import Settings
+from shared.tasks import end_tasks
 
 log = logging.getLogger("relay.worker")
 T = TypeVar("T")

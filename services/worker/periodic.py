@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 from shared import event_stream
 from shared.clock import Clock
-from shared.ending import end_tasks
 from shared.errors import RelayError
 from shared.models.operations import JobRun
 from shared.postgres import UNAVAILABLE, Pool
 from shared.queries import periodic as queries
 from shared.settings import Settings
+from shared.tasks import end_tasks
 
 log = logging.getLogger("relay.worker")
 

@@ -47,6 +47,7 @@ from shared.errors.requests import (
     RateLimited,
     RequestTimedOut,
     ShownOnce,
+    TooManyBodies,
     UnsupportedMediaType,
 )
 from shared.errors.settings import SettingsInvalid
@@ -93,6 +94,7 @@ __all__ = [
     "ShownOnce",
     "SignUpClosed",
     "StoreUnavailable",
+    "TooManyBodies",
     "TooManyKeys",
     "TrackNotFound",
     "Unauthenticated",

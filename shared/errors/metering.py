@@ -4,7 +4,8 @@ from shared.errors.base import RETRY_AFTER_S, Code, RelayError
 
 
 class WebhookRefused(RelayError):
-    """A webhook whose signature does not prove that LiveKit sent this body. ``code`` says why."""
+    """A webhook whose signature does not prove that LiveKit sent this body. ``code`` says why. ``signs_probe``: the signature
+    belongs to the body that `relay doctor` sends."""
 
     status = 401
     codes = (
@@ -42,8 +43,9 @@ class WebhookRefused(RelayError):
         ),
     )
 
-    def __init__(self, code: str, detail: str) -> None:
+    def __init__(self, code: str, detail: str, *, signs_probe: bool = False) -> None:
         super().__init__(detail, code=code)
+        self.signs_probe = signs_probe
 
 
 class EventNotKept(RelayError):

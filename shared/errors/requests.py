@@ -1,6 +1,6 @@
 """Errors of a request as such: its form, its size, its rate, its repetition."""
 
-from shared.errors.base import Code, RelayError
+from shared.errors.base import RETRY_AFTER_S, Code, RelayError
 
 
 class InvalidRequest(RelayError):
@@ -130,6 +130,25 @@ class PayloadTooLarge(RelayError):
     def __init__(self, limit: int | None = None) -> None:
         detail = "The body is too large." if limit is None else f"The body is larger than {limit} bytes."
         super().__init__(detail, headers=(("connection", "close"),))
+
+
+class TooManyBodies(RelayError):
+    """The requests that are being received hold as much memory as they may."""
+
+    status = 503
+    codes = (
+        Code(
+            "too_many_bodies",
+            "Relay receives too many requests at once. Try again.",
+            "Relay receives too many requests at once. Send this one again.",
+        ),
+    )
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Relay receives too many requests at once. Send this one again.",
+            headers=(("retry-after", str(RETRY_AFTER_S)),),
+        )
 
 
 class UnsupportedMediaType(RelayError):

@@ -21,6 +21,7 @@ TOKEN_TTL_S = 300
 # What `relay doctor` sends, rightly signed and long expired, to learn whether an address runs with our secret. LiveKit never
 # sends an empty event.
 PROBE_BODY = b"{}"
+_PROBE_DIGEST = sha256(PROBE_BODY).digest()
 _MAX_TOKEN_LENGTH = 4096
 
 
@@ -73,6 +74,12 @@ class WebhookVerifier:
 
     def verify(self, body: bytes, authorization: str | None, *, now_s: float) -> None:
         """Raises ``WebhookRefused`` unless the token in ``authorization`` signs exactly these bytes and is valid now."""
+        if not hmac.compare_digest(self.check(authorization, now_s=now_s), sha256(body).digest()):
+            raise WebhookRefused("body_mismatch", "the body is not the one that was signed")
+
+    def check(self, authorization: str | None, *, now_s: float) -> bytes:
+        """The SHA-256 of the body that the token in ``authorization`` signs. Raises ``WebhookRefused`` unless the token is
+        LiveKit's and valid now. It needs no body: what LiveKit did not send need not be read."""
         if not self._pairs:
             raise WebhookRefused("no_secret", "this instance has no LiveKit secret to verify with")
         if not authorization:
@@ -99,11 +106,14 @@ class WebhookVerifier:
         if claims.iss != api_key:
             raise WebhookRefused("wrong_api_key", "the token was issued by another API key than LIVEKIT_API_KEY")
         if now_s >= claims.exp + LEEWAY_S:
-            raise WebhookRefused("expired", "the token has expired; compare the clocks of LiveKit and Relay")
+            raise WebhookRefused(
+                "expired",
+                "the token has expired; compare the clocks of LiveKit and Relay",
+                signs_probe=digest == _PROBE_DIGEST,
+            )
         if now_s < claims.nbf - LEEWAY_S:
             raise WebhookRefused("not_yet_valid", "the token is not valid yet; compare the clocks of LiveKit and Relay")
-        if not hmac.compare_digest(digest, sha256(body).digest()):
-            raise WebhookRefused("body_mismatch", "the body is not the one that was signed")
+        return digest
 
 
 class WebhookSigner:

@@ -11,6 +11,7 @@ import pytest
 import uvicorn
 
 from services.api.app import create_app
+from services.api.http_limits import HttpLimits
 from services.api.problem_codes import CODES
 from services.api.problems import ProblemDetails
 from services.api.server import server_config
@@ -26,9 +27,12 @@ from tests.conftest import fresh_database, settings_for
 
 
 @asynccontextmanager
-async def serving(settings: Settings, clock: Clock | None = None) -> AsyncIterator[str]:
+async def serving(
+    settings: Settings, clock: Clock | None = None, *, limits: HttpLimits | None = None, own_protocol: bool = True
+) -> AsyncIterator[str]:
     """The API under uvicorn in this process; yields its URL."""
-    server = uvicorn.Server(server_config(create_app(settings, clock), port=0))
+    app = create_app(settings, clock)
+    server = uvicorn.Server(server_config(app, limits, own_protocol=own_protocol, port=0))
     task = asyncio.create_task(server.serve())
     try:
         async with asyncio.timeout(15):

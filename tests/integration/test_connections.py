@@ -1,18 +1,27 @@
 """Clients that send slowly, too much or nothing, over plain sockets."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 import pytest
 import uvicorn
 
-from services.api import connections
 from services.api.app import create_app
+from services.api.http_limits import HttpLimits
 from services.api.server import server_config
+from shared.livekit.webhook import WebhookSigner
 from shared.settings import Settings
 
 SOON_S = 10.0
+LIMITS = HttpLimits(headers_s=0.4, request_s=0.8, sweep_s=0.05)
+
+
+# Headers of a webhook that may be read: what is not signed is refused before its body.
+SIGNED = b"POST /api/webhooks/livekit HTTP/1.1\r\nhost: relay\r\nauthorization: %s\r\n" % (
+    WebhookSigner("devkey", "secret").sign(b"", now_s=int(time.time())).encode()
+)
 
 
 class Talk(NamedTuple):
@@ -36,10 +45,8 @@ class Talk(NamedTuple):
 
 
 @pytest.fixture
-async def port(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
-    monkeypatch.setattr(connections, "HEADERS_TIMEOUT_S", 0.4)
-    monkeypatch.setattr(connections, "REQUEST_TIMEOUT_S", 0.8)
-    server = uvicorn.Server(server_config(create_app(settings), port=0))
+async def port(settings: Settings) -> AsyncIterator[int]:
+    server = uvicorn.Server(server_config(create_app(settings), LIMITS, port=0))
     task = asyncio.create_task(server.serve())
     async with asyncio.timeout(15):
         while not server.started:
@@ -81,7 +88,7 @@ async def test_headers_that_never_end(conversation: Talk, said: bytes) -> None:
     ("begin", "drops"),
     [
         (b"", b"GET /healthz HTTP/1.1\r\nx: " + b"a" * 10_000),
-        (b"POST /api/webhooks/livekit HTTP/1.1\r\nhost: relay\r\ncontent-length: 9000\r\n\r\n", b" " * 9000),
+        (SIGNED + b"content-length: 9000\r\n\r\n", b" " * 9000),
     ],
 )
 async def test_headers_and_bodies_that_trickle(conversation: Talk, begin: bytes, drops: bytes) -> None:
@@ -94,7 +101,7 @@ async def test_headers_and_bodies_that_trickle(conversation: Talk, begin: bytes,
 
 
 async def test_a_body_that_is_awaited_and_never_comes(conversation: Talk, caplog: pytest.LogCaptureFixture) -> None:
-    await conversation.say(b"POST /api/webhooks/livekit HTTP/1.1\r\nhost: relay\r\ncontent-length: 10\r\n\r\n{")
+    await conversation.say(SIGNED + b"content-length: 10\r\n\r\n{")
     assert (await conversation.all()).startswith(b"HTTP/1.1 408")
     assert "Traceback" not in caplog.text
 
@@ -135,12 +142,12 @@ async def test_a_body_without_end_is_cut_off(conversation: Talk) -> None:
     sent = 0
     try:
         async with asyncio.timeout(SOON_S):
-            while sent < 100 * connections.REQUEST_LIMIT:
+            while sent < 100 * LIMITS.request_bytes:
                 await conversation.say(b"10000\r\n" + b"x" * 65536 + b"\r\n")
                 sent += 65536
     except OSError:
         pass
-    assert sent < 20 * connections.REQUEST_LIMIT
+    assert sent < 20 * LIMITS.request_bytes
 
 
 _SECOND = b"GET /readyz HTTP/1.1\r\nhost: relay\r\n\r\n"

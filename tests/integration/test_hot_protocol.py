@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import pytest
 import uvloop
 
-from services.api import auth, connections, server
+from services.api import auth, server
 from services.api.app import create_app
 from services.api.hot_routes import HotRoutes
+from services.api.http_limits import HttpLimits
 from services.api.intake import Intake
 from services.api.server import Drain, Server, server_config
 from shared.errors import EventNotKept
@@ -288,10 +289,9 @@ async def test_idle_connections_are_closed_and_only_those(
     settings: Settings, signed: Signed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whichever way the last request went."""
-    monkeypatch.setattr(connections, "HEADERS_TIMEOUT_S", 0.2)
     monkeypatch.setattr(server, "KEEP_ALIVE_S", 1)
     event, other = request(WEBHOOKS, signed(b"{}"), b"{}"), b"GET /healthz HTTP/1.1\r\nhost: relay\r\n\r\n"
-    async with serving(settings) as url:
+    async with serving(settings, limits=HttpLimits(headers_s=0.2, sweep_s=0.05)) as url:
         for asks in (event, other):
             async with connected(url) as wire:
                 asked = time.monotonic()
@@ -325,11 +325,8 @@ async def test_on_its_way_out_a_process_sends_its_clients_elsewhere(settings: Se
     await task
 
 
-async def test_a_connection_that_was_just_opened_is_answered_before_the_end(
-    settings: Settings, signed: Signed, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connections, "YOUNG_S", 5.0)
-    leaving = Server(server_config(create_app(settings), port=0), Drain(), drain_s=0)
+async def test_a_connection_that_was_just_opened_is_answered_before_the_end(settings: Settings, signed: Signed) -> None:
+    leaving = Server(server_config(create_app(settings), HttpLimits(young_s=5.0), port=0), Drain(), drain_s=0)
     task = asyncio.create_task(leaving.serve())
     await until(lambda: leaving.started or task.done())
     listening = leaving.servers[0]

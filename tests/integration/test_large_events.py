@@ -101,7 +101,7 @@ async def test_intake_takes_no_more_than_it_may_hold_and_keeps_what_it_took(
     intake = Intake(redis, pool, create_broker(settings.redis_url, []))
     small = [Received(RECEIVED_MS, one) for one in meeting(livekit_room(project.project_id, "live", "lobby"))]
     large = [
-        Received(RECEIVED_MS, b'{"event":"x","x":"%s"}' % (b"x" * 1_000_000)) for _ in range(WAITING_BYTES // 1_000_000)
+        Received(RECEIVED_MS, b'{"event":"x","x":"%s"}' % (b"x" * 250_000)) for _ in range(WAITING_BYTES // 250_000)
     ]
     waiting = [intake.keep(one) for one in (*small, *large)]
     filler = intake.keep(large[0])

@@ -29,7 +29,7 @@ Check = Annotated[str, msgspec.Meta(description="`ok`, or what is wrong.", examp
 
 
 class Checks(Wire):
-    """``process`` is there only while this process stops."""
+    """``process`` is there only while this process stops, or where a part of it has failed."""
 
     postgres: Check
     migrations: Check
@@ -63,7 +63,9 @@ async def readyz(context: NamedDependency[Context]) -> Response[Readiness]:
         _check_postgres(context.pool), _check_redis(context.redis)
     )
     checks = Checks(postgres=postgres, migrations=migrations, redis=redis_state)
-    if context.drain.started:
+    if context.drain.failed is not None:
+        checks.process = f"failed: {context.drain.failed}"
+    elif context.drain.started:
         checks.process = "stopping"
     ready = all(state == "ok" for state in msgspec.structs.asdict(checks).values() if state is not msgspec.UNSET)
     return Response(

@@ -12,7 +12,7 @@ from livekit.protocol.room import RoomConfiguration
 
 from services.api.authentication import Authentication
 from services.api.decoding import decode_request
-from services.api.hot_routes import AtOnce, Handler, header
+from services.api.hot_routes import HotRoute, header
 from services.api.openapi import described
 from services.api.requests import refuse_query_string, require_json
 from shared import metrics
@@ -29,6 +29,9 @@ PATH = "/v1/tokens"
 BODY_LIMIT = 256 * 1024
 DEFAULT_TTL_S = 3600
 MAX_TTL_S = 21600
+# The key and the unix ms of its check, in the scope of a request whose body is being read; and for how long the check holds.
+_ADMITTED = "relay_admitted"
+_CHECK_AGAIN_MS = 200
 # LiveKit's own limit on metadata and on attributes (livekit-server, config.go: max_metadata_size, max_attributes_size).
 MAX_METADATA_BYTES = 64_000
 
@@ -161,27 +164,36 @@ class Minter:
 async def create_token(
     data: JSONBody[TokenRequest], key: NamedDependency[KeyRecord], minter: NamedDependency[Minter]
 ) -> TokenAnswer:
-    """Described here, and answered by ``token_handlers`` in front of the framework; all do the same."""
+    """Described here, and answered by ``token_route`` in front of the framework; all do the same."""
     return minter.mint(key, data)
 
 
-def token_handlers(authentication: Authentication, minter: Minter) -> tuple[Handler, AtOnce]:
-    """Both raise what ``Authentication.admit_token`` raises, ``InvalidRequest`` and ``UnsupportedMediaType``."""
+def token_route(authentication: Authentication, minter: Minter, clock: Clock) -> HotRoute:
+    """Raises what ``Authentication`` raises, ``InvalidRequest`` and ``UnsupportedMediaType``."""
 
     def mint(key: KeyRecord, scope: Any, body: bytes) -> bytes:
         require_json(header(scope, b"content-type"))
         return msgspec.json.encode(minter.mint(key, decode_request(_decoder, body)))
 
+    async def admit(scope: Any) -> None:
+        scope[_ADMITTED] = await authentication.token_key(scope), clock.now_ms()
+
     async def create_token(scope: Any, body: bytes) -> bytes:
-        key = await authentication.admit_token(scope)
+        key, admitted_ms = scope[_ADMITTED]
+        if not 0 <= clock.now_ms() - admitted_ms < _CHECK_AGAIN_MS:
+            key = await authentication.token_key(scope)  # it may have been revoked while the body came
+        authentication.count_token(scope, key)
         refuse_query_string(scope)
         return mint(key, scope, body)
+
+    def at_headers(scope: Any) -> bool:
+        return authentication.knows_token_key(scope)
 
     def create_at_once(scope: Any, body: bytes) -> bytes | None:
         key = authentication.admit_known_token(scope)
         return None if key is None else mint(key, scope, body)
 
-    return create_token, create_at_once
+    return HotRoute(admit, create_token, at_headers, create_at_once, BODY_LIMIT)
 
 
 def token_claims(request: TokenRequest, room: str) -> dict[str, Any]:

@@ -1,0 +1,258 @@
+"""The API under a memory limit while clients without a key try to use it up.
+
+Each kind of attack runs for itself and then all of them at once, each time against a fresh api process. Meanwhile a client with
+a known key asks for tokens at a steady rate. The run fails if the kernel killed the process, if the process held more than the
+limit, socket buffers included, or if the tokens took longer than ``TOKEN_P99_MS`` at the 99th percentile.
+"""
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from faults.attackers import KINDS
+from faults.memory_limit import MemoryLimit, memory_limit
+from faults.parts import ROOT, Part
+from faults.stack import Stack, running
+from services.cli.projects import create_project
+from shared.settings import inherited_environment
+from tests.ports import free_port
+
+TOKEN_P99_MS = 50.0
+ALL = "all at once"
+# What the combined attack leaves out: the same requests are in another kind.
+_CONTAINED = {"held_webhooks"}
+_TOKENS_A_SECOND = 50
+_SETTLED_S = 20.0
+_MIB = 2**20
+
+
+class Outcome(NamedTuple):
+    """Memory in bytes, socket buffers included; ``after``: that long after the last attacker left. Latencies in ms."""
+
+    attack: str
+    before: int
+    peak: int
+    sockets: int
+    after: int
+    killed: int
+    p50_ms: float
+    p99_ms: float
+    asked: int
+    wrong: int
+    errors: int
+
+    def faults(self, limit_bytes: int) -> list[str]:
+        found = []
+        if self.killed:
+            found.append(f"killed {self.killed} times")
+        if self.peak > limit_bytes:
+            found.append(f"held {self.peak / _MIB:.0f} MiB")
+        if self.p99_ms > TOKEN_P99_MS or self.wrong:
+            found.append(f"tokens: p99 {self.p99_ms:.0f} ms, {self.wrong} of {self.asked} wrong")
+        if self.errors:
+            found.append(f"{self.errors} internal errors counted")
+        return found
+
+
+async def run(limit_mib: int, seconds: float, only: str | None, caddy: str | None) -> int:
+    """Prints a line an attack; 1 if anything was wrong. ``caddy``: a binary; the attackers then come through the proxy."""
+    console, wrong = Console(width=140), 0
+    table = Table("attack", "before", "peak", "sockets", "after", "p50", "p99", "tokens", "found")
+    with running() as stack:
+        stack.api.stop()
+        for attack in [*KINDS, ALL]:
+            if only is not None and only not in attack:
+                continue
+            outcome = await _attacked(stack, attack, limit_mib * _MIB, seconds, caddy)
+            found = outcome.faults(limit_mib * _MIB)
+            wrong += bool(found)
+            row = (
+                attack,
+                *(
+                    f"{value / _MIB:.0f} MiB"
+                    for value in (outcome.before, outcome.peak, outcome.sockets, outcome.after)
+                ),
+                f"{outcome.p50_ms:.1f} ms",
+                f"{outcome.p99_ms:.1f} ms",
+                str(outcome.asked),
+                "; ".join(found) or "nothing",
+            )
+            table.add_row(*row)
+            console.print("  ".join(row), markup=False)
+    console.print(table)
+    return 1 if wrong else 0
+
+
+async def _attacked(stack: Stack, attack: str, limit_bytes: int, seconds: float, caddy: str | None) -> Outcome:
+    project = await create_project(stack.database, attack)
+    key = next(key.key for key in project.keys if key.mode == "live" and key.type == "secret")
+    with memory_limit(limit_bytes) as limit, contextlib.ExitStack() as context:
+        stack.api = _limited_api(stack, limit)
+        await asyncio.to_thread(stack.api.start)
+        context.callback(stack.api.kill)
+        url = context.enter_context(_proxy(caddy, stack)) if caddy else stack.url
+        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=10) as client:
+            tokens = _Tokens(client, key)
+            await tokens.ask()
+            errors_before = await _internal_errors(stack.url)
+            before = limit.use()
+            attackers = _start(tuple(KINDS.keys() - _CONTAINED) if attack == ALL else (attack,), url, seconds)
+            try:
+                peak, sockets = await _watch(limit, tokens, seconds)
+            finally:
+                for each in attackers:
+                    each.kill()
+                    each.wait()
+        deadline = time.monotonic() + _SETTLED_S
+        while time.monotonic() < deadline and limit.use().now > before.now * 1.2:  # noqa: ASYNC110  # of the kernel
+            await asyncio.sleep(0.2)
+        after = limit.use()
+        errors = await _internal_errors(stack.url) - errors_before
+        latencies = sorted(tokens.latencies_ms)
+        return Outcome(
+            attack,
+            before.now,
+            peak,
+            sockets,
+            after.now,
+            after.killed,
+            latencies[len(latencies) // 2],
+            latencies[int(len(latencies) * 0.99)],
+            len(latencies),
+            tokens.wrong,
+            int(errors),
+        )
+
+
+def _limited_api(stack: Stack, limit: MemoryLimit) -> Part:
+    """An api process inside the group. The kernel may kill it: it is then started again, as an orchestrator would."""
+    log = stack.home / "api.log"
+
+    def launch() -> "subprocess.Popen[bytes]":
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                ["/bin/sh", "-c", f"echo $$ > {limit.path}/cgroup.procs && exec {sys.executable} -m services.api.main"],
+                cwd=ROOT,
+                env=inherited_environment(stack.environment),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+            )
+
+    def ready(_: Part) -> bool:
+        try:
+            return httpx.get(f"{stack.url}/readyz", trust_env=False, timeout=1).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    return Part("api", launch, ready)
+
+
+@contextlib.contextmanager
+def _proxy(caddy: str, stack: Stack):  # type: ignore[no-untyped-def]
+    port = free_port()
+    env = {
+        "RELAY_SITE": f":{port}",
+        "RELAY_UPSTREAM": "127.0.0.1",
+        "RELAY_UPSTREAM_PORT": stack.url.rpartition(":")[2],
+        "HOME": str(stack.home),
+    }
+    process = subprocess.Popen(
+        [caddy, "run", "--adapter", "caddyfile", "--config", str(ROOT / "deploy" / "Caddyfile")],
+        env=inherited_environment(env),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    proxy = Part("caddy", lambda: process, lambda _: True)
+    proxy.process = process
+    try:
+        deadline = time.monotonic() + 20
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"{url}/healthz", trust_env=False, timeout=2).status_code == 200:
+                    break
+            if time.monotonic() > deadline:
+                raise RuntimeError("the proxy does not answer")
+            time.sleep(0.1)
+        yield url
+    finally:
+        proxy.stop()
+
+
+def _start(kinds: Sequence[str], url: str, seconds: float) -> list["subprocess.Popen[bytes]"]:
+    parts = urlsplit(url)
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "faults.attackers", kind, str(parts.hostname), str(parts.port), str(seconds)],
+            cwd=ROOT,
+            env=inherited_environment({"PYTHONPATH": str(ROOT)}),
+            stdin=subprocess.DEVNULL,
+        )
+        for kind in kinds
+    ]
+
+
+async def _watch(limit: MemoryLimit, tokens: "_Tokens", seconds: float) -> tuple[int, int]:
+    """The most memory that was held while tokens were asked for, and the most in socket buffers."""
+    peak = sockets = 0
+    started = time.monotonic()
+    asking: set[asyncio.Task[None]] = set()
+    for number in range(int(seconds * _TOKENS_A_SECOND)):
+        await asyncio.sleep(max(0.0, started + number / _TOKENS_A_SECOND - time.monotonic()))
+        task = asyncio.create_task(tokens.ask())
+        asking.add(task)
+        task.add_done_callback(asking.discard)
+        use = limit.use()
+        peak, sockets = max(peak, use.now), max(sockets, use.sockets)
+    if asking:
+        await asyncio.wait(asking)
+    return peak, sockets
+
+
+class _Tokens:
+    """Asks for tokens with a known key, and notes how long each took."""
+
+    def __init__(self, client: httpx.AsyncClient, key: str) -> None:
+        self._client, self._headers = client, {"Authorization": f"Bearer {key}"}
+        self.latencies_ms: list[float] = []
+        self.wrong = 0
+
+    async def ask(self) -> None:
+        started = time.perf_counter()
+        try:
+            answer = await self._client.post(
+                "/v1/tokens", json={"room": "lobby", "identity": "ada"}, headers=self._headers
+            )
+            self.wrong += answer.status_code != 200
+        except httpx.TransportError:
+            self.wrong += 1
+        self.latencies_ms.append((time.perf_counter() - started) * 1000)
+
+
+async def _internal_errors(url: str) -> float:
+    """What the alert on internal errors counts."""
+    async with httpx.AsyncClient(trust_env=False, timeout=10) as client:
+        try:
+            text = (await client.get(f"{url}/metrics")).text
+        except httpx.TransportError:
+            return 0.0
+    for line in text.splitlines():
+        if line.startswith('relay_problems_total{code="internal_error"}'):
+            return float(line.split()[-1])
+    return 0.0
+
+
+def log_tail(path: Path, lines: int = 20) -> str:
+    """The end of a log, for a failure."""
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
