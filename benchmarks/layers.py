@@ -47,7 +47,7 @@ LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
         "its JSON": ("get_usage",),
         "the key": ("gate.py", "authorize_connection"),
         "Litestar": ("litestar/",),
-        "uvicorn, the connection": ("uvicorn/", "services/api/connections.py"),
+        "uvicorn, the connection": ("uvicorn/", "services/api/http_guard.py"),
         "the rest": ("",),
     },
 }

@@ -85,6 +85,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._answered = self._looked = 0.0
         self._in_headers = True
         self._closes_after_body = False
+        # When the connection was given up with a last answer.
+        self._refused: float | None = None
         # Bytes since the request began, or since its headers were complete; and of its body.
         self._bytes = self._body_bytes = 0
         # What came behind a request that is being answered, and where it begins: it is parsed after the answer.
@@ -112,6 +114,9 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
+        if self._refused is not None:
+            self.transport.close()
+            return
         age_s = self.loop.time() - self._since if self.cycle is None and self._since is not None else math.inf
         if age_s < self._limits.young_s:
             self.loop.call_later(self._limits.young_s - age_s, super().shutdown)
@@ -120,6 +125,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     # Receiving
     def data_received(self, data: bytes) -> None:
+        if self._refused is not None:
+            return
         if self._since is None:
             if self._rest is not None or not (self.cycle is None or self.cycle.response_complete):
                 self._put_aside(data, 0)
@@ -139,13 +146,13 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _parse(self, data: bytes, start: int) -> None:
         end, view = len(data), memoryview(data)
-        while start < end and not self.transport.is_closing():
+        while start < end and not self.transport.is_closing() and self._refused is None:
             if self._since is None and self.cycle is not None and not self.cycle.response_complete:
                 self._put_aside(data, start)
                 break
             stop = end if end - start <= _AT_ONCE else self._end_of_piece(data, start)
             start += self._feed(view[start:stop])
-        if self._since is not None and not self.transport.is_closing():
+        if self._since is not None and not self.transport.is_closing() and self._refused is None:
             self._unfinished()
 
     def _end_of_piece(self, data: bytes, start: int) -> int:
@@ -204,7 +211,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
         if self.cycle.response_complete:
-            return  # refused before its body came, which is read and thrown away
+            self._guard.bodies.freed += len(body)  # refused before its body came, which is thrown away
+            return
         if self._held.grow_to(self._body_bytes):
             super().on_body(body)
         else:
@@ -234,6 +242,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._answered = self.loop.time()
         if self._held.bytes and not self.pipeline:
             self._held.release()
+        if self._asked is not None and self._asked.body:
+            self._asked.body = bytearray()  # what arrived of a body that the application did not want
         if self.transport.is_closing():
             return
         if self.pipeline:
@@ -244,7 +254,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self.flow.resume_reading()
 
     def _parse_rest(self) -> None:
-        if self._rest is None or self.transport.is_closing() or self.pipeline:
+        if self._rest is None or self.transport.is_closing() or self._refused is not None or self.pipeline:
             return
         (data, start), self._rest = self._rest, None
         self._rest_held.release()
@@ -276,7 +286,7 @@ class GuardedProtocol(HttpToolsProtocol):
     # Refusing
     def refuse(self, error: Exception) -> None:
         """Answers where no answer has begun, and closes the connection."""
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._refused is not None:
             return
         if self._may_answer():
             identifier = request_id.set(new_request_id())
@@ -288,6 +298,15 @@ class GuardedProtocol(HttpToolsProtocol):
             lines += [f"content-length: {len(body)}", "", ""]
             self.transport.write("\r\n".join(lines).encode() + body)
             request_id.reset(identifier)  # what is logged next is of another request
+            if not self._in_headers:  # the application learns that the client is gone
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
+            if self.transport.can_write_eof():
+                # What the client still sends is read and thrown away until the guard looks: see ``_ClosedAfterBody``.
+                self.transport.write_eof()
+                self._refused = self.loop.time()
+                self.flow.resume_reading()
+                return
         self.transport.close()
 
     def _may_answer(self) -> bool:
@@ -316,9 +335,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self.write_answer(request, answer)
 
     def write_answer(self, request: AnsweredHere, answer: Answer) -> None:
-        if self.transport.is_closing():  # the client is gone, or was told to go
+        if self.transport.is_closing() or self._refused is not None:  # the client is gone, or was told to go
             return
         request.response_started = request.response_complete = True
+        request.body = b""
         shared = self.server_state.default_headers
         if shared is not self._shared_of:
             self._shared_of, self._shared = shared, b"".join(b"%b: %b\r\n" % header for header in shared)
@@ -336,7 +356,10 @@ class GuardedProtocol(HttpToolsProtocol):
     # Being watched
     def look(self, now: float) -> int:
         """Enforces the time limits. Returns how many bytes of answers the client has not read."""
-        if not self.transport.is_closing():
+        if self._refused is not None:
+            if now > self._refused:
+                self.transport.close()
+        elif not self.transport.is_closing():
             if self._since is not None:
                 allowed = self._limits.headers_s if self._in_headers else self._limits.request_s
                 # The headers of a request wait, unread, for the answer to the one before.

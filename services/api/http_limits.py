@@ -138,6 +138,7 @@ class HttpGuard:
         self._connections: set[Any] = set()
         self._sweeping = False
         self._most = 0
+        self._gave_back = 0.0
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         allowed = self.limits.connections
         self._allowed = allowed if files == resource.RLIM_INFINITY else max(1, min(allowed, files - _OTHER_FILES))
@@ -173,24 +174,26 @@ class HttpGuard:
                 unread -= behind
                 if unread <= self.limits.unread_bytes:
                     break
-        self._give_memory_back()
-        if self._connections or self.bodies.freed:
+        self._give_memory_back(now)
+        if self._connections or self.bodies.freed or self._most:
             loop.call_later(self.limits.sweep_s, self._sweep, loop)
         else:
             self._sweeping = False
 
-    def _give_memory_back(self) -> None:
+    def _give_memory_back(self, now: float) -> None:
         """After much was freed. The C library keeps it otherwise: bodies lie between other things in its heap."""
         freed, connections = self.bodies.freed, len(self._connections)
-        calm = self.bodies.used < _WORTH_GIVING_BACK // 2
-        if (calm and freed >= _WORTH_GIVING_BACK) or self._most - connections >= _MANY_CONNECTIONS:
+        calm = self.bodies.used < _WORTH_GIVING_BACK // 2 and now - self._gave_back >= _GIVE_BACK_EVERY_S
+        if calm and (freed >= _WORTH_GIVING_BACK or self._most - connections >= _MANY_CONNECTIONS):
             give_back_free_memory()
+            self._gave_back = now
             self.bodies.freed = 0
             self._most = connections
         elif calm and not self._connections:
-            self.bodies.freed = 0
+            self.bodies.freed = self._most = 0
 
 
 # Giving memory back takes some milliseconds.
 _WORTH_GIVING_BACK: Final = 16 * _MIB
-_MANY_CONNECTIONS: Final = 500
+_GIVE_BACK_EVERY_S: Final = 5.0
+_MANY_CONNECTIONS: Final = 100

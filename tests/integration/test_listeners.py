@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from shared.ending import end_tasks
 
 from services.api import listeners
 from services.api.listeners import empty_queues
 from services.api.server import ACCEPTED_AT_ONCE, Drain, Server, server_config
+from shared.tasks import end_tasks
 
 REQUEST = b"POST / HTTP/1.1\r\nhost: relay\r\ncontent-length: 1\r\n\r\nx"
 

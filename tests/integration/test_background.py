@@ -1,0 +1,60 @@
+"""A background task that ends by itself: nobody waits in vain, `/readyz` says so, and the process ends."""
+
+import asyncio
+
+import pytest
+
+from services.api.app import create_app
+from services.api.intake import Intake
+from services.api.server import Drain, Server, server_config
+from shared.settings import Settings
+from shared.tasks import Background
+from tests.integration.test_hot_protocol import Signed, connected, request, until
+
+WEBHOOKS = "/api/webhooks/livekit"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a defect"), asyncio.CancelledError()])
+async def test_an_intake_that_dies_refuses_its_webhooks_and_ends_the_process(
+    settings: Settings, signed: Signed, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def fails(_intake: Intake) -> None:
+        raise error
+
+    monkeypatch.setattr(Intake, "_next_group", fails)
+    drain = Drain()
+    running = Server(server_config(create_app(settings, drain=drain), port=0), drain, drain_s=30)
+    task = asyncio.create_task(running.serve())
+    await until(lambda: running.started or task.done())
+    url = f"http://127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}"
+    for _ in range(2):  # the one that waited, and one that comes later
+        async with connected(url) as wire:
+            wire.writer.write(request(WEBHOOKS, signed(b"{}"), b"{}"))
+            answer = await wire.answer()
+            assert (answer.status, b"event_not_kept" in answer.body) == (503, True)
+            assert b"retry-after: " in answer.head
+    assert drain.failed == "intake"
+    async with connected(url) as wire:
+        wire.writer.write(b"GET /readyz HTTP/1.1\r\nhost: r\r\n\r\n")
+        answer = await wire.answer()
+        assert (answer.status, b'"process":"failed: intake"' in answer.body) == (503, True)
+    await until(lambda: drain.started)  # the process drains by itself, as after a signal
+    running.should_exit = True
+    await task
+
+
+@pytest.mark.parametrize("raises", [True, False])
+async def test_a_task_that_ends_is_reported_by_its_name(raises: bool) -> None:
+    failed: list[str] = []
+    background = Background(failed.append)
+
+    async def ends() -> None:
+        if raises:
+            raise ValueError
+
+    background.start("ends", ends())
+    stays = background.start("stays", asyncio.Event().wait())  # type: ignore[arg-type]  # it never returns
+    await until(lambda: failed == ["ends"])
+    await background.end()
+    assert stays.cancelled()
+    assert failed == ["ends"]

@@ -1,0 +1,261 @@
+"""What clients without a key can make the API hold: bodies, pipelined requests, answers, connections."""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from services.api.app import create_app
+from services.api.http_limits import FREE_BYTES, BodyBudget, HttpGuard, HttpLimits
+from services.api.routes import tokens, webhooks
+from services.api.server import Drain, Server, server_config
+from shared import metrics
+from shared.ids import new_key
+from shared.livekit.webhook import WebhookSigner
+from shared.models.projects import CreatedProject
+from shared.settings import Settings
+from tests.integration.conftest import key_of, serving
+from tests.integration.test_hot_protocol import Signed, connected, request, until
+
+TOKENS, WEBHOOKS = "/v1/tokens", "/api/webhooks/livekit"
+SMALL = HttpLimits(
+    headers_s=5, request_s=5, sweep_s=0.05, bodies_bytes=600_000, unknown_bodies_bytes=200_000, unread_bytes=300_000
+)
+
+
+def head(path: str, headers: dict[str, str], length: int) -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "host: relay", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join([*lines, f"content-length: {length}", "", ""]).encode()
+
+
+@asynccontextmanager
+async def guarded(settings: Settings, limits: HttpLimits) -> AsyncIterator[tuple[str, Server, HttpGuard]]:
+    """A server as a process has it, and the guard of its connections."""
+    config = server_config(create_app(settings), limits, port=0)
+    http: Any = config.http
+    running = Server(config, Drain(), drain_s=0)
+    task = asyncio.create_task(running.serve())
+    await until(lambda: running.started or task.done())
+    try:
+        yield f"http://127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}", running, http.keywords["guard"]
+    finally:
+        running.should_exit = True
+        await task
+
+
+NOW = int(time.time())
+FORGED = {
+    "missing_signature": {},
+    "malformed_signature": {"Authorization": "a.b"},
+    "bad_signature": {"Authorization": WebhookSigner("devkey", "another secret").sign(b"x", now_s=NOW)},
+    "wrong_api_key": {"Authorization": WebhookSigner("otherkey", "secret").sign(b"x", now_s=NOW)},
+    "expired": {"Authorization": WebhookSigner("devkey", "secret").sign(b"x", now_s=NOW - 1000)},
+    "not_yet_valid": {"Authorization": WebhookSigner("devkey", "secret").sign(b"x", now_s=NOW + 5000)},
+}
+NO_KEY = {
+    "missing_key": {},
+    "malformed_key": {"Authorization": "Bearer nothing"},
+    "mistyped_key": {"Authorization": "Bearer " + new_key("live", "secret")[:-1] + "!"},
+    "unknown_key": {"Authorization": "Bearer " + new_key("live", "secret")},
+}
+
+
+@pytest.mark.parametrize("own_protocol", [True, False])
+@pytest.mark.parametrize("size", [1000, 200_000, 9 * 1024 * 1024])
+async def test_a_request_is_refused_by_its_headers_before_its_body_comes(
+    settings: Settings, own_protocol: bool, size: int
+) -> None:
+    """With either protocol, whatever the size, and the connection goes on when the body has come after all."""
+    cases = [(WEBHOOKS, code, headers) for code, headers in FORGED.items()]
+    cases += [(path, code, headers) for code, headers in NO_KEY.items() for path in (TOKENS, "/v1/rooms")]
+    async with serving(settings, own_protocol=own_protocol) as url:
+        for path, code, headers in cases:
+            async with connected(url) as wire:
+                wire.writer.write(head(path, headers, size))
+                answer = await wire.answer()
+                assert (answer.status, code in answer.body.decode()) == (401, True), (path, code)
+                assert b"x-request-id: req_" in answer.head
+                if size == 200_000:
+                    wire.writer.write(b"x" * size + head(path, headers, 10))
+                    assert (await wire.answer()).status == 401
+
+
+@pytest.mark.parametrize("own_protocol", [True, False])
+async def test_a_body_above_the_limit_is_refused_by_its_announced_length(
+    settings: Settings, project: CreatedProject, signed: Signed, own_protocol: bool
+) -> None:
+    async with serving(settings, own_protocol=own_protocol) as url:
+        for path, headers, limit in (
+            (WEBHOOKS, signed(b"x"), webhooks.BODY_LIMIT),
+            (TOKENS, key_of(project), tokens.BODY_LIMIT),
+            ("/v1/rooms", {**key_of(project), "Content-Type": "application/json"}, tokens.BODY_LIMIT),
+        ):
+            async with connected(url) as wire:
+                wire.writer.write(head(path, headers, limit + 1))
+                answer = await wire.answer()
+                assert (answer.status, b"payload_too_large" in answer.body) == (413, True), path
+
+
+@pytest.mark.parametrize("path", [WEBHOOKS, TOKENS])
+@pytest.mark.parametrize("size", [20_000, 100_000])
+async def test_a_body_that_comes_in_two_parts_is_answered_as_one(
+    settings: Settings, project: CreatedProject, signed: Signed, path: str, size: int
+) -> None:
+    body = b'{"room":"lobby","identity":"ada","metadata":"%b"}' % (b"x" * 10_000) + b" " * size
+    headers = signed(body) if path == WEBHOOKS else key_of(project)
+    async with serving(settings) as url, connected(url) as wire:
+        for _ in range(2):  # the second time the key is known
+            wire.writer.write(head(path, headers, len(body)) + body[:5000])
+            await asyncio.sleep(0)
+            await wire.writer.drain()
+            wire.writer.write(body[5000:])
+            assert (await wire.answer()).status == 200
+
+
+async def test_the_bodies_of_unknown_clients_share_a_budget_and_known_ones_go_on(
+    settings: Settings, project: CreatedProject, signed: Signed
+) -> None:
+    form = head("/sign-in", {"Content-Type": "application/x-www-form-urlencoded"}, 60_000) + b"x" * 59_999
+    async with guarded(settings, SMALL) as (url, running, guard):
+        waiting = [await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2])) for _ in range(12)]
+        for _, writer in waiting:
+            writer.write(form)
+        async with asyncio.timeout(10):
+            refused = [asyncio.create_task(reader.readuntil(b"\r\n\r\n")) for reader, _ in waiting]
+            done, pending = await asyncio.wait(refused, return_when=asyncio.FIRST_COMPLETED)
+            while len(pending) > 4:
+                more, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                done |= more
+        for task in done:
+            assert b" 503 " in task.result()
+            assert b"retry-after: " in task.result()
+        assert guard.bodies.unknown <= SMALL.unknown_bodies_bytes
+        body = b'{"room":"lobby","identity":"ada"}'
+        async with connected(url) as wire:
+            wire.writer.write(request(TOKENS, key_of(project), body))
+            assert (await wire.answer()).status == 200
+            event = b"e" * 300_000
+            wire.writer.write(request(WEBHOOKS, signed(event), event))
+            assert (await wire.answer()).status == 200
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        for _, writer in waiting:
+            writer.close()
+        await until(lambda: not running.server_state.connections)
+        assert (guard.bodies.used, guard.bodies.unknown) == (0, 0)
+
+
+async def test_thousands_of_pipelined_requests_are_read_one_after_the_other(settings: Settings) -> None:
+    """A request of eighteen bytes becomes objects of three thousand: a write of 64 kB would hold eleven million."""
+    async with guarded(settings, HttpLimits(sweep_s=0.05)) as (url, running, _), connected(url) as wire:
+        wire.writer.write(b"GET / HTTP/1.1\r\n\r\n" * 3_000)
+        await wire.writer.drain()
+        connections: Any = running.server_state.connections
+        most = answered = 0
+        async with asyncio.timeout(60):
+            while answered < 3_000:
+                await wire.answer()
+                answered += 1
+                most = max(most, *(len(each.pipeline) for each in connections))
+    assert most <= 64
+
+
+@pytest.mark.parametrize("page", [b"/docs", b"/openapi.json"])
+async def test_clients_that_never_read_their_answers_are_cut_off(settings: Settings, page: bytes) -> None:
+    limits = HttpLimits(sweep_s=0.05, write_s=0.5)
+    async with guarded(settings, limits) as (url, running, _):
+        clients = []
+        for _ in range(5):
+            client = socket.socket()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", int(url.rpartition(":")[2])))
+            await asyncio.get_running_loop().sock_sendall(client, b"GET %b HTTP/1.1\r\nhost: r\r\n\r\n" % page * 20)
+            clients.append(client)
+        await until(lambda: len(running.server_state.connections) == 5)
+        await until(lambda: not running.server_state.connections)
+        for client in clients:
+            client.close()
+
+
+async def test_what_all_clients_together_do_not_read_is_bounded(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that have read nothing for longest go first, before their own time is over."""
+    accepted, joined = 0, HttpGuard.joined
+
+    def counted(guard: HttpGuard, *arguments: Any) -> None:
+        nonlocal accepted
+        accepted += 1
+        joined(guard, *arguments)
+
+    monkeypatch.setattr(HttpGuard, "joined", counted)
+    limits = HttpLimits(sweep_s=0.05, write_s=600, unread_bytes=300_000)
+    async with guarded(settings, limits) as (url, running, _):
+        writers = []
+        for _ in range(10):
+            _, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]), limit=1024)
+            transport: Any = writer.transport
+            transport.pause_reading()
+            writer.write(b"GET /docs HTTP/1.1\r\nhost: r\r\n\r\n" * 20)
+            writers.append(writer)
+        await until(lambda: accepted == 10)
+        await until(lambda: len(running.server_state.connections) < 5)
+        for writer in writers:
+            writer.close()
+
+
+async def test_the_connections_that_wait_longest_make_room_for_new_ones(settings: Settings) -> None:
+    limits = HttpLimits(sweep_s=0.05, headers_s=600, connections=50)
+    async with guarded(settings, limits) as (url, running, _):
+        idle = [await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2])) for _ in range(120)]
+        await until(lambda: 0 < len(running.server_state.connections) <= 50)
+        async with connected(url) as wire:
+            wire.writer.write(b"GET /healthz HTTP/1.1\r\nhost: r\r\n\r\n")
+            assert (await wire.answer()).status == 200
+        for _, writer in idle:
+            writer.close()
+
+
+@pytest.mark.parametrize("path", [TOKENS, WEBHOOKS, "/v1/rooms", "/sign-in", "/healthz"])
+@pytest.mark.parametrize("sent", [0, 10, 30_000])
+async def test_a_request_that_is_half_sent_is_nobody_s_error(
+    settings: Settings, project: CreatedProject, signed: Signed, caplog: pytest.LogCaptureFixture, path: str, sent: int
+) -> None:
+    """With a key or a signature and without: no line in the log, and nothing that an alert counts."""
+    before = _internal_errors()
+    async with guarded(settings, HttpLimits()) as (url, running, _):
+        for headers in ({}, signed(b"x") if path == WEBHOOKS else key_of(project)):
+            async with connected(url) as wire:
+                wire.writer.write(head(path, {**headers, "Content-Type": "application/json"}, 60_000) + b" " * sent)
+                await wire.writer.drain()
+                await until(lambda: bool(running.server_state.connections))
+            await until(lambda: not running.server_state.connections and not running.server_state.tasks)
+    assert _internal_errors() == before
+    assert [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")] == []
+
+
+def _internal_errors() -> float:
+    return metrics.REGISTRY.get_sample_value("relay_problems_total", {"code": "internal_error"}) or 0.0
+
+
+@pytest.mark.parametrize("admitted", [False, True])
+def test_a_budget_is_empty_again_when_everything_is_released(admitted: bool) -> None:
+    budget = BodyBudget(100_000, 50_000)
+    held = [budget.hold() for _ in range(10)]
+    for one in held:
+        if admitted:
+            one.admit()
+        for size in (1, FREE_BYTES, FREE_BYTES + 10_000, FREE_BYTES + 5_000):
+            one.grow_to(size)
+        one.admit()
+    assert budget.used == 100_000
+    assert not held[0].grow_to(FREE_BYTES + 20_000)
+    for one in held:
+        one.release()
+    assert (budget.used, budget.unknown) == (0, 0)
