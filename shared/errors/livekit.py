@@ -96,7 +96,7 @@ class LiveKitRefusedInput(LiveKitError):
     codes = (
         Code(
             "livekit_refused",
-            "LiveKit refuses the request by limits of its own configuration.",
+            "A limit in the configuration of LiveKit forbids this request.",
             "LiveKit takes this for invalid.",
         ),
     )
