@@ -224,7 +224,7 @@ class RoomService:
         except (ParticipantNotFound, LiveKitTimedOut):
             return False
         except LiveKitFailed as error:
-            if error.code != ServerErrorCode.UNAVAILABLE:
+            if error.livekit_code != ServerErrorCode.UNAVAILABLE:
                 raise
             return False
         return True
@@ -238,7 +238,7 @@ class RoomService:
         except (RoomNotFound, LiveKitTimedOut):
             return False
         except LiveKitFailed as error:
-            if error.code != ServerErrorCode.UNAVAILABLE:
+            if error.livekit_code != ServerErrorCode.UNAVAILABLE:
                 raise
             return False
         return True
