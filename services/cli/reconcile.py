@@ -5,11 +5,11 @@ import asyncio
 from services.cli.instance import database_of, settings_of
 from services.cli.options import Invocation, command
 from services.cli.output import print_json
-from services.worker.reconcile import JOB, PassReport
-from services.worker.reconcile import reconcile as run_pass
 from shared.clock import SystemClock
 from shared.errors import RelayError
 from shared.ids import parse_livekit_room
+from shared.ledger.reconcile import JOB, PassReport
+from shared.ledger.reconcile import reconcile as run_pass
 from shared.livekit.room_service import RoomService
 from shared.models.livekit_event import LiveKitEvent
 from shared.models.wire import Wire

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Literal
 
-from services.worker.fold import FoldResult, fold_batch
 from shared import event_stream, metrics, tracing
+from shared.ledger.fold import FoldResult, fold_batch
 from shared.postgres import Connection, Pool
 from shared.queries import events as event_queries
 

@@ -1,7 +1,8 @@
 """Everything the worker does on a schedule."""
 
-from services.worker import attempts, partitions, reconcile
+from services.worker import attempts, partitions, reconcile_job
 from services.worker.periodic import Job, JobContext
+from shared.ledger.reconcile import JOB
 from shared.memory import give_back_free_memory
 from shared.settings import Settings
 
@@ -13,7 +14,7 @@ async def _trim(_context: JobContext, _now_ms: int) -> None:
 def periodic_jobs(settings: Settings) -> list[Job]:
     """The jobs of one worker; which of several workers runs one is decided when it is due."""
     return [
-        Job(reconcile.JOB, settings.reconcile_interval_s, reconcile.reconcile_on_schedule, limit_s=reconcile.LIMIT_S),
+        Job(JOB, settings.reconcile_interval_s, reconcile_job.reconcile_on_schedule, limit_s=reconcile_job.LIMIT_S),
         # An hour late is early enough: days are made a week ahead.
         Job(partitions.JOB, 3600, partitions.partition_events, limit_s=3600),
         attempts.JOB,

@@ -1,6 +1,6 @@
 """What a pass of reconciliation concludes from what LiveKit lists: pure, so that its laws can be tested by the thousand.
 
-The pass asks (services/worker/reconcile.py), this module judges, and what it finds becomes events of our own that go
+The pass asks (shared/ledger/reconcile.py), this module judges, and what it finds becomes events of our own that go
 through the same fold as LiveKit's: the kept events then prove every minute. Three rules keep it harmless:
 
 - A question that failed says nothing: nobody of that room is confirmed or missed.

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from services.worker.fold import fold_batch
 from shared.ids import MODES, Mode, livekit_room
 from shared.keys import create_key
+from shared.ledger.fold import fold_batch
 from shared.models.projects import CreatedProject
 from shared.models.received import Received
 from shared.postgres import Pool

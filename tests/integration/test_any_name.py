@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from services.cli.projects import create_project
 from services.local.embedded import EmbeddedServers
-from services.worker.fold import fold_batch
 from shared.ids import Mode, livekit_room
+from shared.ledger.fold import fold_batch
 from shared.models.projects import CreatedProject
 from shared.models.received import Received
 from shared.postgres import Pool, create_pool, remember_times

@@ -8,14 +8,14 @@ from collections.abc import AsyncIterator
 import pytest
 
 from services.cli.usage.audit import span_of
-from services.worker.audit import rebuild
-from services.worker.fold import fold_batch
 from services.worker.partitions import keep_partitions
-from shared.audit.difference import Difference
-from shared.audit.proof import Checked
-from shared.audit.verify import verify
 from shared.clock import DAY_MS, floor_to
 from shared.ids import Mode, livekit_room
+from shared.ledger.difference import Difference
+from shared.ledger.fold import fold_batch
+from shared.ledger.proof import Checked
+from shared.ledger.rebuild import rebuild
+from shared.ledger.verify import verify
 from shared.models.projects import CreatedProject
 from shared.models.received import Received
 from shared.models.scope import DayRange

@@ -11,8 +11,8 @@ from psycopg import sql
 
 from services.cli.projects import create_project
 from services.local.embedded import _postgres_binaries
-from services.worker.fold import fold_batch
 from shared import projects
+from shared.ledger.fold import fold_batch
 from shared.migrate import migrate
 from shared.models.received import Received
 from shared.postgres import create_pool

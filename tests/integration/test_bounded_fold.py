@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from services.worker.audit import rebuild
 from services.worker.drain import drain_inbox
-from services.worker.fold import FoldResult, fold_batch
-from shared.audit.proof import Checked
-from shared.audit.verify import verify
 from shared.clock import DAY_MS, HOUR_MS, floor_to
 from shared.ids import livekit_room
+from shared.ledger.fold import FoldResult, fold_batch
+from shared.ledger.proof import Checked
+from shared.ledger.rebuild import rebuild
+from shared.ledger.verify import verify
 from shared.models.projects import CreatedProject
 from shared.models.received import Received
 from shared.postgres import Pool

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from services.cli.data import describe, erase_stored
 from services.cli.projects import create_project
-from services.worker.fold import fold_batch
-from shared.audit.proof import Checked
-from shared.audit.verify import verify
-from shared.erasure import PSEUDONYM_PREFIX, IdentityConnected, erase_identity, without_person
 from shared.errors import ProjectNotFound
 from shared.ids import livekit_room
+from shared.ledger.erasure import PSEUDONYM_PREFIX, IdentityConnected, erase_identity, without_person
+from shared.ledger.fold import fold_batch
+from shared.ledger.proof import Checked
+from shared.ledger.verify import verify
 from shared.metering.state import Session, merge_session
 from shared.models.received import Received
 from shared.postgres import Pool

@@ -8,10 +8,10 @@ import pytest
 
 from services.worker import drain
 from services.worker.drain import drain_inbox, drain_partition
-from services.worker.fold import FoldResult, fold_batch
 from shared import event_stream
 from shared.clock import DAY_MS, floor_to
 from shared.ids import livekit_room
+from shared.ledger.fold import FoldResult, fold_batch
 from shared.models.projects import CreatedProject
 from shared.models.received import Received
 from shared.models.scope import Scope

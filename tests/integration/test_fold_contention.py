@@ -7,12 +7,12 @@ import asyncpg
 import pytest
 
 from services.cli.projects import create_project
-from services.worker import fold
 from services.worker.broker import sweep
-from services.worker.fold import FoldResult, fold_batch
 from shared import event_stream
 from shared.doorbell import create_broker
 from shared.ids import livekit_room
+from shared.ledger import fold
+from shared.ledger.fold import FoldResult, fold_batch
 from shared.models.projects import CreatedProject
 from shared.models.received import Received
 from shared.postgres import Connection, Pool

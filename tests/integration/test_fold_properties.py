@@ -11,12 +11,12 @@ import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.worker.fold import fold_batch
-from shared.audit.proof import Checked
-from shared.audit.verify import verify
 from shared.clock import DAY_MS, HOUR_MS
 from shared.event_stream import partition_of
 from shared.ids import livekit_room
+from shared.ledger.fold import fold_batch
+from shared.ledger.proof import Checked
+from shared.ledger.verify import verify
 from shared.models.received import Received
 from shared.postgres import Connection, Pool
 from tests.unit.brute_force_meter import Event, Meter, Row, level_at, peak

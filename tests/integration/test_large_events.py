@@ -7,11 +7,11 @@ import pytest
 
 from services.api.intake import GROUP_BYTES, WAITING_BYTES, Intake
 from services.worker.drain import drain_inbox, drain_partition
-from services.worker.fold import FoldResult
 from shared import event_stream
 from shared.doorbell import create_broker
 from shared.errors import EventNotKept
 from shared.ids import livekit_room
+from shared.ledger.fold import FoldResult
 from shared.models.projects import CreatedProject
 from shared.models.received import Received
 from shared.postgres import Pool

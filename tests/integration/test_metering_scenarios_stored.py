@@ -16,12 +16,12 @@ from livekit.protocol import models
 
 from services.local.embedded import embedded_servers
 from services.worker.drain import drain_inbox, drain_partition
-from services.worker.fold import fold_batch
 from shared import event_stream
 from shared.clock import DAY_MS, HOUR_MS, rfc3339
 from shared.errors import LiveKitError
 from shared.event_stream import partition_of
 from shared.ids import livekit_room
+from shared.ledger.fold import fold_batch
 from shared.livekit.room_service import RoomService
 from shared.models.projects import CreatedProject
 from shared.models.received import Received

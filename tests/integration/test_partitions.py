@@ -6,12 +6,12 @@ import asyncpg
 import pytest
 
 from services.worker import partitions
-from services.worker.fold import FoldResult, fold_batch
 from services.worker.partitions import DAYS_AHEAD, Kept, PartitionsBusy, keep_partitions, partition_events
 from services.worker.periodic import JobContext
 from shared import event_stream
 from shared.clock import DAY_MS, SystemClock, floor_to
 from shared.ids import livekit_room
+from shared.ledger.fold import FoldResult, fold_batch
 from shared.models.projects import CreatedProject
 from shared.models.received import Received
 from shared.postgres import Connection, Pool

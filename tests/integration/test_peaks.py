@@ -4,10 +4,10 @@ import random
 
 import pytest
 
-from services.worker.ledger import fold_sessions
-from shared.audit.proof import Checked
-from shared.audit.rollups import audit_peaks
 from shared.clock import DAY_MS, HOUR_MS, MINUTE_MS
+from shared.ledger.audit_rollups import audit_peaks
+from shared.ledger.bill import fold_sessions
+from shared.ledger.proof import Checked
 from shared.metering.peak import Stretch
 from shared.metering.state import Session
 from shared.models.projects import CreatedProject

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from services.worker.fold import FoldResult, fold_batch
-from shared.audit.proof import Checked
-from shared.audit.verify import verify
 from shared.event_stream import partition_of
 from shared.ids import livekit_room
+from shared.ledger.fold import FoldResult, fold_batch
+from shared.ledger.proof import Checked
+from shared.ledger.verify import verify
 from shared.models.projects import CreatedProject
 from shared.models.received import Received
 from shared.models.scope import Scope

@@ -10,17 +10,18 @@ import pytest
 from livekit.protocol import egress, ingress, models
 
 from services.cli import reconcile as command
-from services.worker import reconcile as reconciliation
-from services.worker.fold import fold_batch
 from services.worker.jobs import periodic_jobs
 from services.worker.periodic import JobContext, run_if_due
-from services.worker.reconcile import JOB, reconcile, reconcile_on_schedule
+from services.worker.reconcile_job import reconcile_on_schedule
 from shared import event_stream
-from shared.audit.proof import Checked
-from shared.audit.verify import verify
 from shared.errors import LiveKitError
 from shared.event_stream import partition_of
 from shared.ids import livekit_room
+from shared.ledger import reconcile as reconciliation
+from shared.ledger.fold import fold_batch
+from shared.ledger.proof import Checked
+from shared.ledger.reconcile import JOB, reconcile
+from shared.ledger.verify import verify
 from shared.livekit.room_service import RoomService
 from shared.metering.reconcile import PROVE_AFTER_MS
 from shared.models.operations import Pass

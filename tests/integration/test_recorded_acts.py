@@ -7,8 +7,8 @@ import httpx
 import msgspec
 import pytest
 
-from shared.erasure import erase_identity
 from shared.ids import livekit_room
+from shared.ledger.erasure import erase_identity
 from shared.models.projects import CreatedProject
 from shared.postgres import Pool
 from shared.settings import Settings

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from services.worker.fold import fold_batch
 from shared.clock import DAY_MS, floor_to
 from shared.errors import WebhookRefused
+from shared.ledger.fold import fold_batch
 from shared.livekit.webhook import WebhookVerifier
 from shared.models.received import Received
 from shared.models.scope import Scope

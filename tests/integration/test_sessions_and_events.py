@@ -9,10 +9,10 @@ import pytest
 
 from services.api.sessions import event_for
 from services.cli.projects import create_project
-from services.worker.fold import fold_batch
 from shared.clock import rfc3339
 from shared.errors import InvalidRequest
 from shared.ids import livekit_room
+from shared.ledger.fold import fold_batch
 from shared.models.projects import CreatedProject
 from shared.models.received import Received
 from shared.models.scope import Scope

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from services.worker.drain import drain_inbox
-from services.worker.fold import fold_batch
 from shared import set_aside
 from shared.errors import SetAsideEventNotFound
 from shared.ids import livekit_room
+from shared.ledger.fold import fold_batch
 from shared.models.projects import CreatedProject
 from shared.models.received import Received
 from shared.postgres import Connection, Pool

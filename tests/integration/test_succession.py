@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from services.worker.fold import fold_batch
-from shared.audit.proof import Checked
-from shared.audit.verify import verify
 from shared.event_stream import partition_of
 from shared.ids import livekit_room
+from shared.ledger.fold import fold_batch
+from shared.ledger.proof import Checked
+from shared.ledger.verify import verify
 from shared.metering.observe import observe
 from shared.models.livekit_event import decode_kept_event
 from shared.models.projects import CreatedProject

@@ -7,9 +7,9 @@ import httpx
 import pytest
 
 from services.cli.projects import create_project
-from services.worker.fold import fold_batch
 from shared.clock import DAY_MS, floor_to
 from shared.ids import livekit_room
+from shared.ledger.fold import fold_batch
 from shared.models.projects import CreatedProject
 from shared.models.received import Received
 from shared.postgres import Pool

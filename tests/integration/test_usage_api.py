@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from services.cli.projects import create_project
-from services.worker.ledger import fold_runs, fold_sessions
 from shared.clock import DAY_MS, HOUR_MS, floor_to, rfc3339
+from shared.ledger.bill import fold_runs, fold_sessions
 from shared.metering.state import Session, Track
 from shared.models.projects import CreatedProject
 from shared.postgres import Pool

@@ -6,8 +6,8 @@ from operator import add
 
 import pytest
 
-from services.worker.ledger import fold_runs, fold_sessions
 from shared.clock import DAY_MS, HOUR_MS, floor_to
+from shared.ledger.bill import fold_runs, fold_sessions
 from shared.metering.peak import EMPTY, daily_peaks
 from shared.metering.run_usage import usage_of_run
 from shared.metering.state import MediaRun, Session, Track

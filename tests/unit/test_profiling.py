@@ -17,8 +17,10 @@ def test_reads_stacks_whatever_their_lines() -> None:
 
 
 def test_a_stack_belongs_to_the_first_layer_that_knows_one_of_its_frames() -> None:
-    copy = "run_forever (asyncio/base_events.py);_read (services/worker/fold.py);copy_records_to_table (asyncpg/connection.py)"
-    merge = "run_forever (asyncio/base_events.py);fold_sessions (services/worker/ledger.py);merge (shared/metering/state.py)"
+    copy = "run_forever (asyncio/base_events.py);_read (shared/ledger/fold.py);copy_records_to_table (asyncpg/connection.py)"
+    merge = (
+        "run_forever (asyncio/base_events.py);fold_sessions (shared/ledger/bill.py);merge (shared/metering/state.py)"
+    )
     found = by_layer("fold", read(f"{copy} 5\n{merge} 2\nnobody (knows.py) 1\n"))
     assert found == {"COPY: encoding events and sessions": 5, "merging": 2, "Dramatiq and other threads": 1}
 

@@ -9,8 +9,8 @@ import redis
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import AsyncIO, Middleware
 
-from services.worker.fold import fold_batch
 from shared.event_stream import partition_of
+from shared.ledger.fold import fold_batch
 from shared.models.received import Received
 from shared.postgres import Pool, create_pool
 from shared.settings import environment, parse_database_url

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Callable
 
 from services.cli.failures import DocumentEnded, failure_of
 from services.cli.usage.report import JsonReport, ProgressBar, TextReport
-from shared.audit.difference import Difference, Found
-from shared.audit.proof import Checked
-from shared.audit.verify import verify
 from shared.clock import DAY_MS
+from shared.ledger.difference import Difference, Found
+from shared.ledger.proof import Checked
+from shared.ledger.verify import verify
 from shared.models.scope import DayRange
 from shared.postgres import connect
 from shared.settings import DatabaseUrl
@@ -57,7 +57,7 @@ async def _verify(database: DatabaseUrl, span: DayRange | None, checked: Checked
 
 async def _rebuild(database: DatabaseUrl, span: DayRange | None, checked: Checked, show: Show) -> tuple[int, int]:
     """Returns the numbers of differences found and left."""
-    from services.worker.audit import rebuild
+    from shared.ledger.rebuild import rebuild
 
     reader, writer = await connect(database, "relay usage rebuild"), await connect(database, "relay usage rebuild")
     try:

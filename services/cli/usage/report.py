@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from services.cli.failures import Failure
-from shared.audit.difference import Difference
-from shared.audit.proof import Checked
 from shared.clock import rfc3339
+from shared.ledger.difference import Difference
+from shared.ledger.proof import Checked
 from shared.models.scope import AuditScope, DayRange
 from shared.postgres import Connection
 from shared.queries import audit as queries

@@ -12,8 +12,8 @@ from zlib import crc32
 
 import msgspec
 
-from shared.audit.difference import Difference, Found, State, Table, differing, registers
 from shared.errors import UnfoldableEvent
+from shared.ledger.difference import Difference, Found, State, Table, differing, registers
 from shared.metering.observe import Observation, observe
 from shared.metering.state import MediaRun, Room, Session, merge_room, merge_run, merge_session
 from shared.models.audit import KeptEvent, StoredSession

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from shared.errors import ProjectNotFound, RelayError
+from shared.ledger.rollups import LongStays, group_rows, pieces_of
 from shared.metering.hours import Usage, days_of
 from shared.metering.state import Session
 from shared.metering.usage import bill_of
@@ -23,7 +24,6 @@ from shared.queries import projects as project_queries
 from shared.queries.groups import add_group_usage
 from shared.queries.sessions import lock_rooms
 from shared.queries.usage import lock_scopes
-from shared.rollups import LongStays, group_rows, pieces_of
 
 # The greatest of two names wins when a session learns another (shared/metering/state.py). `~` is greater than every letter, so
 # an event of an erased session that arrives late does not bring the identity back into it.

@@ -12,10 +12,10 @@ from hashlib import sha256
 import asyncpg
 import msgspec
 
-from services.worker.ledger import fold_runs, fold_sessions
-from services.worker.succession import last_sightings, succeeded_rooms
 from shared import metrics
 from shared.errors import ConcurrentFold, UnfoldableEvent
+from shared.ledger.bill import fold_runs, fold_sessions
+from shared.ledger.room_succession import last_sightings, succeeded_rooms
 from shared.metering.observe import Observation, ingress_run_id, observe
 from shared.metering.state import Room, merged_rooms
 from shared.models.livekit_event import OWN_PREFIX, LiveKitEvent, decode_event, decode_own_event

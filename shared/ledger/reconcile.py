@@ -13,13 +13,12 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from services.worker.fold import fold_batch
-from services.worker.periodic import JobContext
 from shared import metrics
 from shared.clock import Clock
 from shared.errors import LiveKitError, LiveKitTimedOut, LiveKitUnreachable, RoomNotFound
 from shared.event_stream import partition_of
 from shared.ids import parse_livekit_room
+from shared.ledger.fold import fold_batch
 from shared.livekit.listing import egress_info, ingress_info, participant_info, room_info
 from shared.livekit.room_service import RoomService
 from shared.metering.reconcile import (
@@ -48,8 +47,6 @@ JOB = "reconcile"
 AT_ONCE = 16
 # Rooms that could not be asked within this time are left for the next pass, as if they had failed.
 ASK_WITHIN_S = 60.0
-# A pass that is not done by then is given up; it has then put right a part, and the next does the rest.
-LIMIT_S = 300.0
 _encode = msgspec.json.Encoder().encode
 
 
@@ -58,29 +55,6 @@ class PassReport(NamedTuple):
 
     done: Pass
     events: list[OwnEvent]
-
-
-async def reconcile_on_schedule(context: JobContext, now_ms: int) -> None:
-    """The periodic job. Raises what kept it from concluding anything, after having recorded it."""
-    settings = context.settings
-    service = RoomService(
-        settings.livekit_api_url, settings.livekit_api_key, settings.livekit_api_secret, context.clock
-    )
-    async with service:
-        report = await reconcile(context.pool, service, context.clock)
-    done = report.done
-    if done.opened or done.closed or done.corrected or done.rooms_failed or done.unproven:
-        log.info(
-            "reconciled %d participants in %d rooms: %d opened, %d corrected, %d closed; %d rooms could not be asked,"
-            " %d participants are listed and not there",
-            done.participants,
-            done.rooms,
-            done.opened,
-            done.corrected,
-            done.closed,
-            done.rooms_failed,
-            done.unproven,
-        )
 
 
 async def reconcile(pool: Pool, service: RoomService, clock: Clock) -> PassReport:

@@ -12,6 +12,7 @@ import msgspec
 
 from shared.clock import DAY_MS, floor_to
 from shared.errors import ConcurrentFold
+from shared.ledger.rollups import LongStays, RunSums, group_rows, pieces_of, usage_rows
 from shared.metering.hours import Levels, Usage, days_of
 from shared.metering.state import MediaRun, Room, Session, merge_room, merge_run, merge_session, merged_rooms
 from shared.metering.usage import Bill, bill_of, bill_until, start_of
@@ -22,7 +23,6 @@ from shared.queries import groups as group_queries
 from shared.queries import media as media_queries
 from shared.queries import sessions as session_queries
 from shared.queries import usage as usage_queries
-from shared.rollups import LongStays, RunSums, group_rows, pieces_of, usage_rows
 
 
 class SessionChange(msgspec.Struct):

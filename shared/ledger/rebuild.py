@@ -9,13 +9,15 @@ from operator import add
 import asyncpg
 import msgspec
 
-from services.worker.ledger import SessionChange, apply_change
-from shared.audit.difference import Found, State
-from shared.audit.proof import Checked
-from shared.audit.rollups import NO_RUNS, DaySums, sums_by_day
-from shared.audit.verify import verify_rollups, verify_states
 from shared.clock import DAY_MS, floor_to
 from shared.errors import ConcurrentFold
+from shared.ledger.audit_rollups import NO_RUNS
+from shared.ledger.bill import SessionChange, apply_change
+from shared.ledger.day_sums import DaySums, sums_by_day
+from shared.ledger.difference import Found, State
+from shared.ledger.proof import Checked
+from shared.ledger.rollups import RunSums, pieces_of
+from shared.ledger.verify import verify_rollups, verify_states
 from shared.metering.run_usage import RunUsage
 from shared.metering.state import MediaRun, Room, Session
 from shared.metering.usage import bill_of
@@ -28,7 +30,6 @@ from shared.queries import groups as group_queries
 from shared.queries import media as media_queries
 from shared.queries import sessions as session_queries
 from shared.queries import usage as usage_queries
-from shared.rollups import RunSums, pieces_of
 
 # States mended in one transaction; the fold waits for those it wants itself.
 _BATCH = 200

@@ -2,9 +2,9 @@
 
 from collections.abc import AsyncIterator, Callable
 
-from shared.audit import proof, rollups
-from shared.audit.difference import Found
-from shared.audit.proof import Checked
+from shared.ledger import audit_rollups, proof
+from shared.ledger.difference import Found
+from shared.ledger.proof import Checked
 from shared.models.scope import AuditScope, DayRange
 from shared.postgres import Connection
 from shared.queries import audit as queries
@@ -31,7 +31,7 @@ async def verify_rollups(
     """Rollups that are not the sum of the stored states. Inside a snapshot."""
     if scope.owned is None:
         return
-    for audit in (rollups.audit_usage, rollups.audit_media, rollups.audit_peaks):
+    for audit in (audit_rollups.audit_usage, audit_rollups.audit_media, audit_rollups.audit_peaks):
         async for found in audit(conn, scope.owned, span, checked):
             yield found
 

@@ -1,0 +1,35 @@
+"""Reconciliation on the worker's schedule. The work is in ``shared/ledger/reconcile.py``."""
+
+import logging
+
+from services.worker.periodic import JobContext
+from shared.ledger.reconcile import reconcile
+from shared.livekit.room_service import RoomService
+
+log = logging.getLogger("relay.worker")
+
+# A pass that is not done by then is given up; it has then put right a part, and the next does the rest.
+LIMIT_S = 300.0
+
+
+async def reconcile_on_schedule(context: JobContext, now_ms: int) -> None:
+    """The periodic job. Raises what kept it from concluding anything, after having recorded it."""
+    settings = context.settings
+    service = RoomService(
+        settings.livekit_api_url, settings.livekit_api_key, settings.livekit_api_secret, context.clock
+    )
+    async with service:
+        report = await reconcile(context.pool, service, context.clock)
+    done = report.done
+    if done.opened or done.closed or done.corrected or done.rooms_failed or done.unproven:
+        log.info(
+            "reconciled %d participants in %d rooms: %d opened, %d corrected, %d closed; %d rooms could not be asked,"
+            " %d participants are listed and not there",
+            done.participants,
+            done.rooms,
+            done.opened,
+            done.corrected,
+            done.closed,
+            done.rooms_failed,
+            done.unproven,
+        )

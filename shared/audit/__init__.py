@@ -1,1 +1,0 @@
-"""Proves what is stored: states from the kept events, rollups from the states."""
