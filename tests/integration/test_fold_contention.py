@@ -41,10 +41,10 @@ async def test_partitions_with_sessions_and_egresses_of_many_projects_never_wait
     deadlocks = 0
     folding = fold.fold_in_transaction
 
-    async def counted(conn: Connection, partition: int, batch: list[Received]) -> FoldResult:
+    async def counted(conn: Connection, partition: int, batch: list[Received], *, own: bool) -> FoldResult:
         nonlocal deadlocks
         try:
-            return await folding(conn, partition, batch)
+            return await folding(conn, partition, batch, own=own)
         except asyncpg.DeadlockDetectedError:
             deadlocks += 1
             raise
