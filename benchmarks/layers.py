@@ -33,7 +33,7 @@ LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
         "decoding": ("decode_event",),
         "observing": ("metering/observe.py",),
         "merging": ("metering/state.py", "room_succession.py"),
-        "bills, sums, rows of sessions": ("ledger.py", "rollups.py", "metering/", "queries/sessions", "queries/usage"),
+        "bills, sums, rows of sessions": ("ledger/bill.py", "rollups.py", "metering/", "queries/sessions", "queries/usage"),
         "rows and keys of events": ("queries/events.py", "ledger/fold.py"),
         "event loop: reading sockets": ("run_forever",),
         "Dramatiq and other threads": ("",),
