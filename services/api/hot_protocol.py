@@ -81,7 +81,8 @@ class HotProtocol(GuardedProtocol):
     def _unfinished(self) -> None:
         """Decides on a request whose body is not complete from its headers alone."""
         request: Any = self.cycle
-        if type(request) is _InHand and not self._in_headers and not (request.is_checked or request.response_complete):
+        is_open = self._since is not None and self._refused is None and not self._in_headers
+        if type(request) is _InHand and is_open and not (request.is_checked or request.response_complete):
             request.is_checked = True
             try:
                 is_admitted = request.route.at_headers(self.scope)

@@ -21,7 +21,10 @@ from shared.logs import request_id
 CLOSE_LINE: Final = b"connection: close\r\n"
 # A segment up to this size is parsed at once; a larger one request by request, so that thousands that come together do not
 # become thousands of objects.
+_WHOLE: Final = 3072
 _AT_ONCE: Final = 512
+# About what a request takes that waits for the one before it.
+_QUEUED_BYTES: Final = 4096
 _PIECE: Final = 4096
 # Where Linux's ``struct tcp_info`` has the number of bytes that the other side has confirmed.
 _BYTES_ACKED_AT: Final = 120
@@ -128,11 +131,23 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._refused is not None:
             return
         if self._since is None:
-            if self._rest is not None or not (self.cycle is None or self.cycle.response_complete):
+            cycle = self.cycle
+            if self._rest is not None or not (cycle is None or cycle.response_complete):
                 self._put_aside(data, 0)
                 return
             # Perhaps only an empty line, which begins no request but ends the wait for one.
             self._since = self.loop.time()
+            size = len(data)
+            if size <= _WHOLE:  # the usual case, with as few calls as possible
+                self._bytes += size
+                try:
+                    self.parser.feed_data(data)
+                except (httptools.HttpParserUpgrade, httptools.HttpParserError) as error:
+                    self._parse(data, self._parsed(error, size))
+                    return
+                if self._since is not None or self.pipeline:
+                    self._unfinished()
+                return
         self._parse(data, 0)
 
     def _put_aside(self, data: bytes, start: int) -> None:
@@ -152,7 +167,7 @@ class GuardedProtocol(HttpToolsProtocol):
                 break
             stop = end if end - start <= _AT_ONCE else self._end_of_piece(data, start)
             start += self._feed(view[start:stop])
-        if self._since is not None and not self.transport.is_closing() and self._refused is None:
+        if self._since is not None or self.pipeline:
             self._unfinished()
 
     def _end_of_piece(self, data: bytes, start: int) -> int:
@@ -168,16 +183,27 @@ class GuardedProtocol(HttpToolsProtocol):
         self._bytes += len(piece)
         try:
             self.parser.feed_data(piece)
-        except httptools.HttpParserUpgrade as upgrade:
-            parsed: int = upgrade.args[0]
-            self._read_again()
-            return parsed
-        except httptools.HttpParserError:
-            self.refuse(MalformedRequest())
+        except (httptools.HttpParserUpgrade, httptools.HttpParserError) as error:
+            return self._parsed(error, len(piece))
         return len(piece)
 
+    def _parsed(self, error: Exception, size: int) -> int:
+        """How much of a piece of ``size`` was parsed before the parser stopped."""
+        if isinstance(error, httptools.HttpParserUpgrade):
+            self._read_again()
+            return int(error.args[0])
+        self.refuse(MalformedRequest())
+        return size
+
     def _unfinished(self) -> None:
-        """A segment has ended before its request."""
+        """A segment has ended before its request, or with requests that wait for another."""
+        if self._refused is not None or self.transport.is_closing():
+            return
+        if self.pipeline and not self._held.grow_to(len(self.pipeline) * _QUEUED_BYTES):
+            self.cut()
+            return
+        if self._since is None:
+            return
         size = self._bytes if self._in_headers else self._body_bytes
         if self._in_headers and size > self._limits.headers_bytes:
             self.refuse(HeadersTooLarge(self._limits.headers_bytes))
@@ -242,8 +268,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._answered = self.loop.time()
         if self._held.bytes and not self.pipeline:
             self._held.release()
-        if self._asked is not None and self._asked.body:
-            self._asked.body = bytearray()  # what arrived of a body that the application did not want
+        asked = self._asked
+        if asked is not None and asked.body:
+            asked.body = bytearray()  # what arrived of a body that the application did not want
         if self.transport.is_closing():
             return
         if self.pipeline:
