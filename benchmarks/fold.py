@@ -19,11 +19,11 @@ from benchmarks.machine import Spread, cpu_us, resident_mib
 from benchmarks.processes import ROOT
 from benchmarks.webhooks import bodies
 from services.cli.projects import create_project
-from shared import event_stream
-from shared.doorbell import create_broker, wake
+from shared.infra.postgres.pool import connect
+from shared.infra.redis import event_stream
+from shared.infra.redis.doorbell import create_broker, wake
+from shared.infra.settings import parse_database_url
 from shared.models.received import Received
-from shared.postgres import connect
-from shared.settings import parse_database_url
 
 _WITHIN_S = 300.0
 

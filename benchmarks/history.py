@@ -6,11 +6,11 @@ from pathlib import Path
 
 from benchmarks.machine import console
 from services.cli.projects import create_project
-from shared.clock import DAY_MS, floor_to
+from shared.events.queries import partitions
+from shared.infra.clock import DAY_MS, floor_to
+from shared.infra.postgres.pool import connect
+from shared.infra.settings import parse_database_url
 from shared.models.projects import CreatedProject
-from shared.postgres import connect
-from shared.queries import partitions
-from shared.settings import parse_database_url
 
 _SQL = Path(__file__).with_name("history.sql")
 EVENT_DAYS = 30

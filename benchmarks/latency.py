@@ -15,10 +15,10 @@ from benchmarks.processes import LIVEKIT
 from benchmarks.webhooks import bodies
 from services.cli.projects import create_project
 from services.cli.simulate.traffic import make_meeting
+from shared.infra.postgres.pool import connect
+from shared.infra.settings import DatabaseUrl, parse_database_url
 from shared.livekit.webhook import WebhookSigner
 from shared.models.projects import CreatedProject
-from shared.postgres import connect
-from shared.settings import DatabaseUrl, parse_database_url
 
 PATH = "/api/webhooks/livekit"
 _EVERY_S = 0.25

@@ -20,8 +20,8 @@ import psycopg
 from benchmarks import machine, processes
 from benchmarks.machine import console
 from services.local.embedded import embedded_servers
-from shared.migrate import migrate
-from shared.settings import parse_database_url
+from shared.infra.migrations.migrate import migrate
+from shared.infra.settings import parse_database_url
 
 PROJECTS, PEOPLE, ROOMS = 1_000, 2_000, 300
 LIMIT_MS, LIMIT_BYTES = 100.0, 150_000

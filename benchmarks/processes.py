@@ -15,8 +15,8 @@ import httpx
 
 from services.local.embedded import EmbeddedServers, embedded_servers
 from services.local.supervisor import Child
-from shared.migrate import migrate
-from shared.settings import environment, inherited_environment, parse_database_url
+from shared.infra.migrations.migrate import migrate
+from shared.infra.settings import environment, inherited_environment, parse_database_url
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = Path(__file__).resolve().parent / "peers"

@@ -22,7 +22,7 @@ from benchmarks.machine import cpu_us, show
 from benchmarks.tokens import requests_file
 from benchmarks.webhooks import bodies
 from services.cli.projects import create_project
-from shared.settings import parse_database_url
+from shared.infra.settings import parse_database_url
 
 _EVENTS, _SESSIONS = 100_000, 200_000
 

@@ -26,8 +26,8 @@ from benchmarks.tokens import requests_file
 from benchmarks.webhooks import bodies
 from services.cli.projects import create_project
 from services.local.embedded import EmbeddedServers
+from shared.infra.settings import parse_database_url
 from shared.livekit.webhook import WebhookSigner
-from shared.settings import parse_database_url
 
 COUNTS = (1, 2)
 _EVENTS = 20_000

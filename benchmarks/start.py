@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks import processes
 from benchmarks.machine import Spread, resident_mib
-from shared.settings import inherited_environment
+from shared.infra.settings import inherited_environment
 
 
 def measure(rounds: int) -> dict[str, Spread]:

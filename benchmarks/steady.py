@@ -21,10 +21,10 @@ from benchmarks.processes import LIVEKIT
 from services.cli.projects import create_project
 from services.cli.simulate.traffic import make_meeting
 from services.local.embedded import EmbeddedServers
-from shared import event_stream
+from shared.infra.redis import event_stream
+from shared.infra.settings import parse_database_url
 from shared.livekit.webhook import WebhookSigner
 from shared.models.projects import CreatedProject
-from shared.settings import parse_database_url
 
 _PATH = "/api/webhooks/livekit"
 _SLICE_S = 10

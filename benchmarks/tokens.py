@@ -13,7 +13,7 @@ from benchmarks.load import Load, line, run
 from benchmarks.machine import Spread
 from benchmarks.processes import LIVEKIT, Site
 from services.cli.projects import create_project
-from shared.settings import parse_database_url
+from shared.infra.settings import parse_database_url
 
 _BODY = msgspec.json.encode({"room": "lobby", "identity": "ada", "ttl": 600})
 _PATHS = {

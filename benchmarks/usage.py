@@ -23,9 +23,9 @@ from benchmarks.machine import Spread
 from benchmarks.processes import Site
 from benchmarks.usage_peer import UsageQuestion
 from services.local.embedded import embedded_servers
-from shared.clock import DAY_MS
-from shared.migrate import migrate
-from shared.settings import parse_database_url
+from shared.infra.clock import DAY_MS
+from shared.infra.migrations.migrate import migrate
+from shared.infra.settings import parse_database_url
 
 SMALL = 10_000
 DAYS_30 = "usage?period=30d"

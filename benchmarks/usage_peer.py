@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from benchmarks.machine import console
-from shared.clock import rfc3339
+from shared.infra.clock import rfc3339
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 # All that is read, so that nothing but the index is.

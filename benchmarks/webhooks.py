@@ -14,9 +14,9 @@ from benchmarks.processes import LIVEKIT
 from benchmarks.tokens import requests_file, spreads
 from services.cli.projects import create_project
 from services.cli.simulate.traffic import make_meeting
-from shared import event_stream
+from shared.infra.redis import event_stream
+from shared.infra.settings import parse_database_url
 from shared.livekit.webhook import WebhookSigner
-from shared.settings import parse_database_url
 
 _PATHS = {"relay": "/api/webhooks/livekit", "express": "/webhook", "litestar + livekit-api": "/webhook"}
 _EVENTS = 20_000

@@ -8,7 +8,7 @@ import time
 from base64 import urlsafe_b64encode
 from collections.abc import Awaitable, Callable
 
-from shared.ids import new_key
+from shared.infra.ids import new_key
 
 _TOKENS, _WEBHOOKS = b"/v1/tokens", b"/api/webhooks/livekit"
 _PAUSE_S = 0.02

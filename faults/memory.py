@@ -24,7 +24,7 @@ from faults.memory_limit import MemoryLimit, memory_limit
 from faults.parts import ROOT, Part
 from faults.stack import Stack, running
 from services.cli.projects import create_project
-from shared.settings import inherited_environment
+from shared.infra.settings import inherited_environment
 from tests.ports import free_port
 
 TOKEN_P99_MS = 50.0

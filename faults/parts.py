@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 
 from services.local.embedded import EmbeddedServer, prepare_postgres, prepare_redis
-from shared.settings import inherited_environment
+from shared.infra.settings import inherited_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 READY_WITHIN_S = 60.0

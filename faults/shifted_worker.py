@@ -5,7 +5,7 @@ import signal
 import sys
 
 from services.worker.main import run
-from shared.clock import SystemClock
+from shared.infra.clock import SystemClock
 
 _JUMPS_MS = itertools.cycle((600_000, -600_000, 0))
 _right = SystemClock.now_ms

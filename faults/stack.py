@@ -14,12 +14,12 @@ import msgspec
 from faults import parts
 from faults.parts import ROOT, Part
 from services.cli.simulate.traffic import DayExpected, Stay, expected
-from shared import event_stream
-from shared.clock import DAY_MS, rfc3339
-from shared.migrate import migrate
+from shared.infra.clock import DAY_MS, rfc3339
+from shared.infra.migrations.migrate import migrate
+from shared.infra.postgres.pool import connect
+from shared.infra.redis import event_stream
+from shared.infra.settings import DatabaseUrl, inherited_environment, parse_database_url
 from shared.models.projects import CreatedProject
-from shared.postgres import connect
-from shared.settings import DatabaseUrl, inherited_environment, parse_database_url
 from tests.ports import free_port
 
 API_KEY, API_SECRET = "devkey", "a-secret-of-the-fault-harness-alone"

@@ -14,7 +14,7 @@ import redis
 from psycopg import sql
 
 from services.local.embedded import EmbeddedServers, embedded_servers
-from shared.settings import DatabaseUrl, RateLimits, Settings, environment, parse_database_url
+from shared.infra.settings import DatabaseUrl, RateLimits, Settings, environment, parse_database_url
 from tests.versions import DATABASE_VARIABLE, REDIS_VARIABLE
 
 _TEMPLATE = "relay_template"
@@ -76,7 +76,7 @@ def _url(servers: EmbeddedServers, name: str) -> str:
 @pytest.fixture(scope="session")
 def migrated_template(servers: EmbeddedServers) -> str:
     """The name of a database with every migration applied and nobody connected, to be copied."""
-    from shared.migrate import migrate
+    from shared.infra.migrations.migrate import migrate
 
     with psycopg.connect(servers.database_url, autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(_TEMPLATE)))

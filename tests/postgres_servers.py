@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from services.local.embedded import _let_service_user_run, _let_traverse, _postgres_binaries, _service_user
-from shared.settings import environment
+from shared.infra.settings import environment
 from tests.ports import free_port
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")

@@ -2,10 +2,10 @@
 
 from typing import NamedTuple
 
-from shared.clock import DAY_MS
+from shared.infra.clock import DAY_MS
+from shared.infra.postgres.pool import Connection
 from shared.metering.peak import Stretch
 from shared.models.scope import Scope
-from shared.postgres import Connection
 
 
 class DayUsage(NamedTuple):

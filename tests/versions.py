@@ -20,7 +20,7 @@ from urllib.parse import quote
 import psycopg
 import redis
 
-from shared.settings import inherited_environment
+from shared.infra.settings import inherited_environment
 
 DATABASE_VARIABLE, REDIS_VARIABLE = "RELAY_TEST_DATABASE_URL", "RELAY_TEST_REDIS_URL"
 # What concerns versions: SQL, streams and scripts. Pages, HTTP and LiveKit's room service are the same code whatever answers,

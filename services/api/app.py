@@ -13,38 +13,34 @@ from litestar.exceptions import NotFoundException
 from litestar.types import ASGIApp
 
 from services.api import routes
-from services.api.as_of import StreamBacklog
-from services.api.auth import KeyStore
-from services.api.authentication import Authentication
 from services.api.context import Context
-from services.api.hot_routes import HotRoutes
-from services.api.intake import Intake
-from services.api.last_used import LastUsed
-from services.api.limits import Limits, connect_limits_redis
+from services.api.http.access.authentication import Authentication
+from services.api.http.access.key_store import KeyStore
+from services.api.http.access.last_used import LastUsed
+from services.api.http.access.limits import Limits, connect_limits_redis
+from services.api.http.problems import answer_error
+from services.api.http.requests import JsonRequest, check_parameters, provide_key, provide_params, require_secret_key
+from services.api.http.serving.hot_routes import HotRoutes
+from services.api.http.serving.server import Drain
 from services.api.portal.portal import create_portal
 from services.api.portal.routes import portal_router, with_pages
-from services.api.problems import answer_error
-from services.api.reference import reference_routes
-from services.api.requests import (
-    JsonRequest,
-    check_parameters,
-    provide_key,
-    provide_params,
-    require_secret_key,
-)
-from services.api.routes import tokens, webhooks
-from services.api.server import Drain
-from shared import event_stream, metrics
-from shared.backlog import Backlog
-from shared.clock import Clock, SystemClock
-from shared.doorbell import create_broker
+from services.api.reference.routes import reference_routes
+from services.api.tokens import routes as tokens
+from services.api.usage.stream_backlog import StreamBacklog
+from services.api.webhooks import routes as webhooks
+from services.api.webhooks.intake import Intake
+from shared.infra import metrics
+from shared.infra.clock import Clock, SystemClock
+from shared.infra.postgres.pool import BORROWED_S, Pool, create_pool, end_statements_after
+from shared.infra.redis import event_stream
+from shared.infra.redis.doorbell import create_broker
+from shared.infra.settings import DatabaseUrl, Settings
+from shared.infra.tasks import Background
 from shared.livekit.access_token import TokenSigner
 from shared.livekit.room_service import RoomService
 from shared.livekit.webhook import WebhookVerifier
 from shared.metering.usage import stale_after_ms
-from shared.postgres import BORROWED_S, Pool, create_pool, end_statements_after
-from shared.settings import DatabaseUrl, Settings
-from shared.tasks import Background
+from shared.operations.backlog import Backlog
 
 log = logging.getLogger("relay.api")
 POOL_SIZE = 10

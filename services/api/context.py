@@ -2,14 +2,14 @@
 
 from typing import NamedTuple
 
-from services.api.as_of import StreamBacklog
-from services.api.authentication import Authentication
-from services.api.server import Drain
-from shared.backlog import Backlog
-from shared.clock import Clock
-from shared.event_stream import Redis
+from services.api.http.access.authentication import Authentication
+from services.api.http.serving.server import Drain
+from services.api.usage.stream_backlog import StreamBacklog
+from shared.infra.clock import Clock
+from shared.infra.postgres.pool import Pool
+from shared.infra.redis.event_stream import Redis
 from shared.livekit.room_service import RoomService
-from shared.postgres import Pool
+from shared.operations.backlog import Backlog
 
 
 class Context(NamedTuple):

@@ -6,20 +6,21 @@ import sys
 import uvloop
 
 from services.api.app import create_app
-from services.api.routes import tokens, webhooks
-from services.api.server import Drain, Server, server_config
-from shared import metrics
+from services.api.http.serving.server import Drain, Server, server_config
+from services.api.tokens import routes as tokens
+from services.api.webhooks import routes as webhooks
 from shared.errors import RelayError, SettingsInvalid
-from shared.logs import set_up_logging
-from shared.settings import Settings, load_settings
-from shared.settings_risks import log_risks
-from shared.startup import ensure_migrated
-from shared.tracing import set_up_tracing, traced_app
-from shared.version import VERSION
+from shared.infra import metrics
+from shared.infra.logs import set_up_logging
+from shared.infra.migrations.startup import ensure_migrated
+from shared.infra.settings import Settings, load_settings
+from shared.infra.settings_risks import log_risks
+from shared.infra.tracing import set_up_tracing, traced_app
+from shared.infra.version import VERSION
 
 
 def run() -> int:
-    """Serves until SIGTERM or SIGINT; requests in hand are answered first (services/api/server.py). Returns the exit code."""
+    """Serve until SIGTERM or SIGINT and answer the requests in progress. Returns the exit code."""
     try:
         settings = load_settings()
         set_up_logging(settings.log_format, settings.log_level)

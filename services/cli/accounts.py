@@ -9,10 +9,10 @@ from services.cli.instance import database_of, settings_of
 from services.cli.options import Invocation, Text, command, group
 from services.cli.output import print_json, print_table
 from services.cli.projects import transaction
-from shared import accounts as service
+from shared.accounts import service
+from shared.accounts.queries import accounts as queries
 from shared.errors import AccountNotFound
-from shared.queries import accounts as queries
-from shared.settings import DatabaseUrl, Settings
+from shared.infra.settings import DatabaseUrl, Settings
 
 accounts = group("accounts", "List and invite users of the portal.")
 

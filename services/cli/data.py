@@ -8,8 +8,8 @@ from services.cli.instance import database_of
 from services.cli.options import Invocation, Text, command, group
 from services.cli.output import print_json
 from services.cli.projects import transaction
+from shared.infra.settings import DatabaseUrl
 from shared.ledger.erasure import Erased, erase_identity
-from shared.settings import DatabaseUrl
 
 data = group("data", "Erase personal data.")
 

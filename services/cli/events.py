@@ -9,11 +9,11 @@ from services.cli.instance import database_of
 from services.cli.options import Invocation, Text, Whole, command, group
 from services.cli.output import print_json
 from services.cli.projects import transaction
-from shared import set_aside
+from shared.events import set_aside
+from shared.events.queries import set_aside as queries
+from shared.infra.settings import DatabaseUrl
 from shared.models.set_aside import SetAsideEvent
 from shared.models.wire import Wire
-from shared.queries import set_aside as queries
-from shared.settings import DatabaseUrl
 
 _ID = Whole(1, 2**63 - 1)
 events = group("events", "List, replay and delete events that could not be metered.")

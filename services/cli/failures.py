@@ -56,7 +56,7 @@ def _database(error: BaseException) -> Failure | None:
             return Failure([f"Postgres refuses DATABASE_URL: {error}"], FAILED)
         if isinstance(error, asyncpg.PostgresConnectionError | asyncpg.CannotConnectNowError):
             return Failure([UNREACHABLE], FAILED)
-        from shared.postgres_errors import query_problem
+        from shared.infra.postgres.errors import query_problem
 
         if (line := query_problem(error)) is not None:
             return Failure([line], FAILED)

@@ -3,7 +3,7 @@
 from services.cli.options import Invocation
 from services.local.data_dir import DataDir
 from shared.errors import SettingsInvalid
-from shared.settings import (
+from shared.infra.settings import (
     DatabaseUrl,
     Settings,
     default_data_dir,

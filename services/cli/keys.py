@@ -10,11 +10,11 @@ from services.cli.instance import database_of
 from services.cli.options import Duration, Invocation, Text, command, group
 from services.cli.output import print_json, print_table
 from services.cli.projects import CREATED_BY, transaction
-from shared import keys as service
-from shared.accounts import COMMAND_LINE, record_key
-from shared.ids import KeyType, Mode
+from shared.accounts.service import COMMAND_LINE, record_key
+from shared.infra.ids import KeyType, Mode
+from shared.infra.settings import DatabaseUrl
+from shared.keys import service
 from shared.models.projects import KeyInfo, NewKey
-from shared.settings import DatabaseUrl
 
 keys = group("keys", "Create, list, rotate and revoke API keys.")
 

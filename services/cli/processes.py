@@ -12,7 +12,7 @@ from services.cli.options import Invocation, Text, Whole, command
 @click.option("--host", type=Text(), default="127.0.0.1", help="Address the API listens on.")
 def up(invocation: Invocation, port: int | None, host: str) -> int:
     from services.local.up import up as run_all
-    from shared.settings import default_data_dir
+    from shared.infra.settings import default_data_dir
 
     return asyncio.run(run_all(invocation.data_dir or default_data_dir(), port, host))
 
@@ -35,7 +35,7 @@ def worker(_: Invocation, processes: int) -> int:
 @command("migrate", "Apply the migrations of the database and stop.")
 def migrate(invocation: Invocation) -> int:
     from services.cli.instance import database_of
-    from shared.startup import migrate_when_ready
+    from shared.infra.migrations.startup import migrate_when_ready
 
     applied = migrate_when_ready(database_of(invocation))
     print("\n".join(f"applied {migration}" for migration in applied) or "nothing to apply")

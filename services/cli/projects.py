@@ -10,12 +10,11 @@ import click
 from services.cli.instance import database_of
 from services.cli.options import Invocation, Text, command, group
 from services.cli.output import print_json, print_table
-from shared import projects as service
-from shared.accounts import COMMAND_LINE, record
+from shared.accounts.service import COMMAND_LINE, record
+from shared.infra.postgres.pool import Connection, connect
+from shared.infra.settings import DatabaseUrl
 from shared.models.projects import CreatedProject, Project
-from shared.postgres import Connection, connect
-from shared.queries import projects as queries
-from shared.settings import DatabaseUrl
+from shared.projects import queries, service
 
 CREATED_BY = "cli"
 projects = group("projects", "Create, list, rename, archive and restore projects.")

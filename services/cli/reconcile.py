@@ -5,17 +5,17 @@ import asyncio
 from services.cli.instance import database_of, settings_of
 from services.cli.options import Invocation, command
 from services.cli.output import print_json
-from shared.clock import SystemClock
 from shared.errors import RelayError
-from shared.ids import parse_livekit_room
+from shared.infra.clock import SystemClock
+from shared.infra.ids import parse_livekit_room
+from shared.infra.postgres.pool import create_pool
+from shared.infra.settings import Settings
 from shared.ledger.reconcile import JOB, PassReport
 from shared.ledger.reconcile import reconcile as run_pass
 from shared.livekit.room_service import RoomService
 from shared.models.livekit_event import LiveKitEvent
 from shared.models.wire import Wire
-from shared.postgres import create_pool
-from shared.queries import periodic as periodic_queries
-from shared.settings import Settings
+from shared.operations.queries import periodic as periodic_queries
 
 # A pass takes seconds; a worker's own is over by then, or it is stuck.
 WAIT_S = 60.0

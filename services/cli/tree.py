@@ -5,7 +5,7 @@ from importlib import import_module
 import click
 
 from services.cli.options import CONTEXT, Invocation, RelayGroup, data_dir_option, json_option
-from shared.version import VERSION
+from shared.infra.version import VERSION
 
 # The scripts of `relay completion` set it and call `relay` to ask for completions.
 COMPLETION_VARIABLE = "_RELAY_COMPLETE"

@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from shared import settings
 from shared.errors import RelayError
+from shared.infra import settings
 
 STORED = (
     "DATABASE_URL",

@@ -2,13 +2,13 @@
 
 from datetime import UTC, datetime
 
-from shared import projects
-from shared.accounts import COMMAND_LINE, record
+from shared.accounts.queries import accounts as account_queries
+from shared.accounts.service import COMMAND_LINE, record
+from shared.infra.postgres.pool import connect
+from shared.infra.settings import DatabaseUrl
 from shared.models.projects import CreatedProject
-from shared.postgres import connect
-from shared.queries import accounts as account_queries
-from shared.queries import projects as project_queries
-from shared.settings import DatabaseUrl
+from shared.projects import queries as project_queries
+from shared.projects import service as projects
 
 _DEMO = "demo"
 

@@ -18,9 +18,9 @@ from services.local.embedded import READY_WITHIN_S, EmbeddedServer, not_ready, p
 from services.local.first_start import any_account, create_demo_project
 from services.local.supervisor import Child, StopRequested, Supervisor
 from shared.errors import RelayError
-from shared.settings import Settings, default_data_dir, inherited_environment, load_settings
-from shared.settings_risks import is_local_host, is_published
-from shared.startup import ensure_migrated
+from shared.infra.migrations.startup import ensure_migrated
+from shared.infra.settings import Settings, default_data_dir, inherited_environment, load_settings
+from shared.infra.settings_risks import is_local_host, is_published
 
 DEFAULT_HOST = "127.0.0.1"
 _POLL_S = 0.05

@@ -2,7 +2,7 @@
 
 from services.local.supervisor import Supervisor
 from services.local.up import service
-from shared.settings import inherited_environment, load_settings
+from shared.infra.settings import inherited_environment, load_settings
 
 
 async def run_workers(processes: int) -> int:

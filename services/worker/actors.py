@@ -7,9 +7,10 @@ import dramatiq
 
 from services.worker.broker import Resources
 from services.worker.drain import drain_partition
-from shared import event_stream, metrics
-from shared.doorbell import ACTOR, QUEUE
-from shared.postgres import UNAVAILABLE
+from shared.infra import metrics
+from shared.infra.postgres.pool import UNAVAILABLE
+from shared.infra.redis import event_stream
+from shared.infra.redis.doorbell import ACTOR, QUEUE
 
 log = logging.getLogger("relay.worker")
 

@@ -15,14 +15,15 @@ from services.worker.drain import AT_ONCE, drain_inbox, drain_partition
 from services.worker.heartbeat import Heartbeat, Pulse, new_pulse
 from services.worker.jobs import periodic_jobs
 from services.worker.periodic import JobContext, Schedule
-from shared import event_stream, metrics
-from shared.backlog import Backlog
-from shared.clock import Clock, SystemClock
-from shared.doorbell import create_broker, wake
-from shared.postgres import UNAVAILABLE, Pool, connect, create_pool, remember_times, renew_if_read_only
-from shared.queries import events as event_queries
-from shared.settings import Settings
-from shared.tasks import end_tasks
+from shared.events.queries import events as event_queries
+from shared.infra import metrics
+from shared.infra.clock import Clock, SystemClock
+from shared.infra.postgres.pool import UNAVAILABLE, Pool, connect, create_pool, remember_times, renew_if_read_only
+from shared.infra.redis import event_stream
+from shared.infra.redis.doorbell import create_broker, wake
+from shared.infra.settings import Settings
+from shared.infra.tasks import end_tasks
+from shared.operations.backlog import Backlog
 
 log = logging.getLogger("relay.worker")
 T = TypeVar("T")

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Literal
 
-from shared import event_stream, metrics, tracing
+from shared.events.queries import events as event_queries
+from shared.infra import metrics, tracing
+from shared.infra.postgres.pool import Connection, Pool
+from shared.infra.redis import event_stream
 from shared.ledger.fold import FoldResult, fold_batch
-from shared.postgres import Connection, Pool
-from shared.queries import events as event_queries
 
 BATCH = 4000
 # Partitions that one process folds at once: enough that Python and Postgres both always have one to work on. More of them only

@@ -10,15 +10,15 @@ import asyncpg
 import msgspec
 
 from services.worker.periodic import Job, JobContext
-from shared.backlog import Backlog
-from shared.clock import Clock, from_ms
-from shared.event_stream import UNAVAILABLE as REDIS_UNAVAILABLE
-from shared.event_stream import Redis
-from shared.ids import new_id
+from shared.infra.clock import Clock, from_ms
+from shared.infra.ids import new_id
+from shared.infra.postgres.pool import UNAVAILABLE, Pool
+from shared.infra.redis.event_stream import UNAVAILABLE as REDIS_UNAVAILABLE
+from shared.infra.redis.event_stream import Redis
+from shared.infra.version import VERSION
 from shared.models.operations import WorkerRow
-from shared.postgres import UNAVAILABLE, Pool
-from shared.queries import operations as queries
-from shared.version import VERSION
+from shared.operations.backlog import Backlog
+from shared.operations.queries import workers as queries
 
 log = logging.getLogger("relay.worker")
 

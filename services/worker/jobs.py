@@ -1,10 +1,11 @@
 """Everything the worker does on a schedule."""
 
-from services.worker import attempts, partitions, reconcile_job
+from services.worker import forget_attempts as attempts
+from services.worker import partitions, reconcile_job
 from services.worker.periodic import Job, JobContext
+from shared.infra.memory import give_back_free_memory
+from shared.infra.settings import Settings
 from shared.ledger.reconcile import JOB
-from shared.memory import give_back_free_memory
-from shared.settings import Settings
 
 
 async def _trim(_context: JobContext, _now_ms: int) -> None:

@@ -12,15 +12,15 @@ from dramatiq.middleware import MiddlewareError
 
 from services.worker.actors import register_actors
 from services.worker.broker import Resources, create_worker_broker
-from services.worker.probe import probe
-from shared import metrics
+from services.worker.health_server import probe
 from shared.errors import RelayError, SettingsInvalid
-from shared.logs import set_up_logging
-from shared.settings import load_settings
-from shared.settings_risks import log_risks
-from shared.startup import ensure_migrated
-from shared.tracing import set_up_tracing
-from shared.version import VERSION
+from shared.infra import metrics
+from shared.infra.logs import set_up_logging
+from shared.infra.migrations.startup import ensure_migrated
+from shared.infra.settings import load_settings
+from shared.infra.settings_risks import log_risks
+from shared.infra.tracing import set_up_tracing
+from shared.infra.version import VERSION
 
 # How long an idle consumer may sleep before it looks again; Dramatiq's default of a second would be most of the delay
 # between a webhook and its usage.

@@ -11,9 +11,9 @@ import asyncpg
 import msgspec
 
 from services.worker.periodic import JobContext
-from shared.clock import DAY_MS, HOUR_MS, floor_to
-from shared.postgres import Connection
-from shared.queries import partitions as queries
+from shared.events.queries import partitions as queries
+from shared.infra.clock import DAY_MS, HOUR_MS, floor_to
+from shared.infra.postgres.pool import Connection
 
 log = logging.getLogger("relay.worker")
 

@@ -10,14 +10,14 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
-from shared import event_stream
-from shared.clock import Clock
 from shared.errors import RelayError
+from shared.infra.clock import Clock
+from shared.infra.postgres.pool import UNAVAILABLE, Pool
+from shared.infra.redis import event_stream
+from shared.infra.settings import Settings
+from shared.infra.tasks import end_tasks
 from shared.models.operations import JobRun
-from shared.postgres import UNAVAILABLE, Pool
-from shared.queries import periodic as queries
-from shared.settings import Settings
-from shared.tasks import end_tasks
+from shared.operations.queries import periodic as queries
 
 log = logging.getLogger("relay.worker")
 

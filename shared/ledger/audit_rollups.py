@@ -4,19 +4,19 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from operator import add
 from typing import NamedTuple
 
-from shared.clock import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS, floor_to, rfc3339
+from shared.infra.clock import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS, floor_to, rfc3339
+from shared.infra.postgres.pool import Connection
 from shared.ledger.day_sums import NO_GROUP, NO_USAGE, DaySums, sums_by_day
 from shared.ledger.difference import Difference, Found, Table, differing
 from shared.ledger.proof import Checked
+from shared.ledger.queries import audit as queries
+from shared.ledger.queries import audit_rollups
 from shared.ledger.rollups import RunSums
 from shared.metering.peak import EMPTY, Stretch, combine
 from shared.metering.run_usage import RunUsage
-from shared.models.audit import StoredStretch
-from shared.models.rollups import DIMENSIONS, GroupKey, GroupUsage, MediaKey
 from shared.models.scope import AuditScope, DayRange, Scope
-from shared.postgres import Connection
-from shared.queries import audit as queries
-from shared.queries import audit_rollups
+from shared.models.usage.audit import StoredStretch
+from shared.models.usage.rollups import DIMENSIONS, GroupKey, GroupUsage, MediaKey
 
 NO_RUNS = RunUsage(0, 0, 0)
 

@@ -10,19 +10,19 @@ from operator import add
 
 import msgspec
 
-from shared.clock import DAY_MS, floor_to
 from shared.errors import ConcurrentFold
+from shared.infra.clock import DAY_MS, floor_to
+from shared.infra.postgres.pool import Connection
+from shared.ledger.queries import media as media_queries
+from shared.ledger.queries import sessions as session_queries
+from shared.ledger.queries import usage as usage_queries
 from shared.ledger.rollups import LongStays, RunSums, group_rows, pieces_of, usage_rows
 from shared.metering.hours import Levels, Usage, days_of
 from shared.metering.state import MediaRun, Room, Session, merge_room, merge_run, merge_session, merged_rooms
 from shared.metering.usage import Bill, bill_of, bill_until, start_of
-from shared.models.rollups import DayDifference, GroupKey, GroupUsage, RollupKey
 from shared.models.scope import Scope
-from shared.postgres import Connection
-from shared.queries import groups as group_queries
-from shared.queries import media as media_queries
-from shared.queries import sessions as session_queries
-from shared.queries import usage as usage_queries
+from shared.models.usage.rollups import DayDifference, GroupKey, GroupUsage, RollupKey
+from shared.usage.queries import groups as group_queries
 
 
 class SessionChange(msgspec.Struct):

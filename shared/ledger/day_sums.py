@@ -4,15 +4,15 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from operator import add
 
-from shared.clock import DAY_MS, HOUR_MS, floor_to
+from shared.infra.clock import DAY_MS, HOUR_MS, floor_to
+from shared.infra.postgres.pool import Connection
+from shared.ledger.queries import audit as queries
 from shared.ledger.rollups import group_rows, names_of, usage_rows
 from shared.metering.hours import RunningLevels, Usage, WholeDays, WholeHours, days_of
 from shared.metering.state import Session
 from shared.metering.usage import bill_of, kind_of
-from shared.models.rollups import DIMENSIONS, Dimension, GroupKey, GroupUsage, RollupKey
 from shared.models.scope import DayRange, Scope
-from shared.postgres import Connection
-from shared.queries import audit as queries
+from shared.models.usage.rollups import DIMENSIONS, Dimension, GroupKey, GroupUsage, RollupKey
 
 NO_USAGE = Usage(0, 0)
 NO_GROUP = GroupUsage(NO_USAGE, 0)

@@ -12,18 +12,18 @@ from typing import Any
 import msgspec
 
 from shared.errors import ProjectNotFound, RelayError
+from shared.infra.postgres.pool import Connection
+from shared.ledger.queries import erasure as queries
+from shared.ledger.queries.sessions import lock_rooms
+from shared.ledger.queries.usage import lock_scopes
 from shared.ledger.rollups import LongStays, group_rows, pieces_of
 from shared.metering.hours import Usage, days_of
 from shared.metering.state import Session
 from shared.metering.usage import bill_of
-from shared.models.rollups import GroupKey, GroupUsage
 from shared.models.scope import Scope
-from shared.postgres import Connection
-from shared.queries import erasure as queries
-from shared.queries import projects as project_queries
-from shared.queries.groups import add_group_usage
-from shared.queries.sessions import lock_rooms
-from shared.queries.usage import lock_scopes
+from shared.models.usage.rollups import GroupKey, GroupUsage
+from shared.projects import queries as project_queries
+from shared.usage.queries.groups import add_group_usage
 
 # The greatest of two names wins when a session learns another (shared/metering/state.py). `~` is greater than every letter, so
 # an event of an erased session that arrives late does not bring the identity back into it.

@@ -12,18 +12,18 @@ from hashlib import sha256
 import asyncpg
 import msgspec
 
-from shared import metrics
 from shared.errors import ConcurrentFold, UnfoldableEvent
+from shared.events.queries import events as event_queries
+from shared.events.queries.events import EventKey, EventRow, event_row
+from shared.infra import metrics
+from shared.infra.postgres.pool import Connection
 from shared.ledger.bill import fold_runs, fold_sessions
 from shared.ledger.room_succession import last_sightings, succeeded_rooms
 from shared.metering.observe import Observation, ingress_run_id, observe
 from shared.metering.state import Room, merged_rooms
 from shared.models.livekit_event import OWN_PREFIX, LiveKitEvent, decode_event, decode_own_event
 from shared.models.received import Received
-from shared.postgres import Connection
-from shared.queries import events as event_queries
-from shared.queries import projects as project_queries
-from shared.queries.events import EventKey, EventRow, event_row
+from shared.projects import queries as project_queries
 
 log = logging.getLogger("relay.worker")
 

@@ -13,15 +13,15 @@ from zlib import crc32
 import msgspec
 
 from shared.errors import UnfoldableEvent
+from shared.infra.postgres.pool import Connection
 from shared.ledger.difference import Difference, Found, State, Table, differing, registers
+from shared.ledger.queries import audit as queries
+from shared.ledger.queries import media, sessions
 from shared.metering.observe import Observation, observe
 from shared.metering.state import MediaRun, Room, Session, merge_room, merge_run, merge_session
-from shared.models.audit import KeptEvent, StoredSession
 from shared.models.livekit_event import decode_kept_event
 from shared.models.scope import AuditScope, DayRange
-from shared.postgres import Connection
-from shared.queries import audit as queries
-from shared.queries import media, sessions
+from shared.models.usage.audit import KeptEvent, StoredSession
 
 T = TypeVar("T", Session, Room, MediaRun)
 S = TypeVar("S")

@@ -9,27 +9,27 @@ from operator import add
 import asyncpg
 import msgspec
 
-from shared.clock import DAY_MS, floor_to
 from shared.errors import ConcurrentFold
+from shared.infra.clock import DAY_MS, floor_to
+from shared.infra.postgres.pool import Connection
 from shared.ledger.audit_rollups import NO_RUNS
 from shared.ledger.bill import SessionChange, apply_change
 from shared.ledger.day_sums import DaySums, sums_by_day
 from shared.ledger.difference import Found, State
 from shared.ledger.proof import Checked
+from shared.ledger.queries import audit as queries
+from shared.ledger.queries import audit_rollups
+from shared.ledger.queries import media as media_queries
+from shared.ledger.queries import sessions as session_queries
+from shared.ledger.queries import usage as usage_queries
 from shared.ledger.rollups import RunSums, pieces_of
 from shared.ledger.verify import verify_rollups, verify_states
 from shared.metering.run_usage import RunUsage
 from shared.metering.state import MediaRun, Room, Session
 from shared.metering.usage import bill_of
-from shared.models.rollups import DayDifference, MediaKey
 from shared.models.scope import AuditScope, DayRange, Scope
-from shared.postgres import Connection
-from shared.queries import audit as queries
-from shared.queries import audit_rollups
-from shared.queries import groups as group_queries
-from shared.queries import media as media_queries
-from shared.queries import sessions as session_queries
-from shared.queries import usage as usage_queries
+from shared.models.usage.rollups import DayDifference, MediaKey
+from shared.usage.queries import groups as group_queries
 
 # States mended in one transaction; the fold waits for those it wants itself.
 _BATCH = 200

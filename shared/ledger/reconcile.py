@@ -13,12 +13,14 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from shared import metrics
-from shared.clock import Clock
 from shared.errors import LiveKitError, LiveKitTimedOut, LiveKitUnreachable, RoomNotFound
-from shared.event_stream import partition_of
-from shared.ids import parse_livekit_room
+from shared.infra import metrics
+from shared.infra.clock import Clock
+from shared.infra.ids import parse_livekit_room
+from shared.infra.postgres.pool import Connection, Pool
+from shared.infra.redis.event_stream import partition_of
 from shared.ledger.fold import fold_batch
+from shared.ledger.queries import reconcile as queries
 from shared.livekit.listing import egress_info, ingress_info, participant_info, room_info
 from shared.livekit.room_service import RoomService
 from shared.metering.reconcile import (
@@ -35,9 +37,7 @@ from shared.metering.reconcile_runs import RunListing, decide_runs, listed_runs
 from shared.models.livekit_event import EgressInfo, IngressInfo, OwnEvent
 from shared.models.operations import Pass
 from shared.models.received import Received
-from shared.postgres import Connection, Pool
-from shared.queries import projects as project_queries
-from shared.queries import reconcile as queries
+from shared.projects import queries as project_queries
 
 log = logging.getLogger("relay.worker")
 T = TypeVar("T")

@@ -6,13 +6,13 @@ from itertools import islice
 from operator import add
 from typing import NamedTuple, TypeVar
 
-from shared.clock import DAY_MS, HOUR_MS, floor_to
+from shared.infra.clock import DAY_MS, HOUR_MS, floor_to
 from shared.metering.hours import Key, Levels, Usage, WholeDays, WholeHours
 from shared.metering.run_usage import RunUsage, run_bill_of
 from shared.metering.state import MediaRun, Session
 from shared.metering.usage import kind_of
-from shared.models.rollups import Dimension, GroupKey, GroupUsage, MediaKey, RollupKey
 from shared.models.scope import Scope
+from shared.models.usage.rollups import Dimension, GroupKey, GroupUsage, MediaKey, RollupKey
 
 # Rows that one statement writes, where there may be many.
 ROWS_AT_ONCE = 10_000

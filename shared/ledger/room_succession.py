@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from shared.ids import livekit_room
+from shared.infra.ids import livekit_room
+from shared.infra.postgres.pool import Connection
+from shared.ledger.queries import sessions as session_queries
 from shared.metering.reconcile import sighting_event
 from shared.metering.state import Room, merged_rooms, succession
-from shared.postgres import Connection
-from shared.queries import sessions as session_queries
 
 _encode = msgspec.json.Encoder().encode
 

@@ -2,13 +2,13 @@
 
 from collections.abc import AsyncIterator, Callable
 
+from shared.events.queries import partitions
+from shared.infra.postgres.pool import Connection
 from shared.ledger import audit_rollups, proof
 from shared.ledger.difference import Found
 from shared.ledger.proof import Checked
+from shared.ledger.queries import audit as queries
 from shared.models.scope import AuditScope, DayRange
-from shared.postgres import Connection
-from shared.queries import audit as queries
-from shared.queries import partitions
 
 
 async def verify_states(

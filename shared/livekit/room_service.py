@@ -20,8 +20,6 @@ from google.protobuf.message import DecodeError, Message
 from livekit.api.twirp_client import ServerError, ServerErrorCode, TwirpClient
 from livekit.protocol import agent_dispatch, egress, ingress, models, room
 
-from shared import metrics
-from shared.clock import Clock
 from shared.errors import (
     LiveKitAnswerTooLarge,
     LiveKitCredentialsRefused,
@@ -36,7 +34,9 @@ from shared.errors import (
     RoomNotFound,
     TrackNotFound,
 )
-from shared.ids import parse_livekit_room
+from shared.infra import metrics
+from shared.infra.clock import Clock
+from shared.infra.ids import parse_livekit_room
 from shared.livekit.access_token import TokenSigner
 from shared.livekit.bounded_answers import AnswerTooLarge, BoundedAnswers
 

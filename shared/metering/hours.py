@@ -9,7 +9,7 @@ from itertools import pairwise
 from operator import add, sub
 from typing import Generic, NamedTuple, TypeVar
 
-from shared.clock import DAY_MS, HOUR_MS, floor_to
+from shared.infra.clock import DAY_MS, HOUR_MS, floor_to
 
 Key = TypeVar("Key", bound=Hashable)
 # How long one connection counts at most, from its start. LiveKit is updated more often, and an update ends every connection.

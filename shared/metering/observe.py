@@ -10,9 +10,9 @@ package: ``createdAt`` is whole seconds, floored; ``joinedAtMs`` is when the par
 
 import msgspec
 
-from shared.clock import DAY_MS
 from shared.errors import UnfoldableEvent
-from shared.ids import RoomName, parse_livekit_room
+from shared.infra.clock import DAY_MS
+from shared.infra.ids import RoomName, parse_livekit_room
 from shared.metering.hours import MAX_SESSION_DAYS, MAX_SESSION_MS
 from shared.metering.state import MAX_TRACKS, MediaRun, Room, Session, Track
 from shared.models.livekit_event import (

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from shared.ids import livekit_room
+from shared.infra.ids import livekit_room
 from shared.metering.observe import GONE, SEEN, TRACK_GONE
 from shared.metering.state import EndedBy, Session, Track, keeps_track
 from shared.metering.usage import is_running, last_sign_of, start_of

@@ -7,7 +7,7 @@ ends the egresses of a room with it.
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from shared.ids import livekit_room
+from shared.infra.ids import livekit_room
 from shared.metering.observe import EGRESS_GONE, EGRESS_SEEN, INGRESS_GONE, INGRESS_SEEN, ingress_run_id
 from shared.metering.reconcile import GRACE_MS, SETTLE_MS, Absence, Findings
 from shared.metering.state import MediaRun, MeterName

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from shared.clock import HOUR_MS, floor_to
+from shared.infra.clock import HOUR_MS, floor_to
 from shared.metering.hours import MAX_SESSION_MS, cut_at_edges
 from shared.metering.state import MediaRun
 

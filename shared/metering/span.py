@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final, Literal, NamedTuple
 
-from shared.clock import DAY_MS, HOUR_MS, floor_to
+from shared.infra.clock import DAY_MS, HOUR_MS, floor_to
 
 Granularity = Literal["hour", "day", "month"]
 GRANULARITIES: Final[tuple[Granularity, Granularity, Granularity]] = ("hour", "day", "month")

@@ -14,7 +14,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from shared.ids import Mode
+from shared.infra.ids import Mode
 
 Text = TypeVar("Text", bound=str)
 EndedBy = Literal["left", "aborted", "room_finished", "reconciled"]

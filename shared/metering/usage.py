@@ -7,7 +7,7 @@ The stored rollup is at any moment the sum of ``usage_of`` over all sessions tha
 from collections.abc import Callable
 from typing import NamedTuple
 
-from shared.clock import HOUR_MS, SECOND_MS, floor_to
+from shared.infra.clock import HOUR_MS, SECOND_MS, floor_to
 from shared.metering.hours import (
     LONG_MS,
     MAX_SESSION_MS,

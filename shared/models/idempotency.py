@@ -2,7 +2,7 @@
 
 import msgspec
 
-from shared.ids import Mode
+from shared.infra.ids import Mode
 
 
 class Attempt(msgspec.Struct, frozen=True):

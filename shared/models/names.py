@@ -10,7 +10,7 @@ MAX_LIVEKIT_NAME_BYTES: Final = 256
 # \Z, not $: $ also matches before a trailing line break.
 _ROOM = r"\A[A-Za-z0-9._:-]{1,128}\Z"
 # Something to see, and no control characters, line breaks or what turns the direction of text around. What keys and projects
-# are called: shared/names.py.
+# are called: shared/infra/display_names.py.
 # Takes linear time: the blanks at the start match nothing else.
 PRINTABLE: Final = (
     r"\A[ \xa0\u1680\u2000-\u200a\u202f\u205f\u3000]*[^\s\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]"

@@ -4,7 +4,7 @@ from datetime import datetime
 
 import msgspec
 
-from shared.ids import KeyType, Mode
+from shared.infra.ids import KeyType, Mode
 from shared.models.wire import Wire
 
 

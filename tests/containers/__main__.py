@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from shared.settings import environment
+from shared.infra.settings import environment
 from tests.containers.compose import compose
 from tests.containers.engine import CACHE, Namespace, docker, install_packages
 from tests.containers.scenario import Scenario, steps

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shared.settings import environment, inherited_environment
+from shared.infra.settings import environment, inherited_environment
 
 CACHE = Path(environment().get("XDG_CACHE_HOME", "") or Path.home() / ".cache") / "relay-ci" / "containers"
 PACKAGES = (

@@ -8,7 +8,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from shared.settings import environment
+from shared.infra.settings import environment
 from tests.containers.engine import CACHE, run
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shared.settings import environment
+from shared.infra.settings import environment
 
 EXECUTABLE = "/usr/bin/chromium"
 _ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]

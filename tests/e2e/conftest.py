@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from services.local.data_dir import STORED, DataDir
-from shared.settings import DatabaseUrl, inherited_environment, parse_database_url
+from shared.infra.settings import DatabaseUrl, inherited_environment, parse_database_url
 from tests.e2e.children import end
 from tests.e2e.livekit_server import API_KEY, API_SECRET, LiveKit, binary, livekit_server, unavailable
 from tests.e2e.recorder import Recorder, recording

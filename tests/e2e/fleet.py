@@ -11,9 +11,9 @@ from pathlib import Path
 
 from services.cli.simulate.run import Traffic
 from services.local.up import service
-from shared import event_stream
+from shared.infra.redis import event_stream
+from shared.infra.settings import Settings, inherited_environment
 from shared.livekit.webhook import WebhookSigner
-from shared.settings import Settings, inherited_environment
 from tests.e2e.balanced_load import Balancer, Wanted
 from tests.ports import free_port
 

@@ -12,9 +12,9 @@ import httpx
 from livekit import api as livekit_api
 
 from services.cli.projects import create_project
-from shared.ids import Mode, livekit_room
+from shared.infra.ids import Mode, livekit_room
+from shared.infra.settings import DatabaseUrl, Settings
 from shared.models.projects import CreatedProject
-from shared.settings import DatabaseUrl, Settings
 from tests.e2e.guest import Guest
 from tests.e2e.livekit_server import API_KEY, API_SECRET, LiveKit, binary, livekit_server, unavailable
 from tests.integration.conftest import key_of, serving

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import httpx
 import pytest
 
-from shared.settings import environment
+from shared.infra.settings import environment
 from tests.e2e.children import end
 from tests.ports import free_port
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from shared.settings import environment, inherited_environment
+from shared.infra.settings import environment, inherited_environment
 from tests.e2e.children import end
 from tests.ports import free_port
 

@@ -25,9 +25,9 @@ import httpx
 from services.cli.keys import create_key, revoke_key
 from services.cli.projects import create_project
 from services.local import embedded
-from shared.migrate import migrate
-from shared.postgres import connect
-from shared.settings import DatabaseUrl, parse_database_url
+from shared.infra.migrations.migrate import migrate
+from shared.infra.postgres.pool import connect
+from shared.infra.settings import DatabaseUrl, parse_database_url
 from tests.e2e.children import end
 from tests.ports import free_port
 

@@ -20,9 +20,9 @@ import uvloop
 
 from services.cli.projects import create_project
 from services.local.embedded import embedded_servers
-from shared.migrate import migrate
-from shared.postgres import create_pool
-from shared.settings import Settings, parse_database_url
+from shared.infra.migrations.migrate import migrate
+from shared.infra.postgres.pool import create_pool
+from shared.infra.settings import Settings, parse_database_url
 from tests.e2e.balanced_load import Balancer, OnePort, Outcome, drive
 from tests.e2e.fleet import environment_of, fleet, folded, mints, webhooks
 from tests.e2e.proxy import shipped_proxy

@@ -15,7 +15,7 @@ from services.cli.doctor.livekit_config import WANTED_DEPTH
 from services.cli.projects import create_project
 from services.cli.simulate.cli import MAX_WAIT_S, QUEUE_DEPTH
 from services.cli.simulate.traffic import DayExpected
-from shared.settings import inherited_environment
+from shared.infra.settings import inherited_environment
 from tests.conftest import in_memory
 
 PEOPLE = 500

@@ -8,8 +8,8 @@ import msgspec
 
 from services.cli.projects import create_project
 from services.cli.simulate.traffic import expected
-from shared.postgres import Pool, create_pool
-from shared.settings import Settings
+from shared.infra.postgres.pool import Pool, create_pool
+from shared.infra.settings import Settings
 from tests.e2e.balanced_load import drive
 from tests.e2e.fleet import fleet, folded, webhooks
 from tests.integration.test_volume import metered, traffic_for

@@ -13,7 +13,7 @@ import httpx
 import yaml
 
 from services.cli.doctor.livekit_config import check_livekit_config
-from shared.settings import load_settings
+from shared.infra.settings import load_settings
 from tests.e2e.livekit_server import binary
 from tests.ports import free_port
 

@@ -14,10 +14,10 @@ import pytest
 from livekit import api as livekit_api
 
 from services.cli.projects import create_project
-from shared.ids import Mode, livekit_room
+from shared.infra.ids import Mode, livekit_room
+from shared.infra.postgres.pool import connect
+from shared.infra.settings import environment
 from shared.models.projects import CreatedProject
-from shared.postgres import connect
-from shared.settings import environment
 from tests.e2e.conftest import Stack
 from tests.e2e.livekit_server import API_KEY, API_SECRET
 from tests.e2e.participant import Person

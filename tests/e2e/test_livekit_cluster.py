@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shared import event_stream
+from shared.infra.redis import event_stream
 from tests.e2e.test_livekit import test_bills_what_the_participants_clocks_say
 from tests.redis_cluster import Node, redis_cluster
 

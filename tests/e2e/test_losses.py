@@ -21,12 +21,12 @@ from livekit import api
 
 from services.cli.projects import create_project
 from services.local.data_dir import DataDir
-from shared.clock import SystemClock
-from shared.ids import livekit_room
+from shared.infra.clock import SystemClock
+from shared.infra.ids import livekit_room
+from shared.infra.postgres.pool import connect
+from shared.infra.settings import parse_database_url
 from shared.livekit.room_service import RoomService
 from shared.metering.reconcile import SETTLE_MS
-from shared.postgres import connect
-from shared.settings import parse_database_url
 from tests.e2e.conftest import Stack, relay_up
 from tests.e2e.livekit_server import API_KEY, API_SECRET, LiveKit, binary, livekit_server, unavailable
 from tests.e2e.participant import Person

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from shared.ids import Mode
+from shared.infra.ids import Mode
 from tests.e2e.browser import chromium
 from tests.e2e.conftest import Stack
 from tests.e2e.participant import Person

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from shared.settings import Settings
+from shared.infra.settings import Settings
 from tests.e2e.revocation import report, run
 
 

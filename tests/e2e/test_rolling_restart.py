@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.settings import Settings
+from shared.infra.settings import Settings
 from tests.e2e.fleet import STOP_WITHIN_S
 from tests.e2e.rolling_restart import rolling_restart
 

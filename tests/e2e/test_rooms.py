@@ -12,7 +12,7 @@ from livekit import api as livekit_api
 
 from services.api.app import create_app
 from services.local.embedded import EmbeddedServers
-from shared.clock import SystemClock
+from shared.infra.clock import SystemClock
 from tests.conftest import fresh_database
 from tests.e2e.gateway import Gateway, open_gateway
 from tests.e2e.guest import Guest

@@ -15,9 +15,9 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from services.cli.projects import create_project
-from shared.ids import livekit_room
+from shared.infra.ids import livekit_room
+from shared.infra.settings import Settings
 from shared.livekit.webhook import WebhookSigner
-from shared.settings import Settings
 from tests.e2e.fleet import environment_of
 from tests.integration.conftest import key_of
 from tests.livekit_bodies import BASE_S, body, participant, room

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from services.local.data_dir import STORED
-from shared.settings import inherited_environment
+from shared.infra.settings import inherited_environment
 from tests.ports import free_port
 
 _WITHIN_S = 60.0

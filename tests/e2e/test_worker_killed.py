@@ -10,11 +10,11 @@ from pathlib import Path
 
 from services.cli.projects import create_project
 from services.cli.simulate.traffic import Event, expected
-from shared import event_stream
-from shared.doorbell import create_broker, wake
+from shared.infra.postgres.pool import Pool, create_pool
+from shared.infra.redis import event_stream
+from shared.infra.redis.doorbell import create_broker, wake
+from shared.infra.settings import Settings
 from shared.models.received import Received
-from shared.postgres import Pool, create_pool
-from shared.settings import Settings
 from tests.e2e.fleet import environment_of
 from tests.integration.test_volume import metered, traffic_for
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 
-from shared.settings import Settings
+from shared.infra.settings import Settings
 from tests.e2e.fleet import environment_of
 from tests.ports import two_free_ports
 

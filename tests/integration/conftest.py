@@ -11,18 +11,18 @@ import pytest
 import uvicorn
 
 from services.api.app import create_app
-from services.api.http_limits import HttpLimits
-from services.api.problem_codes import CODES
-from services.api.problems import ProblemDetails
-from services.api.server import server_config
+from services.api.http.problem_codes import CODES
+from services.api.http.problems import ProblemDetails
+from services.api.http.serving.http_limits import HttpLimits
+from services.api.http.serving.server import server_config
 from services.cli.projects import create_project
 from services.local.embedded import EmbeddedServers
-from shared.clock import DAY_MS, Clock, SystemClock, floor_to
-from shared.ids import KeyType, Mode
+from shared.infra.clock import DAY_MS, Clock, SystemClock, floor_to
+from shared.infra.ids import KeyType, Mode
+from shared.infra.postgres.pool import Pool, create_pool, remember_times
+from shared.infra.settings import Settings
 from shared.livekit.webhook import WebhookSigner
 from shared.models.projects import CreatedProject
-from shared.postgres import Pool, create_pool, remember_times
-from shared.settings import Settings
 from tests.conftest import fresh_database, settings_for
 
 

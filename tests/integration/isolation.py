@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from shared.ids import MODES, Mode, livekit_room
-from shared.keys import create_key
+from shared.infra.ids import MODES, Mode, livekit_room
+from shared.infra.postgres.pool import Pool
+from shared.keys.service import create_key
 from shared.ledger.fold import fold_batch
 from shared.models.projects import CreatedProject
 from shared.models.received import Received
-from shared.postgres import Pool
 from tests.fake_livekit import FakeLiveKit
 from tests.integration.conftest import key_of
 from tests.livekit_bodies import meeting

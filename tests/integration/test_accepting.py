@@ -6,7 +6,7 @@ import time
 
 import uvloop
 
-from services.api.server import ACCEPTED_AT_ONCE, Drain, Server, server_config
+from services.api.http.serving.server import ACCEPTED_AT_ONCE, Drain, Server, server_config
 
 
 async def _no_application(scope: object, receive: object, send: object) -> None:

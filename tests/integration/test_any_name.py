@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 from services.cli.projects import create_project
 from services.local.embedded import EmbeddedServers
-from shared.ids import Mode, livekit_room
+from shared.infra.ids import Mode, livekit_room
+from shared.infra.postgres.pool import Pool, create_pool, remember_times
+from shared.infra.settings import DatabaseUrl
 from shared.ledger.fold import fold_batch
 from shared.models.projects import CreatedProject
 from shared.models.received import Received
-from shared.postgres import Pool, create_pool, remember_times
-from shared.settings import DatabaseUrl
 from tests.conftest import fresh_database, settings_for
 from tests.fake_livekit import FakeLiveKit, fake_livekit
 from tests.integration.conftest import client_of_api, key_of

@@ -5,22 +5,22 @@ import time
 
 import pytest
 
-from services.api.as_of import AWAY_MS, PATIENCE_MS, SHARE_MS, Seen, StreamBacklog
-from services.api.usage import usage_for
-from services.api.usage_query import UsageQuery, usage_range
+from services.api.usage.parameters import UsageQuery, usage_range
+from services.api.usage.service import usage_for
+from services.api.usage.stream_backlog import AWAY_MS, PATIENCE_MS, SHARE_MS, Seen, StreamBacklog
 from services.worker.broker import sweep
 from services.worker.drain import drain_partition
-from shared import event_stream
-from shared.clock import rfc3339
-from shared.doorbell import create_broker
-from shared.ids import livekit_room
+from shared.events.queries import events as event_queries
+from shared.infra.clock import rfc3339
+from shared.infra.ids import livekit_room
+from shared.infra.postgres.pool import Pool
+from shared.infra.redis import event_stream
+from shared.infra.redis.doorbell import create_broker
+from shared.infra.settings import Settings
 from shared.models.projects import CreatedProject
 from shared.models.received import Received
 from shared.models.scope import Scope
-from shared.models.usage_ranges import UsageClock
-from shared.postgres import Pool
-from shared.queries import events as event_queries
-from shared.settings import Settings
+from shared.models.usage.ranges import UsageClock
 from tests.livekit_bodies import meeting
 
 # Postgres' own clock has a say, so it is about now.

@@ -9,8 +9,10 @@ import pytest
 
 from services.cli.usage.audit import span_of
 from services.worker.partitions import keep_partitions
-from shared.clock import DAY_MS, floor_to
-from shared.ids import Mode, livekit_room
+from shared.infra.clock import DAY_MS, floor_to
+from shared.infra.ids import Mode, livekit_room
+from shared.infra.postgres.pool import Connection, Pool
+from shared.infra.settings import Settings
 from shared.ledger.difference import Difference
 from shared.ledger.fold import fold_batch
 from shared.ledger.proof import Checked
@@ -19,8 +21,6 @@ from shared.ledger.verify import verify
 from shared.models.projects import CreatedProject
 from shared.models.received import Received
 from shared.models.scope import DayRange
-from shared.postgres import Connection, Pool
-from shared.settings import Settings
 from tests.integration.test_cli import relay, relay_json
 from tests.livekit_bodies import BASE_S, body, meeting, participant, room
 

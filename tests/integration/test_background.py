@@ -5,10 +5,10 @@ import asyncio
 import pytest
 
 from services.api.app import create_app
-from services.api.intake import Intake
-from services.api.server import Drain, Server, server_config
-from shared.settings import Settings
-from shared.tasks import Background
+from services.api.http.serving.server import Drain, Server, server_config
+from services.api.webhooks.intake import Intake
+from shared.infra.settings import Settings
+from shared.infra.tasks import Background
 from tests.integration.test_hot_protocol import Signed, connected, request, until
 
 WEBHOOKS = "/api/webhooks/livekit"

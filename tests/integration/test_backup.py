@@ -11,13 +11,13 @@ from psycopg import sql
 
 from services.cli.projects import create_project
 from services.local.embedded import _postgres_binaries
-from shared import projects
+from shared.events.queries import events as event_queries
+from shared.infra.migrations.migrate import migrate
+from shared.infra.postgres.pool import create_pool
+from shared.infra.settings import DatabaseUrl, Settings
 from shared.ledger.fold import fold_batch
-from shared.migrate import migrate
 from shared.models.received import Received
-from shared.postgres import create_pool
-from shared.queries import events as event_queries
-from shared.settings import DatabaseUrl, Settings
+from shared.projects import service as projects
 from tests.integration.test_volume import metered, traffic_for
 
 

@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 
 from services.worker.drain import drain_inbox
-from shared.clock import DAY_MS, HOUR_MS, floor_to
-from shared.ids import livekit_room
+from shared.events.queries import events as event_queries
+from shared.infra.clock import DAY_MS, HOUR_MS, floor_to
+from shared.infra.ids import livekit_room
+from shared.infra.postgres.pool import Pool
 from shared.ledger.fold import FoldResult, fold_batch
 from shared.ledger.proof import Checked
 from shared.ledger.rebuild import rebuild
 from shared.ledger.verify import verify
 from shared.models.projects import CreatedProject
 from shared.models.received import Received
-from shared.postgres import Pool
-from shared.queries import events as event_queries
 from tests.livekit_bodies import body, participant, room
 
 NOW_S = 1_795_000_000

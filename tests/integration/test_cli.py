@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from shared.ids import parse_key
-from shared.settings import Settings, inherited_environment
+from shared.infra.ids import parse_key
+from shared.infra.settings import Settings, inherited_environment
 
 
 def relay(settings: Settings, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":

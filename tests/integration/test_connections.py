@@ -9,10 +9,10 @@ import pytest
 import uvicorn
 
 from services.api.app import create_app
-from services.api.http_limits import HttpLimits
-from services.api.server import server_config
+from services.api.http.serving.http_limits import HttpLimits
+from services.api.http.serving.server import server_config
+from shared.infra.settings import Settings
 from shared.livekit.webhook import WebhookSigner
-from shared.settings import Settings
 
 SOON_S = 10.0
 LIMITS = HttpLimits(headers_s=0.4, request_s=0.8, sweep_s=0.05)

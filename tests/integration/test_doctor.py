@@ -15,14 +15,15 @@ import pytest
 from services.cli.doctor.command import examine, printed
 from services.cli.doctor.finding import Finding
 from services.cli.doctor.network import check_own_address
-from shared import event_stream, metrics
-from shared.clock import SystemClock, from_ms
+from shared.events.queries.events import record_progress
+from shared.infra import metrics
+from shared.infra.clock import SystemClock, from_ms
+from shared.infra.postgres.pool import Pool
+from shared.infra.redis import event_stream
+from shared.infra.settings import Settings, inherited_environment
 from shared.models.operations import WorkerRow
 from shared.models.received import Received
-from shared.postgres import Pool
-from shared.queries import operations as queries
-from shared.queries.events import record_progress
-from shared.settings import Settings, inherited_environment
+from shared.operations.queries import workers as queries
 from tests.integration.conftest import serving
 from tests.ports import free_port
 

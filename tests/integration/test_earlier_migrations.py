@@ -14,12 +14,12 @@ from psycopg import sql
 from yoyo import read_migrations
 
 from services.local.embedded import EmbeddedServers, _postgres_binaries
-from shared.earlier_migrations import EARLIER, EQUIVALENT, EarlierDatabaseIncomplete
-from shared.migrate import migrate, rollback_all
-from shared.schema import known_migrations
-from shared.settings import DatabaseUrl, parse_database_url
-from shared.startup import ensure_migrated
-from shared.yoyo_backend import open_backend
+from shared.infra.migrations.earlier_migrations import EARLIER, EQUIVALENT, EarlierDatabaseIncomplete
+from shared.infra.migrations.migrate import migrate, rollback_all
+from shared.infra.migrations.schema import known_migrations
+from shared.infra.migrations.startup import ensure_migrated
+from shared.infra.migrations.yoyo_backend import open_backend
+from shared.infra.settings import DatabaseUrl, parse_database_url
 from tests.conftest import fresh_database
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"

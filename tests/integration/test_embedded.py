@@ -27,11 +27,11 @@ from services.local.embedded import (
     prepare_postgres,
     prepare_redis,
 )
-from shared.migrate import migrate
-from shared.postgres import connect
-from shared.queries.migrations import missing_migrations
-from shared.schema import known_migrations
-from shared.settings import DatabaseUrl, Settings, parse_database_url
+from shared.infra.migrations.migrate import migrate
+from shared.infra.migrations.queries import missing_migrations
+from shared.infra.migrations.schema import known_migrations
+from shared.infra.postgres.pool import connect
+from shared.infra.settings import DatabaseUrl, Settings, parse_database_url
 
 
 @pytest.fixture

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from services.cli.data import describe, erase_stored
 from services.cli.projects import create_project
 from shared.errors import ProjectNotFound
-from shared.ids import livekit_room
+from shared.events.queries import events as event_queries
+from shared.infra.ids import livekit_room
+from shared.infra.postgres.pool import Pool
+from shared.infra.settings import Settings
 from shared.ledger.erasure import PSEUDONYM_PREFIX, IdentityConnected, erase_identity, without_person
 from shared.ledger.fold import fold_batch
 from shared.ledger.proof import Checked
 from shared.ledger.verify import verify
 from shared.metering.state import Session, merge_session
 from shared.models.received import Received
-from shared.postgres import Pool
-from shared.queries import events as event_queries
-from shared.settings import Settings
 from tests.integration.test_volume import metered, traffic_for
 from tests.livekit_bodies import body
 

@@ -10,11 +10,19 @@ import msgspec
 import pytest
 
 from services.api.app import open_pool
-from shared.database_url import DatabaseUrl, parse_database_url
-from shared.migrate import migrate
-from shared.postgres import UNAVAILABLE, Pool, borrowed, connect, create_pool, in_transaction, renew_if_read_only
-from shared.postgres_errors import ReadOnlySession
-from shared.settings import Settings
+from shared.infra.migrations.migrate import migrate
+from shared.infra.postgres.database_url import DatabaseUrl, parse_database_url
+from shared.infra.postgres.errors import ReadOnlySession
+from shared.infra.postgres.pool import (
+    UNAVAILABLE,
+    Pool,
+    borrowed,
+    connect,
+    create_pool,
+    in_transaction,
+    renew_if_read_only,
+)
+from shared.infra.settings import Settings
 from tests.integration.conftest import serving
 from tests.postgres_servers import Cluster, cluster, switch
 

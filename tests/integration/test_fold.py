@@ -8,16 +8,16 @@ import pytest
 
 from services.worker import drain
 from services.worker.drain import drain_inbox, drain_partition
-from shared import event_stream
-from shared.clock import DAY_MS, floor_to
-from shared.ids import livekit_room
+from shared.events.queries import events as event_queries
+from shared.infra.clock import DAY_MS, floor_to
+from shared.infra.ids import livekit_room
+from shared.infra.postgres.pool import Pool
+from shared.infra.redis import event_stream
+from shared.infra.settings import Settings
 from shared.ledger.fold import FoldResult, fold_batch
 from shared.models.projects import CreatedProject
 from shared.models.received import Received
 from shared.models.scope import Scope
-from shared.postgres import Pool
-from shared.queries import events as event_queries
-from shared.settings import Settings
 from tests.livekit_bodies import BASE_S, body, meeting, meeting_usage, participant, room
 from tests.stored_usage import DayUsage, stretches_by_day, usage_by_day
 

@@ -8,15 +8,15 @@ import pytest
 
 from services.cli.projects import create_project
 from services.worker.broker import sweep
-from shared import event_stream
-from shared.doorbell import create_broker
-from shared.ids import livekit_room
+from shared.infra.ids import livekit_room
+from shared.infra.postgres.pool import Connection, Pool
+from shared.infra.redis import event_stream
+from shared.infra.redis.doorbell import create_broker
+from shared.infra.settings import Settings
 from shared.ledger import fold
 from shared.ledger.fold import FoldResult, fold_batch
 from shared.models.projects import CreatedProject
 from shared.models.received import Received
-from shared.postgres import Connection, Pool
-from shared.settings import Settings
 from tests.integration.test_fold import received, usage
 from tests.livekit_bodies import BASE_S, body, meeting, meeting_usage
 from tests.stored_usage import DayUsage

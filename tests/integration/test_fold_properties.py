@@ -11,14 +11,14 @@ import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shared.clock import DAY_MS, HOUR_MS
-from shared.event_stream import partition_of
-from shared.ids import livekit_room
+from shared.infra.clock import DAY_MS, HOUR_MS
+from shared.infra.ids import livekit_room
+from shared.infra.postgres.pool import Connection, Pool
+from shared.infra.redis.event_stream import partition_of
 from shared.ledger.fold import fold_batch
 from shared.ledger.proof import Checked
 from shared.ledger.verify import verify
 from shared.models.received import Received
-from shared.postgres import Connection, Pool
 from tests.unit.brute_force_meter import Event, Meter, Row, level_at, peak
 
 MIDNIGHT = 20_775 * DAY_MS

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 
 from services.api.app import create_app
-from services.api.http_limits import FREE_BYTES, BodyBudget, HttpGuard, HttpLimits
-from services.api.routes import tokens, webhooks
-from services.api.server import Drain, Server, server_config
-from shared import metrics
-from shared.ids import new_key
+from services.api.http.serving.http_limits import FREE_BYTES, BodyBudget, HttpGuard, HttpLimits
+from services.api.http.serving.server import Drain, Server, server_config
+from services.api.tokens import routes as tokens
+from services.api.webhooks import routes as webhooks
+from shared.infra import metrics
+from shared.infra.ids import new_key
+from shared.infra.settings import Settings
 from shared.livekit.webhook import WebhookSigner
 from shared.models.projects import CreatedProject
-from shared.settings import Settings
 from tests.integration.conftest import key_of, serving
 from tests.integration.test_hot_protocol import Signed, connected, request, until
 

@@ -11,15 +11,16 @@ from typing import Any, NamedTuple
 import pytest
 import uvloop
 
-from services.api import auth, server
 from services.api.app import create_app
-from services.api.hot_routes import HotRoutes
-from services.api.http_limits import HttpLimits
-from services.api.intake import Intake
-from services.api.server import Drain, Server, server_config
+from services.api.http.access import key_store as auth
+from services.api.http.serving import server
+from services.api.http.serving.hot_routes import HotRoutes
+from services.api.http.serving.http_limits import HttpLimits
+from services.api.http.serving.server import Drain, Server, server_config
+from services.api.webhooks.intake import Intake
 from shared.errors import EventNotKept
+from shared.infra.settings import Settings
 from shared.models.projects import CreatedProject
-from shared.settings import Settings
 from tests.integration.conftest import key_of, serving
 
 Signed = Callable[[bytes], dict[str, str]]

@@ -9,16 +9,16 @@ import httpx
 import msgspec
 import pytest
 
-from services.api.idempotency import ABANDONED_MS, KEPT_MS, once, once_committed
-from services.worker.attempts import forget_attempts
+from services.api.http.idempotency import ABANDONED_MS, KEPT_MS, once, once_committed
+from services.worker.forget_attempts import forget_attempts
 from services.worker.periodic import JobContext
 from shared.errors import AttemptUnderWay, IdempotencyKeyReused, ShownOnce
-from shared.ids import livekit_room
+from shared.infra.ids import livekit_room
+from shared.infra.postgres.pool import Connection, Pool
+from shared.infra.settings import Settings
 from shared.models.idempotency import Attempt
 from shared.models.projects import CreatedProject
 from shared.models.wire import Wire
-from shared.postgres import Connection, Pool
-from shared.settings import Settings
 from tests.fake_livekit import FakeLiveKit, fake_livekit, twirp_failure
 from tests.integration.conftest import key_of
 

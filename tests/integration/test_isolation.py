@@ -14,9 +14,9 @@ from litestar.routes import HTTPRoute
 
 from services.api.routes import OPEN, V1
 from services.cli.projects import create_project
+from shared.infra.postgres.pool import Pool
+from shared.infra.settings import Settings
 from shared.models.projects import CreatedProject
-from shared.postgres import Pool
-from shared.settings import Settings
 from tests.fake_livekit import FakeLiveKit, fake_livekit
 from tests.integration.isolation import Holding, World, build_world, reached
 

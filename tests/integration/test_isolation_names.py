@@ -12,10 +12,10 @@ import msgspec
 import pytest
 
 from services.cli.projects import create_project
-from shared.ids import parse_livekit_room
+from shared.infra.ids import parse_livekit_room
+from shared.infra.postgres.pool import Pool
+from shared.infra.settings import Settings
 from shared.models.projects import CreatedProject
-from shared.postgres import Pool
-from shared.settings import Settings
 from tests.fake_livekit import FakeLiveKit, fake_livekit
 from tests.integration.isolation import Holding, World, build_world, reached
 

@@ -1,16 +1,17 @@
-"""What shared/keys.py and shared/projects.py promise, in a real Postgres."""
+"""What shared/keys/service.py and shared/projects/service.py promise, in a real Postgres."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from shared import keys, projects
 from shared.errors import InvalidRequest, KeyInactive, KeyNotFound, KeyRotated, ProjectArchived, TooManyKeys
-from shared.ids import parse_key
+from shared.infra.ids import parse_key
+from shared.infra.postgres.pool import Connection, Pool
+from shared.keys import queries
+from shared.keys import service as keys
 from shared.models.projects import CreatedProject, NewKey
-from shared.postgres import Connection, Pool
-from shared.queries import keys as queries
+from shared.projects import service as projects
 
 NOW = datetime(2026, 6, 18, 12, 0, tzinfo=UTC)
 DAY = timedelta(days=1)

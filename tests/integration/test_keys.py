@@ -8,16 +8,16 @@ from datetime import UTC, datetime
 import asyncpg
 import pytest
 
-from services.api.auth import OUTAGE_MS, PAUSE_MS, TRUST_MS, KeyStore
-from services.api.unknown_key_limit import network_of
+from services.api.http.access.key_store import OUTAGE_MS, PAUSE_MS, TRUST_MS, KeyStore
+from services.api.http.access.unknown_key_limit import network_of
 from services.cli.keys import create_key, revoke_key
 from services.cli.projects import archive_project, create_project, restore_project
-from shared.clock import SystemClock
 from shared.errors import StoreUnavailable, Unauthenticated
-from shared.ids import new_key
-from shared.postgres import Pool
-from shared.queries import keys as queries
-from shared.settings import Settings
+from shared.infra.clock import SystemClock
+from shared.infra.ids import new_key
+from shared.infra.postgres.pool import Pool
+from shared.infra.settings import Settings
+from shared.keys import queries
 
 SOON_S = 15.0
 

@@ -9,10 +9,10 @@ import pytest
 
 from services.cli.keys import list_keys
 from services.cli.projects import create_project
-from shared.ids import parse_key
+from shared.infra.ids import parse_key
+from shared.infra.postgres.pool import Pool
+from shared.infra.settings import Settings
 from shared.models.projects import CreatedProject
-from shared.postgres import Pool
-from shared.settings import Settings
 from tests.integration.conftest import Standing, key_of
 
 

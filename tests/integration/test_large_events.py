@@ -5,18 +5,18 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from services.api.intake import GROUP_BYTES, WAITING_BYTES, Intake
+from services.api.webhooks.intake import GROUP_BYTES, WAITING_BYTES, Intake
 from services.worker.drain import drain_inbox, drain_partition
-from shared import event_stream
-from shared.doorbell import create_broker
 from shared.errors import EventNotKept
-from shared.ids import livekit_room
+from shared.events.queries import events as event_queries
+from shared.infra.ids import livekit_room
+from shared.infra.postgres.pool import Pool
+from shared.infra.redis import event_stream
+from shared.infra.redis.doorbell import create_broker
+from shared.infra.settings import Settings
 from shared.ledger.fold import FoldResult
 from shared.models.projects import CreatedProject
 from shared.models.received import Received
-from shared.postgres import Pool
-from shared.queries import events as event_queries
-from shared.settings import Settings
 from tests.integration.test_fold import RECEIVED_MS, usage
 from tests.livekit_bodies import BASE_S, body, meeting, meeting_usage, participant, room
 from tests.stored_usage import DayUsage

@@ -4,12 +4,12 @@ from datetime import UTC, datetime
 
 import httpx
 
-from services.api.last_used import LastUsed
+from services.api.http.access.last_used import LastUsed
 from services.cli.keys import list_keys
-from shared.clock import MINUTE_MS
+from shared.infra.clock import MINUTE_MS
+from shared.infra.postgres.pool import Pool
+from shared.infra.settings import Settings
 from shared.models.projects import CreatedProject, KeyInfo
-from shared.postgres import Pool
-from shared.settings import Settings
 from tests.integration.conftest import key_of, serving
 from tests.integration.test_keys import CountingPool, ShiftedClock
 

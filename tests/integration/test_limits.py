@@ -11,14 +11,14 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from services.api.limits import connect_limits_redis
-from services.api.rate_windows import EXCHANGE_S
+from services.api.http.access.limits import connect_limits_redis
+from services.api.http.access.rate_windows import EXCHANGE_S
 from services.cli.keys import create_key
-from shared import metrics
-from shared.clock import MINUTE_MS, SystemClock, floor_to
-from shared.ids import new_key
+from shared.infra import metrics
+from shared.infra.clock import MINUTE_MS, SystemClock, floor_to
+from shared.infra.ids import new_key
+from shared.infra.settings import RateLimits, Settings
 from shared.models.projects import CreatedProject
-from shared.settings import RateLimits, Settings
 from tests.integration.conftest import SetClock, key_of, serving
 
 NONE = RateLimits(tokens_per_key=0, tokens_per_project=0, api_per_key=0, api_per_project=0, unknown_keys=0)

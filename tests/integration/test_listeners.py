@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from services.api import listeners
-from services.api.listeners import empty_queues
-from services.api.server import ACCEPTED_AT_ONCE, Drain, Server, server_config
-from shared.tasks import end_tasks
+from services.api.http.serving import listeners
+from services.api.http.serving.listeners import empty_queues
+from services.api.http.serving.server import ACCEPTED_AT_ONCE, Drain, Server, server_config
+from shared.infra.tasks import end_tasks
 
 REQUEST = b"POST / HTTP/1.1\r\nhost: relay\r\ncontent-length: 1\r\n\r\nx"
 

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from services.api.app import open_pool
-from shared.postgres import (
+from shared.infra.postgres.pool import (
     UNAVAILABLE,
     Connection,
     Pool,
@@ -20,7 +20,7 @@ from shared.postgres import (
     end_statements_after,
     in_transaction,
 )
-from shared.settings import Settings
+from shared.infra.settings import Settings
 
 
 @pytest.mark.parametrize("steps", range(6))

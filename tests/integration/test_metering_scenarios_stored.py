@@ -16,17 +16,17 @@ from livekit.protocol import models
 
 from services.local.embedded import embedded_servers
 from services.worker.drain import drain_inbox, drain_partition
-from shared import event_stream
-from shared.clock import DAY_MS, HOUR_MS, rfc3339
 from shared.errors import LiveKitError
-from shared.event_stream import partition_of
-from shared.ids import livekit_room
+from shared.infra.clock import DAY_MS, HOUR_MS, rfc3339
+from shared.infra.ids import livekit_room
+from shared.infra.postgres.pool import Pool
+from shared.infra.redis import event_stream
+from shared.infra.redis.event_stream import partition_of
+from shared.infra.settings import Settings, parse_database_url
 from shared.ledger.fold import fold_batch
 from shared.livekit.room_service import RoomService
 from shared.models.projects import CreatedProject
 from shared.models.received import Received
-from shared.postgres import Pool
-from shared.settings import Settings, parse_database_url
 from tests.fake_livekit import fake_livekit, twirp_failure
 from tests.integration.conftest import SetClock, key_of, serving
 from tests.integration.test_reconcile import START_MS, World

@@ -7,15 +7,16 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.worker.heartbeat import Heartbeat, new_pulse
-from shared import event_stream, metrics
-from shared.backlog import Backlog
-from shared.clock import SystemClock
-from shared.doorbell import create_broker
+from shared.infra import metrics
+from shared.infra.clock import SystemClock
+from shared.infra.postgres.pool import Pool
+from shared.infra.redis import event_stream
+from shared.infra.redis.doorbell import create_broker
+from shared.infra.settings import Settings
 from shared.models.projects import CreatedProject
 from shared.models.received import Received
-from shared.postgres import Pool
-from shared.queries import operations as queries
-from shared.settings import Settings
+from shared.operations.backlog import Backlog
+from shared.operations.queries import workers as queries
 from tests.integration.conftest import key_of
 from tests.ports import free_port
 

@@ -7,11 +7,11 @@ import msgspec
 import psycopg
 import pytest
 
-from shared.migrate import migrate, rollback_all
-from shared.postgres import connect
-from shared.queries.migrations import missing_migrations
-from shared.schema import known_migrations, latest_migration
-from shared.settings import DatabaseUrl, parse_database_url
+from shared.infra.migrations.migrate import migrate, rollback_all
+from shared.infra.migrations.queries import missing_migrations
+from shared.infra.migrations.schema import known_migrations, latest_migration
+from shared.infra.postgres.pool import connect
+from shared.infra.settings import DatabaseUrl, parse_database_url
 
 
 def tables(database: DatabaseUrl) -> set[str]:

@@ -8,11 +8,11 @@ import msgspec
 import pytest
 
 from services.api.app import create_app
-from services.api.field_notes import FIELD_NOTES
-from services.api.problem_codes import CODES
-from services.api.routes.tokens import MAX_TTL_S, TokenRequest
+from services.api.http.field_notes import FIELD_NOTES
+from services.api.http.problem_codes import CODES
+from services.api.tokens.routes import MAX_TTL_S, TokenRequest
+from shared.infra.settings import Settings
 from shared.models.projects import CreatedProject
-from shared.settings import Settings
 from tests.integration.conftest import key_of
 
 

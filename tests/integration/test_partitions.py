@@ -8,15 +8,15 @@ import pytest
 from services.worker import partitions
 from services.worker.partitions import DAYS_AHEAD, Kept, PartitionsBusy, keep_partitions, partition_events
 from services.worker.periodic import JobContext
-from shared import event_stream
-from shared.clock import DAY_MS, SystemClock, floor_to
-from shared.ids import livekit_room
+from shared.events.queries import partitions as queries
+from shared.infra.clock import DAY_MS, SystemClock, floor_to
+from shared.infra.ids import livekit_room
+from shared.infra.postgres.pool import Connection, Pool
+from shared.infra.redis import event_stream
+from shared.infra.settings import Settings
 from shared.ledger.fold import FoldResult, fold_batch
 from shared.models.projects import CreatedProject
 from shared.models.received import Received
-from shared.postgres import Connection, Pool
-from shared.queries import partitions as queries
-from shared.settings import Settings
 from tests.livekit_bodies import BASE_S, body, meeting, room
 
 NOW_MS = BASE_S * 1000

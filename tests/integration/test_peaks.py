@@ -4,16 +4,16 @@ import random
 
 import pytest
 
-from shared.clock import DAY_MS, HOUR_MS, MINUTE_MS
+from shared.infra.clock import DAY_MS, HOUR_MS, MINUTE_MS
+from shared.infra.postgres.pool import Connection, Pool
 from shared.ledger.audit_rollups import audit_peaks
 from shared.ledger.bill import fold_sessions
 from shared.ledger.proof import Checked
+from shared.ledger.queries import usage as usage_queries
 from shared.metering.peak import Stretch
 from shared.metering.state import Session
 from shared.models.projects import CreatedProject
 from shared.models.scope import Scope
-from shared.postgres import Connection, Pool
-from shared.queries import usage as usage_queries
 from tests.unit import brute_force_meter as brute
 
 MIDNIGHT = 20_600 * DAY_MS

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from services.worker.periodic import LOOK_AGAIN_S, RETRY_S, Job, JobContext, Schedule, run_if_due
-from shared import event_stream
 from shared.errors import LiveKitUnreachable
-from shared.postgres import Pool, create_pool
-from shared.queries import periodic as queries
-from shared.settings import Settings
+from shared.infra.postgres.pool import Pool, create_pool
+from shared.infra.redis import event_stream
+from shared.infra.settings import Settings
+from shared.operations.queries import periodic as queries
 from tests.integration.conftest import SetClock
 
 NOW = 1_795_000_000_000

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from shared.database_url import DatabaseUrl, parse_database_url
-from shared.migrate import migrate
-from shared.postgres import connect, create_pool
-from shared.postgres_errors import ReadOnlySession, TransactionPooling
-from shared.queries.migrations import missing_migrations
-from shared.schema import known_migrations
-from shared.startup import ensure_migrated
+from shared.infra.migrations.migrate import migrate
+from shared.infra.migrations.queries import missing_migrations
+from shared.infra.migrations.schema import known_migrations
+from shared.infra.migrations.startup import ensure_migrated
+from shared.infra.postgres.database_url import DatabaseUrl, parse_database_url
+from shared.infra.postgres.errors import ReadOnlySession, TransactionPooling
+from shared.infra.postgres.pool import connect, create_pool
 from tests.postgres_servers import Cluster, cluster, pgbouncer, require_pgbouncer
 
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from shared.event_stream import partition_of
-from shared.ids import livekit_room
+from shared.infra.ids import livekit_room
+from shared.infra.postgres.pool import Pool
+from shared.infra.redis.event_stream import partition_of
 from shared.ledger.fold import FoldResult, fold_batch
 from shared.ledger.proof import Checked
 from shared.ledger.verify import verify
 from shared.models.projects import CreatedProject
 from shared.models.received import Received
 from shared.models.scope import Scope
-from shared.postgres import Pool
 from tests.integration.test_fold import DAY, RECEIVED_MS, received, usage
 from tests.livekit_bodies import BASE_S, body, meeting, meeting_usage, participant, room
 from tests.stored_usage import DayUsage, usage_by_day

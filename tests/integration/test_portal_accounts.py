@@ -14,9 +14,9 @@ from services.cli.accounts import invitation_link, password_link
 from services.cli.keys import create_key
 from services.cli.projects import rename_project
 from shared.errors import AccountNotFound
+from shared.infra.postgres.pool import Pool
+from shared.infra.settings import Settings
 from shared.models.projects import CreatedProject
-from shared.postgres import Pool
-from shared.settings import Settings
 from tests.integration.conftest import key_of, serving
 from tests.portal_browser import PASSWORD, Browser
 

@@ -11,8 +11,8 @@ import pytest
 from services.api.portal.live import STREAMS_PER_ACCOUNT
 from services.api.portal.passwords import Passwords, TooBusy
 from services.cli.accounts import password_link
-from shared.postgres import Pool
-from shared.settings import Settings
+from shared.infra.postgres.pool import Pool
+from shared.infra.settings import Settings
 from tests.integration.conftest import serving
 from tests.portal_browser import PASSWORD, Browser
 
@@ -123,7 +123,7 @@ async def test_rights_that_are_taken_meanwhile_are_not_used(
     browser_at: NewBrowser, pool: Pool, monkeypatch: pytest.MonkeyPatch, right: str
 ) -> None:
     """The request has passed its first checks when the right is taken."""
-    from shared.queries import accounts as queries
+    from shared.accounts.queries import accounts as queries
 
     ada, bob = browser_at("192.0.2.1"), browser_at("192.0.2.2")
     await ada.sign_up("ada")

@@ -12,8 +12,8 @@ import pytest
 
 from services.api.portal import live
 from services.cli.keys import create_key
-from shared.postgres import Pool
-from shared.settings import Settings
+from shared.infra.postgres.pool import Pool
+from shared.infra.settings import Settings
 from tests.integration.conftest import serving
 from tests.portal_browser import Browser
 

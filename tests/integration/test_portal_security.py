@@ -13,8 +13,8 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.routes import HTTPRoute
 
 from services.api.app import create_app
-from shared.postgres import Pool
-from shared.settings import Settings
+from shared.infra.postgres.pool import Pool
+from shared.infra.settings import Settings
 from tests.integration.conftest import serving
 from tests.portal_browser import PASSWORD, Browser
 

@@ -92,8 +92,8 @@ async def test_our_own_failure_tells_nothing_and_is_found_in_the_log(
     def fail(*_: object) -> None:
         raise RuntimeError("postgresql://relay:hunter2@db/relay")
 
-    monkeypatch.setattr("services.api.routes.usage.usage_for", fail)
-    monkeypatch.setattr("services.api.routes.tokens.Minter.mint", fail)
+    monkeypatch.setattr("services.api.usage.routes.usage_for", fail)
+    monkeypatch.setattr("services.api.tokens.routes.Minter.mint", fail)
     for method, path, json in (("GET", "/v1/usage", None), ("POST", "/v1/tokens", TOKEN)):
         caplog.clear()
         answer = await api.request(method, path, json=json, headers=key_of(project))

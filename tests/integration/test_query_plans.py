@@ -5,18 +5,18 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from services.api.usage import read_span, series_of
-from shared.clock import DAY_MS, MINUTE_MS
+from services.api.usage.service import read_span, series_of
+from shared.infra.clock import DAY_MS, MINUTE_MS
+from shared.infra.postgres.pool import Connection, Pool
+from shared.ledger.queries import usage as usage_queries
+from shared.listings.queries.event_pages import page_of_events
+from shared.listings.queries.session_pages import page_of_sessions
 from shared.metering.span import Span
-from shared.models.listings import EventFilter, SessionFilter
 from shared.models.projects import CreatedProject
 from shared.models.scope import Scope
-from shared.models.usage_ranges import UsageClock
-from shared.postgres import Connection, Pool
-from shared.queries import usage as usage_queries
-from shared.queries.event_pages import page_of_events
-from shared.queries.groups import page_of_groups
-from shared.queries.session_pages import page_of_sessions
+from shared.models.usage.listings import EventFilter, SessionFilter
+from shared.models.usage.ranges import UsageClock
+from shared.usage.queries.groups import page_of_groups
 
 
 async def test_peaks_take_the_starts_and_the_ends_from_their_own_indexes(pool: Pool, project: CreatedProject) -> None:

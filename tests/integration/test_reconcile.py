@@ -13,13 +13,16 @@ from services.cli import reconcile as command
 from services.worker.jobs import periodic_jobs
 from services.worker.periodic import JobContext, run_if_due
 from services.worker.reconcile_job import reconcile_on_schedule
-from shared import event_stream
 from shared.errors import LiveKitError
-from shared.event_stream import partition_of
-from shared.ids import livekit_room
+from shared.infra.ids import livekit_room
+from shared.infra.postgres.pool import Pool
+from shared.infra.redis import event_stream
+from shared.infra.redis.event_stream import partition_of
+from shared.infra.settings import Settings
 from shared.ledger import reconcile as reconciliation
 from shared.ledger.fold import fold_batch
 from shared.ledger.proof import Checked
+from shared.ledger.queries.reconcile import last_passes
 from shared.ledger.reconcile import JOB, reconcile
 from shared.ledger.verify import verify
 from shared.livekit.room_service import RoomService
@@ -27,10 +30,7 @@ from shared.metering.reconcile import PROVE_AFTER_MS
 from shared.models.operations import Pass
 from shared.models.projects import CreatedProject
 from shared.models.received import Received
-from shared.postgres import Pool
-from shared.queries import periodic as periodic_queries
-from shared.queries.reconcile import last_passes
-from shared.settings import Settings
+from shared.operations.queries import periodic as periodic_queries
 from tests import livekit_bodies as bodies
 from tests.fake_livekit import FakeLiveKit, fake_livekit, twirp_failure
 from tests.integration.conftest import SetClock

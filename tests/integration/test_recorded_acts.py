@@ -7,11 +7,11 @@ import httpx
 import msgspec
 import pytest
 
-from shared.ids import livekit_room
+from shared.infra.ids import livekit_room
+from shared.infra.postgres.pool import Pool
+from shared.infra.settings import Settings
 from shared.ledger.erasure import erase_identity
 from shared.models.projects import CreatedProject
-from shared.postgres import Pool
-from shared.settings import Settings
 from tests.fake_livekit import FakeLiveKit, fake_livekit, twirp_failure
 from tests.integration.conftest import key_of
 

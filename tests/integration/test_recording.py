@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from shared.clock import DAY_MS, floor_to
 from shared.errors import WebhookRefused
+from shared.infra.clock import DAY_MS, floor_to
+from shared.infra.postgres.pool import Pool
 from shared.ledger.fold import fold_batch
 from shared.livekit.webhook import WebhookVerifier
 from shared.models.received import Received
 from shared.models.scope import Scope
-from shared.postgres import Pool
-from shared.queries import projects as project_queries
+from shared.projects import queries as project_queries
 from tests.e2e.livekit_server import API_KEY, API_SECRET
 from tests.stored_usage import usage_by_day
 

@@ -13,9 +13,9 @@ from redis.asyncio.connection import AbstractConnection, Connection, UnixDomainS
 from redis.asyncio.retry import Retry
 from redis.exceptions import ConnectionError, ResponseError, TimeoutError
 
-from shared import event_stream, redis_batch
-from shared.redis_batch import Command, execute_all
-from shared.settings import Settings
+from shared.infra.redis import event_stream, redis_batch
+from shared.infra.redis.redis_batch import Command, execute_all
+from shared.infra.settings import Settings
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ async def test_the_pipeline_does_the_same(redis: event_stream.Redis, monkeypatch
 
 
 def test_redis_py_is_the_version_that_this_is_written_for() -> None:
-    """A new major version: read `shared/redis_batch.py` against it, then raise WRITTEN_FOR and the bound in pyproject.toml."""
+    """For a new major version: check `redis_batch.py` against it, then raise WRITTEN_FOR and the bound in pyproject.toml."""
     assert redis_batch.INTERNALS_ARE_KNOWN
     bound = re.search(r'"redis\[hiredis\]>=(\d+),<(\d+)"', (Path(__file__).parents[2] / "pyproject.toml").read_text())
     assert bound is not None

@@ -8,11 +8,11 @@ import msgspec
 import pytest
 
 from services.cli.doctor.redis_servers import check_redis
-from shared import event_stream
-from shared.clock import SystemClock
+from shared.infra.clock import SystemClock
+from shared.infra.postgres.pool import Pool
+from shared.infra.redis import event_stream
+from shared.infra.settings import Settings
 from shared.models.received import Received
-from shared.postgres import Pool
-from shared.settings import Settings
 from tests.e2e.test_worker_killed import kill_under_load
 from tests.ports import bus_free_port
 from tests.redis_cluster import Cluster, Node, redis_cluster

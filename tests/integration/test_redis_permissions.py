@@ -15,9 +15,9 @@ from services.cli.doctor.finding import Finding
 from services.cli.doctor.redis_commands import ACCESS_LIST
 from services.cli.doctor.redis_servers import check_redis
 from services.local.embedded import prepare_redis
-from shared import doorbell, event_stream
+from shared.infra.redis import doorbell, event_stream
+from shared.infra.settings import Settings
 from shared.models.received import Received
-from shared.settings import Settings
 from tests.ports import free_port
 
 NOW_MS = 1_795_000_000_000

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from services.api.reference_page import example_of
+from services.api.reference.page import example_of
 from tests.integration.test_openapi import operations
 
 

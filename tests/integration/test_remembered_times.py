@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta, timezone
 import asyncpg
 import pytest
 
-from shared.postgres import connect, remember_times
-from shared.settings import Settings
+from shared.infra.postgres.pool import connect, remember_times
+from shared.infra.settings import Settings
 
 TIMES = [
     datetime(1970, 1, 1, tzinfo=UTC),

@@ -9,7 +9,6 @@ from contextlib import suppress
 import pytest
 from livekit.protocol import egress, models, room
 
-from shared.clock import SystemClock
 from shared.errors import (
     LiveKitAnswerTooLarge,
     LiveKitCredentialsRefused,
@@ -24,6 +23,7 @@ from shared.errors import (
     RoomNotFound,
     TrackNotFound,
 )
+from shared.infra.clock import SystemClock
 from shared.livekit.bounded_answers import BoundedAnswers
 from shared.livekit.room_service import RoomService
 from tests.fake_livekit import Failure, FakeLiveKit, fake_livekit, twirp_failure
@@ -213,7 +213,7 @@ async def test_egress_in_pages_and_none_without_its_service(service: RoomService
 
 
 def test_every_fact_of_livekit_has_its_own_answer() -> None:
-    from services.api.problems import problem_of
+    from services.api.http.problems import problem_of
 
     facts: list[RelayError] = [
         LiveKitUnreachable(), LiveKitTimedOut(), LiveKitFailed(500, "internal"), LiveKitCredentialsRefused(),

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 from livekit.protocol import models
 
-from shared.ids import Mode, livekit_room
+from shared.infra.ids import Mode, livekit_room
+from shared.infra.settings import Settings
 from shared.models.projects import CreatedProject
-from shared.settings import Settings
 from tests.fake_livekit import Failure, FakeLiveKit, fake_livekit, twirp_failure
 from tests.integration.conftest import key_of
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from shared.ids import livekit_room
+from shared.infra.ids import livekit_room
+from shared.infra.settings import RateLimits, Settings
 from shared.models.projects import CreatedProject
-from shared.settings import RateLimits, Settings
 from tests.fake_livekit import fake_livekit
 from tests.integration.conftest import key_of, serving
 

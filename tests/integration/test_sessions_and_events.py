@@ -7,18 +7,18 @@ from typing import Any
 import httpx
 import pytest
 
-from services.api.sessions import event_for
+from services.api.sessions.service import event_for
 from services.cli.projects import create_project
-from shared.clock import rfc3339
 from shared.errors import InvalidRequest
-from shared.ids import livekit_room
+from shared.infra.clock import rfc3339
+from shared.infra.ids import livekit_room
+from shared.infra.postgres.pool import Pool
+from shared.infra.settings import Settings
 from shared.ledger.fold import fold_batch
+from shared.listings.queries import event_pages, pages
 from shared.models.projects import CreatedProject
 from shared.models.received import Received
 from shared.models.scope import Scope
-from shared.postgres import Pool
-from shared.queries import event_pages, pages
-from shared.settings import Settings
 from tests.integration.conftest import Standing, key_of
 from tests.livekit_bodies import body, meeting, participant, room
 

@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 
 from services.worker.drain import drain_inbox
-from shared import set_aside
 from shared.errors import SetAsideEventNotFound
-from shared.ids import livekit_room
+from shared.events import set_aside
+from shared.events.queries import set_aside as queries
+from shared.infra.ids import livekit_room
+from shared.infra.postgres.pool import Connection, Pool
+from shared.infra.settings import Settings
 from shared.ledger.fold import fold_batch
 from shared.models.projects import CreatedProject
 from shared.models.received import Received
-from shared.postgres import Connection, Pool
-from shared.queries import set_aside as queries
-from shared.settings import Settings
 from tests.integration.test_cli import relay, relay_json
 from tests.livekit_bodies import BASE_S, body, meeting, participant, room
 

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
-from shared.ids import livekit_room
+from shared.infra.ids import livekit_room
+from shared.infra.settings import Settings
 from shared.models.projects import CreatedProject
-from shared.settings import Settings
 from tests.fake_livekit import FakeLiveKit, fake_livekit
 from tests.integration.conftest import key_of, serving
 

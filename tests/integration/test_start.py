@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from shared.database_url import parse_database_url
-from shared.postgres import connect
-from shared.postgres_errors import DatabaseUnusable
-from shared.settings import Settings, inherited_environment
-from shared.startup import _missing_within, migrate_when_ready
+from shared.infra.migrations.startup import _missing_within, migrate_when_ready
+from shared.infra.postgres.database_url import parse_database_url
+from shared.infra.postgres.errors import DatabaseUnusable
+from shared.infra.postgres.pool import connect
+from shared.infra.settings import Settings, inherited_environment
 from tests.ports import free_port
 from tests.postgres_servers import Cluster, cluster
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from shared.event_stream import partition_of
-from shared.ids import livekit_room
+from shared.infra.ids import livekit_room
+from shared.infra.postgres.pool import Pool
+from shared.infra.redis.event_stream import partition_of
 from shared.ledger.fold import fold_batch
 from shared.ledger.proof import Checked
 from shared.ledger.verify import verify
@@ -15,7 +16,6 @@ from shared.metering.observe import observe
 from shared.models.livekit_event import decode_kept_event
 from shared.models.projects import CreatedProject
 from shared.models.received import Received
-from shared.postgres import Pool
 from tests import livekit_bodies as bodies
 
 T = bodies.BASE_S

@@ -9,8 +9,8 @@ import pytest
 from livekit import api as livekit_api
 
 from services.cli.keys import create_key, revoke_key
+from shared.infra.settings import Settings
 from shared.models.projects import CreatedProject
-from shared.settings import Settings
 from tests.integration.conftest import Standing, key_of, serving
 
 pytestmark = pytest.mark.filterwarnings("ignore:The HMAC key is:Warning")  # the development secret is short
@@ -157,7 +157,7 @@ async def test_each_wrong_key_has_its_own_answer(
     revoked = await create_key(settings.database, project.project_id, "live", "secret", "old")
     await revoke_key(settings.database, revoked.key_id)
     last = "A" if good[-1] != "A" else "B"
-    from shared.ids import new_key
+    from shared.infra.ids import new_key
 
     for authorization, status, code in (
         (None, 401, "missing_key"),

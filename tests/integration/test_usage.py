@@ -7,13 +7,13 @@ import httpx
 import pytest
 
 from services.cli.projects import create_project
-from shared.clock import DAY_MS, floor_to
-from shared.ids import livekit_room
+from shared.infra.clock import DAY_MS, floor_to
+from shared.infra.ids import livekit_room
+from shared.infra.postgres.pool import Pool
+from shared.infra.settings import Settings
 from shared.ledger.fold import fold_batch
 from shared.models.projects import CreatedProject
 from shared.models.received import Received
-from shared.postgres import Pool
-from shared.settings import Settings
 from tests.integration.conftest import LAST_NOON_MS, SetClock, key_of
 from tests.livekit_bodies import body, meeting, meeting_usage, participant, room
 

@@ -10,13 +10,13 @@ import httpx
 import pytest
 
 from services.cli.projects import create_project
-from shared.clock import DAY_MS, HOUR_MS, floor_to, rfc3339
+from shared.infra.clock import DAY_MS, HOUR_MS, floor_to, rfc3339
+from shared.infra.postgres.pool import Pool
+from shared.infra.settings import Settings
 from shared.ledger.bill import fold_runs, fold_sessions
 from shared.metering.state import Session, Track
 from shared.models.projects import CreatedProject
-from shared.postgres import Pool
-from shared.queries import groups as group_queries
-from shared.settings import Settings
+from shared.usage.queries import groups as group_queries
 from tests.integration.conftest import LAST_NOON_MS, SetClock, Standing, key_of
 from tests.integration.test_usage_ranges import some_run, some_session
 

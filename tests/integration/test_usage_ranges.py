@@ -6,18 +6,18 @@ from operator import add
 
 import pytest
 
-from shared.clock import DAY_MS, HOUR_MS, floor_to
+from shared.infra.clock import DAY_MS, HOUR_MS, floor_to
+from shared.infra.postgres.pool import Connection, Pool
 from shared.ledger.bill import fold_runs, fold_sessions
 from shared.metering.peak import EMPTY, daily_peaks
 from shared.metering.run_usage import usage_of_run
 from shared.metering.state import MediaRun, Session, Track
 from shared.metering.usage import Interval, counted_until, interval_of, usage_of
 from shared.models.projects import CreatedProject
-from shared.models.rollups import DIMENSIONS, Dimension
 from shared.models.scope import Scope
-from shared.models.usage_ranges import UsageClock
-from shared.postgres import Connection, Pool
-from shared.queries import groups, usage_ranges
+from shared.models.usage.ranges import UsageClock
+from shared.models.usage.rollups import DIMENSIONS, Dimension
+from shared.usage.queries import groups, usage_ranges
 from tests.unit import brute_force_meter as brute
 
 MIDNIGHT = 20_600 * DAY_MS

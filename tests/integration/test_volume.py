@@ -10,12 +10,12 @@ from services.cli.simulate.cli import TrafficOptions, simulate
 from services.cli.simulate.run import Traffic, plan
 from services.cli.simulate.traffic import DayExpected, expected
 from services.worker.drain import AT_ONCE, drain_partition
-from shared import event_stream
-from shared.clock import DAY_MS, rfc3339
+from shared.infra.clock import DAY_MS, rfc3339
+from shared.infra.postgres.pool import Pool
+from shared.infra.redis import event_stream
+from shared.infra.settings import Settings
 from shared.models.received import Received
 from shared.models.scope import Scope
-from shared.postgres import Pool
-from shared.settings import Settings
 from tests.stored_usage import stretches_by_day, usage_by_day
 
 Owners = list[tuple[str, str]]

@@ -10,12 +10,12 @@ import httpx
 import msgspec
 import pytest
 
-from services.api.routes import webhooks
+from services.api.webhooks import routes as webhooks
 from services.worker.drain import drain_inbox
-from shared import event_stream
+from shared.infra.postgres.pool import Pool
+from shared.infra.redis import event_stream
+from shared.infra.settings import Settings, parse_database_url
 from shared.livekit.webhook import WebhookSigner
-from shared.postgres import Pool
-from shared.settings import Settings, parse_database_url
 from tests.integration.conftest import serving
 from tests.redis_cluster import Node
 

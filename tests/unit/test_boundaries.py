@@ -19,8 +19,8 @@ LOCKS = sorted(ROOT.glob("requirements*.lock"))
 ABOUT_THE_SERVER = {
     ("services/local/embedded.py", "SELECT 1 FROM pg_database WHERE datname = 'relay'"),
     ("services/local/embedded.py", "CREATE DATABASE relay"),
-    ("shared/postgres.py", "SELECT set_config('statement_timeout', $1, false)"),
-    ("shared/migrate.py", "CREATE SCHEMA IF NOT EXISTS {}"),
+    ("shared/infra/postgres/pool.py", "SELECT set_config('statement_timeout', $1, false)"),
+    ("shared/infra/migrations/migrate.py", "CREATE SCHEMA IF NOT EXISTS {}"),
 }
 STATEMENT = re.compile(
     r"SELECT\b.*\bFROM\b|SELECT\s+\w+\s*\(|WITH\b.*\bAS\s*\(|INSERT\s+INTO\b|UPDATE\b.*\bSET\b|DELETE\s+FROM\b"
@@ -64,8 +64,8 @@ def forbidden_imports(name: str, tree: ast.Module) -> Iterator[str]:
 
 
 def environment_reads(name: str, tree: ast.Module) -> Iterator[str]:
-    """Only shared/settings.py reads the environment: what is read elsewhere is checked and documented nowhere."""
-    if name == "shared/settings.py":
+    """Only shared/infra/settings.py reads the environment: what is read elsewhere is checked and documented nowhere."""
+    if name == "shared/infra/settings.py":
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "environb", "getenv", "getenvb", "putenv"):
@@ -94,8 +94,8 @@ def literals(tree: ast.Module) -> Iterator[str]:
 
 
 def stray_sql(name: str, tree: ast.Module) -> Iterator[str]:
-    """SQL only in shared/queries: a statement elsewhere is one that a change of the schema forgets."""
-    if name.startswith("shared/queries/"):
+    """SQL only in modules named queries: a statement elsewhere is one that a change of the schema forgets."""
+    if "queries" in name.removesuffix(".py").split("/"):
         return
     for text in literals(tree):
         if STATEMENT.match(text.strip()) and (name, text) not in ABOUT_THE_SERVER:
@@ -127,28 +127,28 @@ def test_every_source_keeps_the_rule(rule: Rule) -> None:
 @pytest.mark.parametrize(
     ("rule", "name", "source"),
     [
-        (forbidden_imports, "shared/ids.py", "from services.api import auth"),
-        (forbidden_imports, "shared/ids.py", "def f():\n    import litestar.handlers"),
-        (forbidden_imports, "shared/models/usage.py", "from ...services import api"),
+        (forbidden_imports, "shared/infra/ids.py", "from services.api import auth"),
+        (forbidden_imports, "shared/infra/ids.py", "def f():\n    import litestar.handlers"),
+        (forbidden_imports, "shared/models/usage/ranges.py", "from ....services import api"),
         (forbidden_imports, "services/api/app.py", "from services import worker"),
         (forbidden_imports, "services/api/app.py", "from ..worker.drain import drain_inbox"),
         (
             forbidden_imports,
             "services/worker/drain.py",
-            "import importlib\nimportlib.import_module('services.api.usage')",
+            "import importlib\nimportlib.import_module('services.api.usage.service')",
         ),
         (environment_reads, "services/api/main.py", "import os\nos.environ['PORT']"),
         (environment_reads, "services/cli/main.py", "import os as o\no.getenv('PORT')"),
-        (environment_reads, "shared/clock.py", "from os import environ as e\ne['TZ']"),
+        (environment_reads, "shared/infra/clock.py", "from os import environ as e\ne['TZ']"),
         (stray_sql, "shared/ledger/fold.py", "q = 'SELECT state FROM session'"),
         (stray_sql, "shared/ledger/fold.py", "q = f'''\n  INSERT INTO {table} VALUES ($1)'''"),
-        (stray_sql, "services/api/usage.py", "q = f'UPDATE {table} SET x = 1'"),
-        (stray_sql, "shared/postgres.py", "q = 'SET LOCAL statement_timeout = 1'"),
-        (stray_sql, "shared/postgres.py", "q = 'SELECT pg_notify($1, $2)'"),
-        (stray_sql, "shared/migrate.py", "q = 'CREATE UNIQUE INDEX a ON b (c)'"),
-        (stray_sql, "services/api/usage.py", "q = 'WITH a AS (SELECT 1) TABLE a'"),
-        (unbounded_connections, "services/api/usage.py", "async def f(self):\n    await self._pool.acquire()"),
-        (unbounded_connections, "services/api/usage.py", "async def f(pool):\n    await pool.fetchval(q)"),
+        (stray_sql, "services/api/usage/service.py", "q = f'UPDATE {table} SET x = 1'"),
+        (stray_sql, "shared/infra/postgres/pool.py", "q = 'SET LOCAL statement_timeout = 1'"),
+        (stray_sql, "shared/infra/postgres/pool.py", "q = 'SELECT pg_notify($1, $2)'"),
+        (stray_sql, "shared/infra/migrations/migrate.py", "q = 'CREATE UNIQUE INDEX a ON b (c)'"),
+        (stray_sql, "services/api/usage/service.py", "q = 'WITH a AS (SELECT 1) TABLE a'"),
+        (unbounded_connections, "services/api/usage/service.py", "async def f(self):\n    await self._pool.acquire()"),
+        (unbounded_connections, "services/api/usage/service.py", "async def f(pool):\n    await pool.fetchval(q)"),
     ],
 )
 def test_a_source_that_breaks_the_rule_is_found(rule: Rule, name: str, source: str) -> None:
@@ -164,10 +164,10 @@ def test_a_source_that_breaks_the_rule_is_found(rule: Rule, name: str, source: s
             "import litestar\nfrom services.api import auth\nfrom . import usage",
         ),
         (forbidden_imports, "services/cli/main.py", "from services.api.main import run\nimport services.worker.main"),
-        (stray_sql, "shared/clock.py", "def f():\n    'SELECT a FROM b'\nx = 'Select a room from the list'"),
-        (environment_reads, "shared/settings.py", "import os\nos.environ"),
+        (stray_sql, "shared/infra/clock.py", "def f():\n    'SELECT a FROM b'\nx = 'Select a room from the list'"),
+        (environment_reads, "shared/infra/settings.py", "import os\nos.environ"),
         (unbounded_connections, "services/worker/drain.py", "async def f(pool):\n    await pool.acquire()"),
-        (unbounded_connections, "services/api/usage.py", "async def f(conn):\n    await conn.fetchval(q)"),
+        (unbounded_connections, "services/api/usage/service.py", "async def f(conn):\n    await conn.fetchval(q)"),
     ],
 )
 def test_what_is_allowed_is_not_found(rule: Rule, name: str, source: str) -> None:

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from services.cli.main import main
 from services.cli.options import Invocation
 from services.cli.tree import Deferred, relay
-from shared.settings import inherited_environment
-from shared.version import VERSION
+from shared.infra.settings import inherited_environment
+from shared.infra.version import VERSION
 from tests.cli_reference import PAGE, leaves, page
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -206,7 +206,17 @@ def test_no_arguments_at_all_yield_a_traceback(
 
 def test_help_and_usage_errors_load_no_driver() -> None:
     """Start-up stays short: only the module of the command called is loaded, and nothing it does not need yet."""
-    slow = ("asyncpg", "psycopg", "msgspec", "rich", "httpx", "redis", "asyncio", "services.local", "shared.settings")
+    slow = (
+        "asyncpg",
+        "psycopg",
+        "msgspec",
+        "rich",
+        "httpx",
+        "redis",
+        "asyncio",
+        "services.local",
+        "shared.infra.settings",
+    )
     script = (
         "import sys\nfrom services.cli.main import main\nmain(sys.argv[1:])\n"
         f"sys.exit(repr([m for m in {slow!r} if m in sys.modules]))"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.api.cursors import read_cursor, write_cursor
+from services.api.http.cursors import read_cursor, write_cursor
 from shared.errors import InvalidRequest
 
 # Postgres takes no NUL, so no row has one.

@@ -13,10 +13,10 @@ from hypothesis import settings as law
 from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict
 
-from shared import database_parameters
-from shared.database_url import Address, DatabaseUrl, parse_database_url, parts_of, with_defaults
 from shared.errors import SettingsInvalid
-from shared.postgres_session import asyncpg_arguments, connect_timeout_s, session_settings
+from shared.infra.postgres import database_parameters
+from shared.infra.postgres.database_url import Address, DatabaseUrl, parse_database_url, parts_of, with_defaults
+from shared.infra.postgres.session import asyncpg_arguments, connect_timeout_s, session_settings
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "self-hosting.md"
 ALL = string.ascii_letters + string.digits + string.punctuation + " é漢\U0001f600"

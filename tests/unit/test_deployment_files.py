@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.settings import load_settings
+from shared.infra.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILES = ("Dockerfile.api", "Dockerfile.worker")

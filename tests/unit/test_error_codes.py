@@ -4,7 +4,7 @@ import ast
 import re
 from pathlib import Path
 
-from services.api.problem_codes import CODES, error_classes
+from services.api.http.problem_codes import CODES, error_classes
 from shared import errors
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.ids import MODES, KeyType, Mode, key_digest, livekit_room, new_id, new_key, parse_key, parse_livekit_room
+from shared.infra.ids import (
+    MODES,
+    KeyType,
+    Mode,
+    key_digest,
+    livekit_room,
+    new_id,
+    new_key,
+    parse_key,
+    parse_livekit_room,
+)
 
 TYPES: tuple[KeyType, ...] = ("secret", "publishable")
 KINDS = [(mode, key_type) for mode in MODES for key_type in TYPES]

@@ -11,7 +11,8 @@ import pytest
 from yoyo.backends.base import DatabaseBackend
 from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 
-from shared import asyncpg_internals, yoyo_backend
+from shared.infra.migrations import yoyo_backend
+from shared.infra.postgres import asyncpg_internals
 
 ROOT = Path(__file__).resolve().parents[2]
 BEHIND = {"asyncpg": asyncpg_internals, "yoyo-migrations": yoyo_backend}
@@ -48,10 +49,10 @@ def test_yoyo_connects_by_the_methods_that_the_backend_replaces() -> None:
 
 def test_nothing_else_reaches_into_them() -> None:
     allowed = {
-        "shared/yoyo_backend.py",
-        "shared/migrate.py",
-        "shared/earlier_migrations.py",
-        "shared/asyncpg_internals.py",
+        "shared/infra/migrations/yoyo_backend.py",
+        "shared/infra/migrations/migrate.py",
+        "shared/infra/migrations/earlier_migrations.py",
+        "shared/infra/postgres/asyncpg_internals.py",
     }
     reaching = re.compile(r"\byoyo\.backends|from yoyo |import yoyo|\b(conn|connection|pool)\._[a-z]")
     found = {

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from jwt.types import Options
 from livekit import api
 
-from services.api.routes.tokens import Grants, TokenRequest, token_claims
+from services.api.tokens.routes import Grants, TokenRequest, token_claims
 from shared.errors import WebhookRefused
 from shared.livekit.access_token import TokenSigner
 from shared.livekit.webhook import WebhookSigner, WebhookVerifier

@@ -10,8 +10,8 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.log_flood import BURST, KINDS, FloodFilter
-from shared.logs import set_up_logging
+from shared.infra.log_flood import BURST, KINDS, FloodFilter
+from shared.infra.logs import set_up_logging
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import structlog
 
-from shared.ids import new_key
-from shared.logs import choose_format, request_id, set_up_logging, without_secrets
+from shared.infra.ids import new_key
+from shared.infra.logs import choose_format, request_id, set_up_logging, without_secrets
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.clock import DAY_MS, HOUR_MS, MINUTE_MS, floor_to
 from shared.errors import UnfoldableEvent
+from shared.infra.clock import DAY_MS, HOUR_MS, MINUTE_MS, floor_to
 from shared.metering.hours import LONG_MS, MAX_SESSION_MS, Levels, RunningLevels, Usage, cut_into_hours, days_of
 from shared.metering.observe import MAX_AGE_MS, Observation, observe
 from shared.metering.run_usage import run_bill_of, usage_of_run

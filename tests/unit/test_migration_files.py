@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from shared.schema import MIGRATIONS
+from shared.infra.migrations.schema import MIGRATIONS
 
 NAME = re.compile(r"(\d{4})\.[a-z0-9]+(-[a-z0-9]+)*\.sql")
 

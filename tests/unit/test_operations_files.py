@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from shared.metrics import REGISTRY
+from shared.infra.metrics import REGISTRY
 
 ROOT = Path(__file__).resolve().parents[2]
 METRIC = re.compile(r"\b(?:relay|process)_[a-z_]+\b")

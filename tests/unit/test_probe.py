@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from services.worker.health_server import probe
 from services.worker.heartbeat import STUCK_S, Pulse, new_pulse
-from services.worker.probe import probe
-from shared import metrics
-from shared.version import VERSION
+from shared.infra import metrics
+from shared.infra.version import VERSION
 
 
 def fetched(port: int, path: str, method: str = "GET") -> tuple[int, bytes]:

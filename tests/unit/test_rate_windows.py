@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.api.rate_windows import EXCHANGE_S, WINDOW_MS, RateWindows, Verdict, Window
+from services.api.http.access.rate_windows import EXCHANGE_S, WINDOW_MS, RateWindows, Verdict, Window
 
 MINUTE = 30_000_000  # a window's number
 START_MS = MINUTE * WINDOW_MS
@@ -207,7 +207,7 @@ async def test_the_exchange_goes_on_after_a_defect(monkeypatch: pytest.MonkeyPat
             again.set()
         raise ZeroDivisionError
 
-    monkeypatch.setattr("services.api.rate_windows.EXCHANGE_S", 0)
+    monkeypatch.setattr("services.api.http.access.rate_windows.EXCHANGE_S", 0)
     monkeypatch.setattr(windows, "exchange", fail)
     running = asyncio.create_task(windows.run())
     async with asyncio.timeout(20):

@@ -4,7 +4,7 @@ import msgspec
 from google.protobuf.json_format import ParseDict
 from livekit.protocol.room import RoomConfiguration
 
-from shared.models.room_config import AgentDispatch, RoomConfig
+from services.api.tokens.room_config import AgentDispatch, RoomConfig
 
 
 def names(kind: type[msgspec.Struct]) -> set[str]:

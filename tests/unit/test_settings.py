@@ -12,7 +12,7 @@ from psycopg.conninfo import conninfo_to_dict
 from rich.console import Console
 
 from shared.errors import SettingsInvalid
-from shared.settings import DatabaseUrl, RateLimits, derive_livekit_api_url, load_settings, parse_database_url
+from shared.infra.settings import DatabaseUrl, RateLimits, derive_livekit_api_url, load_settings, parse_database_url
 
 COMPLETE = {
     "DATABASE_URL": "postgresql://relay:pw@localhost:5432/relay",

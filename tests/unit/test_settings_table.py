@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from services.local.up import PublishedSecrets, refuse_published_secrets
 from shared.errors import SettingsInvalid
-from shared.settings import Settings, load_settings
-from shared.settings_risks import log_risks, risks_of
-from shared.settings_table import BY_NAME, SETTINGS, Setting
+from shared.infra.settings import Settings, load_settings
+from shared.infra.settings_risks import log_risks, risks_of
+from shared.infra.settings_table import BY_NAME, SETTINGS, Setting
 from tests.unit.test_deployment_files import (
     COMPLETE,
     RecordingEnvironment,

@@ -12,7 +12,7 @@ from services.cli.simulate.cli import QUEUE_DEPTH, TrafficOptions, simulate
 from services.cli.simulate.run import plan
 from services.cli.simulate.sender import Sender
 from services.cli.simulate.traffic import Event, Stay, expected
-from shared.clock import DAY_MS
+from shared.infra.clock import DAY_MS
 from shared.livekit.webhook import WebhookSigner
 from shared.metering.observe import observe
 from shared.metering.state import Room, Session, merge_room, merge_session

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.clock import DAY_MS, HOUR_MS
+from shared.infra.clock import DAY_MS, HOUR_MS
 from shared.metering.span import GRANULARITIES, Granularity, Span, following, start_of
 
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.api import usage_answer
-from services.api.usage_answer import SERIES, Measured
-from shared.clock import DAY_MS, HOUR_MS
+from services.api.usage import answer as usage_answer
+from services.api.usage.answer import SERIES, Measured
+from shared.infra.clock import DAY_MS, HOUR_MS
 from shared.metering.rounding import Amounts, Rounding, RunningSum, millionths, shares
 from shared.metering.span import Granularity, Span
-from shared.models.usage_ranges import GroupAmounts, LateChanges, MediaUsage
+from shared.models.usage.ranges import GroupAmounts, LateChanges, MediaUsage
 
 laws = settings(max_examples=200)
 MIDNIGHT = 20_600 * DAY_MS

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.api.usage_csv import wants_csv
+from services.api.usage.csv_answer import wants_csv
 
 
 @pytest.mark.parametrize(

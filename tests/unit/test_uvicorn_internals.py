@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from services.api import uvicorn_internals
-from services.api.server import server_config
+from services.api.http.serving import uvicorn_internals
+from services.api.http.serving.server import server_config
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,11 +9,11 @@ import redis
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import AsyncIO, Middleware
 
-from shared.event_stream import partition_of
+from shared.infra.postgres.pool import Pool, create_pool
+from shared.infra.redis.event_stream import partition_of
+from shared.infra.settings import environment, parse_database_url
 from shared.ledger.fold import fold_batch
 from shared.models.received import Received
-from shared.postgres import Pool, create_pool
-from shared.settings import environment, parse_database_url
 
 _pool: Pool | None = None
 

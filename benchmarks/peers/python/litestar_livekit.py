@@ -10,7 +10,7 @@ from litestar.exceptions import NotAuthorizedException
 from livekit import api
 from redis import asyncio as redis_asyncio
 
-from shared.settings import environment
+from shared.infra.settings import environment
 
 _ENV = environment()
 _KEY, _SECRET, _URL = _ENV["LIVEKIT_API_KEY"], _ENV["LIVEKIT_API_SECRET"], _ENV["LIVEKIT_URL"]

@@ -23,11 +23,11 @@ from litestar.exceptions import HTTPException, NotFoundException, PermissionDeni
 from services.api.portal.forms import parse_form
 from services.api.portal.portal import Portal
 from services.api.portal.visit import Page, Visit
-from shared.accounts import secret_digest
+from shared.accounts.queries import accounts as account_queries
+from shared.accounts.queries import memberships
+from shared.accounts.service import secret_digest
+from shared.infra.postgres.pool import borrowed
 from shared.models.accounts import Role, at_least
-from shared.postgres import borrowed
-from shared.queries import accounts as account_queries
-from shared.queries import memberships
 
 BODY_LIMIT = 64 * 1024
 SESSION_IDLE = timedelta(days=14)

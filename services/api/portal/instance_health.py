@@ -9,14 +9,16 @@ from typing import NamedTuple, TypeVar
 import asyncpg
 
 from services.api.portal.visit import Visit
-from shared import event_stream
-from shared.clock import DAY_MS, floor_to
 from shared.errors import LiveKitError, StoreUnavailable
+from shared.events.queries import partitions, set_aside
+from shared.infra.clock import DAY_MS, floor_to
+from shared.infra.migrations.queries import missing_migrations
+from shared.infra.migrations.schema import known_migrations
+from shared.infra.postgres.pool import UNAVAILABLE
+from shared.infra.redis import event_stream
+from shared.ledger.queries import reconcile
 from shared.models.operations import Pass, WorkerRow
-from shared.postgres import UNAVAILABLE
-from shared.queries import operations, partitions, reconcile, set_aside
-from shared.queries.migrations import missing_migrations
-from shared.schema import known_migrations
+from shared.operations.queries import workers as operations
 
 TIMEOUT_S = 2.0
 _PASSES = 10

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import asyncpg
 from litestar.response import ServerSentEventMessage
 
-from shared.accounts import secret_digest
-from shared.clock import from_ms
+from shared.accounts.queries import accounts as account_queries
+from shared.accounts.queries import memberships
+from shared.accounts.service import secret_digest
+from shared.infra.clock import from_ms
+from shared.infra.postgres.pool import UNAVAILABLE, Pool, borrowed
 from shared.models.scope import Scope
-from shared.postgres import UNAVAILABLE, Pool, borrowed
-from shared.queries import accounts as account_queries
-from shared.queries import memberships
-from shared.queries import overview as queries
+from shared.usage.queries import overview as queries
 
 if TYPE_CHECKING:  # a visit holds the portal, which holds this
     from services.api.portal.visit import Visit

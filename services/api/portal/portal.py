@@ -13,10 +13,10 @@ from services.api.portal.livekit_patience import LiveKitPatience
 from services.api.portal.passwords import Passwords
 from services.api.portal.static_files import StaticFiles
 from services.api.portal.templating import create_templates
-from shared.clock import Clock
+from shared.infra.clock import Clock
+from shared.infra.postgres.pool import Pool
+from shared.infra.settings import Settings
 from shared.livekit.access_token import TokenSigner
-from shared.postgres import Pool
-from shared.settings import Settings
 
 
 class Portal(NamedTuple):

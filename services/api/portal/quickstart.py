@@ -5,8 +5,8 @@ from typing import NamedTuple
 from urllib.parse import urlencode
 
 from services.api.portal.visit import Visit
-from services.api.routes.tokens import TokenRequest, token_claims
-from shared.ids import livekit_room
+from services.api.tokens.routes import TokenRequest, token_claims
+from shared.infra.ids import livekit_room
 
 TEST_TTL_S = 3600
 ROOM = "lobby"

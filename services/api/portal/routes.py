@@ -30,8 +30,8 @@ from services.api.portal.passwords import TooBusy
 from services.api.portal.portal import Portal
 from services.api.portal.visit import Page, Visit
 from shared.errors import LiveKitError, RelayError, StoreUnavailable
-from shared.logs import request_id
-from shared.postgres import UNAVAILABLE
+from shared.infra.logs import request_id
+from shared.infra.postgres.pool import UNAVAILABLE
 
 log = logging.getLogger("relay.api")
 

@@ -9,7 +9,7 @@ from jinja2.runtime import Context
 from markupsafe import Markup
 
 from services.api.portal.static_files import StaticFiles
-from shared.clock import DAY_MS, HOUR_MS, MINUTE_MS, rfc3339
+from shared.infra.clock import DAY_MS, HOUR_MS, MINUTE_MS, rfc3339
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 TEMPLATES = Path(__file__).parent / "templates"

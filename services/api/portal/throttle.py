@@ -9,10 +9,10 @@ nobody else can lock it out. A reset link clears the account's count.
 import hashlib
 from datetime import datetime, timedelta
 
-from services.api.unknown_key_limit import network_of
+from services.api.http.access.unknown_key_limit import network_of
+from shared.accounts.queries import accounts as queries
 from shared.errors import RelayError
-from shared.postgres import Connection, in_transaction
-from shared.queries import accounts as queries
+from shared.infra.postgres.pool import Connection, in_transaction
 
 WINDOW = timedelta(minutes=15)
 ACCOUNT_AND_ADDRESS, ACCOUNT, ADDRESS = 10, 100, 100

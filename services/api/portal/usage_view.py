@@ -6,15 +6,15 @@ from typing import NamedTuple
 
 from msgspec import UNSET
 
+from services.api.http.query import decode_query
 from services.api.portal.charts import Chart, Column, bar_chart
 from services.api.portal.templating import number
 from services.api.portal.visit import Visit
-from services.api.query import decode_query
-from services.api.usage import usage_for
-from services.api.usage_query import UsageQuery, usage_range
+from services.api.usage.parameters import UsageQuery, usage_range
+from services.api.usage.schemas import Metered, UsageAnswer, UsageOfSpan
+from services.api.usage.service import usage_for
 from shared.metering.span import Granularity
-from shared.models.usage import Metered, UsageAnswer, UsageOfSpan
-from shared.models.usage_ranges import UsageClock
+from shared.models.usage.ranges import UsageClock
 
 SERIES = ("video", "audio")
 # Some 40 ms of Postgres; a page has 100 in all.

@@ -14,14 +14,14 @@ from services.api.portal.forms import Form
 from services.api.portal.notices import NOTICES
 from services.api.portal.portal import Portal
 from services.api.portal.throttle import normalized
-from shared.accounts import Actor, actor_of
-from shared.accounts import record as record_entry
-from shared.ids import Mode
+from shared.accounts.queries import accounts as account_queries
+from shared.accounts.queries import memberships
+from shared.accounts.service import Actor, actor_of
+from shared.accounts.service import record as record_entry
+from shared.infra.ids import Mode
+from shared.infra.postgres.pool import Connection, borrowed, in_transaction
 from shared.models.accounts import Account, BrowserSession, ProjectAccess, Role, at_least
 from shared.models.scope import Scope
-from shared.postgres import Connection, borrowed, in_transaction
-from shared.queries import accounts as account_queries
-from shared.queries import memberships
 
 Page = Response[str]
 _LISTS = {"room": "rooms", "event": "events"}

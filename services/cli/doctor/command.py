@@ -9,8 +9,8 @@ from services.cli.doctor.network import check_livekit, check_own_address
 from services.cli.doctor.postgres import check_postgres
 from services.cli.doctor.redis_servers import check_redis
 from services.cli.doctor.settings import check_settings
-from shared.clock import Clock, SystemClock
-from shared.settings import Settings
+from shared.infra.clock import Clock, SystemClock
+from shared.infra.settings import Settings
 
 MARKS = {"ok": "ok     ", "note": "note   ", "warning": "WARNING", "error": "ERROR  "}
 

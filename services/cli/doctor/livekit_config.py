@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from services.cli.doctor.finding import Finding
-from shared.settings import Settings
+from shared.infra.settings import Settings
 
 CHECK = "livekit.yaml"
 STDIN = Path("-")

@@ -8,11 +8,11 @@ import msgspec
 
 from services.cli.doctor.finding import Finding
 from services.cli.doctor.settings import is_local
-from shared.clock import Clock
 from shared.errors import LiveKitCredentialsRefused, LiveKitError, LiveKitTimedOut
+from shared.infra.clock import Clock
+from shared.infra.settings import Settings
 from shared.livekit.room_service import RoomService
 from shared.livekit.webhook import LEEWAY_S, PROBE_BODY, TOKEN_TTL_S, WebhookSigner
-from shared.settings import Settings
 
 TIMEOUT_S = 5.0
 # The Date header counts whole seconds, and an answer takes its time.

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 import asyncpg
 
 from services.cli.doctor.finding import Finding, duration
+from shared.infra.migrations.queries import missing_migrations
+from shared.infra.migrations.schema import known_migrations
+from shared.infra.postgres.errors import DatabaseUnusable
+from shared.infra.postgres.pool import UNAVAILABLE, Connection, connect
+from shared.infra.settings import Settings
 from shared.models.operations import MachineState
-from shared.postgres import UNAVAILABLE, Connection, connect
-from shared.postgres_errors import DatabaseUnusable
-from shared.queries import operations as queries
-from shared.queries.migrations import missing_migrations
-from shared.schema import known_migrations
-from shared.settings import Settings
+from shared.operations.queries import workers as queries
 
 OLDEST_POSTGRES = 15
 

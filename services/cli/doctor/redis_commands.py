@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError, ResponseError
 
 from services.cli.doctor.finding import Finding, Level
-from shared.event_stream import Redis
+from shared.infra.redis.event_stream import Redis
 
 CHECK: Final = "redis commands"
 # Within the names that Relay uses, `relay:*`, and gone after a minute whatever happens.

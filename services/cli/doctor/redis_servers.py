@@ -8,9 +8,9 @@ from redis.exceptions import AuthenticationError, RedisClusterException, RedisEr
 
 from services.cli.doctor.finding import Finding, duration
 from services.cli.doctor.redis_commands import check_commands, info_denied
-from shared import event_stream
-from shared.doorbell import create_broker, dead_messages
-from shared.settings import Settings
+from shared.infra.redis import event_stream
+from shared.infra.redis.doorbell import create_broker, dead_messages
+from shared.infra.settings import Settings
 
 OLDEST_REDIS = (6, 2)
 WAITED_TOO_LONG_S = 30

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from services.cli.doctor.finding import Finding
-from shared.settings import Settings
-from shared.settings_risks import is_local as is_local
-from shared.settings_risks import risks_of
+from shared.infra.settings import Settings
+from shared.infra.settings_risks import is_local as is_local
+from shared.infra.settings_risks import risks_of
 
 
 def check_settings(settings: Settings) -> Iterator[Finding]:

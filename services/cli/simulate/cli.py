@@ -7,7 +7,7 @@ from typing import Any, get_args
 import click
 
 from services.cli.options import Invocation, Number, Whole, command
-from shared.ids import Mode
+from shared.infra.ids import Mode
 
 # LiveKit's own: `max_depth` and `max_age` of its `resource_url_notifier`.
 QUEUE_DEPTH = 200

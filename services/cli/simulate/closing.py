@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from services.cli.simulate.traffic import Event, Meeting, Stay, participant_info, random_id, room_info
-from shared.ids import Mode, livekit_room
+from shared.infra.ids import Mode, livekit_room
 
 _TRACKS: tuple[dict[str, Any], ...] = (
     {"source": "MICROPHONE", "mimeType": "audio/opus"},

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from shared.ids import Mode, livekit_room
+from shared.infra.ids import Mode, livekit_room
 
 _DAY_MS = 86_400_000
 _ID = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz23456789"

@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator, Callable
 
 from services.cli.failures import DocumentEnded, failure_of
 from services.cli.usage.report import JsonReport, ProgressBar, TextReport
-from shared.clock import DAY_MS
+from shared.infra.clock import DAY_MS
+from shared.infra.postgres.pool import connect
+from shared.infra.settings import DatabaseUrl
 from shared.ledger.difference import Difference, Found
 from shared.ledger.proof import Checked
 from shared.ledger.verify import verify
 from shared.models.scope import DayRange
-from shared.postgres import connect
-from shared.settings import DatabaseUrl
 
 # The fold may change a state while it is rebuilt. The next pass takes such a state.
 _PASSES = 3

@@ -8,12 +8,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from services.cli.failures import Failure
-from shared.clock import rfc3339
+from shared.infra.clock import rfc3339
+from shared.infra.postgres.pool import Connection
 from shared.ledger.difference import Difference
 from shared.ledger.proof import Checked
+from shared.ledger.queries import audit as queries
 from shared.models.scope import AuditScope, DayRange
-from shared.postgres import Connection
-from shared.queries import audit as queries
 
 
 class ProgressBar:

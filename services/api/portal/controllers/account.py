@@ -7,9 +7,9 @@ from services.api.portal import throttle
 from services.api.portal.password_rules import objection_to
 from services.api.portal.throttle import TooManyAttempts
 from services.api.portal.visit import Page, Visit
-from shared import accounts
-from shared.postgres import borrowed
-from shared.queries import accounts as queries
+from shared.accounts import service as accounts
+from shared.accounts.queries import accounts as queries
+from shared.infra.postgres.pool import borrowed
 
 _NOT_PRESENT = "This is not your present password."
 

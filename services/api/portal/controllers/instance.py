@@ -7,13 +7,15 @@ from litestar.params import FromPath
 
 from services.api.portal.instance_health import health_of
 from services.api.portal.visit import Page, Visit
-from shared import accounts, set_aside
+from shared.accounts import service as accounts
+from shared.accounts.queries import accounts as account_queries
+from shared.accounts.queries import memberships
+from shared.audit_log import queries as audit_log
 from shared.errors import SetAsideEventNotFound
-from shared.json_text import indented
+from shared.events import set_aside
+from shared.events.queries import set_aside as set_aside_queries
+from shared.infra.json_text import indented
 from shared.models.accounts import Account
-from shared.queries import accounts as account_queries
-from shared.queries import audit_log, memberships
-from shared.queries import set_aside as set_aside_queries
 
 _PAGE = 50
 _BODY_SHOWN = 2_000

@@ -10,10 +10,10 @@ from litestar.params import FromPath
 
 from services.api.portal.notices import spoken
 from services.api.portal.visit import Page, Visit
-from shared import keys
-from shared.accounts import record_key
+from shared.accounts.service import record_key
 from shared.errors import InvalidRequest, KeyInactive, KeyNotFound, KeyRotated, ProjectArchived, TooManyKeys
-from shared.ids import KeyType
+from shared.infra.ids import KeyType
+from shared.keys import service as keys
 from shared.models.projects import KeyInfo, NewKey
 
 NAME_LENGTH = 100

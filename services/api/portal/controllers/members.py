@@ -9,10 +9,10 @@ from litestar.params import FromPath
 
 from services.api.portal.notices import spoken
 from services.api.portal.visit import Page, Visit
-from shared import accounts
+from shared.accounts import service as accounts
+from shared.accounts.queries import memberships
 from shared.errors import LastOwner
 from shared.models.accounts import ROLES, Member, Role
-from shared.queries import memberships
 
 NOTE_LENGTH = 100
 

@@ -8,11 +8,12 @@ from litestar.response import ServerSentEvent
 
 from services.api.portal.usage_view import asked, completeness, read_usage, spans_of, usage_chart
 from services.api.portal.visit import Page, Visit
-from shared import keys, metrics
-from shared.models.overview import Webhooks
-from shared.models.usage import UsageAnswer
-from shared.queries import audit_log
-from shared.queries import overview as queries
+from services.api.usage.schemas import UsageAnswer
+from shared.audit_log import queries as audit_log
+from shared.infra import metrics
+from shared.keys import service as keys
+from shared.models.usage.overview import Webhooks
+from shared.usage.queries import overview as queries
 
 _ROOMS_SHOWN = 6
 # Verdicts on a webhook whose signature was right, and `relay doctor` asking.

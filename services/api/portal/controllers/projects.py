@@ -4,8 +4,10 @@ from litestar import Controller, get, post
 from litestar.di import NamedDependency
 
 from services.api.portal.visit import Page, Visit
-from shared import accounts, projects
-from shared.queries import audit_log, memberships
+from shared.accounts import service as accounts
+from shared.accounts.queries import memberships
+from shared.audit_log import queries as audit_log
+from shared.projects import service as projects
 
 NAME_LENGTH = 100
 LOG_PAGE = 50

@@ -10,10 +10,10 @@ from litestar.di import NamedDependency
 from services.api.portal.notices import spoken
 from services.api.portal.usage_view import asked
 from services.api.portal.visit import Page, Visit
-from services.api.recorded_acts import RecordedActs
-from services.api.rooms import ProjectRooms
+from services.api.rooms.recorded_acts import RecordedActs
+from services.api.rooms.service import ProjectRooms
 from shared.errors import LiveKitError, ParticipantNotFound, RoomNotFound
-from shared.queries import overview as queries
+from shared.usage.queries import overview as queries
 
 _MOST_ROOMS, _MOST_PEOPLE = 200, 200
 

@@ -3,15 +3,15 @@
 from litestar import Controller, get, post
 from litestar.di import NamedDependency
 
+from services.api.http.access.unknown_key_limit import network_of
 from services.api.portal import throttle
 from services.api.portal.gate import SESSION_IDLE, safe_path
 from services.api.portal.throttle import TooManyAttempts
 from services.api.portal.visit import Page, Visit
-from services.api.unknown_key_limit import network_of
-from shared.accounts import actor_of, record, secret_digest
+from shared.accounts.queries import accounts as queries
+from shared.accounts.service import actor_of, record, secret_digest
+from shared.infra.postgres.pool import Connection, borrowed
 from shared.models.accounts import Account, BrowserSession
-from shared.postgres import Connection, borrowed
-from shared.queries import accounts as queries
 
 # How often a password is checked again because it was changed meanwhile.
 _ROUNDS = 3

@@ -4,17 +4,17 @@ from litestar import Controller, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
+from services.api.http.access.unknown_key_limit import network_of
 from services.api.portal import throttle
 from services.api.portal.controllers.sign_in import address_of, start_session
 from services.api.portal.password_rules import objection_to
 from services.api.portal.throttle import TooManyAttempts
 from services.api.portal.visit import Page, Visit
-from services.api.unknown_key_limit import network_of
-from shared import accounts
+from shared.accounts import service as accounts
+from shared.accounts.queries import accounts as queries
 from shared.errors import AddressTaken, InvitationUnusable, SignUpClosed
+from shared.infra.postgres.pool import borrowed
 from shared.models.accounts import Account, Invitation
-from shared.postgres import borrowed
-from shared.queries import accounts as queries
 
 
 class SignUpController(Controller):

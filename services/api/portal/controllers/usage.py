@@ -16,10 +16,10 @@ from services.api.portal.usage_view import (
     usage_chart,
 )
 from services.api.portal.visit import Page, Visit
-from services.api.usage_csv import usage_csv
-from services.api.usage_query import MAX_LIMIT
+from services.api.usage.csv_answer import usage_csv
+from services.api.usage.parameters import MAX_LIMIT
+from services.api.usage.schemas import UsageAnswer
 from shared.errors import InvalidRequest
-from shared.models.usage import UsageAnswer
 
 PERIODS: Final = (("today", "Today"), ("7d", "7 days"), ("30d", "30 days"), ("all", "All"))
 GROUPINGS: Final = (("", "Total"), ("room", "Room"), ("identity", "Identity"), ("kind", "Kind"))

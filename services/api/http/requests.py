@@ -1,0 +1,120 @@
+"""What every request of the framework's routes passes before its handler: key, query, body.
+
+A handler declares what it takes and nothing else::
+
+    @post("/rooms", opt=described(errors=("livekit_unreachable",)))
+    async def create_room(key: NamedDependency[KeyRecord], data: JSONBody[CreateRoom], ...) -> RoomAnswer: ...
+
+The key is checked first, then path and query, then the body. A client without a valid key learns nothing about the rest.
+"""
+
+from functools import cache
+from typing import Annotated, Any
+from urllib.parse import parse_qsl
+
+import msgspec
+from litestar import Request
+from litestar.connection import ASGIConnection
+from litestar.datastructures import State
+from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
+from litestar.params import PathParameter
+
+from services.api.http.decoding import decode_request, in_words
+from services.api.http.query import decode_query, refuse_query
+from services.api.http.serving.http_limits import admit_body
+from shared.errors import InvalidRequest, UnsupportedMediaType
+from shared.models.projects import KeyRecord
+
+_JSON = "application/json"
+_decoders: dict[Any, "msgspec.json.Decoder[Any]"] = {}
+
+
+class JsonRequest(Request[Any, Any, State]):
+    """A request whose body is decoded by the very type that the handler declares as ``data``, strictly.
+
+    Litestar's own way converts what it has decoded leniently (``"60"`` would do for 60) and loses where an error is.
+    """
+
+    async def json(self) -> Any:
+        require_json(self.headers.get("content-type"))
+        return decode_request(_decoder_of(self.route_handler), await self.body())
+
+
+def require_json(content_type: str | None) -> None:
+    """Passes ``application/json``, ``…+json`` and no type at all. Raises ``UnsupportedMediaType``."""
+    if content_type is None or content_type == _JSON:
+        return
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type != _JSON and not (media_type.startswith("application/") and media_type.endswith("+json")):
+        raise UnsupportedMediaType(_JSON)
+
+
+def _decoder_of(handler: BaseRouteHandler) -> "msgspec.json.Decoder[Any]":
+    field = handler.parsed_fn_signature.parameters["data"]
+    annotation = field.raw
+    if annotation not in _decoders:
+        _decoders[annotation] = msgspec.json.Decoder(annotation)
+    return _decoders[annotation]
+
+
+async def require_secret_key(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
+    """A guard that admits requests with a valid secret key. Raises what ``Authentication.admit`` raises."""
+    key = await connection.app.state.context.authentication.admit(connection.scope)
+    admit_body(connection.scope)
+    connection.scope["relay_key"] = key  # type: ignore[typeddict-unknown-key]  # a scope may carry an application's own keys
+
+
+async def provide_key(request: Request[Any, Any, Any]) -> KeyRecord:
+    """The dependency ``key`` of handlers behind ``require_secret_key``."""
+    key: KeyRecord = request.scope["relay_key"]  # type: ignore[typeddict-item]  # as above
+    return key
+
+
+async def provide_params(request: Request[Any, Any, Any]) -> Any:
+    """The dependency ``params``: the query string as the struct that the handler declares."""
+    return request.scope["relay_params"]  # type: ignore[typeddict-item]  # as above
+
+
+async def check_parameters(request: Request[Any, Any, Any]) -> None:
+    """A ``before_request``: checks path and query against what the handler declares, before its body is read.
+
+    A handler without ``params`` takes no parameters: the default must not answer a mistyped ``?perod=7d``.
+    Raises ``InvalidRequest``.
+    """
+    for name, kind in path_types(request.route_handler).items():
+        if name in request.path_params:
+            _check_path(name, request.path_params[name], kind)
+    given = request.query_params.multi_items()
+    declared = request.route_handler.parsed_fn_signature.parameters.get("params")
+    if declared is None:
+        refuse_query(given)
+    else:
+        request.scope["relay_params"] = decode_query(declared.annotation, given)  # type: ignore[typeddict-unknown-key]  # as above
+
+
+@cache
+def path_types(handler: HTTPRouteHandler) -> dict[str, Any]:
+    """The path parameters of a handler and its dependencies, with the limits that Litestar does not check."""
+    fields = dict(handler.parsed_fn_signature.parameters)
+    for dependency in handler.resolve_dependencies().values():
+        fields |= dependency.parsed_fn_signature.parameters
+    types: dict[str, Any] = {}
+    for name, field in fields.items():
+        notes = getattr(field.raw, "__metadata__", ())
+        if any(isinstance(note, PathParameter) for note in notes):
+            limits = tuple(note for note in notes if isinstance(note, msgspec.Meta))
+            types[name] = Annotated[(field.raw.__origin__, *limits)] if limits else field.raw.__origin__
+    return types
+
+
+def _check_path(name: str, value: Any, kind: Any) -> None:
+    try:
+        msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(in_words(name, str(error)), name) from None
+
+
+def refuse_query_string(scope: Any) -> None:
+    """For a hot route, which takes no query parameter. Raises ``InvalidRequest``."""
+    if scope["query_string"]:
+        refuse_query(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))

@@ -1,0 +1,466 @@
+"""Time-outs and size limits for HTTP connections. Uvicorn limits only how long a connection may be idle."""
+
+import asyncio
+import fcntl
+import math
+import socket
+import struct
+import sys
+import termios
+from typing import Any, Final, NamedTuple
+
+import httptools
+
+from services.api.http.problems import MEDIA_TYPE, TITLES, problem_of
+from services.api.http.serving.hot_routes import Answer, new_request_id
+from services.api.http.serving.http_limits import HELD_BODY, HttpGuard
+from services.api.http.serving.uvicorn_internals import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from shared.errors import HeadersTooLarge, MalformedRequest, RequestTimedOut, TooManyBodies
+from shared.infra.logs import request_id
+
+CLOSE_LINE: Final = b"connection: close\r\n"
+# A segment up to this size is parsed at once; a larger one request by request, so that thousands that come together do not
+# become thousands of objects.
+_WHOLE: Final = 3072
+_AT_ONCE: Final = 512
+# About what a request takes that waits for the one before it.
+_QUEUED_BYTES: Final = 4096
+_PIECE: Final = 4096
+# Where Linux's ``struct tcp_info`` has the number of bytes that the other side has confirmed.
+_BYTES_ACKED_AT: Final = 120
+_RESET: Final = struct.pack("ii", 1, 0)
+
+
+class _NobodyWaits:
+    """In place of the event that tells a task of uvicorn's that something came."""
+
+    def set(self) -> None:
+        pass
+
+
+class AnsweredHere:
+    """A request that no application sees, with the attributes of a ``RequestResponseCycle`` that uvicorn's protocol uses."""
+
+    __slots__ = ("body", "disconnected", "keep_alive", "more_body", "response_complete", "response_started")
+    message_event = _NobodyWaits()
+
+    def __init__(self, keep_alive: bool) -> None:
+        self.keep_alive = keep_alive
+        self.body, self.more_body = b"", True
+        self.disconnected = self.response_started = self.response_complete = False
+
+
+class _ClosedAfterBody:
+    """The transport of a request with a body, as its answer sees it. Where the answer comes before the body, closing the
+    connection waits for the rest: the kernel resets a connection that is closed with unread data, and the client might not see
+    the answer."""
+
+    __slots__ = ("_protocol", "is_closing", "write")
+
+    def __init__(self, protocol: "GuardedProtocol") -> None:
+        self._protocol = protocol
+        self.write, self.is_closing = protocol.transport.write, protocol.transport.is_closing
+
+    def close(self) -> None:
+        self._protocol.close_after_body()
+
+
+class _Stuck(NamedTuple):
+    """Since when a client has not read, and what it had read by then."""
+
+    since: float
+    read: int
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """Limits what a client may hold: 408 for a request that does not arrive in time, 431 for headers that are too large, 503
+    where all requests together are too large, and an end for a client that does not read its answers."""
+
+    def __init__(self, *args: Any, guard: HttpGuard | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._guard = guard or HttpGuard()
+        self._limits = self._guard.limits
+        self._held = self._guard.bodies.hold()
+        self._rest_held = self._guard.bodies.hold()
+        # When the request that is being received began, in the loop's time; None while nothing is received.
+        self._since: float | None = None
+        # When the last answer was complete, and when the guard last looked.
+        self._answered = self._looked = 0.0
+        self._in_headers = True
+        self._closes_after_body = False
+        # When the connection was given up with a last answer.
+        self._refused: float | None = None
+        # Bytes since the request began, or since its headers were complete; and of its body.
+        self._bytes = self._body_bytes = 0
+        # What came behind a request that is being answered, and where it begins: it is parsed after the answer.
+        self._rest: tuple[bytes, int] | None = None
+        self._stuck: _Stuck | None = None
+        # The request that the application was last called for.
+        self._asked: RequestResponseCycle | None = None
+        # The headers of every answer (the date), as they were last put together, and from what.
+        self._shared_of: Any = None
+        self._shared = b""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
+        super().connection_made(transport)
+        self._since = self._answered = self.loop.time()
+        self._guard.joined(self.connections, self.loop)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._rest = None
+        self._rest_held.release()
+        self._held.release()
+        if self._asked is not None:
+            # Uvicorn tells only the newest request. One that is being answered, with others behind it, would go on writing.
+            self._asked.disconnected = True
+            self._asked.message_event.set()
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        if self._refused is not None:
+            self.transport.close()
+            return
+        age_s = self.loop.time() - self._since if self.cycle is None and self._since is not None else math.inf
+        if age_s < self._limits.young_s:
+            self.loop.call_later(self._limits.young_s - age_s, super().shutdown)
+        else:
+            super().shutdown()
+
+    # Receiving
+    def data_received(self, data: bytes) -> None:
+        if self._refused is not None:
+            return
+        if self._since is None:
+            cycle = self.cycle
+            if self._rest is not None or not (cycle is None or cycle.response_complete):
+                self._put_aside(data, 0)
+                return
+            # Perhaps only an empty line, which begins no request but ends the wait for one.
+            self._since = self.loop.time()
+            size = len(data)
+            if size <= _WHOLE:  # the usual case, with as few calls as possible
+                self._bytes += size
+                try:
+                    self.parser.feed_data(data)
+                except (httptools.HttpParserUpgrade, httptools.HttpParserError) as error:
+                    self._parse(data, self._parsed(error, size))
+                    return
+                if self._since is not None or self.pipeline:
+                    self._unfinished()
+                return
+        self._parse(data, 0)
+
+    def _put_aside(self, data: bytes, start: int) -> None:
+        if self._rest is not None:
+            before, begin = self._rest
+            data, start = before[begin:] + data[start:], 0
+        self._rest = data, start
+        self.flow.pause_reading()
+        if not self._rest_held.grow_to(len(data)):
+            self.cut()
+
+    def _parse(self, data: bytes, start: int) -> None:
+        end, view = len(data), memoryview(data)
+        while start < end and not self.transport.is_closing() and self._refused is None:
+            if self._since is None and self.cycle is not None and not self.cycle.response_complete:
+                self._put_aside(data, start)
+                break
+            stop = end if end - start <= _AT_ONCE else self._end_of_piece(data, start)
+            start += self._feed(view[start:stop])
+        if self._since is not None or self.pipeline:
+            self._unfinished()
+
+    def _end_of_piece(self, data: bytes, start: int) -> int:
+        """So that a piece holds little behind the end of a request."""
+        if self._in_headers or self._since is None:
+            found = data.find(b"\r\n\r\n", start, start + _PIECE)
+            return found + 4 if found >= 0 else start + _PIECE
+        announced = content_length(self.headers)
+        return start + (_AT_ONCE if announced is None else max(1, announced - self._body_bytes))
+
+    def _feed(self, piece: memoryview) -> int:
+        """How much of the piece was parsed."""
+        self._bytes += len(piece)
+        try:
+            self.parser.feed_data(piece)
+        except (httptools.HttpParserUpgrade, httptools.HttpParserError) as error:
+            return self._parsed(error, len(piece))
+        return len(piece)
+
+    def _parsed(self, error: Exception, size: int) -> int:
+        """How much of a piece of ``size`` was parsed before the parser stopped."""
+        if isinstance(error, httptools.HttpParserUpgrade):
+            self._read_again()
+            return int(error.args[0])
+        self.refuse(MalformedRequest())
+        return size
+
+    def _unfinished(self) -> None:
+        """A segment has ended before its request, or with requests that wait for another."""
+        if self._refused is not None or self.transport.is_closing():
+            return
+        if self.pipeline and not self._held.grow_to(len(self.pipeline) * _QUEUED_BYTES):
+            self.cut()
+            return
+        if self._since is None:
+            return
+        size = self._bytes if self._in_headers else self._body_bytes
+        if self._in_headers and size > self._limits.headers_bytes:
+            self.refuse(HeadersTooLarge(self._limits.headers_bytes))
+        elif self._bytes > self._limits.request_bytes:
+            self.transport.close()
+        elif not self.is_answered() and not self._held.grow_to(size):
+            self.answer_early(TooManyBodies())
+
+    def is_answered(self) -> bool:
+        """Whether what is being received belongs to a request that has its answer."""
+        return not self._in_headers and self.cycle is not None and self.cycle.response_complete
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_headers, self._body_bytes = True, 0
+        if self._since is None:
+            self._since = self.loop.time()
+
+    def headers_are_over(self) -> None:
+        self._in_headers, self._bytes = False, 0
+
+    def on_headers_complete(self) -> None:
+        if self._asks_for_upgrade():
+            self.headers_are_over()
+            return
+        super().on_headers_complete()  # fails for a target that is no path: an error of the headers
+        self.scope[HELD_BODY] = self._held  # type: ignore[typeddict-unknown-key]  # an entry of our own in ASGI's dict
+        self.cycle.transport = _ClosedAfterBody(self)  # type: ignore[assignment]  # all of it that a cycle uses
+        self.headers_are_over()
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        if self.cycle.response_complete:
+            self._guard.bodies.freed += len(body)  # refused before its body came, which is thrown away
+            return
+        if self._held.grow_to(self._body_bytes):
+            super().on_body(body)
+        else:
+            self.answer_early(TooManyBodies())
+
+    def on_message_complete(self) -> None:
+        if self._asks_for_upgrade():
+            return
+        super().on_message_complete()
+        self._since, self._in_headers, self._bytes = None, True, 0
+        if self._closes_after_body:
+            self.transport.close()
+
+    def close_after_body(self) -> None:
+        if self._since is None or self._in_headers:
+            self.transport.close()
+        else:
+            self._closes_after_body = True
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._asked = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        """Replaces uvicorn's, which starts a timer for each answer."""
+        self.server_state.total_requests += 1
+        self._answered = self.loop.time()
+        if self._held.bytes and not self.pipeline:
+            self._held.release()
+        asked = self._asked
+        if asked is not None and asked.body:
+            asked.body = bytearray()  # what arrived of a body that the application did not want
+        if self.transport.is_closing():
+            return
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._rest is not None:
+            self.loop.call_soon(self._parse_rest)
+        else:
+            self.flow.resume_reading()
+
+    def _parse_rest(self) -> None:
+        if self._rest is None or self.transport.is_closing() or self._refused is not None or self.pipeline:
+            return
+        (data, start), self._rest = self._rest, None
+        self._rest_held.release()
+        self.flow.resume_reading()
+        self._since = self.loop.time()
+        self._parse(data, start)
+
+    def _asks_for_upgrade(self) -> bool:
+        asks: bool = self.parser.should_upgrade()
+        return asks and self.parser.get_method() != b"CONNECT"
+
+    def _should_upgrade(self) -> bool:
+        return False  # no page here speaks WebSocket
+
+    def _read_again(self) -> None:
+        """Parses a request again as one that asks for no upgrade. Java's client, for one, asks for HTTP/2 with every request;
+        the parser takes what follows the headers for HTTP/2 then. The body would be lost, or, coming a moment later, be read as
+        the next request: a client that can make a proxy send a body could make it send requests."""
+        if self.parser.get_method() == b"CONNECT":
+            self.cycle.keep_alive = False
+            return
+        head = [self.parser.get_method(), b" ", self.url, b" HTTP/", self.parser.get_http_version().encode(), b"\r\n"]
+        for name, value in self.headers:
+            if name != b"upgrade":
+                head += [name, b": ", value, b"\r\n"]
+        self.parser = httptools.HttpRequestParser(self)
+        self._feed(memoryview(b"".join([*head, b"\r\n"])))
+
+    # Refusing
+    def refuse(self, error: Exception) -> None:
+        """Answers where no answer has begun, and closes the connection."""
+        if self.transport.is_closing() or self._refused is not None:
+            return
+        if self._may_answer():
+            identifier = request_id.set(new_request_id())
+            problem = problem_of(error)
+            body = problem.body()
+            lines = [f"HTTP/1.1 {problem.status} {TITLES[problem.status]}", "connection: close"]
+            lines += [f"content-type: {MEDIA_TYPE}", f"x-request-id: {request_id.get()}"]
+            lines += [f"{name}: {value}" for name, value in problem.headers]
+            lines += [f"content-length: {len(body)}", "", ""]
+            self.transport.write("\r\n".join(lines).encode() + body)
+            request_id.reset(identifier)  # what is logged next is of another request
+            if not self._in_headers:  # the application learns that the client is gone
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
+            if self.transport.can_write_eof():
+                # What the client still sends is read and thrown away until the guard looks: see ``_ClosedAfterBody``.
+                self.transport.write_eof()
+                self._refused = self.loop.time()
+                self.flow.resume_reading()
+                return
+        self.transport.close()
+
+    def _may_answer(self) -> bool:
+        if self._in_headers:  # the cycle is still that of the request before
+            return self.cycle is None or self.cycle.response_complete
+        return not self.cycle.response_started and not self.pipeline
+
+    def answer_early(self, error: Exception) -> None:
+        """Answers a request whose body has not arrived. The body is read and thrown away, or the client might not see the
+        answer: closing a connection with unread data resets it."""
+        cycle = self.cycle
+        if self._in_headers:
+            self.refuse(error)
+            return
+        if cycle.response_started or self.pipeline:
+            self.transport.close()
+            return
+        identifier = new_request_id()
+        before = request_id.set(identifier)
+        answer = Answer.of_error(error, self.scope, identifier)
+        request_id.reset(before)
+        cycle.disconnected = True
+        cycle.message_event.set()
+        request = AnsweredHere(cycle.keep_alive and b"close" not in dict(answer.headers).get(b"connection", b""))
+        self.cycle = request  # type: ignore[assignment]  # see AnsweredHere
+        self.write_answer(request, answer)
+
+    def write_answer(self, request: AnsweredHere, answer: Answer) -> None:
+        if self.transport.is_closing() or self._refused is not None:  # the client is gone, or was told to go
+            return
+        request.response_started = request.response_complete = True
+        request.body = b""
+        shared = self.server_state.default_headers
+        if shared is not self._shared_of:
+            self._shared_of, self._shared = shared, b"".join(b"%b: %b\r\n" % header for header in shared)
+        closing = CLOSE_LINE in self._shared
+        head = [STATUS_LINE[answer.status], self._shared, *[b"%b: %b\r\n" % header for header in answer.headers]]
+        if not request.keep_alive and not closing and not any(name == b"connection" for name, _ in answer.headers):
+            head.append(CLOSE_LINE)
+        self.transport.write(b"".join((*head, b"\r\n", answer.body)))
+        if closing:
+            request.keep_alive = False
+        if not request.keep_alive:
+            self.close_after_body()
+        self.on_response_complete()
+
+    # Being watched
+    def look(self, now: float) -> int:
+        """Enforces the time limits. Returns how many bytes of answers the client has not read."""
+        if self._refused is not None:
+            if now > self._refused:
+                self.transport.close()
+        elif not self.transport.is_closing():
+            if self._since is not None:
+                allowed = self._limits.headers_s if self._in_headers else self._limits.request_s
+                # The headers of a request wait, unread, for the answer to the one before.
+                behind = self._in_headers and self.cycle is not None and not self.cycle.response_complete
+                if not behind and now - max(self._since, self._answered) >= allowed:
+                    self.refuse(RequestTimedOut(allowed))
+            elif (since := self.waiting_since()) is not None and now - since >= self.timeout_keep_alive:
+                self.transport.close()
+        return self._unread(now)
+
+    def waiting_since(self) -> float | None:
+        """When it began to wait for its client; None while a request is being answered."""
+        if self._since is not None:
+            return self._since
+        idle = (self.cycle is None or self.cycle.response_complete) and not self.pipeline and self._rest is None
+        return self._answered if idle else None
+
+    def stuck_since(self) -> float:
+        """When the client last read something of an answer that it has not read to the end."""
+        return self._stuck.since if self._stuck is not None else math.inf
+
+    def _unread(self, now: float) -> int:
+        looked, self._looked = self._looked, now
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if not answering and self._stuck is None and self._answered < looked:
+            return 0
+        unread = self.transport.get_write_buffer_size() + _unsent(self.transport)
+        if not unread:
+            self._stuck = None
+            return 0
+        read = _confirmed(self.transport, unread)
+        if self._stuck is None or read >= self._stuck.read + self._limits.read_bytes:
+            self._stuck = _Stuck(now, read)
+        elif now - self._stuck.since >= self._limits.write_s:
+            self.cut()
+            return 0
+        return unread
+
+    def cut(self) -> None:
+        """Ends the connection at once and frees the kernel's buffers too: after an orderly close it would keep them and try
+        for minutes."""
+        descriptor: Any = self.transport.get_extra_info("socket")
+        if descriptor is not None and descriptor.fileno() >= 0:
+            descriptor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.transport.abort()
+
+
+def content_length(headers: list[tuple[bytes, bytes]]) -> int | None:
+    for name, value in headers:
+        if name == b"content-length":
+            return int(value)
+    return None
+
+
+def _unsent(transport: asyncio.Transport) -> int:
+    """Bytes in the kernel that the other side has not confirmed."""
+    descriptor: Any = transport.get_extra_info("socket")
+    if sys.platform != "linux" or descriptor is None or descriptor.fileno() < 0:
+        return 0
+    answer = bytearray(4)
+    try:
+        fcntl.ioctl(descriptor.fileno(), termios.TIOCOUTQ, answer)
+    except OSError:  # it is being closed
+        return 0
+    return int.from_bytes(answer, sys.byteorder)
+
+
+def _confirmed(transport: asyncio.Transport, unread: int) -> int:
+    """Bytes that the other side has confirmed since it connected."""
+    descriptor: Any = transport.get_extra_info("socket")
+    if sys.platform != "linux":
+        return -unread  # at least what is left becomes less
+    try:
+        info = descriptor.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED_AT + 8)
+    except OSError:  # it is being closed
+        return 0
+    return int.from_bytes(info[_BYTES_ACKED_AT:], sys.byteorder)

@@ -1,0 +1,210 @@
+"""A project's rooms, through LiveKit's room service."""
+
+import asyncio
+import binascii
+from base64 import b64decode
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from livekit.protocol import models, room
+from msgspec import UNSET, UnsetType
+
+from services.api.http.cursors import read_cursor, write_cursor
+from services.api.rooms import schemas as wire
+from services.api.rooms.answers import LIVEKIT_SOURCE, participant_answer, room_answer, room_details, track_answer
+from services.api.rooms.recorded_acts import END_ROOM, REMOVE_PARTICIPANT, RecordedActs
+from shared.errors import InvalidRequest, ParticipantNotFound, RoomNotFound, TrackNotFound
+from shared.infra.ids import Mode, livekit_room, parse_livekit_room
+from shared.livekit.room_service import RoomService
+from shared.models.names import MAX_LIVEKIT_NAME_BYTES
+
+T = TypeVar("T")
+
+
+class ProjectRooms:
+    """The rooms of one project in one mode, and no others: every room name passes through here on its way to LiveKit and back.
+    Raises LiveKit's facts (``LiveKitError``), ``RoomNotFound``, ``ParticipantNotFound``, ``TrackNotFound``."""
+
+    def __init__(self, livekit: RoomService, acts: RecordedActs) -> None:
+        self._livekit, self._acts = livekit, acts
+        self.project_id: str = acts.project_id
+        self.mode: Mode = acts.mode
+
+    def _name(self, display: str) -> str:
+        """LiveKit's name. Raises ``RoomNotFound`` for a name that no room can have: an empty or too long one."""
+        name = livekit_room(self.project_id, self.mode, display)
+        if not display or len(name.encode()) > MAX_LIVEKIT_NAME_BYTES:
+            raise RoomNotFound(display)
+        return name
+
+    async def open_rooms(self, limit: int | None, cursor: str | None) -> wire.RoomPage:
+        """LiveKit knows no paging and lists everyone's rooms: what is ours is picked out here."""
+        of = ("rooms",)
+        after = _after(cursor, of)
+        ours: dict[str, models.Room] = {}
+        for found in await self._livekit.list_rooms():
+            parsed = parse_livekit_room(found.name)
+            if parsed is not None and parsed[:2] == (self.project_id, self.mode):
+                ours[parsed.display] = found
+        names, following = page(sorted(ours), str, of, limit, after)
+        return wire.RoomPage(rooms=[room_answer(ours[name], name) for name in names], next_cursor=following)
+
+    async def create(self, request: wire.CreateRoom) -> wire.RoomAnswer:
+        """The new room, or the one of this name that is open already, as it is."""
+        order = room.CreateRoomRequest(
+            name=self._name(request.name),
+            max_participants=request.max_participants or 0,
+            empty_timeout=request.empty_timeout or 0,
+            departure_timeout=request.departure_timeout or 0,
+            metadata=request.metadata or "",
+        )
+        return room_answer(await self._livekit.create_room(order), request.name)
+
+    async def get(self, name: str) -> wire.RoomDetails:
+        found, people = await self._room_and_people(name)
+        return room_details(found, name, people)
+
+    async def end(self, name: str) -> None:
+        """Recorded in the audit log. Raises ``StoreUnavailable`` too."""
+        livekit_name = self._name(name)
+        async with self._acts.recorded(END_ROOM, name):
+            await self._livekit.delete_room(livekit_name)
+
+    async def update(self, name: str, request: wire.UpdateRoom) -> wire.RoomAnswer:
+        return room_answer(await self._livekit.update_room_metadata(self._name(name), request.metadata), name)
+
+    async def participants(self, name: str, limit: int | None, cursor: str | None) -> wire.ParticipantPage:
+        of = ("participants", name)
+        after = _after(cursor, of)
+        _, people = await self._room_and_people(name)
+        shown, following = page(people, lambda person: person.identity, of, limit, after)
+        return wire.ParticipantPage(
+            participants=[participant_answer(person) for person in shown], next_cursor=following
+        )
+
+    async def participant(self, name: str, identity: str) -> wire.ParticipantAnswer:
+        return participant_answer(await self._person(name, identity))
+
+    async def remove(self, name: str, identity: str) -> None:
+        """Recorded in the audit log. Raises ``StoreUnavailable`` too."""
+        livekit_name = self._name(name)
+        async with self._acts.recorded(REMOVE_PARTICIPANT, identity, f"room {name}"):
+            await self._livekit.remove_participant(livekit_name, identity)
+
+    async def update_participant(
+        self, name: str, identity: str, request: wire.UpdateParticipant
+    ) -> wire.ParticipantAnswer:
+        """Raises ``InvalidRequest`` if nothing is to be changed."""
+        if request == wire.UpdateParticipant():
+            raise InvalidRequest("give at least one of name, metadata, attributes and permission")
+        wire.check_size("metadata", len((request.metadata or "").encode()))
+        attributes = request.attributes or {}
+        wire.check_size("attributes", sum(len(k.encode()) + len(v.encode()) for k, v in attributes.items()))
+        permission = None
+        if request.permission is not None:
+            # LiveKit takes a permission as a whole: what is not to change must be sent as it is.
+            permission = _changed((await self._person(name, identity)).permission, request.permission)
+        order = room.UpdateParticipantRequest(
+            room=self._name(name),
+            identity=identity,
+            name=request.name or "",
+            metadata=request.metadata or "",
+            attributes=attributes,
+            permission=permission,
+        )
+        return participant_answer(await self._livekit.update_participant(order))
+
+    async def mute(self, name: str, identity: str, request: wire.MuteTracks) -> wire.MutedTracks:
+        tracks = (await self._person(name, identity)).tracks
+        if request.track_sid is not None:
+            chosen = [track for track in tracks if track.sid == request.track_sid]
+        elif request.source is not None:
+            chosen = [track for track in tracks if track.source == LIVEKIT_SOURCE[request.source]]
+        else:
+            chosen = [track for track in tracks if track.type != models.TrackType.DATA]
+        named = request.track_sid or request.source
+        if named is not None and not chosen:
+            raise TrackNotFound(name, identity, named)
+        muted = [
+            await self._livekit.mute_track(self._name(name), identity, track.sid, request.muted) for track in chosen
+        ]
+        return wire.MutedTracks(tracks=[track_answer(track) for track in muted])
+
+    async def send(self, name: str, request: wire.SendData) -> None:
+        """Raises ``InvalidRequest``."""
+        payload = _payload(request)
+        # Of a room that does not exist LiveKit would say "unavailable", after three seconds.
+        await self._livekit.get_room(self._name(name))
+        order = room.SendDataRequest(
+            room=self._name(name),
+            data=payload,
+            kind=models.DataPacket.Kind.RELIABLE if request.kind == "reliable" else models.DataPacket.Kind.LOSSY,
+            destination_identities=request.destination_identities,
+            topic=request.topic,
+        )
+        await self._livekit.send_data(order)
+
+    async def _room_and_people(self, name: str) -> tuple[models.Room, list[models.ParticipantInfo]]:
+        """In the order of identities, without those whose leaving is on record."""
+        found, people = await asyncio.gather(
+            self._livekit.get_room(self._name(name)), self._livekit.list_participants(self._name(name))
+        )
+        gone = models.ParticipantInfo.State.DISCONNECTED
+        return found, sorted((p for p in people if p.state != gone), key=lambda person: person.identity)
+
+    async def _person(self, name: str, identity: str) -> models.ParticipantInfo:
+        found = await self._livekit.get_participant(self._name(name), identity)
+        if found.state == models.ParticipantInfo.State.DISCONNECTED:
+            raise ParticipantNotFound(name, identity)
+        return found
+
+
+def _changed(current: models.ParticipantPermission, change: wire.PermissionChange) -> models.ParticipantPermission:
+    changed = models.ParticipantPermission()
+    changed.CopyFrom(current)
+    if change.can_publish is not UNSET:
+        changed.can_publish = change.can_publish
+    if change.can_subscribe is not UNSET:
+        changed.can_subscribe = change.can_subscribe
+    if change.can_publish_data is not UNSET:
+        changed.can_publish_data = change.can_publish_data
+    if change.can_update_own_metadata is not UNSET:
+        changed.can_update_metadata = change.can_update_own_metadata
+    if change.hidden is not UNSET:
+        changed.hidden = change.hidden
+    if change.can_publish_sources is not UNSET:
+        del changed.can_publish_sources[:]
+        changed.can_publish_sources.extend(LIVEKIT_SOURCE[source] for source in change.can_publish_sources or ())
+    return changed
+
+
+def _payload(request: wire.SendData) -> bytes:
+    if request.encoding == "utf8":
+        payload = request.data.encode()
+    else:
+        try:
+            payload = b64decode(request.data, validate=True)
+        except (binascii.Error, ValueError):
+            raise InvalidRequest("data is not base64", "data") from None
+    if len(payload) > wire.MAX_DATA_BYTES:
+        raise InvalidRequest(f"data is {len(payload)} bytes long; at most {wire.MAX_DATA_BYTES} can be sent", "data")
+    return payload
+
+
+def page(
+    items: list[T], key: Callable[[T], str], of: Sequence[str], limit: int | None, after: str | None
+) -> tuple[list[T], str | UnsetType]:
+    """Those of the ordered ``items`` whose key is beyond ``after``, at most ``limit``, and the next cursor, which holds the
+    last key that was shown: pages stay right while items come and go. ``of`` is what is listed."""
+    if after is not None:
+        items = [item for item in items if key(item) > after]
+    if limit is None or len(items) <= limit:
+        return items, UNSET
+    shown = items[:limit]
+    return shown, write_cursor(of, (key(shown[-1]),))
+
+
+def _after(cursor: str | None, of: Sequence[str]) -> str | None:
+    """Raises ``InvalidRequest``."""
+    position = read_cursor(cursor, of, (str,))
+    return None if position is None else str(position[0])

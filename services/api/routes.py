@@ -1,0 +1,35 @@
+"""The routes of the API. A new one is declared in the `routes` module of its resource and added to one of these lists."""
+
+from typing import Final
+
+from litestar.types import ControllerRouterHandler
+
+from services.api.events import routes as events
+from services.api.health import metrics
+from services.api.health import routes as health
+from services.api.keys.routes import KeysController
+from services.api.participants.routes import ParticipantsController
+from services.api.rooms.routes import RoomsController
+from services.api.sessions import routes as sessions
+from services.api.tokens import routes as tokens
+from services.api.usage import routes as usage
+from services.api.webhooks import routes as webhooks
+
+# Under /v1, for secret keys: see ``services/api/http/requests.py`` for what holds for all of them.
+V1: Final[list[ControllerRouterHandler]] = [
+    tokens.create_token,
+    KeysController,
+    RoomsController,
+    ParticipantsController,
+    usage.get_usage,
+    sessions.list_sessions,
+    sessions.get_session,
+    events.list_events,
+]
+# Each with its full path and its own idea of who may ask.
+OPEN: Final[list[ControllerRouterHandler]] = [
+    webhooks.receive_webhook,
+    health.healthz,
+    health.readyz,
+    metrics.get_metrics,
+]

@@ -1,0 +1,150 @@
+"""Reads the usage of a project: what has ended, open sessions as far as they count, peaks; and when it was last complete."""
+
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+
+from services.api.http.cursors import read_cursor, write_cursor
+from services.api.usage import answer as usage_answer
+from services.api.usage.answer import SERIES, Measured, Series
+from services.api.usage.parameters import UsageRange
+from services.api.usage.schemas import UsageAnswer
+from services.api.usage.stream_backlog import StreamBacklog, as_of_ms
+from shared.errors import InvalidRequest, StoreUnavailable
+from shared.infra.clock import rfc3339
+from shared.infra.postgres.pool import UNAVAILABLE, Connection, Pool, borrowed, in_transaction
+from shared.ledger.queries import usage as usage_queries
+from shared.metering.peak import EMPTY, daily_peaks
+from shared.metering.rounding import Amounts, Rounding
+from shared.metering.span import Span
+from shared.models.scope import Scope
+from shared.models.usage.ranges import MediaUsage, RangeUsage, UsageClock
+from shared.usage.queries import groups as group_queries
+from shared.usage.queries import usage_ranges
+
+
+@asynccontextmanager
+async def reading(pool: Pool, what: str, *, at_once: bool = False) -> AsyncIterator[Connection]:
+    """A connection on one snapshot: a session that ends meanwhile is counted as open or as ended, never both or neither.
+    ``at_once``: for a single statement, which needs no transaction for that. Raises ``StoreUnavailable``."""
+    try:
+        async with borrowed(pool) as conn:
+            if at_once:
+                yield conn
+                return
+            async with in_transaction(conn, snapshot=True):
+                yield conn
+    except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+        raise StoreUnavailable(f"{what} cannot be read at the moment; try again shortly") from error
+
+
+async def usage_for(
+    pool: Pool,
+    waiting: StreamBacklog,
+    scope: Scope,
+    query: UsageRange,
+    asked: UsageClock,
+    most_to_rank: int | None = None,
+) -> UsageAnswer:
+    """``most_to_rank``: names of days that are put in an order by minutes, where the caller has less time than the API.
+    Raises ``InvalidRequest`` and ``StoreUnavailable``."""
+    began_ms, seen = await waiting.since(asked.now_ms)
+    by_name = query.group_by in ("room", "identity")
+    async with reading(pool, "usage", at_once=query.from_ms is not None and not by_name) as conn:
+        first_ms = await usage_queries.first_hour(conn, scope) if query.from_ms is None else None
+        span = query.span(first_ms)
+        read = await read_span(conn, scope, span, asked)
+        found = series_of(span, read)
+        answer = UsageAnswer(
+            period=query.period or "custom",
+            from_=rfc3339(span.from_ms),
+            to=rfc3339(span.to_ms),
+            granularity=span.granularity,
+            as_of=rfc3339(as_of_ms(began_ms, seen, read.oldest_in_inbox_ms, read.complete_ms)),
+            provisional_minutes=found.totals.provisional_minutes,
+            inferred_minutes=found.totals.inferred_minutes,
+            totals=found.totals,
+        )
+        setattr(answer, SERIES[span.granularity], found.spans)
+        if query.group_by is not None:
+            answer.group_by = query.group_by
+            await _add_groups(conn, scope, query, span, asked, found, answer, most_to_rank)
+    return answer
+
+
+async def read_span(conn: Connection, scope: Scope, span: Span, asked: UsageClock) -> RangeUsage:
+    days = span.granularity == "day"
+    return await usage_ranges.read_range(conn, scope, span.from_ms, span.to_ms, span.unit_ms, asked, names=days)
+
+
+def series_of(span: Span, read: RangeUsage) -> Series:
+    """The usage of each hour, day or month of the span."""
+    if span.granularity == "month":
+        return usage_answer.series(span, _by_month(span, read))
+    peaks = dict(zip(span.starts(), _peaks(span, read), strict=True))
+    if span.granularity == "hour":
+        return usage_answer.series(span, Measured(read.usage, read.media, peaks))
+    return usage_answer.series(span, Measured(read.usage, read.media, peaks, read.names, read.changes))
+
+
+def _peaks(span: Span, read: RangeUsage) -> list[int]:
+    starts = range(span.from_ms, span.to_ms, span.unit_ms)
+    return daily_peaks(read.carried_in, [read.stretches.get(start_ms, EMPTY) for start_ms in starts])
+
+
+def _by_month(span: Span, read: RangeUsage) -> Measured:
+    """Days put together. A month's peak is that of its greatest day."""
+    usage: defaultdict[int, defaultdict[str, Amounts]] = defaultdict(lambda: defaultdict(Amounts))
+    media: defaultdict[int, dict[tuple[str, str], MediaUsage]] = defaultdict(dict)
+    peaks: defaultdict[int, int] = defaultdict(int)
+    for day, kinds in read.usage.items():
+        month = usage[span.piece_of(day)]
+        for kind, amounts in kinds.items():
+            month[kind] = month[kind].plus(amounts)
+    for day, runs in read.media.items():
+        of_month = media[span.piece_of(day)]
+        for meter, run in runs.items():
+            known = of_month.get(meter, MediaUsage(0, 0, 0, 0))
+            of_month[meter] = MediaUsage(*(a + b for a, b in zip(known, run, strict=True)))
+    for day, peak in zip(range(span.from_ms, span.to_ms, span.unit_ms), _peaks(span, read), strict=True):
+        month_ms = span.piece_of(day)
+        peaks[month_ms] = max(peak, peaks[month_ms])
+    return Measured(usage, media, peaks)
+
+
+async def _add_groups(
+    conn: Connection,
+    scope: Scope,
+    query: UsageRange,
+    span: Span,
+    asked: UsageClock,
+    found: Series,
+    answer: UsageAnswer,
+    most_to_rank: int | None,
+) -> None:
+    if query.group_by is None or query.group_by == "kind":
+        answer.groups = usage_answer.kinds(span, found)
+        return
+    days, dimension = (span.from_ms, span.to_ms), query.group_by
+    if query.order == "minutes":
+        top = await group_queries.top_groups(conn, scope, dimension, days, asked, query.limit, most_to_rank)
+        if top is None:
+            raise InvalidRequest(
+                f"this range holds too many {dimension} days to order by minutes; take a shorter one, or order=name",
+                "order",
+                "too_many_groups",
+            )
+        answer.groups, shown = usage_answer.groups(dimension, top.groups, Rounding())
+        answer.group_count, answer.rest = top.names, usage_answer.rest(found.total, shown)
+        return
+    # The cursor carries what the pages before added up to (ms): rounding goes on where it was, so that all pages add up.
+    place = ["usage", dimension, span.from_ms]
+    first, video_ms, audio_ms = read_cursor(query.cursor, place, (str, int, int)) or ("", 0, 0)
+    rounding = Rounding(video_ms, audio_ms)
+    rows = await group_queries.page_of_groups(conn, scope, dimension, days, asked, first, query.limit + 1)
+    answer.groups, _ = usage_answer.groups(dimension, rows[: query.limit], rounding)
+    answer.next_cursor = None
+    if len(rows) > query.limit:
+        answer.next_cursor = write_cursor(place, (rows[-1].name, rounding.video.ms, rounding.audio.ms))

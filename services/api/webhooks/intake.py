@@ -1,0 +1,207 @@
+"""Keeps webhook events: in Redis, else in Postgres, else not at all.
+
+Events that arrive while a round trip is under way share the next one (group commit), so the cost of a synced append is paid
+once for many requests.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from itertools import accumulate
+
+import asyncpg
+from dramatiq import Broker
+from redis.exceptions import RedisError
+
+from shared.errors import EventNotKept
+from shared.events.queries import events as queries
+from shared.infra import metrics, tracing
+from shared.infra.postgres.pool import UNAVAILABLE, Pool, borrowed
+from shared.infra.redis import event_stream
+from shared.infra.redis.doorbell import wake
+from shared.infra.tasks import end_tasks
+from shared.models.received import Received
+
+log = logging.getLogger("relay.api")
+
+# Events one round trip may carry, and how many may wait: beyond that LiveKit is better told to come again.
+GROUP_LIMIT = 1000
+WAITING_LIMIT = 20_000
+# Events above this size go to the inbox in Postgres, so many at once.
+LARGE_BYTES = 256 * 1024
+LARGE_AT_ONCE = 2
+# The same in bytes: most events have less than two thousand, and one may have eight million.
+GROUP_BYTES = 8 * 1024 * 1024
+WAITING_BYTES = 64 * 1024 * 1024
+INBOX_TIMEOUT_S = 5.0
+# While Redis is away it is asked this often whether it is back.
+ASK_AGAIN_S = 0.5
+
+
+class Intake:
+    """Accepts verified events. ``run`` must be running; ``close`` lets it finish what it has. Made on the loop it works on."""
+
+    def __init__(self, redis: event_stream.Redis, pool: Pool, broker: Broker) -> None:
+        self._redis, self._pool, self._broker = redis, pool, broker
+        self._waiting: list[tuple[int, Received, asyncio.Future[None]]] = []
+        self._waiting_bytes = 0
+        # The group that is being stored.
+        self._in_hand: list[tuple[int, Received, asyncio.Future[None]]] = []
+        # What stores large events, and how many do so at once.
+        self._large: set[asyncio.Task[None]] = set()
+        self._large_turns = asyncio.Semaphore(LARGE_AT_ONCE)
+        # Asking for the running loop is a system call each time, up to Python 3.11.
+        self._new_future: Callable[[], asyncio.Future[None]] = asyncio.get_running_loop().create_future
+        self._arrived = asyncio.Event()
+        self._closing = False
+        self._wakes: set[asyncio.Task[None]] = set()
+        self._away: asyncio.Task[None] | None = None  # runs while Redis is away
+        self._kept = metrics.webhooks["kept"]
+        metrics.intake_waiting.set_function(lambda: len(self._waiting))
+
+    def keep(self, received: Received) -> "asyncio.Future[None]":
+        """Done once the event is safe, or with ``EventNotKept``. Raises ``EventNotKept`` where none may wait any more."""
+        if self._closing:
+            metrics.webhooks["not_kept"].count += 1
+            raise EventNotKept("this process stores no more events; send it again")
+        if len(self._waiting) >= WAITING_LIMIT or self._waiting_bytes >= WAITING_BYTES:
+            metrics.webhooks["not_kept"].count += 1
+            raise EventNotKept("too many events are waiting to be stored; send it again")
+        kept = self._new_future()
+        self._waiting_bytes += len(received.body)
+        if len(received.body) > LARGE_BYTES:
+            task = asyncio.create_task(self._keep_large(received, kept))
+            self._large.add(task)
+            task.add_done_callback(self._large.discard)
+        else:
+            self._wait_for_group(received, kept)
+        return kept
+
+    def _wait_for_group(self, received: Received, kept: "asyncio.Future[None]") -> None:
+        self._waiting.append((event_stream.partition_of(received.body), received, kept))
+        self._arrived.set()
+
+    async def _keep_large(self, received: Received, kept: "asyncio.Future[None]") -> None:
+        """Puts a large event into the inbox. Redis can be asked for so many entries, but not for so many bytes: the fold could
+        not read a stream of such events in bounded pieces. Without Postgres it goes to Redis after all."""
+        async with self._large_turns:
+            try:
+                error = await self._store_in_inbox([(event_stream.partition_of(received.body), received)])
+            except Exception:  # a request that waits must be answered
+                log.exception("storing a large event failed")
+                error = EventNotKept("the event could not be stored; send it again")
+        if error is not None and not self._closing:
+            self._wait_for_group(received, kept)
+            return
+        self._waiting_bytes -= len(received.body)
+        if not kept.done():  # the request may have been cancelled
+            kept.set_result(None) if error is None else kept.set_exception(error)
+
+    async def run(self) -> None:
+        """Stores what is accepted, group by group, until ``close``. Should it fail, nobody waits in vain: what was accepted and
+        whatever comes is ``EventNotKept``."""
+        try:
+            await self._store_groups()
+        finally:
+            self._closing = True
+            for _, _, kept in (*self._in_hand, *self._waiting):
+                if not kept.done():
+                    metrics.webhooks["not_kept"].count += 1
+                    kept.set_exception(EventNotKept("the event could not be stored; send it again"))
+            self._in_hand, self._waiting = [], []
+        await self._end_beside()
+
+    async def _store_groups(self) -> None:
+        while not (self._closing and not self._waiting):
+            await self._arrived.wait()
+            group = self._in_hand = self._next_group()
+            if not self._waiting and not self._closing:
+                self._arrived.clear()
+            if not group:
+                continue
+            started = time.perf_counter()
+            error = await self._store_or_refuse([(partition, received) for partition, received, _ in group])
+            metrics.intake_seconds.observe(time.perf_counter() - started)
+            metrics.intake_group_events.observe(len(group))
+            if error is not None:
+                metrics.webhooks["not_kept"].count += len(group)
+            for _, _, kept in group:
+                if not kept.done():  # the request may have been cancelled
+                    kept.set_result(None) if error is None else kept.set_exception(error)
+            self._in_hand = []
+
+    async def _end_beside(self) -> None:
+        if self._large:
+            await asyncio.wait(self._large)
+        if self._away is not None:
+            await end_tasks([self._away])
+        if self._wakes:
+            await asyncio.wait(self._wakes, timeout=2)
+
+    def _next_group(self) -> list[tuple[int, Received, asyncio.Future[None]]]:
+        count = min(GROUP_LIMIT, len(self._waiting))
+        if self._waiting_bytes > GROUP_BYTES:
+            sizes = accumulate(len(received.body) for _, received, _ in self._waiting[:count])
+            count = next((number for number, size in enumerate(sizes, 1) if size >= GROUP_BYTES), count)
+        group, self._waiting = self._waiting[:count], self._waiting[count:]
+        self._waiting_bytes -= sum(len(received.body) for _, received, _ in group)
+        return group
+
+    def close(self) -> None:
+        """No event is accepted any more; ``run`` ends when those accepted are stored."""
+        self._closing = True
+        self._arrived.set()
+
+    async def _store_or_refuse(self, entries: list[tuple[int, Received]]) -> EventNotKept | None:
+        try:
+            return await self._store(entries)
+        except Exception:  # whatever it is, these requests get an answer and the next group is served
+            log.exception("storing %d events failed", len(entries))
+            return EventNotKept("the event could not be stored; send it again")
+
+    async def _store(self, entries: list[tuple[int, Received]]) -> EventNotKept | None:
+        if self._away is not None and not self._away.done():
+            return await self._store_in_inbox(entries)
+        try:
+            with tracing.linked_span(
+                "keep webhooks", (received.trace for _, received in entries), webhooks=len(entries)
+            ):
+                silent = await event_stream.append(self._redis, entries)
+        except event_stream.UNAVAILABLE as error:
+            log.warning("Redis did not take %d events (%s); using the inbox", len(entries), type(error).__name__)
+            self._away = asyncio.create_task(self._until_redis_answers())
+            return await self._store_in_inbox(entries)
+        self._kept.count += len(entries)
+        if silent:
+            task = asyncio.create_task(self._wake(silent))
+            self._wakes.add(task)
+            task.add_done_callback(self._wakes.discard)
+        return None
+
+    async def _until_redis_answers(self) -> None:
+        """A server that is gone without a word costs a time-out: one group of webhooks pays it, and not every one of them."""
+        while True:
+            await asyncio.sleep(ASK_AGAIN_S)
+            try:
+                await event_stream.lengths(self._redis)
+            except event_stream.UNAVAILABLE:
+                continue
+            log.info("Redis answers again")
+            return
+
+    async def _store_in_inbox(self, entries: list[tuple[int, Received]]) -> EventNotKept | None:
+        try:
+            async with borrowed(self._pool, INBOX_TIMEOUT_S) as conn:
+                await queries.put_in_inbox(conn, entries)
+        except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+            log.error("neither Redis nor Postgres took %d events: %s", len(entries), type(error).__name__)
+            return EventNotKept("the event could not be stored; send it again")
+        metrics.webhooks["inbox"].count += len(entries)
+        return None
+
+    async def _wake(self, partitions: list[int]) -> None:
+        try:
+            await wake(self._broker, partitions)
+        except (RedisError, OSError) as error:
+            log.warning("could not wake the fold (%s); the worker's sweep will", type(error).__name__)

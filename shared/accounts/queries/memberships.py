@@ -1,0 +1,252 @@
+"""Who may do what in which project, and the links by which people come to it."""
+
+from datetime import datetime
+
+import asyncpg
+
+from shared.infra.postgres.pool import Connection
+from shared.models.accounts import Invitation, Member, ProjectAccess, ProjectRow, Purpose, Role
+
+
+async def insert_membership(conn: Connection, project_id: str, account_id: str, role: Role, now: datetime) -> None:
+    """Gives an account a role in a project; a member keeps the role they have."""
+    await conn.execute(
+        """
+        INSERT INTO membership (project_id, account_id, role, created_at)
+        VALUES ($1, $2, $3, $4)
+        ON CONFLICT (project_id, account_id) DO NOTHING
+        """,
+        project_id,
+        account_id,
+        role,
+        now,
+    )
+
+
+async def set_role(conn: Connection, project_id: str, account_id: str, role: Role) -> None:
+    await conn.execute(
+        "UPDATE membership SET role = $3 WHERE project_id = $1 AND account_id = $2", project_id, account_id, role
+    )
+
+
+async def delete_membership(conn: Connection, project_id: str, account_id: str) -> None:
+    await conn.execute("DELETE FROM membership WHERE project_id = $1 AND account_id = $2", project_id, account_id)
+
+
+async def members(conn: Connection, project_id: str, *, lock: bool = False) -> list[Member]:
+    """Members of a project, longest first. ``lock``: nobody else changes them until the transaction ends."""
+    rows = await conn.fetch(
+        """
+        SELECT a.id, a.email, a.name, m.role, m.created_at
+        FROM membership m
+        JOIN account a ON a.id = m.account_id
+        WHERE m.project_id = $1
+        ORDER BY m.created_at, a.id
+        """
+        + (" FOR UPDATE OF m" if lock else ""),
+        project_id,
+    )
+    return [Member(row["id"], row["email"], row["name"], row["role"], row["created_at"]) for row in rows]
+
+
+def _access(row: "asyncpg.Record") -> ProjectAccess:
+    return ProjectAccess(row["id"], row["name"], row["role"], row["created_at"], row["archived_at"])
+
+
+async def project_access(conn: Connection, project_id: str, account_id: str, everything: bool) -> ProjectAccess | None:
+    """The project, if the account is a member of it. ``everything``: an instance administrator, who is owner everywhere."""
+    row = await conn.fetchrow(
+        """
+        SELECT p.id, p.name, p.created_at, p.archived_at, CASE WHEN $3 THEN 'owner' ELSE m.role END AS role
+        FROM project p
+        LEFT JOIN membership m ON m.project_id = p.id AND m.account_id = $2
+        WHERE p.id = $1
+          AND ($3 OR m.role IS NOT NULL)
+        """,
+        project_id,
+        account_id,
+        everything,
+    )
+    return None if row is None else _access(row)
+
+
+async def projects_of(conn: Connection, account_id: str) -> list[ProjectAccess]:
+    """The projects an account is a member of, archived ones last."""
+    rows = await conn.fetch(
+        """
+        SELECT p.id, p.name, p.created_at, p.archived_at, m.role
+        FROM membership m
+        JOIN project p ON p.id = m.project_id
+        WHERE m.account_id = $1
+        ORDER BY p.archived_at IS NOT NULL, lower(p.name), p.id
+        """,
+        account_id,
+    )
+    return [_access(row) for row in rows]
+
+
+async def orphaned_projects(conn: Connection, limit: int) -> list[ProjectAccess]:
+    """Projects without a single member, such as those the command line made; shown to instance administrators."""
+    rows = await conn.fetch(
+        """
+        SELECT p.id, p.name, p.created_at, p.archived_at, 'owner' AS role
+        FROM project p
+        WHERE p.archived_at IS NULL
+          AND NOT EXISTS (SELECT FROM membership m WHERE m.project_id = p.id)
+        ORDER BY p.created_at DESC, p.id
+        LIMIT $1
+        """,
+        limit,
+    )
+    return [_access(row) for row in rows]
+
+
+async def insert_invitation(
+    conn: Connection,
+    invitation_id: str,
+    digest: bytes,
+    purpose: Purpose,
+    *,
+    project_id: str | None,
+    role: Role | None,
+    account_id: str | None,
+    note: str,
+    created_by: str | None,
+    now: datetime,
+    expires_at: datetime,
+) -> None:
+    await conn.execute(
+        """
+        INSERT INTO invitation (
+            id, digest, purpose, project_id, role, account_id, note, created_by, created_at, expires_at
+        )
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+        """,
+        invitation_id,
+        digest,
+        purpose,
+        project_id,
+        role,
+        account_id,
+        note,
+        created_by,
+        now,
+        expires_at,
+    )
+
+
+_INVITATION = """
+    SELECT i.id, i.purpose, i.project_id, p.name AS project_name, i.role, i.account_id, i.note,
+        c.email AS invited_by, i.created_at, i.expires_at, i.used_at, u.email AS used_by, i.revoked_at
+    FROM invitation i
+    LEFT JOIN project p ON p.id = i.project_id
+    LEFT JOIN account c ON c.id = i.created_by
+    LEFT JOIN account u ON u.id = i.used_by
+    """
+
+
+async def invitation_by_digest(
+    conn: Connection, digest: bytes, now: datetime, *, lock: bool = False
+) -> Invitation | None:
+    """An invitation that can still be used. ``lock``: by nobody else until the transaction ends."""
+    row = await conn.fetchrow(
+        _INVITATION + " WHERE i.digest = $1 AND i.used_at IS NULL AND i.revoked_at IS NULL AND i.expires_at > $2"
+        " AND p.archived_at IS NULL" + (" FOR UPDATE OF i" if lock else ""),
+        digest,
+        now,
+    )
+    return None if row is None else Invitation(*row)
+
+
+async def open_invitations(conn: Connection, project_id: str | None, now: datetime) -> list[Invitation]:
+    """Those of a project, or with None those to the instance, that can still be used, newest first."""
+    rows = await conn.fetch(
+        _INVITATION + " WHERE i.project_id IS NOT DISTINCT FROM $1 AND i.used_at IS NULL AND i.revoked_at IS NULL"
+        " AND i.expires_at > $2 ORDER BY i.created_at DESC, i.id LIMIT 200",
+        project_id,
+        now,
+    )
+    return [Invitation(*row) for row in rows]
+
+
+async def use_invitation(conn: Connection, invitation_id: str, account_id: str, now: datetime) -> None:
+    await conn.execute("UPDATE invitation SET used_at = $3, used_by = $2 WHERE id = $1", invitation_id, account_id, now)
+
+
+async def revoke_invitation(conn: Connection, invitation_id: str, project_id: str | None, now: datetime) -> bool:
+    """Withdraws one of the project's invitations (None: the instance's). False if there is none such."""
+    done = await conn.execute(
+        """
+        UPDATE invitation
+        SET revoked_at = $3
+        WHERE id = $1
+          AND project_id IS NOT DISTINCT FROM $2
+          AND used_at IS NULL
+        """,
+        invitation_id,
+        project_id,
+        now,
+    )
+    return done == "UPDATE 1"
+
+
+async def revoke_invitations_by(
+    conn: Connection, account_id: str, now: datetime, *, project_id: str | None = None, only: Role | None = None
+) -> None:
+    """Withdraws what the account has invited to: everything, or only to a project, or only with a role in it."""
+    await conn.execute(
+        """
+        UPDATE invitation
+        SET revoked_at = $2
+        WHERE created_by = $1
+          AND used_at IS NULL
+          AND revoked_at IS NULL
+          AND ($3::text IS NULL OR project_id = $3)
+          AND ($4::text IS NULL OR role = $4)
+        """,
+        account_id,
+        now,
+        project_id,
+        only,
+    )
+
+
+async def revoke_password_links(conn: Connection, account_id: str, now: datetime) -> None:
+    """Withdraws every link by which a password of this account could be set."""
+    await conn.execute(
+        """
+        UPDATE invitation
+        SET revoked_at = $2
+        WHERE purpose = 'password'
+          AND account_id = $1
+          AND used_at IS NULL
+          AND revoked_at IS NULL
+        """,
+        account_id,
+        now,
+    )
+
+
+async def all_projects(conn: Connection, search: str, after: tuple[str, str] | None, limit: int) -> list[ProjectRow]:
+    """By name, those whose name or id holds ``search``; ``after`` is the (lower-case name, id) of the last one before."""
+    rows = await conn.fetch(
+        """
+        SELECT p.id, p.name, p.created_at, p.archived_at,
+            (SELECT count(*) FROM membership m WHERE m.project_id = p.id), (
+                SELECT count(*)
+                FROM api_key k
+                WHERE k.project_id = p.id
+                  AND k.revoked_at IS NULL
+            )
+        FROM project p
+        WHERE (position(lower($1) IN lower(p.name)) > 0 OR p.id = $1)
+          AND ($2::text IS NULL OR (lower(p.name), p.id) > ($2, $3))
+        ORDER BY lower(p.name), p.id
+        LIMIT $4
+        """,
+        search,
+        None if after is None else after[0],
+        None if after is None else after[1],
+        limit,
+    )
+    return [ProjectRow(*row) for row in rows]

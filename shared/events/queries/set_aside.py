@@ -1,0 +1,70 @@
+"""Events that the meter could not use: kept with their reason until somebody replays or dismisses them."""
+
+from collections.abc import Sequence
+
+from shared.infra.postgres.pool import Connection
+from shared.models.set_aside import SetAsideEvent
+
+_COLUMNS = "id, received_at, reason, detail, body"
+
+
+async def count_set_aside(conn: Connection) -> dict[str, int]:
+    """How many there are, by reason."""
+    rows = await conn.fetch("SELECT reason, count(*) AS n FROM set_aside_event GROUP BY reason ORDER BY reason")
+    return {row["reason"]: row["n"] for row in rows}
+
+
+async def page_of_set_aside(
+    conn: Connection, *, reason: str | None = None, before_id: int | None = None, limit: int = 50
+) -> list[SetAsideEvent]:
+    """The newest first. The id of a page's last one, given as ``before_id``, continues it, whatever arrives meanwhile."""
+    rows = await conn.fetch(
+        f"""
+        SELECT {_COLUMNS}
+        FROM set_aside_event
+        WHERE ($1::text IS NULL OR reason = $1)
+          AND ($2::bigint IS NULL OR id < $2)
+        ORDER BY id DESC
+        LIMIT $3
+        """,
+        reason,
+        before_id,
+        limit,
+    )
+    return [SetAsideEvent(**row) for row in rows]
+
+
+async def newest_set_aside(conn: Connection) -> int | None:
+    value: int | None = await conn.fetchval("SELECT max(id) FROM set_aside_event")
+    return value
+
+
+async def take_set_aside(conn: Connection, ids: Sequence[int]) -> list[SetAsideEvent]:
+    """Removes and returns those of these events that are there. Whoever else takes one waits, then finds it gone."""
+    rows = await conn.fetch(f"DELETE FROM set_aside_event WHERE id = ANY ($1::bigint[]) RETURNING {_COLUMNS}", ids)
+    return sorted((SetAsideEvent(**row) for row in rows), key=lambda event: event.id)
+
+
+async def take_oldest_set_aside(
+    conn: Connection, *, reason: str | None, up_to_id: int, limit: int
+) -> list[SetAsideEvent]:
+    """Removes and returns the oldest with an id of at most ``up_to_id``, passing over those that somebody else is taking."""
+    rows = await conn.fetch(
+        f"""
+        DELETE FROM set_aside_event
+        WHERE id IN (
+            SELECT id
+            FROM set_aside_event
+            WHERE id <= $1
+              AND ($2::text IS NULL OR reason = $2)
+            ORDER BY id
+            LIMIT $3
+            FOR UPDATE SKIP LOCKED
+        )
+        RETURNING {_COLUMNS}
+        """,
+        up_to_id,
+        reason,
+        limit,
+    )
+    return sorted((SetAsideEvent(**row) for row in rows), key=lambda event: event.id)

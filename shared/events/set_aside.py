@@ -1,0 +1,59 @@
+"""What is done with events that were set aside, whoever asks: the command line or the portal. Every function takes a connection
+inside the caller's transaction.
+
+A replay is as if LiveKit had sent the event again: it goes through the inbox to the worker, which judges it by the time of the
+replay and, if it is still of no use, sets it aside again under a new id.
+"""
+
+from collections.abc import Sequence
+
+from shared.errors import SetAsideEventNotFound
+from shared.events.queries import events as event_queries
+from shared.events.queries import set_aside as queries
+from shared.infra.postgres.pool import Connection
+from shared.infra.redis import event_stream
+from shared.models.received import Received
+from shared.models.set_aside import SetAsideEvent
+
+# Bodies held in memory at once; each can be 1 MiB.
+_CHUNK = 100
+
+
+async def replay(conn: Connection, ids: Sequence[int], now_ms: int) -> None:
+    """Gives these events to the fold again. Raises ``SetAsideEventNotFound`` and changes nothing unless all are there."""
+    wanted = sorted(set(ids))
+    for start in range(0, len(wanted), _CHUNK):
+        chunk = wanted[start : start + _CHUNK]
+        taken = await queries.take_set_aside(conn, chunk)
+        _all_there(chunk, taken)
+        await _put_in_inbox(conn, taken, now_ms)
+
+
+async def replay_all(conn: Connection, now_ms: int, reason: str | None = None) -> int:
+    """Gives every event set aside until now (for this reason) to the fold again; returns how many."""
+    count, newest = 0, await queries.newest_set_aside(conn)
+    while newest is not None:
+        taken = await queries.take_oldest_set_aside(conn, reason=reason, up_to_id=newest, limit=_CHUNK)
+        if not taken:
+            break
+        await _put_in_inbox(conn, taken, now_ms)
+        count += len(taken)
+    return count
+
+
+async def dismiss(conn: Connection, ids: Sequence[int]) -> None:
+    """Deletes these events for good. Raises ``SetAsideEventNotFound`` and changes nothing unless all are there."""
+    wanted = sorted(set(ids))
+    _all_there(wanted, await queries.take_set_aside(conn, wanted))
+
+
+def _all_there(ids: Sequence[int], found: Sequence[SetAsideEvent]) -> None:
+    for missing in sorted(set(ids) - {event.id for event in found}):
+        raise SetAsideEventNotFound(missing)
+
+
+async def _put_in_inbox(conn: Connection, taken: Sequence[SetAsideEvent], now_ms: int) -> None:
+    # Received now, not then: a day that this changes after it was over must show it, and an event from the future may by now
+    # have come to pass.
+    entries = [(event_stream.partition_of(event.body), Received(now_ms, event.body)) for event in taken]
+    await event_queries.put_in_inbox(conn, entries)

@@ -1,0 +1,91 @@
+"""Requests with an Idempotency-Key, and what they were answered."""
+
+from shared.infra.postgres.pool import Connection
+from shared.models.idempotency import Attempt, Earlier
+
+_ONE = "project_id = $1 AND mode = $2 AND endpoint = $3 AND key_digest = $4"
+
+
+def _key(attempt: Attempt) -> tuple[str, str, str, bytes]:
+    return attempt.project_id, attempt.mode, attempt.endpoint, attempt.key_digest
+
+
+async def begin(conn: Connection, attempt: Attempt, now_ms: int, *, forgotten_ms: int, abandoned_ms: int) -> bool:
+    """Whether this is the first attempt, or takes the place of one begun before ``forgotten_ms``, or of one begun before
+    ``abandoned_ms`` and never ended."""
+    begun = await conn.fetchval(
+        """
+        INSERT INTO attempt AS known (project_id, mode, endpoint, key_digest, request_digest, started_ms)
+        VALUES ($1, $2, $3, $4, $5, $6)
+        ON CONFLICT (project_id, mode, endpoint, key_digest)
+        DO UPDATE SET
+            request_digest = EXCLUDED.request_digest,
+            started_ms = EXCLUDED.started_ms,
+            status = NULL,
+            body = NULL,
+            shown_once = NULL
+        WHERE known.started_ms < $7
+           OR (known.status IS NULL AND known.started_ms < $8)
+        RETURNING true
+        """,
+        *_key(attempt),
+        attempt.request_digest,
+        now_ms,
+        forgotten_ms,
+        abandoned_ms,
+    )
+    return begun is True
+
+
+async def earlier(conn: Connection, attempt: Attempt) -> Earlier | None:
+    row = await conn.fetchrow(
+        f"SELECT request_digest, status, body, shown_once FROM attempt WHERE {_ONE}", *_key(attempt)
+    )
+    return None if row is None else Earlier(*row)
+
+
+async def end(
+    conn: Connection, attempt: Attempt, started_ms: int, status: int, body: bytes | None, shown_once: str | None
+) -> None:
+    """Keeps the answer, unless another attempt took this one's place."""
+    await conn.execute(
+        f"""
+        UPDATE attempt
+        SET status = $6, body = $7, shown_once = $8
+        WHERE {_ONE}
+          AND started_ms = $5
+          AND status IS NULL
+        """,
+        *_key(attempt),
+        started_ms,
+        status,
+        body,
+        shown_once,
+    )
+
+
+async def give_up(conn: Connection, attempt: Attempt, started_ms: int) -> None:
+    """Forgets an attempt that has no answer, so that it can be made again."""
+    await conn.execute(
+        f"DELETE FROM attempt WHERE {_ONE} AND started_ms = $5 AND status IS NULL", *_key(attempt), started_ms
+    )
+
+
+async def forget(conn: Connection, before_ms: int, limit: int) -> int:
+    """Deletes up to ``limit`` attempts begun before; how many it were."""
+    deleted = await conn.fetch(
+        """
+        DELETE FROM attempt
+        WHERE (project_id, mode, endpoint, key_digest) IN (
+            SELECT project_id, mode, endpoint, key_digest
+            FROM attempt
+            WHERE started_ms < $1
+            ORDER BY started_ms
+            LIMIT $2
+        )
+        RETURNING 1
+        """,
+        before_ms,
+        limit,
+    )
+    return len(deleted)

@@ -1,0 +1,212 @@
+"""What reconciliation reads of sessions and runs, what it confirms, and what it remembers between two passes."""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from shared.infra.postgres.pool import Connection
+from shared.metering.reconcile import Absence, Known, Proof
+from shared.metering.reconcile_runs import KnownRun, RunKey
+from shared.metering.state import MediaRun, Session
+from shared.models.operations import Pass
+
+_session = msgspec.json.Decoder(Session).decode
+_run = msgspec.json.Decoder(MediaRun).decode
+# Rows confirmed in one transaction: a fold that wants one of them waits for so long at most.
+_CHUNK = 1000
+_KEPT_MS = 7 * 24 * 3_600_000
+
+
+async def open_sessions(conn: Connection) -> dict[str, Known]:
+    """Every open session of every project, by sid."""
+    rows = await conn.fetch(
+        """
+        SELECT sid, state, confirmed_ms
+        FROM session
+        WHERE started_ms IS NOT NULL
+          AND ended_ms IS NULL
+        """
+    )
+    return {row["sid"]: Known(_session(row["state"]), row["confirmed_ms"]) for row in rows}
+
+
+async def other_sessions(conn: Connection, sids: Sequence[str]) -> dict[str, Known]:
+    """Of these sids, the sessions that are stored and not open. One without a project is left out: it waits for somebody to
+    tell whose it is. One that is never metered (a recorder, an aborted connection) is "aborted"."""
+    rows = await conn.fetch(
+        """
+        SELECT sid, state, confirmed_ms, coalesce(ended_by, 'aborted') AS ended_by
+        FROM session
+        WHERE sid = ANY ($1::text[])
+          AND project_id IS NOT NULL
+          AND (started_ms IS NULL OR ended_ms IS NOT NULL)
+        """,
+        list(sids),
+    )
+    return {row["sid"]: Known(_session(row["state"]), row["confirmed_ms"], row["ended_by"]) for row in rows}
+
+
+async def known_runs(conn: Connection, keys: Sequence[RunKey]) -> dict[RunKey, KnownRun]:
+    """Every open run, and those of these (meter, id) pairs that are stored."""
+    rows = await conn.fetch(
+        """
+        SELECT state, confirmed_ms, started_ms IS NOT NULL AND ended_ms IS NULL AS is_open
+        FROM media_run
+        WHERE (started_ms IS NOT NULL AND ended_ms IS NULL)
+           OR (meter, id) IN (SELECT * FROM unnest($1::text[], $2::text[]))
+        """,
+        [meter for meter, _ in keys],
+        [run_id for _, run_id in keys],
+    )
+    known = (KnownRun(_run(row["state"]), row["confirmed_ms"], row["is_open"]) for row in rows)
+    return {(entry.run.meter, entry.run.id): entry for entry in known}
+
+
+async def confirm_sessions(conn: Connection, confirmed: Mapping[str, int]) -> None:
+    """Notes when LiveKit listed these sessions (unix ms by sid). Locks rows in the fold's order, so that the two can wait for
+    each other and never in a circle."""
+    sids = sorted(confirmed)
+    for start in range(0, len(sids), _CHUNK):
+        chunk = sids[start : start + _CHUNK]
+        async with conn.transaction():
+            await conn.execute(
+                """
+                WITH locked AS (
+                    SELECT sid
+                    FROM session
+                    WHERE sid = ANY ($1::text[])
+                    ORDER BY sid
+                    FOR NO KEY UPDATE
+                )
+                UPDATE session
+                SET confirmed_ms = greatest(session.confirmed_ms, n.at)
+                FROM locked, unnest($1::text[], $2::bigint[]) AS n (sid, at)
+                WHERE session.sid = locked.sid
+                  AND n.sid = locked.sid
+                """,
+                chunk,
+                [confirmed[sid] for sid in chunk],
+            )
+
+
+async def confirm_runs(conn: Connection, confirmed: Mapping[RunKey, int]) -> None:
+    """The same for egresses and runs of ingresses."""
+    keys = sorted(confirmed)
+    if keys:
+        await conn.execute(
+            """
+            WITH n AS (
+                SELECT *
+                FROM unnest($1::text[], $2::text[], $3::bigint[]) AS n (meter, id, at)
+            ),
+            locked AS (
+                SELECT meter, id
+                FROM media_run
+                WHERE (meter, id) IN (SELECT meter, id FROM n)
+                ORDER BY meter, id
+                FOR NO KEY UPDATE
+            )
+            UPDATE media_run
+            SET confirmed_ms = greatest(media_run.confirmed_ms, n.at)
+            FROM locked
+            JOIN n USING (meter, id)
+            WHERE media_run.meter = locked.meter
+              AND media_run.id = locked.id
+            """,
+            [meter for meter, _ in keys],
+            [run_id for _, run_id in keys],
+            [confirmed[key] for key in keys],
+        )
+
+
+async def absences(conn: Connection) -> dict[tuple[str, str], Absence]:
+    """By (sid, track sid or '')."""
+    rows = await conn.fetch("SELECT sid, track, since_ms, seen_ms FROM absence")
+    return {(row["sid"], row["track"]): Absence(row["since_ms"], row["seen_ms"]) for row in rows}
+
+
+async def replace_absences(conn: Connection, found: Mapping[tuple[str, str], Absence]) -> None:
+    """From now on exactly these are missed."""
+    keys = sorted(found)
+    columns = [sid for sid, _ in keys], [track for _, track in keys]
+    async with conn.transaction():
+        await conn.execute(
+            """
+            DELETE FROM absence AS a
+            WHERE NOT EXISTS (
+                SELECT FROM unnest($1::text[], $2::text[]) AS f (sid, track)
+                WHERE f.sid = a.sid
+                  AND f.track = a.track
+            )
+            """,
+            *columns,
+        )
+        await conn.execute(
+            """
+            INSERT INTO absence (sid, track, since_ms, seen_ms)
+            SELECT *
+            FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[])
+            ON CONFLICT DO NOTHING
+            """,
+            *columns,
+            [found[key].since_ms for key in keys],
+            [found[key].seen_ms for key in keys],
+        )
+
+
+async def proofs(conn: Connection) -> dict[str, Proof]:
+    rows = await conn.fetch("SELECT sid, asked_ms, answered_ms FROM proof")
+    return {row["sid"]: Proof(row["asked_ms"], row["answered_ms"]) for row in rows}
+
+
+async def record_proofs(conn: Connection, asked: Mapping[str, Proof], listed: Sequence[str] | None) -> None:
+    """Stores what came of asking nodes, and forgets the participants that are not ``listed`` any more (None: not known)."""
+    sids = sorted(asked)
+    await conn.execute(
+        """
+        INSERT INTO proof AS p (sid, asked_ms, answered_ms)
+        SELECT *
+        FROM unnest($1::text[], $2::bigint[], $3::bigint[])
+        ON CONFLICT (sid)
+        DO UPDATE SET
+            asked_ms = excluded.asked_ms,
+            answered_ms = greatest(p.answered_ms, excluded.answered_ms)
+        """,
+        sids,
+        [asked[sid].asked_ms for sid in sids],
+        [asked[sid].answered_ms for sid in sids],
+    )
+    if listed is not None:
+        await conn.execute(
+            """
+            DELETE FROM proof
+            WHERE NOT EXISTS (
+                SELECT FROM unnest($1::text[]) AS l (sid)
+                WHERE l.sid = proof.sid
+            )
+            """,
+            list(listed),
+        )
+
+
+_COLUMNS = ", ".join(Pass._fields)
+
+
+async def record_pass(conn: Connection, done: Pass) -> None:
+    """Keeps a pass for a week."""
+    values = ", ".join(f"${number}" for number in range(1, len(Pass._fields) + 1))
+    await conn.execute(
+        f"""
+        INSERT INTO reconcile_run ({_COLUMNS})
+        VALUES ({values})
+        ON CONFLICT (started_ms) DO NOTHING
+        """,
+        *done,
+    )
+    await conn.execute("DELETE FROM reconcile_run WHERE started_ms < $1", done.started_ms - _KEPT_MS)
+
+
+async def last_passes(conn: Connection, limit: int) -> list[Pass]:
+    """The newest first."""
+    rows = await conn.fetch(f"SELECT {_COLUMNS} FROM reconcile_run ORDER BY started_ms DESC LIMIT $1", limit)
+    return [Pass(**row) for row in rows]

@@ -1,0 +1,263 @@
+"""Sessions and rooms. Their state is msgspec's JSON of shared/metering/state.py; the columns beside it are derived."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import asyncpg
+import msgspec
+
+from shared.errors import ConcurrentFold
+from shared.infra.postgres.pool import Connection
+from shared.metering.state import Room, Session
+from shared.metering.usage import Bill, bill_of, kind_of, last_sign_of, on_off
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Session).decode
+
+
+async def lock_sessions(conn: Connection, sids: list[str], room_sids: list[str]) -> dict[str, Session]:
+    """Loads and locks, in a fixed order, the sessions of these sids and those whose end hangs on one of these rooms."""
+    rows = await conn.fetch(
+        """
+        SELECT state
+        FROM session
+        WHERE sid = ANY ($1::text[])
+           OR (
+               room_sid = ANY ($2::text[]) AND (ended_by IS NULL OR ended_by IN ('room_finished', 'reconciled'))
+           )
+        ORDER BY sid
+        FOR UPDATE
+        """,
+        sids,
+        room_sids,
+    )
+    sessions = (_decode(row["state"]) for row in rows)
+    return {session.sid: session for session in sessions}
+
+
+async def lock_rooms(conn: Connection, sids: list[str]) -> dict[str, Room]:
+    rows = await conn.fetch(
+        """
+        SELECT sid, name, project_id, mode, created_ms, finished_ms, superseded_ms
+        FROM room
+        WHERE sid = ANY ($1::text[])
+        ORDER BY sid
+        FOR UPDATE
+        """,
+        sids,
+    )
+    return {row["sid"]: Room(**{**row, "finished_ms": tuple(row["finished_ms"])}) for row in rows}
+
+
+# What is derived from a state, in the order of ``_record``; the first is the key, ``state`` follows last.
+DERIVED = (
+    "sid", "project_id", "mode", "room", "room_sid", "identity", "kind", "started_ms", "ended_ms", "ended_by", "video_ms",
+    "screen_share_ms", "video_edges", "screen_share_edges", "last_sign_ms",
+)  # fmt: skip
+
+
+def derived_columns(session: Session, room: Room | None) -> dict[str, object]:
+    """What the columns beside a session's state must hold, arrays as Postgres writes them (``{1,2}``)."""
+    return dict(zip(DERIVED, map(_literal, _record(session, bill_of(session, room))[:-1]), strict=True))
+
+
+def _record(session: Session, bill: Bill) -> tuple[object, ...]:
+    interval = bill.interval
+    if interval is None:
+        start_ms = end_ms = ended_by = video_ms = screen_ms = video = screen = last_sign_ms = None
+    else:
+        start_ms, end_ms, ended_by = interval
+        if end_ms is None:
+            video_ms = screen_ms = None
+            # When an open session had video and shared a screen.
+            video, screen = on_off(session, start_ms)
+            last_sign_ms = last_sign_of(session, start_ms)
+        else:
+            hours = bill.usage.values() if not bill.whole else (bill.total(),)
+            video_ms, screen_ms = sum(hour.video_ms for hour in hours), sum(hour.screen_share_ms for hour in hours)
+            video = screen = last_sign_ms = None
+    return (
+        session.sid,
+        session.project_id,
+        session.mode,
+        session.room,
+        session.room_sid,
+        session.identity,
+        kind_of(session),
+        start_ms,
+        end_ms,
+        ended_by,
+        video_ms,
+        screen_ms,
+        video,
+        screen,
+        last_sign_ms,
+        _encode(session),
+    )
+
+
+def _literal(value: object) -> object:
+    """A list as an array literal of whole numbers: unnest would flatten arrays of arrays."""
+    return "{" + ",".join(map(str, value)) + "}" if isinstance(value, list) else value
+
+
+_UNNEST = (
+    "(SELECT sid, project_id, mode, room, room_sid, identity, kind, started_ms, ended_ms, ended_by, video_ms,"
+    " screen_share_ms, video_edges::bigint[], screen_share_edges::bigint[], last_sign_ms, state"
+    " FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[],"
+    " $9::bigint[], $10::text[], $11::bigint[], $12::bigint[], $13::text[], $14::text[], $15::bigint[],"
+    " $16::bytea[])"
+    " AS u (sid, project_id, mode, room, room_sid, identity, kind, started_ms, ended_ms, ended_by, video_ms, screen_share_ms,"
+    " video_edges, screen_share_edges, last_sign_ms, state))"
+)
+
+
+async def insert_sessions(conn: Connection, pairs: Sequence[tuple[Session, Bill]]) -> None:
+    """Stores new sessions: copied, at two thirds of what an insert costs. Raises ``ConcurrentFold`` where another transaction
+    knew one of them first; this one is then lost."""
+    try:
+        records = [_record(session, bill) for session, bill in pairs]
+        await conn.copy_records_to_table("session", records=records, columns=[*DERIVED, "state"])
+    except asyncpg.UniqueViolationError:
+        raise ConcurrentFold from None
+
+
+async def update_sessions(conn: Connection, pairs: Sequence[tuple[Session, Bill]]) -> None:
+    if not pairs:
+        return
+    await conn.execute(
+        f"""
+        UPDATE session
+        SET
+            project_id = n.project_id,
+            mode = n.mode,
+            room = n.room,
+            room_sid = n.room_sid,
+            identity = n.identity,
+            kind = n.kind,
+            started_ms = n.started_ms,
+            ended_ms = n.ended_ms,
+            ended_by = n.ended_by,
+            video_ms = n.video_ms,
+            screen_share_ms = n.screen_share_ms,
+            video_edges = n.video_edges,
+            screen_share_edges = n.screen_share_edges,
+            last_sign_ms = n.last_sign_ms,
+            state = n.state
+        FROM {_UNNEST} AS n
+        WHERE session.sid = n.sid
+        """,
+        *zip(*(map(_literal, _record(session, bill)) for session, bill in pairs), strict=True),
+    )
+
+
+async def insert_rooms(conn: Connection, rooms: Sequence[Room]) -> int:
+    """Stores new rooms; returns how many. Fewer than given means that another transaction knew one of them first."""
+    status = await conn.execute(
+        """
+        INSERT INTO room (sid, name, project_id, mode, created_ms, finished_ms, superseded_ms)
+        SELECT sid, name, project_id, mode, created_ms, finished::bigint[], superseded_ms
+        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bigint[]) AS n (
+            sid, name, project_id, mode, created_ms, finished, superseded_ms
+        )
+        ON CONFLICT DO NOTHING
+        """,
+        [room.sid for room in rooms],
+        [room.name for room in rooms],
+        [room.project_id for room in rooms],
+        [room.mode for room in rooms],
+        [room.created_ms for room in rooms],
+        # unnest flattens arrays of arrays, so the inner ones travel as literals of whole numbers.
+        ["{" + ",".join(map(str, room.finished_ms)) + "}" for room in rooms],
+        [room.superseded_ms for room in rooms],
+    )
+    return int(status.rpartition(" ")[2])
+
+
+async def update_rooms(conn: Connection, rooms: Sequence[Room]) -> None:
+    await conn.executemany(
+        """
+        UPDATE room
+        SET
+            name = $2,
+            project_id = $3,
+            mode = $4,
+            created_ms = $5,
+            finished_ms = $6,
+            superseded_ms = $7
+        WHERE sid = $1
+        """,
+        [(r.sid, r.name, r.project_id, r.mode, r.created_ms, list(r.finished_ms), r.superseded_ms) for r in rooms],
+    )
+
+
+async def namesakes(conn: Connection, rooms: Sequence[Room]) -> list[Room]:
+    """Of rooms that are not stored yet with this creation: the stored rooms of the same name before each, and after. These are
+    several where they were created in the same millisecond, as rooms of a LiveKit that tells whole seconds may be. A room that
+    is known as it is costs a look at its row."""
+    rows = await conn.fetch(
+        """
+        SELECT DISTINCT near.sid, near.name, near.created_ms
+        FROM unnest($1::text[], $2::text[], $3::bigint[]) AS n (sid, name, created_ms), LATERAL (
+            (
+                SELECT sid, name, created_ms
+                FROM room
+                WHERE name = n.name
+                  AND created_ms < n.created_ms
+                  AND sid <> n.sid
+                ORDER BY created_ms DESC
+                FETCH FIRST 1 ROW WITH TIES
+            )
+            UNION ALL (
+                SELECT sid, name, created_ms
+                FROM room
+                WHERE name = n.name
+                  AND created_ms > n.created_ms
+                  AND sid <> n.sid
+                ORDER BY created_ms
+                FETCH FIRST 1 ROW WITH TIES
+            )
+        ) AS near
+        WHERE NOT EXISTS (
+            SELECT FROM room AS known
+            WHERE known.sid = n.sid
+              AND known.created_ms = n.created_ms
+        )
+        """,
+        [room.sid for room in rooms],
+        [room.name for room in rooms],
+        [room.created_ms for room in rooms],
+    )
+    return [Room(**row) for row in rows]
+
+
+class Confirmed(NamedTuple):
+    """An open session that LiveKit listed at ``confirmed_ms`` (unix ms)."""
+
+    session: Session
+    confirmed_ms: int
+
+
+async def confirmed_in_rooms(conn: Connection, room_sids: Sequence[str]) -> list[Confirmed]:
+    """The open sessions of these room sids that reconciliation has confirmed."""
+    rows = await conn.fetch(
+        """
+        SELECT state, confirmed_ms
+        FROM session
+        WHERE room_sid = ANY ($1::text[])
+          AND ended_by IS NULL
+          AND started_ms IS NOT NULL
+          AND confirmed_ms IS NOT NULL
+        ORDER BY sid
+        """,
+        list(room_sids),
+    )
+    return [Confirmed(_decode(row["state"]), row["confirmed_ms"]) for row in rows]
+
+
+async def delete_sessions(conn: Connection, sids: Sequence[str]) -> None:
+    await conn.execute("DELETE FROM session WHERE sid = ANY ($1::text[])", sids)
+
+
+async def delete_rooms(conn: Connection, sids: Sequence[str]) -> None:
+    await conn.execute("DELETE FROM room WHERE sid = ANY ($1::text[])", sids)

@@ -1,0 +1,66 @@
+"""Projects."""
+
+from datetime import datetime
+
+import asyncpg
+
+from shared.infra.postgres.pool import Connection
+from shared.models.projects import Project
+
+_COLUMNS = "id, name, created_at, archived_at"
+
+
+def _project(row: "asyncpg.Record") -> Project:
+    return Project(project_id=row["id"], name=row["name"], created_at=row["created_at"], archived_at=row["archived_at"])
+
+
+async def insert_project(conn: Connection, project_id: str, name: str, now: datetime) -> None:
+    await conn.execute("INSERT INTO project (id, name, created_at) VALUES ($1, $2, $3)", project_id, name, now)
+
+
+async def list_projects(conn: Connection, *, archived: bool = False) -> list[Project]:
+    """Oldest first; the archived ones too if asked for."""
+    rows = await conn.fetch(
+        f"SELECT {_COLUMNS} FROM project WHERE $1 OR archived_at IS NULL ORDER BY created_at, id", archived
+    )
+    return [_project(row) for row in rows]
+
+
+async def lock_project(conn: Connection, project_id: str) -> Project | None:
+    """The project, held until the transaction ends: nobody archives it or adds keys to it meanwhile."""
+    row = await conn.fetchrow(f"SELECT {_COLUMNS} FROM project WHERE id = $1 FOR NO KEY UPDATE", project_id)
+    return None if row is None else _project(row)
+
+
+async def project_exists(conn: Connection, project_id: str) -> bool:
+    return bool(await conn.fetchval("SELECT EXISTS (SELECT FROM project WHERE id = $1)", project_id))
+
+
+async def existing_projects(conn: Connection, ids: list[str]) -> set[str]:
+    """Which of these project ids exist."""
+    return {row["id"] for row in await conn.fetch("SELECT id FROM project WHERE id = ANY ($1::text[])", ids)}
+
+
+async def rename_project(conn: Connection, project_id: str, name: str) -> Project | None:
+    row = await conn.fetchrow(f"UPDATE project SET name = $2 WHERE id = $1 RETURNING {_COLUMNS}", project_id, name)
+    return None if row is None else _project(row)
+
+
+async def archive_project(conn: Connection, project_id: str, now: datetime) -> Project | None:
+    """Archives from ``now`` on; a project archived earlier keeps its time. A trigger tells every API process."""
+    row = await conn.fetchrow(
+        f"""
+        UPDATE project
+        SET archived_at = coalesce(archived_at, $2)
+        WHERE id = $1
+        RETURNING {_COLUMNS}
+        """,
+        project_id,
+        now,
+    )
+    return None if row is None else _project(row)
+
+
+async def restore_project(conn: Connection, project_id: str) -> Project | None:
+    row = await conn.fetchrow(f"UPDATE project SET archived_at = NULL WHERE id = $1 RETURNING {_COLUMNS}", project_id)
+    return None if row is None else _project(row)

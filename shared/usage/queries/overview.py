@@ -1,0 +1,108 @@
+"""What is happening in a project right now, for pages that are looked at while it happens."""
+
+from shared.infra.postgres.pool import Connection
+from shared.models.scope import Scope
+from shared.models.usage.overview import LiveNow, LiveRoom, Webhooks
+from shared.models.usage.ranges import UsageClock
+from shared.usage.queries.usage_ranges import COUNTED_UNTIL
+
+# Sessions that nothing has confirmed for a while do not count on, so they are not shown as being there either.
+_LIVE = (
+    "FROM session WHERE project_id = $1 AND mode = $2 AND started_ms IS NOT NULL AND ended_ms IS NULL"
+    f" AND {COUNTED_UNTIL} = $3"
+)
+
+
+async def live_now(conn: Connection, scope: Scope, asked: UsageClock, limit: int) -> LiveNow:
+    """Who is connected, and the ``limit`` rooms with the most of them."""
+    rows = await conn.fetch(
+        f"""
+        SELECT coalesce(room, '') AS room, count(*) AS people,
+            count(*) FILTER (WHERE cardinality(video_edges) % 2 = 1) AS with_video, min(started_ms) AS since_ms,
+            sum(count(*)) OVER ()::bigint AS everybody, count(*) OVER () AS rooms {_LIVE}
+        GROUP BY 1
+        ORDER BY people DESC, room
+        LIMIT $5
+        """,
+        *scope,
+        *asked,
+        limit,
+    )
+    if not rows:
+        return LiveNow(0, 0, [])
+    return LiveNow(rows[0]["everybody"], rows[0]["rooms"], [LiveRoom(*row[:4]) for row in rows])
+
+
+async def fingerprint(conn: Connection, scope: Scope) -> str:
+    """Changes whenever somebody joins, leaves, publishes or stops, and whenever a session that ended is counted."""
+    value: str = await conn.fetchval(
+        """
+        SELECT md5(
+            coalesce(
+                (
+                    SELECT string_agg(sid || cardinality(video_edges) || last_sign_ms, ',' ORDER BY sid)
+                    FROM session
+                    WHERE project_id = $1
+                      AND mode = $2
+                      AND started_ms IS NOT NULL
+                      AND ended_ms IS NULL
+                ), ''
+            ) || coalesce(
+                (
+                    SELECT sum(participant_ms)
+                    FROM (
+                        SELECT participant_ms
+                        FROM usage_hour
+                        WHERE project_id = $1
+                          AND mode = $2
+                        ORDER BY hour DESC, kind DESC
+                        LIMIT 24
+                    ) AS recent
+                ), 0
+            ) || coalesce(
+                (
+                    SELECT id
+                    FROM event
+                    WHERE project_id = $1
+                      AND mode = $2
+                    ORDER BY created_at DESC, id DESC
+                    LIMIT 1
+                ), ''
+            )
+        )
+        """,
+        *scope,
+    )
+    return value
+
+
+async def webhooks(conn: Connection, scope: Scope, now_ms: int) -> Webhooks:
+    row = await conn.fetchrow(
+        """
+        SELECT (
+            SELECT (extract(epoch FROM received_at) * 1000)::bigint
+            FROM event
+            WHERE project_id = $1
+              AND mode = $2
+            ORDER BY created_at DESC, id DESC
+            LIMIT 1
+        ) AS last_ms, (
+            SELECT max(received_ms)
+            FROM fold_progress
+            WHERE partition >= 0
+        ) AS instance_last_ms, (
+            SELECT count(*)
+            FROM (
+                SELECT FROM event
+                WHERE project_id = $1
+                  AND mode = $2
+                  AND created_at > to_timestamp($3::bigint / 1000.0) - interval '5 min'
+                LIMIT 100000
+            ) AS few
+        ) AS recent
+        """,
+        *scope,
+        now_ms,
+    )
+    assert row is not None  # noqa: S101  # a SELECT without FROM has one row
+    return Webhooks(*row)
