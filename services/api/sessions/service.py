@@ -1,7 +1,7 @@
 """Reads pages of a project's sessions and events into what is answered."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -13,7 +13,7 @@ from services.api.usage.answer import minutes
 from services.api.usage.service import reading
 from shared.errors import InvalidRequest, SessionNotFound
 from shared.infra.clock import rfc3339
-from shared.infra.postgres.pool import Pool
+from shared.infra.postgres.pool import Connection, Pool
 from shared.listings.queries import event_pages, session_pages
 from shared.metering.rounding import Amounts, Rounding
 from shared.metering.state import Session
@@ -57,7 +57,14 @@ class EventsQuery(PageQuery):
 
 
 async def sessions_for(pool: Pool, scope: Scope, query: SessionsQuery, asked: UsageClock) -> SessionsAnswer:
-    """A page of sessions. Raises ``InvalidRequest`` and ``StoreUnavailable``."""
+    """Read a page of sessions. Raises ``InvalidRequest`` and ``StoreUnavailable``."""
+    _asked_sessions(query)  # a request that is wrong borrows no connection
+    async with reading(pool, "sessions") as conn:
+        return await sessions_on(conn, scope, query, asked)
+
+
+def _asked_sessions(query: SessionsQuery) -> tuple[SessionFilter, list[Any], Any]:
+    """What is asked for, the place that a cursor must name, and the cursor's key. Raises ``InvalidRequest``."""
     _check_range(query)
     wanted = SessionFilter(
         room=query.room,
@@ -69,8 +76,13 @@ async def sessions_for(pool: Pool, scope: Scope, query: SessionsQuery, asked: Us
     )
     place = ["sessions", *wanted]
     after = read_cursor(query.cursor, place, (int, str))
-    async with reading(pool, "sessions") as conn:
-        page = await session_pages.page_of_sessions(conn, scope, wanted, after, query.limit)
+    return wanted, place, after
+
+
+async def sessions_on(conn: Connection, scope: Scope, query: SessionsQuery, asked: UsageClock) -> SessionsAnswer:
+    """Read a page of sessions on the caller's snapshot. Raises ``InvalidRequest``."""
+    wanted, place, after = _asked_sessions(query)
+    page = await session_pages.page_of_sessions(conn, scope, wanted, after, query.limit)
     return SessionsAnswer(
         sessions=[_session(row, asked) for row in page.rows],
         next_cursor=None if page.next_key is None else write_cursor(place, page.next_key),
@@ -78,11 +90,14 @@ async def sessions_for(pool: Pool, scope: Scope, query: SessionsQuery, asked: Us
 
 
 async def session_for(pool: Pool, scope: Scope, sid: str, asked: UsageClock) -> ListedSession:
-    """One session with its tracks. Raises ``SessionNotFound`` and ``StoreUnavailable``."""
-    if "\0" in sid:
-        raise SessionNotFound(sid)
+    """Read one session with its tracks. Raises ``SessionNotFound`` and ``StoreUnavailable``."""
     async with reading(pool, "sessions") as conn:
-        row = await session_pages.session_of(conn, scope, sid)
+        return await session_on(conn, scope, sid, asked)
+
+
+async def session_on(conn: Connection, scope: Scope, sid: str, asked: UsageClock) -> ListedSession:
+    """Read one session with its tracks on the caller's snapshot. Raises ``SessionNotFound``."""
+    row = None if "\0" in sid else await session_pages.session_of(conn, scope, sid)
     if row is None:
         raise SessionNotFound(sid)
     answer = _session(row, asked)
@@ -136,7 +151,14 @@ def _tracks(session: Session) -> list[TrackOfSession]:
 
 
 async def events_for(pool: Pool, scope: Scope, query: EventsQuery) -> EventsAnswer:
-    """A page of events. Raises ``InvalidRequest`` and ``StoreUnavailable``."""
+    """Read a page of events. Raises ``InvalidRequest`` and ``StoreUnavailable``."""
+    _asked_events(query)  # a request that is wrong borrows no connection
+    async with reading(pool, "events") as conn:
+        return await events_on(conn, scope, query)
+
+
+def _asked_events(query: EventsQuery) -> tuple[EventFilter, list[Any], Any]:
+    """What is asked for, the place that a cursor must name, and the cursor's key. Raises ``InvalidRequest``."""
     _check_range(query)
     wanted = EventFilter(
         event=query.event,
@@ -148,8 +170,13 @@ async def events_for(pool: Pool, scope: Scope, query: EventsQuery) -> EventsAnsw
     )
     place = ["events", *wanted]
     after = read_cursor(query.cursor, place, (int, str))
-    async with reading(pool, "events") as conn:
-        page = await event_pages.page_of_events(conn, scope, wanted, after, query.limit)
+    return wanted, place, after
+
+
+async def events_on(conn: Connection, scope: Scope, query: EventsQuery) -> EventsAnswer:
+    """Read a page of events on the caller's snapshot. Raises ``InvalidRequest``."""
+    wanted, place, after = _asked_events(query)
+    page = await event_pages.page_of_events(conn, scope, wanted, after, query.limit)
     return EventsAnswer(
         events=[_event(row) for row in page.rows],
         next_cursor=None if page.next_key is None else write_cursor(place, page.next_key),
@@ -157,12 +184,19 @@ async def events_for(pool: Pool, scope: Scope, query: EventsQuery) -> EventsAnsw
 
 
 async def event_for(pool: Pool, scope: Scope, event_id: str, at: str) -> ListedEvent | None:
-    """The event of this id that LiveKit created at ``at`` (RFC 3339). Raises ``InvalidRequest`` and ``StoreUnavailable``."""
-    at_ms = parse_instant(at, "at")
-    if "\0" in event_id:
-        return None
+    """Find the event of this id that LiveKit created at ``at`` (RFC 3339).
+
+    Raises ``InvalidRequest`` and ``StoreUnavailable``.
+    """
+    parse_instant(at, "at")  # a request that is wrong borrows no connection
     async with reading(pool, "events") as conn:
-        row = await event_pages.event_of(conn, scope, at_ms, event_id)
+        return await event_on(conn, scope, event_id, at)
+
+
+async def event_on(conn: Connection, scope: Scope, event_id: str, at: str) -> ListedEvent | None:
+    """Find an event on the caller's snapshot, like ``event_for``. Raises ``InvalidRequest``."""
+    at_ms = parse_instant(at, "at")
+    row = None if "\0" in event_id else await event_pages.event_of(conn, scope, at_ms, event_id)
     return None if row is None else _event(row)
 
 

@@ -11,7 +11,7 @@ from services.api.usage import answer as usage_answer
 from services.api.usage.answer import SERIES, Measured, Series
 from services.api.usage.parameters import UsageRange
 from services.api.usage.schemas import UsageAnswer
-from services.api.usage.stream_backlog import StreamBacklog, as_of_ms
+from services.api.usage.stream_backlog import Seen, StreamBacklog, as_of_ms
 from shared.errors import InvalidRequest, StoreUnavailable
 from shared.infra.clock import rfc3339
 from shared.infra.postgres.pool import UNAVAILABLE, Connection, Pool, borrowed, in_transaction
@@ -50,27 +50,43 @@ async def usage_for(
 ) -> UsageAnswer:
     """``most_to_rank``: names of days that are put in an order by minutes, where the caller has less time than the API.
     Raises ``InvalidRequest`` and ``StoreUnavailable``."""
-    began_ms, seen = await waiting.since(asked.now_ms)
     by_name = query.group_by in ("room", "identity")
+    backlog = await waiting.since(asked.now_ms)
     async with reading(pool, "usage", at_once=query.from_ms is not None and not by_name) as conn:
-        first_ms = await usage_queries.first_hour(conn, scope) if query.from_ms is None else None
-        span = query.span(first_ms)
-        read = await read_span(conn, scope, span, asked)
-        found = series_of(span, read)
-        answer = UsageAnswer(
-            period=query.period or "custom",
-            from_=rfc3339(span.from_ms),
-            to=rfc3339(span.to_ms),
-            granularity=span.granularity,
-            as_of=rfc3339(as_of_ms(began_ms, seen, read.oldest_in_inbox_ms, read.complete_ms)),
-            provisional_minutes=found.totals.provisional_minutes,
-            inferred_minutes=found.totals.inferred_minutes,
-            totals=found.totals,
-        )
-        setattr(answer, SERIES[span.granularity], found.spans)
-        if query.group_by is not None:
-            answer.group_by = query.group_by
-            await _add_groups(conn, scope, query, span, asked, found, answer, most_to_rank)
+        return await usage_on(conn, backlog, scope, query, asked, most_to_rank)
+
+
+async def usage_on(
+    conn: Connection,
+    backlog: tuple[int, Seen],
+    scope: Scope,
+    query: UsageRange,
+    asked: UsageClock,
+    most_to_rank: int | None = None,
+) -> UsageAnswer:
+    """Read usage on the caller's snapshot.
+
+    ``backlog``: what ``StreamBacklog.since`` returned before the snapshot began. Raises ``InvalidRequest``.
+    """
+    began_ms, seen = backlog
+    first_ms = await usage_queries.first_hour(conn, scope) if query.from_ms is None else None
+    span = query.span(first_ms)
+    read = await read_span(conn, scope, span, asked)
+    found = series_of(span, read)
+    answer = UsageAnswer(
+        period=query.period or "custom",
+        from_=rfc3339(span.from_ms),
+        to=rfc3339(span.to_ms),
+        granularity=span.granularity,
+        as_of=rfc3339(as_of_ms(began_ms, seen, read.oldest_in_inbox_ms, read.complete_ms)),
+        provisional_minutes=found.totals.provisional_minutes,
+        inferred_minutes=found.totals.inferred_minutes,
+        totals=found.totals,
+    )
+    setattr(answer, SERIES[span.granularity], found.spans)
+    if query.group_by is not None:
+        answer.group_by = query.group_by
+        await _add_groups(conn, scope, query, span, asked, found, answer, most_to_rank)
     return answer
 
 
