@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 LOCK   ?= requirements-dev.lock
 
-.PHONY: run test check faults bench setup lock test-versions images clean
+.PHONY: run test check prose faults bench setup lock test-versions images clean
 .DEFAULT_GOAL := run
 
 setup: $(VENV)/.$(LOCK)
@@ -29,6 +29,12 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The rules for prose, of .vale.ini. Needs vale (https://vale.sh) in the PATH; .ci/run builds it.
+VALE  ?= vale
+PROSE := README.md CONTRIBUTING.md SECURITY.md CHANGELOG.md docs benchmarks
+prose:
+	$(VALE) --output=line $(PROSE)
 
 # Kills and starves one part after the other under load and counts what is left: ARGS="--rounds 10".
 faults: setup
