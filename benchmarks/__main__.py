@@ -20,7 +20,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=5, help="of load a round and server (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path(".bench"), help="where results go (default: %(default)s)")
     parser.add_argument("--sessions", type=int, default=1_000_000, help="usage: in its history (default: %(default)s)")
-    parser.add_argument("--directory", type=Path, help="usage: keep its servers' files here, and use what is there")
+    parser.add_argument(
+        "--directory", type=Path, help="usage: keep its servers' files here, and use what it already holds"
+    )
     arguments = parser.parse_args()
     to_profile = arguments.what[1:] or list(LAYERS) if arguments.what[:1] == ["profile"] else []
     if unknown := set(to_profile) - set(LAYERS):

@@ -1,4 +1,4 @@
-"""Asks one question after the other over a kept-open connection, at next to no cost of its own."""
+"""Asks one question after the other over an open connection, at almost no cost for the client."""
 
 import socket
 import time

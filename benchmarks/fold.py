@@ -158,7 +158,7 @@ def _events(database_url: str, count: int, seed: int) -> list[bytes]:
     database = parse_database_url(database_url)
     names = ("one", "two", "three", "four")
     projects = [asyncio.run(create_project(database, name)).project_id for name in names]
-    # A seed of its own each: the same seed makes the same event ids.
+    # Each has a different seed: the same seed creates the same event ids.
     share = count // len(projects)
     per_project = [bodies(project, share, 10 * seed + number) for number, project in enumerate(projects)]
     return [body for some in zip(*per_project, strict=True) for body in some]

@@ -48,7 +48,7 @@ def describe() -> str:
 
 class Memory(NamedTuple):
     """What a process holds, in MiB: ``rss`` counts every page it touches, ``pss`` a shared page by its part among those who
-    share it, ``uss`` only what nobody else has. Growth of its own shows in ``uss``; ``pss`` moves as others come and go."""
+    share it, ``uss`` only what nobody else has. The process's growth shows in ``uss``; ``pss`` moves as others come and go."""
 
     rss: float
     pss: float

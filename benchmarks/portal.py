@@ -117,7 +117,7 @@ def main() -> int:
                 name: _cost(client, path, arguments.requests, site.pid, running.postgres_pid)
                 for name, path in pages.items()
             }
-        # Whoever measures here next finds the history alone.
+        # The next measurement finds only the history.
         with psycopg.connect(url) as connection:
             connection.execute(_EMPTY, {"busy": _BUSY})
     columns = ["page", "wall: median, p99 (ms)", "CPU: API (ms)", "CPU: Postgres (ms)", "kB", ""]

@@ -1,4 +1,4 @@
-"""Starts Relay and its peers, each a process of its own on the loopback interface, with servers that sync to disk."""
+"""Starts Relay and its peers, each as a separate process on the loopback interface, with servers that sync to disk."""
 
 import shutil
 import socket
@@ -26,7 +26,7 @@ LIVEKIT = {
     "LIVEKIT_API_SECRET": "a-secret-of-the-benchmarks-alone-and-long",
 }
 _READY_WITHIN_S = 60.0
-# Requests are counted as ever, and no limit is reached.
+# Requests are counted as usual, and no limit is reached.
 NEVER_REACHED = {
     f"RATE_LIMIT_{what}_PER_{whose}": "100000000" for what in ("TOKENS", "API") for whose in ("KEY", "PROJECT")
 }

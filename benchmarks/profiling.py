@@ -2,7 +2,7 @@
 
 Each path runs twice: alone, for what an event or a request costs the process, and while py-spy reads its stacks from outside,
 without stopping it, whenever somebody holds the GIL. It counts time, not processor time: on a busy machine writing to a socket
-looks expensive, since whoever reads there takes the core.
+looks expensive, because the reader takes the core.
 """
 
 import asyncio

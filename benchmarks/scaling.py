@@ -1,6 +1,6 @@
 """One API process and two, one worker and two: processor time a request, of the API and of what its processes share.
 
-Each has 32 connections of its own. On two cores the load generator and the servers leave no core to a second process, so it is
+Each has 32 connections. On two cores the load generator and the servers leave no core to a second process, so it is
 counted and not raced: what a request costs must not rise with the processes, and what they share (Redis, Postgres) is where
 adding processes ends."""
 

@@ -71,7 +71,7 @@ async def _run(arguments: argparse.Namespace) -> int:
 
 
 class _Traffic:
-    """Meetings without end, each of its own room, that end when they are sent."""
+    """Meetings without end, each in a new room, that end when they are sent."""
 
     def __init__(self, project: CreatedProject, signer: WebhookSigner) -> None:
         self._project, self._signer = project, signer

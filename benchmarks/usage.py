@@ -146,7 +146,7 @@ def _beside_small(sides: dict[str, Side], rounds: int, sessions: int) -> None:
 
 
 def _turns(askers: dict[str, Asker], question: str) -> Iterator[tuple[str, float]]:
-    """One request here, one there, so that whatever else the machine does falls on both."""
+    """One request here, one there, so that other work of the machine falls on both."""
     path, params = QUESTIONS[question]
     params = {name: str(value).format(today=_day(0), yesterday=_day(1)) for name, value in params.items()}
     for number in range(REQUESTS):

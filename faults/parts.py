@@ -18,7 +18,7 @@ _POLL_S = 0.02
 
 
 class Part:
-    """One process. ``launch`` starts it anew; ``ready`` blocks shortly and is True once it answers."""
+    """One process. ``launch`` starts it again; ``ready`` blocks shortly and is True once it answers."""
 
     def __init__(
         self, name: str, launch: Callable[[], "subprocess.Popen[bytes]"], ready: Callable[["Part"], bool]
@@ -53,7 +53,7 @@ class Part:
 
 
 def server(prepare: Callable[[Path], EmbeddedServer], home: Path) -> tuple[Part, str]:
-    """An embedded server that syncs to disk, and its URL. Preparing it again after a kill clears away what is left of it."""
+    """An embedded server that syncs to disk, and its URL. Preparing it again after a kill removes its remains."""
 
     def launch() -> "subprocess.Popen[bytes]":
         child = prepare(home).child

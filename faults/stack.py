@@ -1,4 +1,4 @@
-"""A whole Relay with every part a process of its own, and what must hold of it after a fault."""
+"""A whole Relay with every part as a separate process, and the checks after a fault."""
 
 import asyncio
 import subprocess
@@ -151,7 +151,7 @@ async def faults_found(
 
 @contextmanager
 def running(below: Path | None = None) -> Iterator[Stack]:
-    """Everything started, one worker, in a directory of its own below this one, else on a disk; gone afterwards."""
+    """Start everything with one worker, in a new directory below ``below``, else on a disk. Remove it afterwards."""
     with tempfile.TemporaryDirectory(prefix="relay-faults-", dir=below, ignore_cleanup_errors=True) as directory:
         home = Path(directory)
         home.chmod(0o711)

@@ -21,7 +21,7 @@ _TEMPLATE = "relay_template"
 _numbers = itertools.count(1)
 
 # No example fails for how long it took: that says something of the machine. And --hypothesis-seed decides in CI too, where
-# Hypothesis would by itself try the same examples for ever.
+# Hypothesis alone would always try the same examples.
 hypothesis.settings.register_profile(
     "relay", deadline=None, derandomize=False, print_blob=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -136,6 +136,6 @@ def settings_for(database: DatabaseUrl, redis_url: str) -> Settings:
         livekit_api_secret="secret",
         auth_secret="x" * 32,
         relay_api_url="http://127.0.0.1",
-        # A test sends more requests in a second than a client would; limits have tests of their own.
+        # A test sends more requests in a second than a client would; limits have separate tests.
         rate_limits=RateLimits(api_per_key=0, api_per_project=0),
     )

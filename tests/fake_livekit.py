@@ -52,7 +52,7 @@ _NO_ANSWER = _Refused(503, "unavailable", "twirp error unknown: no response from
 
 
 class FakeLiveKit:
-    """``rooms`` and ``people`` (by room, then identity) are what it knows; change them at will. ``failure`` and ``delay_s``
+    """``rooms`` and ``people`` (by room, then identity) are its state, which a test may change. ``failure`` and ``delay_s``
     hold for every call while they are set, ``failures`` are used up first, one a call. ``calls`` is what came in. ``ghosts``:
     identities that are listed and that no node serves; ``dead``: rooms of which that is true as a whole. ``refusing``:
     rooms whose participants cannot be listed. ``unknown_methods``: those that this LiveKit does not have. ``gate``: what calls

@@ -45,7 +45,7 @@ def until(true: Callable[[], bool], what: str) -> None:
     """Poll until it is true; fails after ``WITHIN_S``."""
     deadline = time.monotonic() + WITHIN_S
     while not true():
-        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        assert time.monotonic() < deadline, f"never became true: {what}"
         time.sleep(0.05)
 
 

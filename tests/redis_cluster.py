@@ -18,7 +18,7 @@ _UP_WITHIN_S = 30.0
 
 
 class Node:
-    """One redis-server of the cluster, with its files in a directory of its own."""
+    """One redis-server of the cluster, with its files in a separate directory."""
 
     def __init__(self, directory: Path, settings: Mapping[str, str]) -> None:
         directory.mkdir()

@@ -24,7 +24,7 @@ from shared.infra.settings import inherited_environment
 
 DATABASE_VARIABLE, REDIS_VARIABLE = "RELAY_TEST_DATABASE_URL", "RELAY_TEST_REDIS_URL"
 # What concerns versions: SQL, streams and scripts. Pages, HTTP and LiveKit's room service are the same code whatever answers,
-# and a few tests bring servers of their own.
+# and a few tests start separate servers.
 _OTHERS = (
     "portal_*", "schemathesis", "snippets", "generated_client", "reference_page", "openapi", "connections", "problems",
     "room_service", "embedded", "redis_cluster",

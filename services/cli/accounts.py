@@ -81,7 +81,7 @@ def listing(invocation: Invocation) -> int:
 
 
 @command("invite", "Print a link with which one person creates an account.", of=accounts, json=True)
-@click.option("--note", type=Text(), default="", show_default=False, help="Name of the person who gets the link, for the list.")
+@click.option("--note", type=Text(), default="", show_default=False, help="Name of the person who gets the link.")
 def invite(invocation: Invocation, note: str) -> int:
     return _print_link(invocation, asyncio.run(invitation_link(settings_of(invocation), note)), "for seven days")
 

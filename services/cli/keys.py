@@ -132,7 +132,11 @@ def revoke(invocation: Invocation, key_id: str, and_made: bool) -> int:
     "rotate", "Replace a key; both work for a while.", more="`relay keys list` shows the KEY_ID.", of=keys, json=True
 )
 @click.option(
-    "--grace", type=Duration(), default="24h", metavar="TIME", help="Time for which the old key still works; 0 ends it now."
+    "--grace",
+    type=Duration(),
+    default="24h",
+    metavar="TIME",
+    help="Time for which the old key still works; 0 ends it now.",
 )
 @click.argument("key_id", metavar="KEY_ID", type=Text())
 def rotate(invocation: Invocation, key_id: str, grace: timedelta) -> int:

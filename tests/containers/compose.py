@@ -39,7 +39,7 @@ def compose(*words: str, **options: object) -> str:
 
 
 def relay(*words: str, **options: object) -> str:
-    """The output of the command line in a container of its own."""
+    """Run the command line in a new container and return its output."""
     return compose("run", "--rm", "-T", "migrate", "relay", *words, **options)
 
 

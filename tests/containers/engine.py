@@ -1,4 +1,4 @@
-"""A Docker engine for one run, on a bare Debian 12 as root: Debian's own, in a network namespace of its own.
+"""A Docker engine for one run, on a bare Debian 12 as root: Debian's package, in a separate network namespace.
 
 The engine's packages are unpacked and not installed, because an installed one starts a daemon for the whole machine. Its layers
 are kept in the cache between runs. Nothing in the namespace can reach the outside once ``Namespace.close`` was called.

@@ -4,8 +4,8 @@
 A request that found no connection is sent to another process, as every balancer does; one that was sent and not answered is a
 failure, because only the client can know whether it may be repeated.
 
-Thousands of requests a second have to leave most of two cores to those who answer them: a request costs one write, one callback
-and no task of its own.
+Thousands of requests a second have to leave most of two cores to those who answer them: a request costs one write and
+one callback, and no task.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Relay as a process of its own with a real LiveKit behind it and a recorder in between."""
+"""Relay as a separate process, with a real LiveKit behind it and a recorder in between."""
 
 import asyncio
 import shutil

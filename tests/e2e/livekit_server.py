@@ -1,4 +1,4 @@
-"""A real livekit-server as a child process, on ports of its own on the loopback interface."""
+"""A real livekit-server as a child process, on free ports of the loopback interface."""
 
 import json
 import os

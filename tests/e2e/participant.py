@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any
 
-# Not in every lock, hence by name: type checking does not depend on it.
+# Imported by name, because not every lock has it: type checking must not depend on it.
 SDK = "livekit.rtc"
 _WIDTH, _HEIGHT, _RATE = 160, 120, 48000
 
@@ -49,7 +49,7 @@ class Person:
         return self
 
     def _listen(self) -> None:
-        """Called before connecting: the place to hear of more."""
+        """Called before connecting. Subclasses listen to more events here."""
 
     def _on_disconnected(self, *_: object) -> None:
         if not self.gone:

@@ -225,7 +225,7 @@ async def answering(port: int) -> None:
 
 
 async def run(directory: Path, database_url: str, count: int) -> list[Round]:
-    """Two API processes with a Redis of their own, that many rounds of each case."""
+    """Run ``count`` rounds of each case with two API processes and a separate Redis."""
     redis = embedded.prepare_redis(directory)
     with ExitStack() as stack:
         running_redis = stack.enter_context(ExitStack())

@@ -61,7 +61,7 @@ async def rolling_restart(
     proxy: bool = False,
 ) -> Figures:
     """Restarts everything one after the other, ``rounds`` times, while both kinds of request go on. ``events``: the most
-    webhooks there are to send. ``proxy``: the requests go through the proxy of compose, which knows nothing of readiness, and
+    webhooks there are to send. ``proxy``: the requests go through the proxy of compose, which does not ask for readiness, and
     not through a balancer that does."""
     projects = [await create_project(settings.database, name) for name in ("one", "two")]
     owners: Owners = [(project.project_id, project.name) for project in projects]

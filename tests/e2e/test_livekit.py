@@ -79,7 +79,7 @@ async def eventually(holds: Callable[[], Awaitable[bool]], what: str) -> None:
 
 
 async def cut_off(scope: Scope, room: str, identity: str, after_s: float) -> Person:
-    """A participant in a process of its own, killed with SIGKILL. When it is gone LiveKit has to say (``noticed``)."""
+    """A participant in a separate process, killed with SIGKILL. When it is gone LiveKit has to say (``noticed``)."""
     url, token = await scope.mint(room, identity)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.e2e.participant", url, token,
@@ -171,7 +171,7 @@ def check(totals: dict[str, float], people: list[Person]) -> None:
 
 
 async def check_sessions(scope: Scope, people: list[Person]) -> None:
-    """Each session of its own, so that errors cannot cancel out. Prints the comparison (pytest -s)."""
+    """Compare session by session, so that errors cannot cancel out. Prints the comparison (pytest -s)."""
     ordered = sorted(people, key=lambda person: person.connected)
     for person, (identity, start_ms, end_ms) in zip(ordered, await scope.sessions(), strict=True):
         billed_s = (end_ms - start_ms) / 1000

@@ -145,7 +145,7 @@ async def longest_gap_s(scope: Scope, from_s: float, to_s: float) -> float:
 
 
 def compare(what: str, people: list[Person], billed: dict[str, tuple[float, str]], gap_s: float) -> None:
-    """Each session of its own against its person's clock."""
+    """Compare each session with its person's clock."""
     short_s = gap_s + SETTLE_MS / 1000 + SLACK_S
     over_s = gap_s + LATE_S + SLACK_S
     for person in people:
@@ -181,7 +181,8 @@ async def webhooks_blocked(running: Site, scope: Scope) -> None:
     compare("webhooks blocked for 60 s", people, billed, gap_s)
     usage = await scope.usage()
     print("video", usage["totals"]["videoMinutes"] * 60, "s billed,", comes.video_s, "s by own clock")
-    # Publishing and unpublishing can each be off by a pass, and a session that no webhook told of is left alone for a moment.
+    # Publishing and unpublishing can each be off by a pass. Reconciliation waits a moment with a session that no webhook
+    # reported.
     allowed_s = 2 * (gap_s + SLACK_S) + SETTLE_MS / 1000
     assert usage["totals"]["videoMinutes"] * 60 == pytest.approx(comes.video_s, abs=allowed_s)
     await livekit_killed(running, scope)
@@ -237,7 +238,7 @@ async def relay_away(running: Site, scope: Scope) -> None:
 
 
 async def test_usage_ends_within_the_bound_of_the_participants_own_clocks() -> None:
-    """Both at once, each with a Relay and a LiveKit of its own: most of it is waiting."""
+    """Both run at once, each with a separate Relay and LiveKit, because most of the time is waiting."""
 
     async def at_a_site_of_its_own(story: Callable[[Site, Scope], Awaitable[None]]) -> None:
         async with site() as (running, scope):

@@ -76,7 +76,7 @@ def running(**settings: str) -> Iterator[str]:
 
 @pytest.fixture
 async def fresh_site() -> AsyncIterator[Site]:
-    """One of its own, without an account."""
+    """A site without an account, for one test."""
     async with chromium() as browser:
         with running() as url:
             yield Site(url, browser)
@@ -84,7 +84,7 @@ async def fresh_site() -> AsyncIterator[Site]:
 
 @pytest.fixture(scope="module")
 def shared_url() -> Iterator[str]:
-    """One for all tests that have accounts and projects of their own; "root" administers it."""
+    """The site of all tests that create their accounts and projects; "root" administers it."""
     require_chromium()
     with running(RELAY_SIGNUP="open") as url:
         asyncio.run(_sign_up_root(url))
@@ -285,7 +285,7 @@ async def test_by_keyboard_alone(site: Site) -> None:
         await keys.type(text)
         await keys.press("Tab")
     await keys.press("Enter")
-    # Whoever has no project makes the first; its name is asked for at once.
+    # A person without a project creates the first one. The page asks for its name at once.
     await page.wait_for_url("**/projects/new")
     await page.locator("[name=name]:focus").wait_for()
     await keys.type("Keyboard")

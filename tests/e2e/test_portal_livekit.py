@@ -48,7 +48,7 @@ async def test_joining_is_seen_and_removing_removes(stack: Stack) -> None:
             await page.emulate_media(color_scheme=variant.scheme)
             await page.set_viewport_size(variant.viewport)
             for address in addresses:
-                # Anew each time: a colour that is still changing has no contrast to speak of.
+                # Loaded again each time, because the contrast of a colour that is still changing cannot be measured.
                 await page.goto(address)
                 assert await violations(page) == [], (address, variant)
         await page.get_by_role("link", name="Remove ada-1").click()

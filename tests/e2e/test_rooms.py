@@ -101,7 +101,7 @@ async def test_hidden_metadata_and_attributes(gateway: Gateway) -> None:
     assert (people["known"]["name"], people["known"]["attributes"]) == ("Ada ❤", {"role": "host"})
     # canUpdateOwnMetadata: with it, and without.
     await known.me.set_attributes({"role": "speaker"})
-    await host.until(lambda: "participant_attributes_changed" in host.changes, "heard of the changed attributes")
+    await host.until(lambda: "participant_attributes_changed" in host.changes, "saw the changed attributes")
     assert dict(host.room.remote_participants["known"].attributes) == {"role": "speaker"}
     with suppress(Exception):  # how the SDK tells is its own matter; what LiveKit holds is ours
         await asyncio.wait_for(host.me.set_metadata("not allowed"), 5)
@@ -127,7 +127,7 @@ async def test_room_configuration_dispatches_agents_and_limits_the_room(gateway:
 
 
 async def test_a_token_that_is_over_admits_nobody(gateway: Gateway) -> None:
-    """Minted by an API whose clock is ten minutes behind, instead of waiting: LiveKit forgives one minute."""
+    """An API whose clock is ten minutes behind mints the token, so that nobody waits. LiveKit allows one minute."""
 
     class Late(SystemClock):
         def now_ms(self) -> int:
@@ -165,7 +165,7 @@ async def test_a_room_is_made_changed_and_ended(gateway: Gateway) -> None:
     assert (await gateway.ok("GET", "/rooms", mode="test"))["rooms"] == []
     # The room's metadata, data to one of them, data to all.
     await gateway.ok("PATCH", "/rooms/lobby", json={"metadata": "two"})
-    await ada.until(lambda: "room_metadata_changed" in ada.changes, "heard of the room's metadata")
+    await ada.until(lambda: "room_metadata_changed" in ada.changes, "saw the room's metadata")
     assert ada.room.metadata == "two"
     await gateway.ok(
         "POST", "/rooms/lobby/data", json={"data": "to bob", "topic": "t", "destinationIdentities": ["bob"]}
@@ -186,7 +186,7 @@ async def test_a_room_is_made_changed_and_ended(gateway: Gateway) -> None:
     assert changed["permission"]["canPublish"] is True
     await bob.until(
         lambda: {"participant_name_changed", "participant_attributes_changed"} <= set(bob.changes),
-        "heard of ada's change",
+        "saw ada's change",
     )
     # Muting: by LiveKit's default nobody unmutes others.
     muted = await gateway.ok("POST", "/rooms/lobby/participants/ada/mute", json={"source": "microphone"})

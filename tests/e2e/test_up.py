@@ -1,4 +1,4 @@
-"""`relay up` as a process of its own, on a directory of its own."""
+"""`relay up` as a separate process with an empty directory."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""`relay worker --processes 2`: two workers, each with a probe of its own, and both stop in order."""
+"""`relay worker --processes 2`: two workers, each with its probe, and both stop in order."""
 
 import subprocess
 import sys

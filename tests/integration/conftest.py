@@ -1,4 +1,4 @@
-"""A running API on a port of its own, and a project to use it with."""
+"""A running API on a free port, and a project to use it with."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -1,4 +1,4 @@
-"""`relay usage verify` finds every kind of wrong row, `relay usage rebuild` mends it, and neither minds the fold."""
+"""`relay usage verify` finds every wrong row and `relay usage rebuild` corrects it, both while events are folded."""
 
 import asyncio
 import random
@@ -298,7 +298,7 @@ async def test_what_began_before_the_kept_events_has_to_agree_in_part(pool: Pool
 
 
 async def test_while_events_are_folded(pool: Pool, conn: Connection, project: CreatedProject) -> None:
-    """No false alarm, and what is mended is mended, with events of the very same sessions arriving all the time."""
+    """No false alarm, and corrections last, although events of the same sessions keep arriving."""
     stop, counts = asyncio.Event(), [0, 0, 0]
 
     async def keep_folding(partition: int) -> None:

@@ -1,4 +1,4 @@
-"""A background task that ends by itself: nobody waits in vain, `/readyz` says so, and the process ends."""
+"""A background task that ends by itself: every waiting request is answered, `/readyz` reports it, and the process ends."""
 
 import asyncio
 

@@ -66,7 +66,7 @@ async def conversation(port: int) -> AsyncIterator[Talk]:
 
 
 async def trickle(conversation: Talk, text: bytes) -> None:
-    """A byte at a time, for ever: the server has to end it."""
+    """Send a byte at a time without end: the server has to close the connection."""
     try:
         for byte in text:
             await conversation.say(bytes([byte]))
@@ -155,8 +155,9 @@ _SECOND = b"GET /readyz HTTP/1.1\r\nhost: relay\r\n\r\n"
 
 @pytest.mark.parametrize("apart", [False, True])
 async def test_a_body_is_no_second_request(conversation: Talk, apart: bool) -> None:
-    """Whoever asks for HTTP/2 by `Upgrade` gets the answer in HTTP/1.1, and the body stays a body, whenever it comes: else a
-    stranger behind a proxy that passes the header on could make requests on a connection that others use too."""
+    """A client that asks for HTTP/2 by `Upgrade` gets the answer in HTTP/1.1, and its body stays a body.
+
+    Otherwise a stranger behind a proxy that passes the header on could send requests on a connection that others use."""
     head = b"POST /healthz HTTP/1.1\r\nhost: relay\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\n"
     head += b"http2-settings: AAMAAABkAAQAAP__\r\ncontent-length: %d\r\n\r\n" % len(_SECOND)
     if apart:

@@ -33,7 +33,7 @@ _KNOWN = (200, b"")  # an empty ListRoomsResponse in protobuf
 
 @asynccontextmanager
 async def livekit(answer: LiveKitAnswer = _KNOWN, skew_s: float = 0.0) -> AsyncIterator[str]:
-    """Something that answers every request like LiveKit's Twirp, with a clock of its own."""
+    """Something that answers every request like LiveKit's Twirp, with a clock that may differ."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -139,7 +139,7 @@ async def test_livekits_clock(settings: Settings, skew_s: float, level: str) -> 
 
 
 async def test_a_database_that_refuses_what_it_is_asked(settings: Settings, pool: Pool) -> None:
-    """It is one finding; the others are told all the same."""
+    """It is one finding, and the others are still reported."""
     await pool.execute("ALTER TABLE fold_progress RENAME TO away")
     async with livekit() as url:
         report = await examine(msgspec.structs.replace(settings, livekit_api_url=url))

@@ -65,7 +65,7 @@ async def test_totals_stay_and_the_person_goes(settings: Settings, pool: Pool) -
         for row in await conn.fetch("SELECT body FROM event WHERE project_id = $1", project_id):
             assert b'"ada"' not in row["body"]
             assert PERSON not in row["body"]
-        # Somebody else's Ada is somebody else.
+        # The Ada of another project is another person.
         assert await conn.fetchval(
             "SELECT count(*) FROM session WHERE identity = 'ada' AND project_id = $1", owners[1][0]
         )

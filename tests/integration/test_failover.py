@@ -46,7 +46,7 @@ def pair(short_tmp: Path) -> Iterator[tuple[Cluster, Cluster]]:
 
 
 def demote(primary: Cluster) -> None:
-    """It answers on, and takes no more writes. The sessions that exist hear of it."""
+    """Make the server read-only. It still answers, and existing sessions become read-only too."""
     primary.execute(READ_ONLY)
     primary.execute("SELECT pg_reload_conf()")
 
@@ -58,7 +58,7 @@ def promote(standby: Cluster) -> None:
 async def eventually(holds: Callable[[], Awaitable[bool]], what: str) -> None:
     deadline = time.monotonic() + WITHIN_S
     while not await holds():
-        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        assert time.monotonic() < deadline, f"never became true: {what}"
         await asyncio.sleep(0.05)
 
 

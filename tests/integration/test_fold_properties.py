@@ -59,7 +59,7 @@ def some(rng: Random, most: int, *names: str) -> list[str]:
 
 
 def stay(rng: Random, sid: str, room: Room, reconciled: bool) -> list[Event]:
-    """What is told of one participant sid, some of it by reconciliation."""
+    """The events of one participant sid, some of them from reconciliation."""
     joined_ms, told = rng.choice(_INSTANTS), []
     who = {"sid": sid, "identity": rng.choice(["ada", "ada", "bob"])}
     kind = rng.choice([{}, {}, {"kind": "AGENT"}, {"kind": "EGRESS"}])
@@ -93,7 +93,7 @@ def found(name: str, seen_ms: int, at_ms: int, room: Room, who: dict[str, str], 
 
 
 def recording(rng: Random, room: Room) -> list[Event]:
-    """What is told of an egress, not always with its room."""
+    """The events of an egress, not always with its room."""
     started_ms, told = rng.choice(_INSTANTS), []
     for name in some(rng, 3, "egress_started", "egress_updated", "egress_ended"):
         info: dict[str, Any] = {"egressId": f"EG_{room.sid}", **rng.choice([{"track": {}}, {}])}

@@ -303,7 +303,7 @@ async def test_idle_connections_are_closed_and_only_those(
 
 
 async def test_on_its_way_out_a_process_sends_its_clients_elsewhere(settings: Settings, signed: Signed) -> None:
-    """What is in hand is answered first: the event that came with the signal is kept and acknowledged."""
+    """Running requests are answered first: the event that came with the signal is stored and acknowledged."""
     leaving = Server(server_config(create_app(settings), port=0), Drain(), drain_s=60)
     task = asyncio.create_task(leaving.serve())
     await until(lambda: leaving.started or task.done())

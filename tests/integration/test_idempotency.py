@@ -125,7 +125,7 @@ async def test_kept_for_a_day_and_then_forgotten(pool: Pool, attempt: Attempt, s
     context = JobContext(pool, None, settings, None)  # type: ignore[arg-type]  # the job uses its pool alone
     await forget_attempts(context, NOW_MS + KEPT_MS)
     assert await ask(NOW_MS + KEPT_MS) == b'{"number":1}'
-    # A key that the job has not come to yet is free all the same.
+    # A key that the job has not deleted yet is free too.
     assert await ask(NOW_MS + KEPT_MS + 1) == Made(number=2)
     await forget_attempts(context, NOW_MS + 3 * KEPT_MS)
     assert await pool.fetchval("SELECT count(*) FROM attempt") == 0
@@ -169,8 +169,8 @@ async def test_what_is_made_in_postgres_is_committed_with_its_answer(pool: Pool,
 
 
 async def test_failures_of_all_connections_at_once_let_go_of_them(pool: Pool, attempt: Attempt) -> None:
-    """What failed is given up with a connection of its own: to hold the one that it failed on meanwhile, each of them, would
-    leave none for anybody, for ever."""
+    """A failed attempt is given up on another connection. If each of them held the connection that it failed on, the pool would
+    stay empty."""
     size = pool.get_max_size()
     all_in = asyncio.Barrier(size)
 

@@ -28,8 +28,9 @@ def nothing(_owner: Holding) -> None:
 
 
 class Case(NamedTuple):
-    """How to ask for what ``owner`` has: the values of the path, the query and the body. ``refused`` is the code a stranger is
-    told; None where everybody has things of their own and a stranger sees or changes only those."""
+    """A request for a resource of ``owner``: the values of the path, the query and the body.
+
+    ``refused`` is the code that a stranger gets. It is None where a stranger sees or changes only their resources."""
 
     path: Asked = nothing
     query: Asked = nothing

@@ -221,7 +221,7 @@ async def test_an_outage_costs_known_keys_one_attempt_now_and_then(settings: Set
     for _ in range(20):
         await harness.keys.authenticate(authorization)
     assert harness.pool.taken == before + 1
-    # One that is not known is asked for all the same, and what is known is asked for again soon after.
+    # An unknown key is still looked up, and a known one is looked up again soon after.
     with pytest.raises(StoreUnavailable):
         await harness.keys.authenticate(f"Bearer {project.keys[2].key}")
     harness.pool.broken = False

@@ -48,7 +48,7 @@ async def _append(redis: event_stream.Redis, room_name: str, count: int) -> int:
 async def test_a_backlog_of_large_events_is_read_in_bounded_pieces_and_folded(
     redis: event_stream.Redis, pool: Pool, project: CreatedProject
 ) -> None:
-    """A thousand of them in one answer took Redis longer than the client waits, and the partition stood still for ever."""
+    """A thousand of them in one answer took Redis longer than the client waits, and the partition never moved again."""
     partition = await _append(redis, livekit_room(project.project_id, "live", "lobby"), 400)
     batch = await event_stream.read_batch(redis, partition, 2000)
     assert 0 < sum(len(received.body) for _, received in batch) <= event_stream.BATCH_BYTES + 50 * 200_000

@@ -34,8 +34,7 @@ ClientOf = Callable[[Settings], AbstractAsyncContextManager[httpx.AsyncClient]]
 
 @pytest.fixture
 def client_of() -> ClientOf:
-    """Of processes whose clocks stand at the beginning of a minute: a window that turned in the middle of a test would begin a
-    count of its own."""
+    """The clocks stand at the beginning of a minute: a window that turned in the middle of a test would begin a new count."""
     clock = SetClock(floor_to(SystemClock().now_ms(), MINUTE_MS))
 
     @asynccontextmanager
@@ -141,7 +140,7 @@ async def test_a_new_process_learns_what_was_used_before_it_started(
 
 
 async def until_refused(client: httpx.AsyncClient, project: CreatedProject, ask: Any, within: int) -> None:
-    """At most ``within`` requests pass, once the process has heard of the others."""
+    """At most ``within`` requests pass, once the process has the counts of the others."""
     deadline = time.monotonic() + 30
     passed = 0
     while (answer := await ask(client, key_of(project))).status_code == 200:
@@ -186,7 +185,7 @@ async def test_two_processes_count_together(settings: Settings, project: Created
             answer = await mint(two, key_of(project))
             if answer.status_code == 429 or int(answer.headers["ratelimit-remaining"]) < 10:
                 break
-            assert time.monotonic() < deadline, "the second process never heard of the first one's tokens"
+            assert time.monotonic() < deadline, "the second process never got the count of the first one's tokens"
             await asyncio.sleep(EXCHANGE_S)
         assert [(await usage(one, key_of(project))).status_code for _ in range(7)] == [200] * 7
         await until_refused(two, project, usage, within=9)  # alone it would admit ten

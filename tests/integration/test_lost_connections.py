@@ -77,7 +77,7 @@ async def test_a_query_that_hangs_lets_go_of_its_borrower(
 
 async def test_a_borrower_whose_connection_is_gone_is_cancelled_all_the_same(pool: Pool) -> None:
     """It may be busy with something else when its time is over: then it has no connection that could be cut off again. An error
-    in place of the cancellation would let whoever it met go on as if Postgres were away."""
+    instead of the cancellation would let the task continue as if Postgres were away."""
     failures: list[dict[str, object]] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _loop, context: failures.append(context))

@@ -66,7 +66,7 @@ async def fold(pool: Pool, *bodies: bytes, received_ms: int = (BASE_S + 3600) * 
 
 
 async def test_02_left_lost_and_the_rooms_end_too(call: World) -> None:
-    """Naive: open for ever. Closed at the last confirmation, marked inferred; a real ``left`` that comes later overrides."""
+    """Naive: never closed. Closed at the last confirmation, marked inferred; a real ``left`` that comes later overrides."""
     ada = call.joins("ada")
     await call.webhook("participant_joined", ada)
     for _ in range(4):
@@ -107,7 +107,7 @@ async def test_13_livekit_crashed(call: World) -> None:
 
 
 async def test_14_webhook_and_poll_race(call: World) -> None:
-    """Naive, with a poll that tells of joins too: the poll's join, a minute after the real one, replaces it. Here the poll
+    """Naive, with a poll that reports joins too: the poll's join, a minute after the real one, replaces it. Here the poll
     opens the session with LiveKit's joining time, and the webhook that comes after it finds the same session."""
     ada = call.joins("ada")
     await call.after(60).poll()
@@ -200,7 +200,7 @@ async def test_18_redis_was_killed_and_then_lost_its_data(pool: Pool, project: C
 async def test_21_an_event_for_a_day_already_reported(
     api: httpx.AsyncClient, pool: Pool, project: CreatedProject
 ) -> None:
-    """Naive: the minute lands on the day it was told of, or changes yesterday in silence. Yesterday changes, and says so."""
+    """Naive: the minute counts on the day of its event, or changes yesterday in silence. Yesterday changes and shows it."""
     today_s = int(time.time()) // 86400 * 86400
     joined_s = today_s - 7200
     where, who = room(livekit_room(project.project_id, "live", "lobby")), participant("PA_1", "ada", joined_s * 1000)

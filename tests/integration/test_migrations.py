@@ -1,4 +1,4 @@
-"""Migrations: once, whoever comes first, after a killed process, and back."""
+"""Migrations run once, in the first process of several, after a killed process, and back."""
 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor

@@ -87,7 +87,7 @@ async def test_old_days_go_and_so_do_late_events_of_days_that_went(pool: Pool, p
 async def test_a_large_default_partition_is_locked_for_moments_only(
     pool: Pool, project: CreatedProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its days stay where they are until they are deleted, in batches; days to come get their partitions all the same."""
+    """Its days stay where they are until they are deleted, in batches. Days to come still get their partitions."""
     monkeypatch.setattr(partitions, "SMALL_BYTES", 0)
     monkeypatch.setattr(partitions, "DELETE_BATCH", 3)
     async with pool.acquire() as conn:
@@ -139,7 +139,7 @@ async def test_a_long_query_over_events_holds_the_fold_up_for_moments_only(pool:
         async with reader.transaction():
             await reader.fetch("SELECT count(*) FROM event")
             working = asyncio.create_task(keep_partitions(conn, NOW_MS, 2))
-            # The reader reads on until the end of this block: whoever waited for it would wait for ever.
+            # The reader reads on until the end of this block: to wait for it would never end.
             folded = await asyncio.wait_for(fold_meeting(fold, project, BASE_S), 30)
             kept = await asyncio.wait_for(working, 60)
             assert folded.folded == 8

@@ -85,7 +85,7 @@ async def test_peaks_are_right_after_every_batch(pool: Pool, project: CreatedPro
 async def test_a_minute_that_is_written_by_a_release_before_forgets_its_seconds(
     pool: Pool, project: CreatedProject
 ) -> None:
-    """It knows nothing of them, so what they came to is no longer what is stored."""
+    """It does not maintain them, so they no longer match what is stored."""
     scope = Scope(project.project_id, "live")
     first, second = (
         Session(sid=sid, project_id=scope[0], mode="live", joined_ms=MIDNIGHT + at, left_ms=MIDNIGHT + 50_000)

@@ -160,7 +160,7 @@ async def test_a_run_that_takes_too_long_is_cancelled(context: JobContext, caplo
 
 
 async def test_a_schedule_survives_failures_and_stops_cleanly(context: JobContext) -> None:
-    """Jobs of every worker run in each; others once. A job in the middle of its work lets go of its lock."""
+    """Jobs of every worker run in each; others once. A job in the middle of its work releases its lock."""
     beats, tries = 0, 0
 
     async def beat(_: JobContext, __: int) -> None:

@@ -89,7 +89,7 @@ async def test_nothing_of_a_password_or_a_cookie_is_stored(new_browser: NewBrows
 
 
 async def test_signing_in_takes_a_new_cookie(new_browser: NewBrowser) -> None:
-    """Whoever planted the cookie beforehand is not signed in by it."""
+    """A cookie that somebody planted beforehand does not sign that person in."""
     ada, planted = new_browser(), new_browser()
     await ada.sign_up("ada")
     await ada.submit("/sign-out")

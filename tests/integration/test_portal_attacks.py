@@ -21,7 +21,7 @@ NewBrowser = Callable[[str], Browser]
 
 @pytest.fixture
 async def browser_at(settings: Settings) -> AsyncIterator[NewBrowser]:
-    """Makes browsers with a client address of their own: the proxy on this machine is trusted."""
+    """Creates browsers with different client addresses: the proxy on this machine is trusted."""
     async with serving(settings) as url:
         opened: list[Browser] = []
 
@@ -171,7 +171,7 @@ async def test_streams_opened_at_once_are_limited(browser_at: NewBrowser, at_onc
         done.set()
     assert statuses.count(200) == min(at_once, STREAMS_PER_ACCOUNT)
     assert statuses.count(429) == at_once - statuses.count(200)
-    # Those that ended do not count for ever.
+    # Ended streams no longer count.
     async with asyncio.timeout(60):
         while True:
             async with ada.client.stream("GET", path) as answer:

@@ -1,6 +1,6 @@
-"""How many statements a page of the portal costs: a number of its own each, however much there is to show.
+"""Each page of the portal sends a fixed number of statements, however much there is to show.
 
-A page that asks once more for each room, key or project is quick in a test and slow for whoever has many.
+A page that asks once more for each room, key or project is quick in a test and slow for people who have many.
 """
 
 from collections.abc import Callable

@@ -159,7 +159,7 @@ async def test_a_member_of_another_project_finds_nothing(stage: Stage, settings:
 
 
 async def test_ids_of_another_project_are_unknown_in_ones_own(stage: Stage, settings: Settings, pool: Pool) -> None:
-    """An owner of one project names the keys, members and whatever else of another in the addresses of their own."""
+    """An owner of one project puts ids of another one (keys, members and the like) into addresses of the first."""
     own = await pool.fetchval("SELECT id FROM project WHERE name = 'other'")
     before = await everything(pool)
     foreign = ("key_id", "account_id", "sid", "room", "identity", "event_id", "invitation_id")
@@ -365,7 +365,7 @@ Signed = Callable[[bytes], dict[str, str]]
 
 
 async def test_what_strangers_write_is_shown_and_never_run(stage: Stage, settings: Settings, signed: Signed) -> None:
-    """Names of rooms, identities and people come from whoever joins; those of projects, keys and accounts from members."""
+    """Names of rooms, identities and people come from people who join; those of projects, keys and accounts from members."""
     name = f"p_{stage.project}__{SCRIPT}"
     for number, event in enumerate(("participant_joined", "track_published")):
         body = msgspec.json.encode(

@@ -427,7 +427,7 @@ async def test_egresses_and_ingresses(world: World) -> None:
     await world.after(30).poll()
     await world.after(30).poll()
     world.livekit.ingresses[0].state.ended_at = (START_MS + 70_000) * 1_000_000
-    # The recorder died: LiveKit lists its egress as active for ever, but the room is over.
+    # The recorder died: LiveKit lists its egress as active without end, but the room has ended.
     world.livekit.rooms.clear()
     world.livekit.people.clear()
     await world.after(30).poll()

@@ -1,4 +1,4 @@
-"""What a real livekit-server v1.13.5 sent, byte for byte, folded in any order and compared with a computation of its own."""
+"""What a real livekit-server v1.13.5 sent, byte for byte, folded in any order and compared with a separate computation."""
 
 import base64
 import json

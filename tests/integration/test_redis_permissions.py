@@ -119,7 +119,7 @@ async def test_a_wrong_password_is_no_outage(settings: Settings, admin: event_st
 
 @contextmanager
 def server(directory: Path, *options: str) -> Iterator[str]:
-    """A Redis of its own with further options; yields its URL."""
+    """Start a Redis with further options and yield its URL."""
     program = prepare_redis(directory).child.argv[0]
     port = free_port()
     argv = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory), "--save", "", *options]

@@ -204,7 +204,7 @@ async def test_a_page_of_events_is_bounded_in_bytes(
     monkeypatch: pytest.MonkeyPatch,
     filters: dict[str, str],
 ) -> None:
-    """Whoever mints tokens chooses how large events are; a page of them must fit into a process's memory."""
+    """A client that mints tokens chooses how large events are. A page of them must fit into a process's memory."""
     every = await walk(api, "events", key_of(project), limit=200, **filters)
     sizes = {event["id"]: len(json.dumps(event["payload"], separators=(",", ":"))) for event in every}
     most = max(sizes.values())

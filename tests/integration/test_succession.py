@@ -118,7 +118,7 @@ async def test_a_room_without_its_name_is_none(pool: Pool, project: CreatedProje
 
 
 async def test_the_next_room_is_known_and_named_again_without_its_creation(pool: Pool, project: CreatedProject) -> None:
-    """LiveKit's nodes have clocks of their own: a room that was created seconds after its event is not believed to be."""
+    """The clocks of LiveKit's nodes differ: the creation time of a room is ignored if it is seconds after its event."""
     name = livekit_room(project.project_id, "live", "lobby")
     early = bodies.body("room_started", "EV_e", T + 29_000, room=bodies.room(name, "RM_2", T + 30_000))
     await fold(pool, [joined(name, 2, T + 30_000)], [early, joined(name, 1, T)])

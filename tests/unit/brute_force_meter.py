@@ -163,7 +163,7 @@ def start_of(own: list[Event]) -> int:
 
 
 def video_tracks(own: list[Event], source: str | None = None) -> Iterator[tuple[int, int]]:
-    """From publishing to unpublishing, or for ever; of one source, or all."""
+    """From publishing to unpublishing, or without end; of one source, or all."""
     told = [event["track"] for event in own if event.get("track", {}).get("type") == "VIDEO"]
     sids = {track["sid"] for track in told if source is None or track.get("source") == source}
     for sid in sids:

@@ -89,7 +89,7 @@ class SimulatedLiveKit:
             yield opening
             at_ms = max(opening.close_ms, at_ms) + rng.choice([1, 1000, 30_000, 300_000])
             if opening.crashed and opening.close_ms == NEVER:
-                return  # its Redis has it for ever
+                return  # its Redis never deletes it
             if opening.crashed and crash is not None:
                 at_ms = max(at_ms, crash.back_ms + 1)
 

@@ -52,7 +52,7 @@ def within(module: str, *packages: str) -> bool:
 
 
 def forbidden_imports(name: str, tree: ast.Module) -> Iterator[str]:
-    """shared/ knows no service and no web framework; the two services know nothing of each other."""
+    """shared/ knows no service and no web framework; the two services do not import each other."""
     forbidden = {
         "shared/": ("services", "litestar"),
         "services/api/": ("services.worker", "services.cli", "services.local"),

@@ -23,7 +23,7 @@ def session(**known: Any) -> Session:
         ({}, None, T + STALE + 1, T),
         ({}, NIGHT - 1000, NIGHT, NIGHT),
         ({}, T + 60_000, NIGHT, T + 60_000),
-        # Any sign counts, whoever it came from: an event late in the session, or what reconciliation wrote into one.
+        # Any sign counts: an event late in the session, or what reconciliation wrote into one.
         ({"active_ms": T + 700}, None, NIGHT, T + 700),
         ({"sighted_ms": T + 30_000}, T + 9_000, NIGHT, T + 30_000),
         ({"tracks": {"TR": Track("VIDEO", "CAMERA", T + 5000, T + 50_000)}}, None, NIGHT, T + 50_000),

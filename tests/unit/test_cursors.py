@@ -1,4 +1,4 @@
-"""Cursors come back as they went out, to the request they came from, and anything else is refused in words."""
+"""Cursors come back as they went out, to the request they came from, and anything else is refused with a reason."""
 
 import base64
 

@@ -258,7 +258,7 @@ def test_no_event_leaves_an_empty_text_in_the_state() -> None:
 
 
 def test_a_source_that_an_event_leaves_out_takes_none_away() -> None:
-    """UNKNOWN comes after SCREEN_SHARE in the alphabet and tells nothing."""
+    """UNKNOWN comes after SCREEN_SHARE in the alphabet and says nothing about the source."""
     room, who = {"sid": "RM", "name": ROOMS[0]}, {"sid": "PA", "joinedAtMs": str(MIDNIGHT)}
     left = event("participant_left", MIDNIGHT + MINUTE, room=room, participant=who)
     shared = {"sid": "TR", "type": "VIDEO", "source": "SCREEN_SHARE"}

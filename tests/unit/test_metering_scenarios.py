@@ -69,7 +69,7 @@ def test_01_joined_lost_and_no_joining_time_known() -> None:
 
 
 def test_02_left_lost_closes_with_its_room() -> None:
-    """Naive without the room's end: open for ever, or never billed. With it, by name: see 16."""
+    """Naive without the room's end: never closed, or never billed. With it, by name: see 16."""
     joined = of("joined", NOON)
     assert naive(joined) == (0, 0)
     assert NaiveMeter([joined]).until(NOON + DAY) == DAY
@@ -85,7 +85,7 @@ def test_02_a_late_left_overrides_the_rooms_end() -> None:
 
 
 def test_03_left_before_joined() -> None:
-    """Naive: the leave finds no session and is dropped, and the join that follows stays open for ever."""
+    """Naive: the leave finds no session and is dropped, and the join that follows never ends."""
     backwards = NaiveMeter([of("left", NOON + MINUTE), of("joined", NOON)])
     assert (backwards.participant_ms, backwards.until(NOON + DAY)) == (0, DAY)
     assert billed(of("left", NOON + MINUTE), of("joined", NOON)) == (MINUTE, 0)
@@ -106,7 +106,7 @@ def test_04_aborted_and_a_joined_not_earlier(joined_ms: int) -> None:
     ids=["joined earlier", "published", "unpublished"],
 )
 def test_05_aborted_after_it_was_connected(proof: Event) -> None:
-    """Naive: an abort is no usage. But this one was connected (a failed migration): counted to the abort, and told apart.
+    """Naive: an abort is no usage. But this one was connected (a failed migration): counted to the abort, and marked.
     An unpublish is proof too: the event of its publish was lost."""
     events = (proof, of("connection_aborted", NOON + MINUTE))
     assert naive(*events) == (0, 0)
@@ -262,8 +262,8 @@ def test_16_early() -> None:
 
 
 def test_16_finished_within_the_second_of_the_join() -> None:
-    """Naive: 400 ms "before" the join, so another opening's end, and open for ever. LiveKit floors the end to its second; an
-    end in the second before is another's all the same."""
+    """Naive: 400 ms "before" the join, so another opening's end, and never closed. LiveKit floors the end to its second. An
+    end in the second before still belongs to another opening."""
     assert interval(of("joined", NOON, NOON + 400), room("finished", NOON)) == Interval(
         NOON + 400, NOON + 400, "room_finished"
     )

@@ -102,7 +102,7 @@ async def test_passwords_are_checked_a_few_at_a_time_and_not_queued_without_boun
 
 
 def test_an_ipv6_customer_counts_as_one() -> None:
-    """And those of IPv4 whose addresses come in the form of IPv6 are not all the same one."""
+    """Customers with IPv4 addresses in the form of IPv6 count separately."""
     assert subjects_of("a", "2001:db8:1:2:3:4:5:6") == subjects_of("a", "2001:db8:1:2:ffff::1")
     assert subjects_of("a", "::ffff:192.0.2.1") == subjects_of("a", "192.0.2.1")
     assert len(set(subjects_of("a", "::ffff:192.0.2.1")) & set(subjects_of("a", "::ffff:192.0.2.2"))) == 1

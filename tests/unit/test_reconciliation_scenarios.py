@@ -81,7 +81,7 @@ def test_01_every_event_lost(relay: SimulatedRelay, livekit: Scripted) -> None:
 
 
 def test_02_left_lost_and_the_room_goes_on(relay: SimulatedRelay, livekit: Scripted) -> None:
-    """Naive: open for ever. Closed at the last positive sighting, marked inferred; a real ``left`` later overrides."""
+    """Naive: never closed. Closed at the last positive sighting, marked inferred; a real ``left`` later overrides."""
     tell(relay, of("joined", NOON))
     livekit.join()
     poll(relay, 30, 60)
@@ -158,7 +158,7 @@ def test_13_an_error_is_no_absence(relay: SimulatedRelay, livekit: Scripted) -> 
 
 @pytest.mark.parametrize("room_is_served", [True, False])
 def test_13_a_ghost_is_not_believed_for_long(relay: SimulatedRelay, livekit: Scripted, room_is_served: bool) -> None:
-    """Careless: LiveKit's Redis lists ada for ever after a crash, so she is confirmed for ever."""
+    """Careless: LiveKit's Redis never stops listing ada after a crash, so she is confirmed without end."""
     tell(relay, of("joined", NOON))
     livekit.join()
     poll(relay, 30)
@@ -240,7 +240,7 @@ EGRESS = {"egressId": "EG_1", "roomName": NAME, "roomId": "RM_1", "startedAt": s
     ],
 )
 def test_19_egresses_by_type(request_of: Event, kind: str | None) -> None:
-    """Naive: a recording is one more participant, or nothing at all. It is a meter of its own, by what it records."""
+    """Naive: a recording is one more participant, or nothing at all. It is a separate meter, by what it records."""
     ended = {**EGRESS, **request_of, "endedAt": str((NOON + MINUTE) * 1_000_000), "status": "EGRESS_COMPLETE"}
     runs = [
         observe(decode_kept_event(json.dumps(one).encode()), NOON + 2 * MINUTE).run

@@ -1,4 +1,4 @@
-"""The supervisor: crashes are said and mended, a stop is orderly, nothing is left behind."""
+"""The supervisor: it reports crashes and restarts, stops in order, and leaves nothing behind."""
 
 import asyncio
 import io
