@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 import pytest
@@ -11,17 +12,28 @@ import uvicorn
 from services.api.app import create_app
 from services.api.http.serving.http_limits import HttpLimits
 from services.api.http.serving.server import server_config
+from services.local.embedded import EmbeddedServers
 from shared.infra.settings import Settings
 from shared.livekit.webhook import WebhookSigner
+from tests.conftest import fresh_database, settings_for
 
-SOON_S = 10.0
-LIMITS = HttpLimits(headers_s=0.4, request_s=0.8, sweep_s=0.05)
+SOON_S = 30.0
+# For tests that wait for a time-out. A request that arrives in one piece has a second, also on a busy machine.
+IMPATIENT = HttpLimits(headers_s=1.0, request_s=1.5, sweep_s=0.05)
+# For all others: no time-out ends within a test.
+PATIENT = HttpLimits(headers_s=600, request_s=600, write_s=600, sweep_s=0.05)
 
 
-# Headers of a webhook that may be read: what is not signed is refused before its body.
-SIGNED = b"POST /api/webhooks/livekit HTTP/1.1\r\nhost: relay\r\nauthorization: %s\r\n" % (
-    WebhookSigner("devkey", "secret").sign(b"", now_s=int(time.time())).encode()
-)
+def signed_head(length: int) -> bytes:
+    """The headers of a webhook with a body of ``length`` bytes. Without a signature the body would not be read.
+
+    Signed when a test asks: a signature is valid for five minutes, and the whole suite may take longer.
+    """
+    signature = WebhookSigner("devkey", "secret").sign(b"", now_s=int(time.time()))
+    return (
+        f"POST /api/webhooks/livekit HTTP/1.1\r\nhost: relay\r\nauthorization: {signature}\r\n"
+        f"content-length: {length}\r\n\r\n"
+    ).encode()
 
 
 class Talk(NamedTuple):
@@ -44,11 +56,12 @@ class Talk(NamedTuple):
             return await self.reader.readuntil(until)
 
 
-@pytest.fixture
-async def port(settings: Settings) -> AsyncIterator[int]:
-    server = uvicorn.Server(server_config(create_app(settings), LIMITS, port=0))
+@asynccontextmanager
+async def listening(settings: Settings, limits: HttpLimits) -> AsyncIterator[int]:
+    """The port of an API with these limits."""
+    server = uvicorn.Server(server_config(create_app(settings), limits, port=0))
     task = asyncio.create_task(server.serve())
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while not server.started:
             assert not task.done(), "the API did not start"
             await asyncio.sleep(0.01)
@@ -57,12 +70,35 @@ async def port(settings: Settings) -> AsyncIterator[int]:
     await task
 
 
-@pytest.fixture
-async def conversation(port: int) -> AsyncIterator[Talk]:
+@asynccontextmanager
+async def talking(port: int) -> AsyncIterator[Talk]:
     opened = Talk(*await asyncio.open_connection("127.0.0.1", port))
     yield opened
     opened.writer.close()
     await asyncio.gather(opened.writer.wait_closed(), return_exceptions=True)  # the server may have reset it
+
+
+@pytest.fixture(scope="module")
+async def ports(servers: EmbeddedServers, migrated_template: str) -> AsyncIterator[tuple[int, int]]:
+    """Of a patient and an impatient API, for all tests of this module: none of them changes anything."""
+    with fresh_database(servers, migrated_template) as database:
+        settings = settings_for(database, servers.redis_url)
+        async with listening(settings, PATIENT) as patient, listening(settings, IMPATIENT) as impatient:
+            yield patient, impatient
+
+
+@pytest.fixture
+async def conversation(ports: tuple[int, int]) -> AsyncIterator[Talk]:
+    """A connection that no time-out ends."""
+    async with talking(ports[0]) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def hurried(ports: tuple[int, int]) -> AsyncIterator[Talk]:
+    """A connection with short time-outs."""
+    async with talking(ports[1]) as opened:
+        yield opened
 
 
 async def trickle(conversation: Talk, text: bytes) -> None:
@@ -76,50 +112,46 @@ async def trickle(conversation: Talk, text: bytes) -> None:
 
 
 @pytest.mark.parametrize("said", [b"", b"\r\n", b"GET /heal", b"GET /healthz HTTP/1.1\r\nhost: relay\r\n"])
-async def test_headers_that_never_end(conversation: Talk, said: bytes) -> None:
-    await conversation.say(said)
-    answer = await conversation.all()
+async def test_headers_that_never_end(hurried: Talk, said: bytes) -> None:
+    await hurried.say(said)
+    answer = await hurried.all()
     assert answer.startswith(b"HTTP/1.1 408 Request timeout\r\n")
     assert b'"code":"request_timeout"' in answer
     assert b"application/problem+json" in answer
 
 
-@pytest.mark.parametrize(
-    ("begin", "drops"),
-    [
-        (b"", b"GET /healthz HTTP/1.1\r\nx: " + b"a" * 10_000),
-        (SIGNED + b"content-length: 9000\r\n\r\n", b" " * 9000),
-    ],
-)
-async def test_headers_and_bodies_that_trickle(conversation: Talk, begin: bytes, drops: bytes) -> None:
-    await conversation.say(begin)
-    trickling = asyncio.create_task(trickle(conversation, drops))
-    answer = await conversation.all()
+@pytest.mark.parametrize("part", ["headers", "body"])
+async def test_headers_and_bodies_that_trickle(hurried: Talk, part: str) -> None:
+    if part == "body":
+        await hurried.say(signed_head(9000))
+    drops = b" " * 9000 if part == "body" else b"GET /healthz HTTP/1.1\r\nx: " + b"a" * 10_000
+    trickling = asyncio.create_task(trickle(hurried, drops))
+    answer = await hurried.all()
     trickling.cancel()
     await asyncio.gather(trickling, return_exceptions=True)
     assert answer.startswith(b"HTTP/1.1 408")
 
 
-async def test_a_body_that_is_awaited_and_never_comes(conversation: Talk, caplog: pytest.LogCaptureFixture) -> None:
-    await conversation.say(SIGNED + b"content-length: 10\r\n\r\n{")
-    assert (await conversation.all()).startswith(b"HTTP/1.1 408")
+async def test_a_body_that_is_awaited_and_never_comes(hurried: Talk, caplog: pytest.LogCaptureFixture) -> None:
+    await hurried.say(signed_head(10) + b"{")
+    assert (await hurried.all()).startswith(b"HTTP/1.1 408")
     assert "Traceback" not in caplog.text
 
 
-async def test_an_empty_line_between_requests_holds_nothing_open(conversation: Talk) -> None:
-    await conversation.say(b"GET /healthz HTTP/1.1\r\nhost: relay\r\n\r\n")
-    assert b" 200 OK" in await conversation.some(b'"ok"}')
-    await conversation.say(b"\r\n")
-    assert (await conversation.all()).startswith(b"HTTP/1.1 408")
+async def test_an_empty_line_between_requests_holds_nothing_open(hurried: Talk) -> None:
+    await hurried.say(b"GET /healthz HTTP/1.1\r\nhost: relay\r\n\r\n")
+    assert b" 200 OK" in await hurried.some(b'"ok"}')
+    await hurried.say(b"\r\n")
+    assert (await hurried.all()).startswith(b"HTTP/1.1 408")
 
 
-async def test_a_quiet_connection_between_requests_is_kept(conversation: Talk) -> None:
+async def test_a_quiet_connection_between_requests_is_kept(hurried: Talk) -> None:
     for _ in range(2):
-        await conversation.say(b"GET /healthz HTTP/1.1\r\nhost: relay\r\n\r\n")
-        await conversation.some(b'"ok"}')
+        await hurried.say(b"GET /healthz HTTP/1.1\r\nhost: relay\r\n\r\n")
+        await hurried.some(b'"ok"}')
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(1.0):  # longer than either time-out
-                await conversation.reader.read(1)
+            async with asyncio.timeout(IMPATIENT.request_s + 0.5):  # longer than either time-out
+                await hurried.reader.read(1)
 
 
 async def test_headers_without_end_are_cut_off(conversation: Talk) -> None:
@@ -142,12 +174,12 @@ async def test_a_body_without_end_is_cut_off(conversation: Talk) -> None:
     sent = 0
     try:
         async with asyncio.timeout(SOON_S):
-            while sent < 100 * LIMITS.request_bytes:
+            while sent < 100 * PATIENT.request_bytes:
                 await conversation.say(b"10000\r\n" + b"x" * 65536 + b"\r\n")
                 sent += 65536
     except OSError:
         pass
-    assert sent < 20 * LIMITS.request_bytes
+    assert sent < 20 * PATIENT.request_bytes
 
 
 _SECOND = b"GET /readyz HTTP/1.1\r\nhost: relay\r\n\r\n"

@@ -185,7 +185,7 @@ async def test_livekit_does_not_know_us(settings: Settings) -> None:
     async with livekit((401, b"invalid API key")) as url:
         report = await examine(msgspec.structs.replace(settings, livekit_api_url=url))
     (finding,) = [finding for finding in report.findings if finding.check == "livekit"]
-    assert (finding.level, "refuses this instance's credentials" in finding.fact) == ("error", True)
+    assert (finding.level, "refuses the credentials of this instance" in finding.fact) == ("error", True)
 
 
 async def test_the_api_runs_with_another_secret(settings: Settings) -> None:
