@@ -45,6 +45,8 @@ async def test_a_node_that_is_lost_and_returns_costs_no_event(settings: Settings
                 outcome = await load
             finally:
                 load.cancel()
+            # The nodes that were not killed take a moment to agree that the third is back. Until then reads fail.
+            await asyncio.to_thread(cluster.wait_until_whole)
             await folded(clustered)
             await _until_counted(pool, traffic.generated, log)
             assert await metered(pool, owners) == expected(traffic.stays)

@@ -56,7 +56,7 @@ def test_livekit_starts_with_it(tmp_path: Path) -> None:
         subprocess.Popen([program], env=environment, stdout=output, stderr=output) as process,
     ):
         try:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 90
             while not answers(f"http://127.0.0.1:{port}"):
                 assert process.poll() is None, log.read_text()
                 assert time.monotonic() < deadline, log.read_text()

@@ -20,7 +20,7 @@ from services.local.data_dir import STORED
 from shared.infra.settings import inherited_environment
 from tests.ports import free_port
 
-_WITHIN_S = 60.0
+_WITHIN_S = 120.0
 _UP = """
 import asyncio, pathlib, sys
 from services.local.up import up

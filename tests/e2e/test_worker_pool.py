@@ -27,7 +27,7 @@ def test_each_worker_answers_its_probe(settings: Settings, tmp_path: Path) -> No
             command, env=environment_of(settings, WORKER_PORT=str(first)), stdout=output, stderr=output
         )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not (ready(first) and ready(first + 1)):
             assert started.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()

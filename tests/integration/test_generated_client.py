@@ -6,15 +6,17 @@ import importlib.util
 import os
 import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import httpx
 import msgspec
 import pytest
 
+from services.cli.projects import create_project
+from services.local.embedded import EmbeddedServers
 from shared.infra.ids import livekit_room
-from shared.infra.settings import Settings
 from shared.models.projects import CreatedProject
+from tests.conftest import fresh_database, settings_for
 from tests.fake_livekit import fake_livekit
 from tests.integration.conftest import key_of, serving
 
@@ -28,20 +30,36 @@ pytestmark = [
 PACKAGE = "relay_client_of_this_test"
 
 
-@pytest.fixture
-async def url(settings: Settings) -> AsyncIterator[str]:
-    async with (
-        fake_livekit() as livekit,
-        serving(msgspec.structs.replace(settings, livekit_api_url=livekit.url)) as url,
-    ):
-        yield url
+class Site(NamedTuple):
+    """An API with a LiveKit, and a project of it."""
+
+    url: str
+    project: CreatedProject
 
 
-@pytest.fixture
-async def generated(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+async def site(servers: EmbeddedServers, migrated_template: str) -> AsyncIterator[Site]:
+    with fresh_database(servers, migrated_template) as database:
+        project = await create_project(database, "acme")
+        settings = settings_for(database, servers.redis_url)
+        async with (
+            fake_livekit() as livekit,
+            serving(msgspec.structs.replace(settings, livekit_api_url=livekit.url)) as url,
+        ):
+            yield Site(url, project)
+
+
+@pytest.fixture(scope="module")
+async def generated(site: Site, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[None]:
+    """Made once for all tests: the generator takes much longer than they do."""
+    directory = tmp_path_factory.mktemp("generated")
+    # Fetched here: the generator itself waits no more than five seconds for it.
+    async with httpx.AsyncClient(base_url=site.url, trust_env=False, timeout=60) as client:
+        document = directory / "openapi.json"
+        document.write_bytes((await client.get("/openapi.json")).content)
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "openapi_python_client", "generate", "--url", f"{url}/openapi.json"),
-        *("--output-path", str(tmp_path / PACKAGE), "--meta", "none", "--fail-on-warning"),
+        *(sys.executable, "-m", "openapi_python_client", "generate", "--path", str(document)),
+        *("--output-path", str(directory / PACKAGE), "--meta", "none", "--fail-on-warning"),
         # It formats what it wrote with ruff, and warns where it finds none.
         env={**os.environ, "PATH": f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"},  # no I/O
         stdout=asyncio.subprocess.PIPE,
@@ -49,7 +67,9 @@ async def generated(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     )
     output, _ = await process.communicate()
     assert process.returncode == 0, output.decode()
-    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(directory))
+        yield
 
 
 def part(name: str) -> Any:
@@ -57,11 +77,13 @@ def part(name: str) -> Any:
 
 
 @pytest.mark.usefixtures("generated")
-async def test_mint_create_list_end(url: str, project: CreatedProject) -> None:
+async def test_mint_create_list_end(site: Site) -> None:
     models = part("models")
-    key = key_of(project)["Authorization"].removeprefix("Bearer ")
-    async with part("client").AuthenticatedClient(base_url=url, token=key, raise_on_unexpected_status=True) as client:
-        await _mint_create_list_end(client, models, project)
+    key = key_of(site.project)["Authorization"].removeprefix("Bearer ")
+    async with part("client").AuthenticatedClient(
+        base_url=site.url, token=key, raise_on_unexpected_status=True
+    ) as client:
+        await _mint_create_list_end(client, models, site.project)
 
 
 async def _mint_create_list_end(client: Any, models: Any, project: CreatedProject) -> None:
@@ -91,8 +113,8 @@ async def _mint_create_list_end(client: Any, models: Any, project: CreatedProjec
 
 
 @pytest.mark.usefixtures("generated")
-async def test_errors_are_read_too(url: str) -> None:
+async def test_errors_are_read_too(site: Site) -> None:
     body = part("models").TokenRequest(room="lobby", identity="ada")
-    async with part("client").AuthenticatedClient(base_url=url, token="sk_live_mistyped") as client:
+    async with part("client").AuthenticatedClient(base_url=site.url, token="sk_live_mistyped") as client:
         problem = await part("api.tokens.create_token").asyncio(client=client, body=body)
     assert (problem.status, problem.code) == (401, "mistyped_key")
