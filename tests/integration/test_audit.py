@@ -224,7 +224,7 @@ CORRUPTIONS = {
 
 
 @pytest.mark.parametrize("what", CORRUPTIONS)
-async def test_what_is_wrong_is_found_and_mended(pool: Pool, conn: Connection, what: str) -> None:
+async def test_wrong_rows_are_found_and_corrected(pool: Pool, conn: Connection, what: str) -> None:
     table, statement = CORRUPTIONS[what]
     before = await everything(conn)
     joined = BASE_S * 1000 + 250
@@ -256,7 +256,7 @@ async def test_a_range_looks_at_its_days_alone(pool: Pool, conn: Connection) -> 
     assert {one.table for one in await find(conn, span_of(None, DAY))} == {"session", "usage_hour"}
 
 
-async def test_days_mended_after_they_were_over_show_it(pool: Pool, conn: Connection) -> None:
+async def test_days_corrected_after_their_end_show_a_late_change(pool: Pool, conn: Connection) -> None:
     await conn.execute("DELETE FROM usage_change")
     await conn.execute("UPDATE usage_hour SET participant_ms = participant_ms + 60000 WHERE mode = 'live'")
     wrong = await conn.fetchval("SELECT count(*) FROM usage_hour WHERE mode = 'live' AND hour < $1", DAY + DAY_MS)

@@ -245,7 +245,7 @@ async def test_many_at_once_that_ask_for_another_protocol(conversation: Talk, ca
         b"CONNECT relay HTTP/1.1\r\nhost: relay\r\n\r\n",
     ],
 )
-async def test_what_is_no_http_is_told_so_like_any_other_error(conversation: Talk, said: bytes) -> None:
+async def test_malformed_http_is_answered_like_any_other_error(conversation: Talk, said: bytes) -> None:
     await conversation.say(said)
     answer = await conversation.all()
     assert answer.startswith(b"HTTP/1.1 400 Bad request\r\n")

@@ -71,7 +71,7 @@ async def beating(pool: Pool) -> None:
         await queries.beat(conn, WorkerRow("w", "host", 1, "0", now, now, None))
 
 
-async def test_all_well(settings: Settings, pool: Pool) -> None:
+async def test_a_healthy_instance_has_no_findings(settings: Settings, pool: Pool) -> None:
     await beating(pool)
     async with pool.acquire() as conn:
         await record_progress(conn, 0, SystemClock().now_ms() - 5000)
@@ -165,7 +165,7 @@ async def test_inside_a_container_the_public_address_is_another_machine(settings
         ("api", "other", {"api": "ok", "webhook address": "ok", "public address": "error"}),
     ],
 )
-async def test_internal_and_public_address_are_told_apart(
+async def test_internal_and_public_address_are_distinguished(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, internal: str, public: str, expected: dict[str, str]
 ) -> None:
     monkeypatch.setattr(

@@ -128,7 +128,7 @@ def test_many_processes_at_once(earlier: DatabaseUrl) -> None:
     assert marks(earlier) == {*known_migrations(), *EARLIER}
 
 
-def test_in_a_schema_of_its_own(empty_database: DatabaseUrl, earlier_files: Path) -> None:
+def test_in_a_separate_schema(empty_database: DatabaseUrl, earlier_files: Path) -> None:
     database = parse_database_url(empty_database.dsn + "&schema=Mixed_Case")
     apply_earlier(database, earlier_files)
     assert migrate(database) == []

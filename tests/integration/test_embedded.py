@@ -59,7 +59,7 @@ def test_data_survives_kill(directory: Path) -> None:
         client.close()
 
 
-def test_second_holder_is_told_who_and_what_to_do(directory: Path) -> None:
+def test_the_second_holder_learns_the_first_and_what_to_do(directory: Path) -> None:
     with embedded_servers(directory), pytest.raises(DataDirBusy) as refused, embedded_servers(directory):
         pass
     assert str(os.getpid()) in str(refused.value)

@@ -150,7 +150,7 @@ async def test_both_ways_answer_the_same(url: str, project: CreatedProject, sign
                 assert one.status == status
 
 
-async def test_every_answer_has_an_id_of_its_own(url: str) -> None:
+async def test_every_answer_has_a_unique_id(url: str) -> None:
     async with connected(url) as wire:
         found = set()
         for _ in range(20):
@@ -187,7 +187,7 @@ async def test_answers_come_in_the_order_of_the_requests(
 
 
 @pytest.mark.parametrize("path", [TOKENS, WEBHOOKS])
-async def test_a_client_that_asks_to_close_is_told_and_hung_up_on(
+async def test_a_connection_closes_when_its_client_asks_for_it(
     url: str, project: CreatedProject, signed: Signed, path: str
 ) -> None:
     headers, body = (key_of(project), GOOD) if path == TOKENS else (signed(b"{}"), b"{}")

@@ -168,7 +168,7 @@ async def test_what_is_made_in_postgres_is_committed_with_its_answer(pool: Pool,
     assert (unkeyed.content, await pool.fetchval("SELECT name FROM project")) == (Made(number=1), "acme!!")
 
 
-async def test_failures_of_all_connections_at_once_let_go_of_them(pool: Pool, attempt: Attempt) -> None:
+async def test_failures_of_all_connections_at_once_release_them(pool: Pool, attempt: Attempt) -> None:
     """A failed attempt is given up on another connection. If each of them held the connection that it failed on, the pool would
     stay empty."""
     size = pool.get_max_size()

@@ -62,7 +62,7 @@ def told(answer: httpx.Response) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("ask", "rate"), [(mint, "tokens_per_key"), (usage, "api_per_key")])
-async def test_a_key_is_limited_and_told_so(
+async def test_a_key_is_limited_and_the_answer_says_so(
     settings: Settings, project: CreatedProject, ask: Any, rate: str, client_of: ClientOf
 ) -> None:
     async with client_of(limited(settings, **{rate: 3})) as client:
@@ -191,7 +191,7 @@ async def test_two_processes_count_together(settings: Settings, project: Created
         await until_refused(two, project, usage, within=9)  # alone it would admit ten
 
 
-async def test_an_error_of_a_request_that_counted_tells_too(
+async def test_an_error_of_a_counted_request_has_the_headers_too(
     settings: Settings, project: CreatedProject, client_of: ClientOf
 ) -> None:
     async with client_of(limited(settings, tokens_per_key=9, api_per_key=9)) as client:

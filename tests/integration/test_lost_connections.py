@@ -49,7 +49,7 @@ async def at_once(_conn: Connection) -> AsyncIterator[None]:
     ("way", "within_s", "cancelled"),
     [(at_once, 1.0, False), (at_once, 60.0, True), (in_transaction, 1.0, False), (in_transaction, 60.0, True)],
 )
-async def test_a_query_that_hangs_lets_go_of_its_borrower(
+async def test_a_query_that_hangs_releases_its_borrower(
     pool: Pool, way: Callable[[Connection], AbstractAsyncContextManager[None]], within_s: float, cancelled: bool
 ) -> None:
     """A process that stands still takes no request to give the query up either. Left to itself asyncpg waits 30 s for that, and
@@ -75,7 +75,7 @@ async def test_a_query_that_hangs_lets_go_of_its_borrower(
     assert await pool.fetchval("SELECT 1") == 1
 
 
-async def test_a_borrower_whose_connection_is_gone_is_cancelled_all_the_same(pool: Pool) -> None:
+async def test_a_borrower_without_a_connection_can_still_be_cancelled(pool: Pool) -> None:
     """It may be busy with something else when its time is over: then it has no connection that could be cut off again. An error
     instead of the cancellation would let the task continue as if Postgres were away."""
     failures: list[dict[str, object]] = []

@@ -70,7 +70,7 @@ async def test_counts_what_was_asked(
     assert value(after, "relay_pool_connections", state="limit") > 0
 
 
-async def test_tells_what_waits(settings: Settings, pool: Pool) -> None:
+async def test_the_backlog_is_reported(settings: Settings, pool: Pool) -> None:
     redis = event_stream.connect_redis(settings.redis_url)
     long_ago = SystemClock().now_ms() - 90_000
     await event_stream.append(redis, [(0, Received(long_ago, b"{}")), (5, Received(long_ago + 1, b"{}"))])

@@ -138,7 +138,7 @@ async def test_a_failure_is_recorded_and_repeated_soon(
     assert len(counted.times) == 1
 
 
-async def test_a_fact_that_lasts_is_told_once(
+async def test_a_lasting_fact_is_logged_once(
     context: JobContext, clock: SetClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fail(_: JobContext, __: int) -> None:

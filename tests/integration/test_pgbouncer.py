@@ -72,7 +72,7 @@ def test_migrating_refuses_transaction_mode_at_once(server: Cluster, short_tmp: 
         ensure_migrated(through(port, "?schema=nowhere"))
 
 
-async def test_a_read_only_session_of_the_poolers_is_not_handed_out_for_ever(server: Cluster, short_tmp: Path) -> None:
+async def test_a_read_only_session_of_the_pooler_is_not_used_again_and_again(server: Cluster, short_tmp: Path) -> None:
     server.execute("ALTER DATABASE relay SET default_transaction_read_only = on")
     with pgbouncer(short_tmp / "read-only", server, "session") as port:
         database = through(port)

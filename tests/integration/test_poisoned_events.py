@@ -57,7 +57,7 @@ async def _differences(pool: Pool) -> list[object]:
 
 
 @pytest.mark.parametrize("what", POISON)
-async def test_one_event_stops_nobody_else(pool: Pool, project: CreatedProject, what: str) -> None:
+async def test_one_event_does_not_stop_the_others(pool: Pool, project: CreatedProject, what: str) -> None:
     name = livekit_room(project.project_id, "live", "lobby")
     poisoned, good = POISON[what](room(name)), meeting(name)
     assert 0 <= partition_of(poisoned) < 16

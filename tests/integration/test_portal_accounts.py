@@ -295,9 +295,7 @@ async def test_what_is_done_is_in_the_audit_log(new_browser: NewBrowser) -> None
 
 
 @pytest.mark.parametrize("rank", ["", "admin", "viewer"])
-async def test_who_was_removed_does_not_come_back_by_a_link_of_their_own(
-    new_browser: NewBrowser, pool: Pool, rank: str
-) -> None:
+async def test_a_removed_member_cannot_come_back_by_their_links(new_browser: NewBrowser, pool: Pool, rank: str) -> None:
     ada, bob = new_browser(), new_browser()
     await ada.sign_up("ada")
     project = await ada.create_project("acme")

@@ -43,7 +43,7 @@ async def guess(browser: Browser, times: int) -> list[int]:
 
 
 @pytest.mark.parametrize("attempts", [11, 120])
-async def test_one_address_locks_nobody_else_out(browser_at: NewBrowser, attempts: int) -> None:
+async def test_one_address_does_not_lock_out_others(browser_at: NewBrowser, attempts: int) -> None:
     await browser_at("192.0.2.1").sign_up("ada")
     assert await guess(browser_at("203.0.113.9"), attempts) == [422] * 10 + [429] * (attempts - 10)
     assert (await browser_at("198.51.100.7").sign_in("ada")).status_code == 303
@@ -67,7 +67,7 @@ async def test_many_addresses_lock_out_neither_known_browsers_nor_reset_links(
     assert (await browser_at("198.51.100.9").sign_in("ada", "another long one")).status_code == 303
 
 
-async def test_a_known_browser_may_not_guess_for_ever(browser_at: NewBrowser) -> None:
+async def test_a_known_browser_has_a_limit_of_guesses(browser_at: NewBrowser) -> None:
     known = browser_at("192.0.2.1")
     await known.sign_up("ada")
     await known.submit("/sign-out")

@@ -106,7 +106,7 @@ async def world(settings: Settings, pool: Pool, project: CreatedProject) -> Asyn
         assert [wrong.difference async for wrong in verify(conn, None, Checked(), lambda _: None)] == []
 
 
-async def test_opens_whom_no_webhook_told_of_and_confirms_the_others(world: World) -> None:
+async def test_opens_participants_without_webhooks_and_confirms_the_others(world: World) -> None:
     ada = world.joins("ada")
     await world.webhook("participant_joined", ada)
     world.joins("bob", kind=models.ParticipantInfo.Kind.AGENT)
@@ -231,7 +231,7 @@ async def test_half_of_the_rooms_failing_concludes_only_about_the_others(world: 
     assert ends == {30_000}
 
 
-async def test_a_slow_livekit_is_not_asked_for_ever(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_pass_over_a_slow_livekit_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rooms that time did not suffice for are as if they had failed, and the pass concludes about the others."""
     for number in range(60):
         world.joins(f"person-{number}", livekit_room(world.project, "live", f"room-{number}"))
@@ -295,7 +295,7 @@ async def test_lost_track_events(world: World) -> None:
     assert tuple(row or ()) == (150_000, 30_000, 0)
 
 
-async def test_the_join_that_only_a_track_told_of(world: World) -> None:
+async def test_a_join_that_only_a_track_event_reports(world: World) -> None:
     ada = world.joins("ada", kind=models.ParticipantInfo.Kind.SIP)
     ada.tracks.append(models.TrackInfo(sid="TR_1", type=models.TrackType.AUDIO))
     world.after(60)

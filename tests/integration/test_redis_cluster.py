@@ -87,7 +87,7 @@ async def test_the_doctor_names_the_node_that_is_away(clustered: Settings, clust
     assert all(finding.check == "redis cluster" and finding.advice for finding in told), told
 
 
-async def test_the_doctor_tells_a_single_redis_from_a_cluster(settings: Settings, tmp_path: Path) -> None:
+async def test_the_doctor_distinguishes_a_single_redis_from_a_cluster(settings: Settings, tmp_path: Path) -> None:
     alone = Node(tmp_path / "alone", {"cluster-enabled": "no"})
     alone.start()
     try:

@@ -145,7 +145,7 @@ async def test_a_question_is_answered_when_the_second_attempt_is(service: RoomSe
     assert [found.name for found in await service.list_rooms()] == [ROOM]
 
 
-async def test_known_limits_are_told_with_their_field(service: RoomService, livekit: FakeLiveKit) -> None:
+async def test_known_limits_are_reported_with_their_field(service: RoomService, livekit: FakeLiveKit) -> None:
     livekit.add_participant(ROOM, "ada", tracks=[{"sid": "TR_1"}])
     with pytest.raises(LiveKitRefusedInput, match="metadata is larger") as raised:
         await service.create_room(room.CreateRoomRequest(name=ROOM, metadata="m" * 600_000))

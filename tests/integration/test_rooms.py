@@ -96,7 +96,7 @@ async def test_opening_a_room_that_is_open_answers_it_as_it_is(acme: Client) -> 
     assert (again.status_code, again.json()) == (201, room)
 
 
-async def test_live_and_test_mode_have_rooms_of_their_own(
+async def test_live_and_test_mode_have_separate_rooms(
     api: httpx.AsyncClient, acme: Client, project: CreatedProject, livekit: FakeLiveKit
 ) -> None:
     test = Client(api, project, "test")
@@ -372,7 +372,7 @@ ENDPOINTS: list[tuple[str, str, Any]] = [
 ]
 
 
-async def test_livekits_failures_are_told_and_keep_their_secrets(acme: Client, livekit: FakeLiveKit) -> None:
+async def test_livekits_failures_are_reported_without_secrets(acme: Client, livekit: FakeLiveKit) -> None:
     livekit.add_participant(acme.name("lobby"), "ada", tracks=[{"sid": "TR_1"}])
     for failure, expected in (
         (Failure(500, b"Traceback: p_x__lobby", "text/plain"), (502, "livekit_failed", None)),

@@ -56,7 +56,7 @@ async def lobby(pool: Pool, project: CreatedProject) -> str:
     return name
 
 
-async def test_a_session_is_told_in_full(api: httpx.AsyncClient, project: CreatedProject, lobby: str) -> None:
+async def test_a_session_has_all_fields(api: httpx.AsyncClient, project: CreatedProject, lobby: str) -> None:
     sessions = await walk(api, "sessions", key_of(project))
     assert len(sessions) == 10
     assert [s["startedAt"] for s in sessions] == sorted((s["startedAt"] for s in sessions), reverse=True)

@@ -117,7 +117,7 @@ def test_compose_interpolates_only_what_env_example_explains() -> None:
     assert interpolated <= example_variables()
 
 
-def test_compose_publishes_nothing_beyond_this_machine_unless_it_is_told_to() -> None:
+def test_compose_publishes_nothing_beyond_this_machine_by_default() -> None:
     """Plain HTTP carries keys, and the first visitor of a new instance becomes its administrator."""
     ports = [
         port

@@ -78,7 +78,7 @@ def test_the_random_part_has_190_bits() -> None:
     assert len(set(parts)) == len(parts)
 
 
-def test_a_digest_tells_keys_apart() -> None:
+def test_different_keys_have_different_digests() -> None:
     keys = [new_key(*kind) for kind in KINDS]
     assert len({key_digest(key) for key in keys}) == len(keys)
     assert all(len(key_digest(key)) == 32 for key in keys)

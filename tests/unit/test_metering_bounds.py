@@ -133,7 +133,7 @@ def test_a_time_that_reconciliation_cannot_have_found(field: str, at_ms: int) ->
 
 
 @pytest.mark.parametrize("name", ["participant_left", "track_published", "egress_ended", "relay_participant_gone"])
-def test_nothing_that_arrives_tells_what_reconciliation_found(name: str) -> None:
+def test_arriving_events_cannot_claim_findings_of_reconciliation(name: str) -> None:
     body = {
         "event": name,
         "createdAt": NOW // 1000,

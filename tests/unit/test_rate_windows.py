@@ -71,7 +71,7 @@ def test_the_limit_is_what_gets_through() -> None:
     assert (verdict.limit, verdict.left, verdict.reset_s) == (10, 0, 60)
 
 
-def test_the_nearest_limit_is_told_and_a_refusal_costs_no_other() -> None:
+def test_the_nearest_limit_is_reported_and_a_refusal_uses_up_no_other() -> None:
     clock = SetClock()
     windows = process(Counters(), clock)
     both = [("key", 5), ("project", 8)]
@@ -106,7 +106,7 @@ def test_half_a_minute_later_half_of_the_last_minute_still_counts() -> None:
 
 
 @given(st.integers(1, 50), st.integers(0, 2 * WINDOW_MS), st.integers(0, WINDOW_MS - 1))
-def test_whoever_waits_as_told_gets_through_and_not_much_earlier(limit: int, later_ms: int, start_ms: int) -> None:
+def test_retry_after_is_long_enough_and_not_much_too_long(limit: int, later_ms: int, start_ms: int) -> None:
     clock = SetClock(START_MS + start_ms)
     windows = process(Counters(), clock)
     took(windows, clock, limit, limit)
@@ -155,7 +155,7 @@ async def test_nothing_is_counted_twice_over_the_turn_of_a_minute() -> None:
     assert took(other, clock, 100, 100) == 29
 
 
-async def test_without_redis_each_process_holds_the_limit_alone_and_tells_it_later() -> None:
+async def test_without_redis_each_process_limits_alone_and_shares_its_count_later() -> None:
     counters, clock = Counters(), SetClock()
     processes = [process(counters, clock) for _ in range(2)]
     counters.away = True

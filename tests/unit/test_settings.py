@@ -78,7 +78,7 @@ def test_a_malformed_variable_is_one_line_that_names_it(name: str, value: str) -
     assert told[0].startswith(f"{name} ")
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     assert [line.split()[0] for line in lines({"PORT": "x", "LIVEKIT_API_URL": "x"})] == [
         "DATABASE_URL", "REDIS_URL", "LIVEKIT_URL", "LIVEKIT_API_URL", "LIVEKIT_API_KEY", "LIVEKIT_API_SECRET", "AUTH_SECRET",
         "RELAY_API_URL", "PORT",

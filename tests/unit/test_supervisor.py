@@ -45,7 +45,7 @@ def script(name: str, code: str, grace_s: float = 10.0) -> Child:
     return Child(name=name, argv=(sys.executable, "-u", "-c", code), grace_s=grace_s)
 
 
-async def test_crash_is_said_and_mended() -> None:
+async def test_a_crash_is_reported_and_the_process_restarted() -> None:
     err = io.StringIO()
     async with Supervisor(err=err) as supervisor:
         await supervisor.start(sleeper("api"))

@@ -152,7 +152,7 @@ def test_shares_are_the_whole_and_nothing_gets_none(whole: int, parts: list[int]
     assert sum(parts) == 0 or all(one == 0 for one, part in zip(found, parts, strict=True) if part == 0)
 
 
-def test_media_are_meters_of_their_own_by_type() -> None:
+def test_media_are_separate_meters_by_type() -> None:
     span = Span(MIDNIGHT, MIDNIGHT + 2 * DAY_MS, "day")
     media = {
         MIDNIGHT: {("egress", "web"): MediaUsage(90_000, 30_000, 0, 1), ("egress", "track"): MediaUsage(1, 0, 0, 1)},
