@@ -13,7 +13,8 @@ import msgspec
 
 from faults import parts
 from faults.parts import ROOT, Part
-from services.cli.simulate.traffic import DayExpected, Stay, expected
+from services.cli.simulate.totals import DayExpected, expected
+from services.cli.simulate.traffic import Stay
 from shared.infra.clock import DAY_MS, rfc3339
 from shared.infra.migrations.migrate import migrate
 from shared.infra.postgres.pool import connect

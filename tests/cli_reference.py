@@ -14,7 +14,7 @@ _HEAD = """\
 # The `relay` command
 
 Every command, argument and option. `python -m tests.cli_reference` writes this page from the code, and a test compares them.
-`relay COMMAND --help` shows the usage of one command; `relay --version` prints the version.
+Run `relay COMMAND --help` for the usage of one command; `relay --version` prints the version.
 
 ## Shared options
 

@@ -1,4 +1,4 @@
-"""`relay accounts`: list the portal's accounts, and print links for people who cannot get one in the portal."""
+"""`relay accounts`: list the portal's accounts, and print links for sign-up and new passwords."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -18,14 +18,14 @@ accounts = group("accounts", "List and invite users of the portal.")
 
 
 async def invitation_link(settings: Settings, note: str) -> str:
-    """A link with which one person creates an account."""
+    """Create a link with which one person creates an account."""
     async with transaction(settings.database) as conn:
         secret = await service.invite(conn, service.COMMAND_LINE, "sign_up", datetime.now(UTC), note=note)
     return _link(settings, secret)
 
 
 async def password_link(settings: Settings, email: str) -> str:
-    """A link with which the holder of an account sets a new password. Raises ``AccountNotFound``."""
+    """Create a link that sets a new password for an account. Raises ``AccountNotFound``."""
     async with transaction(settings.database) as conn:
         found = await queries.credentials(conn, email)
         if found is None:
@@ -39,7 +39,7 @@ async def password_link(settings: Settings, email: str) -> str:
 
 
 async def list_accounts(database: DatabaseUrl) -> list[dict[str, object]]:
-    """Every account, as `--json` prints it."""
+    """List every account in the form that `--json` prints."""
     async with transaction(database) as conn:
         found = await queries.list_accounts(conn)
     return [
@@ -65,7 +65,7 @@ def listing(invocation: Invocation) -> int:
     if invocation.json:
         print_json(found)
     elif not found:
-        print("No account yet: the first person to open the portal creates one.")
+        print("No account yet. The first person who opens the portal creates the administrator's account.")
     else:
         rows = [
             [
@@ -76,7 +76,7 @@ def listing(invocation: Invocation) -> int:
             ]
             for account in found
         ]
-        print_table(["E-MAIL", "", "STATE", "NAME"], rows)
+        print_table(["E-MAIL", "ROLE", "STATE", "NAME"], rows)
     return 0
 
 
@@ -88,7 +88,7 @@ def invite(invocation: Invocation, note: str) -> int:
 
 @command(
     "password",
-    "Print a link with which somebody sets a new password.",
+    "Print a link with which the holder of an account sets a new password.",
     more="EMAIL is the address of the account.",
     of=accounts,
     json=True,

@@ -1,4 +1,4 @@
-"""`relay completion`: scripts with which a shell completes commands and options."""
+"""`relay completion`: print a script with which a shell completes commands and options."""
 
 import click
 from click.shell_completion import get_completion_class

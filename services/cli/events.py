@@ -1,4 +1,4 @@
-"""`relay events`: events the meter set aside, because it could not use them."""
+"""`relay events`: list, replay and delete events that the meter could not use."""
 
 import asyncio
 import time
@@ -30,7 +30,10 @@ class SetAsideItem(Wire):
 
 
 class SetAsideList(Wire):
-    """A page of events. ``counts`` is of all, by reason. ``next_before`` continues the list and is null at its end."""
+    """A page of events.
+
+    ``counts`` counts all events that are set aside, by reason. ``next_before`` continues the list and is null at its end.
+    """
 
     counts: dict[str, int]
     events: list[SetAsideItem]
@@ -38,7 +41,7 @@ class SetAsideList(Wire):
 
 
 async def list_set_aside(database: DatabaseUrl, reason: str | None, before: int | None, limit: int) -> SetAsideList:
-    """The newest events with an id below ``before``, at most ``limit`` of them."""
+    """List the newest events with an id below ``before``, at most ``limit`` of them."""
     async with transaction(database) as conn:
         counts = await queries.count_set_aside(conn)
         page = await queries.page_of_set_aside(conn, reason=reason, before_id=before, limit=limit + 1)
@@ -60,7 +63,10 @@ def _item(event: SetAsideEvent) -> SetAsideItem:
 
 
 async def replay_events(database: DatabaseUrl, ids: list[int], reason: str | None) -> int:
-    """Give these events to the worker again; without ids all, or all of a reason. Returns the number."""
+    """Return events to the worker: those with these ids, or else all, or all of one reason.
+
+    Returns their number.
+    """
     now_ms = time.time_ns() // 1_000_000
     async with transaction(database) as conn:
         if not ids:
@@ -70,7 +76,7 @@ async def replay_events(database: DatabaseUrl, ids: list[int], reason: str | Non
 
 
 async def dismiss_events(database: DatabaseUrl, ids: list[int]) -> int:
-    """Delete these events for good. Returns the number."""
+    """Delete these events permanently. Returns their number."""
     async with transaction(database) as conn:
         await set_aside.dismiss(conn, ids)
     return len(set(ids))
@@ -80,7 +86,7 @@ async def dismiss_events(database: DatabaseUrl, ids: list[int]) -> int:
 @click.option("--reason", type=Text(), help="List events of this reason only.")
 @click.option("--limit", type=Whole(1, 1000), default=50, help="Number of events.")
 @click.option("--before", type=_ID, metavar="ID", help="Continue a list below this id.")
-@click.option("--bodies", is_flag=True, help="Print what LiveKit sent too.")
+@click.option("--bodies", is_flag=True, help="Also print what LiveKit sent.")
 def listing(invocation: Invocation, reason: str | None, limit: int, before: int | None, bodies: bool) -> int:
     found = asyncio.run(list_set_aside(database_of(invocation), reason, before, limit))
     if invocation.json:
@@ -95,13 +101,13 @@ def listing(invocation: Invocation, reason: str | None, limit: int, before: int 
         if bodies:
             print(f"    {event.body}")
     if found.next_before is not None:
-        print(f"older ones: --before {found.next_before}")
+        print(f"older events: add --before {found.next_before}")
     return 0
 
 
 @command(
     "replay",
-    "Give events that were set aside to the worker again.",
+    "Return events that were set aside to the worker.",
     more="`relay events set-aside` shows each ID.",
     of=events,
     json=True,
@@ -118,13 +124,16 @@ def replay(invocation: Invocation, ids: tuple[int, ...], everything: bool, reaso
     if invocation.json:
         print_json({"replayed": count})
     else:
-        print(f"given to the worker again: {count}; events that still cannot be metered are set aside again")
+        print(
+            f"{count} event{'s' if count != 1 else ''} returned to the worker;"
+            " those that still cannot be metered are set aside again"
+        )
     return 0
 
 
 @command(
     "dismiss",
-    "Delete events that were set aside, for good.",
+    "Delete events that were set aside. They cannot be restored.",
     more="`relay events set-aside` shows each ID.",
     of=events,
     json=True,

@@ -9,8 +9,8 @@ from shared.errors import RelayError, SettingsInvalid
 
 FAILED = 1
 WRONG_USAGE = 2
-NO_TABLES = "the database has no tables yet, or those of an older Relay; run `relay migrate`"
-UNREACHABLE = "the database cannot be reached. Is `relay up` running, or DATABASE_URL set to the right place?"
+NO_TABLES = "the database has no tables, or those of an older Relay. Run `relay migrate`"
+UNREACHABLE = "the database cannot be reached. Start `relay up`, or correct DATABASE_URL"
 
 
 class Failure(NamedTuple):
@@ -25,7 +25,7 @@ class Failure(NamedTuple):
 
 
 class DocumentEnded(Exception):
-    """A command failed after it began its JSON document. The document holds the failure already."""
+    """A command failed inside its JSON document, which holds the failure already."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__("\n".join(failure.lines))
@@ -33,7 +33,7 @@ class DocumentEnded(Exception):
 
 
 def failure_of(error: BaseException) -> Failure | None:
-    """What to tell about ``error``; None for an error that nobody foresaw."""
+    """Return the message and the exit code for ``error``, or None if it is unexpected."""
     if isinstance(error, DocumentEnded):
         return error.failure
     if isinstance(error, click.UsageError):
@@ -46,8 +46,8 @@ def failure_of(error: BaseException) -> Failure | None:
 
 
 def _database(error: BaseException) -> Failure | None:
-    # A driver that is not loaded raised nothing, and loading it only to ask would slow down every call.
-    # psycopg is never loaded without asyncpg.
+    # If asyncpg is not loaded, the error is not from a database: psycopg is never loaded without it.
+    # An import here would slow down every command.
     asyncpg = sys.modules.get("asyncpg")
     if asyncpg is not None:
         if isinstance(error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError):
@@ -64,9 +64,9 @@ def _database(error: BaseException) -> Failure | None:
 
 
 def _usage(error: click.UsageError) -> list[str]:
-    """What is wrong, and where to read about it."""
+    """Return what is wrong, and where the usage is described."""
     path = error.ctx.command_path if error.ctx is not None else "relay"
-    return [_what(error), f"`{path} --help` shows the usage"]
+    return [_what(error), f"run `{path} --help` for its usage"]
 
 
 def _what(error: click.UsageError) -> str:
@@ -94,5 +94,5 @@ def _suggestion(possibilities: list[str] | None) -> str:
 
 
 def _as_clause(message: str) -> str:
-    """A sentence of click's in the form of our own messages."""
+    """Put a sentence of click's into the form of our own messages."""
     return message[:1].lower() + message[1:].removesuffix(".")

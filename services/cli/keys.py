@@ -27,8 +27,10 @@ async def create_key(
     name: str,
     lifetime: timedelta | None = None,
 ) -> NewKey:
-    """Create a key that expires after ``lifetime``, or never with None. Raises ``ProjectNotFound`` and what
-    ``shared.keys.create_key`` does."""
+    """Create a key that expires after ``lifetime``, or never if that is None.
+
+    Raises ``ProjectNotFound`` and the errors of ``shared.keys.service.create_key``.
+    """
     now = datetime.now(UTC)
     async with transaction(database) as conn:
         expires_at = None if lifetime is None else now + lifetime
@@ -40,7 +42,10 @@ async def create_key(
 
 
 async def rotate_key(database: DatabaseUrl, key_id: str, grace: timedelta = service.DEFAULT_GRACE) -> NewKey:
-    """Replace a key; both work for ``grace``. Raises what ``shared.keys.rotate_key`` does."""
+    """Replace a key. Both keys work for ``grace``.
+
+    Raises the errors of ``shared.keys.service.rotate_key``.
+    """
     async with transaction(database) as conn:
         now = datetime.now(UTC)
         created = await service.rotate_key(conn, key_id, now, grace=grace, created_by=CREATED_BY)
@@ -49,7 +54,7 @@ async def rotate_key(database: DatabaseUrl, key_id: str, grace: timedelta = serv
 
 
 async def list_keys(database: DatabaseUrl, project_id: str | None) -> list[KeyInfo]:
-    """Keys of one project, or of all. Raises ``ProjectNotFound``."""
+    """List the keys of one project, or of all. Raises ``ProjectNotFound``."""
     async with transaction(database) as conn:
         return await service.list_keys(conn, project_id)
 
@@ -73,11 +78,11 @@ async def revoke_key_and_made(database: DatabaseUrl, key_id: str) -> list[KeyInf
     return revoked
 
 
-@command("create", "Create a key, which is shown only now.", of=keys, json=True)
+@command("create", "Create a key. It is shown only once, now.", of=keys, json=True)
 @click.option("--project", type=Text(), required=True, metavar="ID", help="Project; see `relay projects list`.")
 @click.option("--mode", type=click.Choice(get_args(Mode)), default="live", help="Mode of the key.")
 @click.option("--type", "key_type", type=click.Choice(get_args(KeyType)), default="secret", help="Type of the key.")
-@click.option("--name", type=Text(), default="default", help="Name by which people tell keys apart.")
+@click.option("--name", type=Text(), default="default", help="Name that tells people which key this is.")
 @click.option("--expires", type=Duration(), metavar="TIME", help="Time until the key expires.")
 def create(
     invocation: Invocation, project: str, mode: Mode, key_type: KeyType, name: str, expires: timedelta | None
@@ -93,7 +98,7 @@ def listing(invocation: Invocation, project: str | None) -> int:
     if invocation.json:
         print_json(found)
     elif not found:
-        print("No keys yet. Make one with `relay keys create --project ID`.")
+        print("No key yet. Create one with `relay keys create --project ID`.")
     else:
         now = datetime.now(UTC)
         rows = [
@@ -102,19 +107,19 @@ def listing(invocation: Invocation, project: str | None) -> int:
             for k in found
         ]  # fmt: skip
         print_table(
-            ["KEY ID", "PROJECT", "KEY", "STATE", "EXPIRES", "LAST USED", "MADE BY", "REPLACED BY", "NAME"], rows
+            ["KEY ID", "PROJECT", "KEY", "STATE", "EXPIRES", "LAST USED", "CREATED BY", "REPLACED BY", "NAME"], rows
         )
     return 0
 
 
 @command(
     "revoke",
-    "Stop a key from working, everywhere within a second.",
+    "Revoke a key. Every process refuses it within a second.",
     more="`relay keys list` shows the KEY_ID.",
     of=keys,
     json=True,
 )
-@click.option("--and-made", is_flag=True, help="Revoke every key that was made with it over the API too.")
+@click.option("--and-made", is_flag=True, help="Also revoke every key that was created with it over the API.")
 @click.argument("key_id", metavar="KEY_ID", type=Text())
 def revoke(invocation: Invocation, key_id: str, and_made: bool) -> int:
     database = database_of(invocation)
@@ -129,7 +134,11 @@ def revoke(invocation: Invocation, key_id: str, and_made: bool) -> int:
 
 
 @command(
-    "rotate", "Replace a key; both work for a while.", more="`relay keys list` shows the KEY_ID.", of=keys, json=True
+    "rotate",
+    "Replace a key. The old key still works for a while.",
+    more="`relay keys list` shows the KEY_ID.",
+    of=keys,
+    json=True,
 )
 @click.option(
     "--grace",
@@ -152,7 +161,7 @@ def _print_new_key(invocation: Invocation, key: NewKey) -> int:
         print_json(key)
     else:
         until = f", until {key.expires_at:%F %T} UTC" if key.expires_at else ""
-        print(f"{key.key}\nKey {key.key_id} ({key.mode}, {key.type}{until}); its secret is shown only now.")
+        print(f"{key.key}\nKey {key.key_id} ({key.mode}, {key.type}{until}); it is shown only once, now.")
     return 0
 
 

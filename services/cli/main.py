@@ -19,11 +19,11 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else list(argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # for characters that the terminal's encoding does not have
+            stream.reconfigure(errors="backslashreplace")  # for characters that the terminal's encoding lacks
     invocation = Invocation()
     try:
         code = _run(arguments, invocation)
-        sys.stdout.flush()  # raises here if the reader is gone
+        sys.stdout.flush()  # raises here if the reader has ended
         return code
     except BrokenPipeError:
         # The reader of a pipe, such as `head`, has ended. Python would fail again when it flushes at exit.
@@ -36,8 +36,8 @@ def main(argv: list[str] | None = None) -> int:
         if failure is None:
             raise
         print_error(*failure.lines)
-        asked = invocation.json or (isinstance(error, click.UsageError) and _asks_for_json(arguments))
-        if asked and not isinstance(error, DocumentEnded):
+        wants_json = invocation.json or (isinstance(error, click.UsageError) and _has_json_flag(arguments))
+        if wants_json and not isinstance(error, DocumentEnded):
             print_json({"error": failure.document()})
         return failure.exit_code
 
@@ -46,17 +46,17 @@ def _run(arguments: list[str], invocation: Invocation) -> int:
     try:
         with relay.make_context("relay", arguments, obj=invocation) as context:
             return int(relay.invoke(context) or 0)
-    except click.exceptions.Exit as end:  # of --help and --version
+    except click.exceptions.Exit as end:  # raised by --help and --version
         return end.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         if error.ctx is None or invocation.json:
-            raise click.UsageError("name a command", error.ctx) from None
+            raise click.UsageError("a command is required", error.ctx) from None
         click.echo(error.ctx.get_help())
         return WRONG_USAGE
 
 
-def _asks_for_json(arguments: list[str]) -> bool:
-    """Whether ``--json`` stands on a command line that cannot be parsed."""
+def _has_json_flag(arguments: list[str]) -> bool:
+    """Whether a command line that cannot be parsed contains ``--json``."""
     return "--json" in arguments[: arguments.index("--") if "--" in arguments else None]
 
 

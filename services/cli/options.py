@@ -1,4 +1,4 @@
-"""The parts commands are declared with: command classes, shared options and types of values.
+"""Command classes, shared options and types of values, with which commands are declared.
 
 Every call of `relay` loads this module, so it imports nothing that is slow to load.
 """
@@ -21,14 +21,14 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True}
 
 @dataclass
 class Invocation:
-    """The values of the shared options, before or after the command's name."""
+    """The values of the shared options, given before or after the command's name."""
 
     data_dir: Path | None = None
     json: bool = False
 
 
 class RelayCommand(click.Command):
-    """A command that refuses a shared option it does not have, where that stands before its name."""
+    """A command that refuses a shared option before its name, if it does not have that option."""
 
     def invoke(self, ctx: click.Context) -> Any:
         given, own = ctx.ensure_object(Invocation), {param.name for param in self.params}
@@ -46,7 +46,7 @@ class RelayGroup(click.Group):
 
 
 def group(name: str, summary: str) -> RelayGroup:
-    """An empty group of commands. Called without a command it prints its help."""
+    """Create an empty group of commands. A call without a command prints its help."""
     return RelayGroup(name, short_help=summary, help=summary, context_settings=CONTEXT)
 
 
@@ -59,9 +59,10 @@ def command(
     json: bool = False,
     data_dir: bool = True,
 ) -> Callable[[Callable[..., int]], RelayCommand]:
-    """Declare a command. Its function takes the `Invocation`, then the parameters, and returns the exit code.
+    """Declare a command by its function, which returns the exit code.
 
-    Its help is ``summary`` and ``more``. With ``of`` it becomes a command of that group.
+    The function takes the `Invocation`, then the parameters. The help text is ``summary`` and ``more``. ``of`` is the group
+    that the command belongs to.
     """
 
     def declare(function: Callable[..., int]) -> RelayCommand:
@@ -81,7 +82,7 @@ def command(
 
 
 def data_dir_option(function: F) -> F:
-    """`--data-dir`, stored in the `Invocation`."""
+    """Add `--data-dir`, stored in the `Invocation`."""
     return click.option(
         "--data-dir",
         type=FilePath(),
@@ -93,7 +94,7 @@ def data_dir_option(function: F) -> F:
 
 
 def json_option(function: F) -> F:
-    """`--json`, stored in the `Invocation`."""
+    """Add `--json`, stored in the `Invocation`."""
     return click.option(
         "--json",
         is_flag=True,
@@ -127,7 +128,7 @@ class Text(click.ParamType[str]):
 
 
 class FilePath(click.ParamType[Path]):
-    """A path, which need not exist. The shell completes it."""
+    """A path, which may not exist. The shell completes it."""
 
     name = "path"
 
@@ -160,7 +161,7 @@ class Whole(click.ParamType[int]):
         return number
 
     def limits(self) -> str:
-        """The limits in words; empty without any."""
+        """Return the limits in words, or an empty text without limits."""
         return "" if self.low is None else f"from {self.low} to {self.high}"
 
 
@@ -182,7 +183,7 @@ class Number(click.ParamType[float]):
         return number
 
     def limits(self) -> str:
-        """The limits in words."""
+        """Return the limits in words."""
         return f"from {self.low:.10g} to {self.high:.10g}"
 
 

@@ -1,11 +1,11 @@
-"""How commands print: one JSON document, a table, or an error."""
+"""Prints JSON documents, tables and errors for all commands."""
 
 import sys
 
 
 def print_json(value: object) -> None:
     """Print ``value`` as the one JSON document of a command."""
-    import msgspec  # slow to load, and `relay --help` does without
+    import msgspec  # slow to load, and `relay --help` does not need it
 
     print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 

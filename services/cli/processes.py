@@ -17,14 +17,14 @@ def up(invocation: Invocation, port: int | None, host: str) -> int:
     return asyncio.run(run_all(invocation.data_dir or default_data_dir(), port, host))
 
 
-@command("api", "Run one API process, set up from the environment.", data_dir=False)
+@command("api", "Run one API process, with settings from the environment.", data_dir=False)
 def api(_: Invocation) -> int:
     from services.api.main import run
 
     return run()
 
 
-@command("worker", "Run workers, set up from the environment.", data_dir=False)
+@command("worker", "Run workers, with settings from the environment.", data_dir=False)
 @click.option("--processes", type=Whole(1, 1000), default=1, help="Number of worker processes.")
 def worker(_: Invocation, processes: int) -> int:
     from services.local.worker_pool import run_workers
@@ -32,7 +32,7 @@ def worker(_: Invocation, processes: int) -> int:
     return asyncio.run(run_workers(processes))
 
 
-@command("migrate", "Apply the migrations of the database and stop.")
+@command("migrate", "Apply the database migrations, then stop.")
 def migrate(invocation: Invocation) -> int:
     from services.cli.instance import database_of
     from shared.infra.migrations.startup import migrate_when_ready

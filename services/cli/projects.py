@@ -22,7 +22,7 @@ projects = group("projects", "Create, list, rename, archive and restore projects
 
 @asynccontextmanager
 async def transaction(database: DatabaseUrl) -> AsyncIterator[Connection]:
-    """A new connection in one transaction, for one command."""
+    """Open a connection and a transaction for one command."""
     conn = await connect(database, "relay cli")
     try:
         async with conn.transaction():
@@ -41,13 +41,13 @@ async def create_project(database: DatabaseUrl, name: str) -> CreatedProject:
 
 
 async def list_projects(database: DatabaseUrl, *, archived: bool = False) -> list[Project]:
-    """Projects in the order of their creation; with ``archived`` those too."""
+    """List projects in the order of their creation. ``archived`` includes archived ones."""
     async with transaction(database) as conn:
         return await queries.list_projects(conn, archived=archived)
 
 
 async def rename_project(database: DatabaseUrl, project_id: str, name: str) -> Project:
-    """Give a project another name. Raises ``ProjectNotFound``, ``InvalidRequest``."""
+    """Rename a project. Raises ``ProjectNotFound``, ``InvalidRequest``."""
     async with transaction(database) as conn:
         return await _recorded(conn, "project_renamed", await service.rename_project(conn, project_id, name))
 
@@ -72,7 +72,7 @@ async def _recorded(conn: Connection, action: str, project: Project) -> Project:
 
 @command(
     "create",
-    "Create a project and its keys, which are shown only now.",
+    "Create a project and its keys. The keys are shown only once, now.",
     more="NAME has 1 to 200 characters.",
     of=projects,
     json=True,
@@ -83,19 +83,19 @@ def create(invocation: Invocation, name: str) -> int:
     if invocation.json:
         print_json(project)
         return 0
-    print(f"{project.name}: project {project.project_id}. Its keys, shown only now:")
+    print(f"{project.name}: project {project.project_id}. Its keys are shown only once, now:")
     print_table(["MODE", "TYPE", "KEY"], [[key.mode, key.type, key.key] for key in project.keys])
     return 0
 
 
 @command("list", "List projects.", of=projects, json=True)
-@click.option("--archived", is_flag=True, help="List archived projects too.")
+@click.option("--archived", is_flag=True, help="Also list archived projects.")
 def listing(invocation: Invocation, archived: bool) -> int:
     found = asyncio.run(list_projects(database_of(invocation), archived=archived))
     if invocation.json:
         print_json(found)
     elif not found:
-        print("No project yet. Make one with `relay projects create NAME`.")
+        print("No project yet. Create one with `relay projects create NAME`.")
     else:
         rows = [
             [p.project_id, f"{p.created_at:%F %T}", "archived" if p.archived_at else "active", p.name] for p in found
@@ -106,7 +106,7 @@ def listing(invocation: Invocation, archived: bool) -> int:
 
 @command(
     "rename",
-    "Give a project another name.",
+    "Rename a project.",
     more="`relay projects list --archived` shows the PROJECT_ID.",
     of=projects,
     json=True,
@@ -120,7 +120,7 @@ def rename(invocation: Invocation, project_id: str, name: str) -> int:
 
 @command(
     "archive",
-    "Stop all keys of a project; its usage stays.",
+    "Stop all keys of a project. Its usage stays.",
     more="`relay projects list --archived` shows the PROJECT_ID.",
     of=projects,
     json=True,
@@ -135,7 +135,7 @@ def archive(invocation: Invocation, project_id: str) -> int:
 
 @command(
     "restore",
-    "Undo `archive`: the keys work again.",
+    "Undo `archive`. The keys work again.",
     more="`relay projects list --archived` shows the PROJECT_ID.",
     of=projects,
     json=True,

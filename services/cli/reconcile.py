@@ -1,4 +1,4 @@
-"""`relay reconcile`: one pass against LiveKit, now."""
+"""`relay reconcile`: compare the meter with LiveKit once, now."""
 
 import asyncio
 
@@ -17,20 +17,20 @@ from shared.models.livekit_event import LiveKitEvent
 from shared.models.wire import Wire
 from shared.operations.queries import periodic as periodic_queries
 
-# A pass takes seconds; a worker's own is over by then, or it is stuck.
+# A pass takes seconds. A worker's pass that takes longer than this is stuck.
 WAIT_S = 60.0
 _POLL_S = 0.5
 
 
 class AlreadyReconciling(RelayError):
-    """A worker's pass has been under way for too long."""
+    """A worker's own pass did not end in time."""
 
     def __init__(self) -> None:
-        super().__init__(f"a worker has been reconciling for over {WAIT_S:.0f} s; look at its log")
+        super().__init__(f"a worker has been reconciling for over {WAIT_S:.0f} s; read its log")
 
 
 class Change(Wire):
-    """Something that was put right. ``event``: as it is kept among the events."""
+    """One correction. ``event`` is the name under which it is stored among the events."""
 
     event: str
     project_id: str
@@ -42,7 +42,7 @@ class Change(Wire):
 
 
 class Result(Wire):
-    """What the pass found, in numbers, and each change. ``duration_ms``: of the whole pass."""
+    """The counts and the changes of one pass. ``duration_ms`` is the time of the whole pass."""
 
     duration_ms: int
     rooms: int
@@ -57,7 +57,10 @@ class Result(Wire):
 
 
 async def run_once(settings: Settings) -> Result:
-    """Waits for a worker's pass that is under way. Raises a ``LiveKitError`` or ``AlreadyReconciling``."""
+    """Run one pass, after a worker's pass that is running has ended.
+
+    Raises a ``LiveKitError`` or ``AlreadyReconciling``.
+    """
     clock = SystemClock()
     service = RoomService(settings.livekit_api_url, settings.livekit_api_key, settings.livekit_api_secret, clock)
     async with create_pool(settings.database, "relay cli", max_size=3) as pool, pool.acquire() as conn, service:
@@ -104,23 +107,23 @@ def _change(event: LiveKitEvent) -> Change:
     )
 
 
-_SAYS = {
-    "relay_participant_seen": "is there; now counted as LiveKit says",
-    "relay_participant_gone": "is gone; counted up to the last confirmation",
-    "relay_track_gone": "publishes this track no more",
-    "relay_egress_seen": "egress runs; now counted",
-    "relay_egress_gone": "egress is over; counted up to the last confirmation",
-    "relay_ingress_seen": "ingress runs; now counted",
-    "relay_ingress_gone": "ingress is over; counted up to the last confirmation",
+_CHANGE_TEXTS = {
+    "relay_participant_seen": "is connected; counted from now on",
+    "relay_participant_gone": "has left; counted up to the last confirmation",
+    "relay_track_gone": "no longer publishes this track",
+    "relay_egress_seen": "egress is running; counted from now on",
+    "relay_egress_gone": "egress has ended; counted up to the last confirmation",
+    "relay_ingress_seen": "ingress is running; counted from now on",
+    "relay_ingress_gone": "ingress has ended; counted up to the last confirmation",
 }
 
 
 def describe(result: Result) -> list[str]:
-    """The result in lines for a reader."""
+    """Format the result as lines of text."""
     lines = [
         f"{change.project_id} {change.mode} {change.room}: {change.identity or change.sid} "
         + (f"({change.track_sid}) " if change.track_sid else "")
-        + _SAYS.get(change.event, change.event)
+        + _CHANGE_TEXTS.get(change.event, change.event)
         for change in result.changes
     ]
     lines.append(
@@ -128,15 +131,17 @@ def describe(result: Result) -> list[str]:
         f" {result.confirmed} confirmed, {result.opened} opened, {result.corrected} corrected, {result.closed} closed"
     )
     if result.rooms_failed:
-        lines.append(f"{result.rooms_failed} rooms could not be asked; nothing was concluded about them")
+        lines.append(f"{result.rooms_failed} rooms could not be checked; nothing was changed in them")
     if result.unproven:
-        lines.append(f"{result.unproven} participants are listed, but no node answers for them; they stopped counting")
+        lines.append(
+            f"{result.unproven} participants are listed by LiveKit, but no node has them; they are no longer counted"
+        )
     return lines
 
 
 @command("reconcile", "Compare the meter with LiveKit once and correct it.", json=True)
 def reconcile(invocation: Invocation) -> int:
-    database_of(invocation)  # its message is clearer than that of the settings if no Relay runs here
+    database_of(invocation)  # if no Relay runs here, this message is clearer than the one of the settings
     result = asyncio.run(run_once(settings_of(invocation)))
     if invocation.json:
         print_json(result)

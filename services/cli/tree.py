@@ -7,15 +7,15 @@ import click
 from services.cli.options import CONTEXT, Invocation, RelayGroup, data_dir_option, json_option
 from shared.infra.version import VERSION
 
-# The scripts of `relay completion` set it and call `relay` to ask for completions.
+# The scripts of `relay completion` set this variable and call `relay` to ask for completions.
 COMPLETION_VARIABLE = "_RELAY_COMPLETE"
-# Name, module, summary. In the module the command bears its name.
+# Name, module, summary. The module exports the command under the same name.
 _COMMANDS = (
     ("up", "processes", "Run everything on this machine, with embedded Postgres and Redis."),
-    ("api", "processes", "Run one API process, set up from the environment."),
-    ("worker", "processes", "Run workers, set up from the environment."),
-    ("migrate", "processes", "Apply the migrations of the database and stop."),
-    ("doctor", "doctor.cli", "Check the configuration and what runs, and say what to do."),
+    ("api", "processes", "Run one API process, with settings from the environment."),
+    ("worker", "processes", "Run workers, with settings from the environment."),
+    ("migrate", "processes", "Apply the database migrations, then stop."),
+    ("doctor", "doctor.cli", "Check the configuration and the running parts, and advise."),
     ("projects", "projects", "Create, list, rename, archive and restore projects."),
     ("keys", "keys", "Create, list, rotate and revoke API keys."),
     ("accounts", "accounts", "List and invite users of the portal."),
@@ -29,7 +29,7 @@ _COMMANDS = (
 
 
 class Deferred(click.Command):
-    """Stands for a command in lists until it is called."""
+    """Placeholder of a command in lists, until the command is called."""
 
     def __init__(self, name: str, module: str, summary: str) -> None:
         super().__init__(name, short_help=summary, help=summary)
@@ -43,7 +43,7 @@ class Deferred(click.Command):
 
 
 class Root(RelayGroup):
-    """The group at the top. Help and completion of names load no command's module."""
+    """The top group. Its help and the completion of names load no command's module."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         bare = not args
@@ -60,7 +60,7 @@ class Root(RelayGroup):
 
 
 def _complete(ctx: click.Context, _: click.Parameter, instruction: str | None) -> None:
-    """Answer a shell that asks for completions."""
+    """Print completions and exit, if a shell asks for them."""
     if instruction is None or ctx.resilient_parsing:
         return
     from click.shell_completion import shell_complete
@@ -82,7 +82,7 @@ def _complete(ctx: click.Context, _: click.Parameter, instruction: str | None) -
     "--complete", envvar=COMPLETION_VARIABLE, hidden=True, is_eager=True, expose_value=False, callback=_complete
 )
 def relay() -> None:
-    """Accept the shared options; the command does the rest."""
+    """Accept the shared options. The command does the rest."""
 
 
 for _name, _module, _summary in _COMMANDS:

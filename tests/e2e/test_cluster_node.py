@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from services.cli.projects import create_project
-from services.cli.simulate.traffic import expected
+from services.cli.simulate.totals import expected
 from shared.infra.postgres.pool import Pool, create_pool
 from shared.infra.settings import Settings
 from tests.e2e.balanced_load import drive

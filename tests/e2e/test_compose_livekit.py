@@ -42,7 +42,7 @@ def test_the_doctor_finds_nothing_to_change(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(configuration()), encoding="utf-8")
     findings = check_livekit_config(path, load_settings({**demo(), **stores}))
     # LiveKit reaches Relay by the proxy's name, people by localhost.
-    assert [(finding.level, "RELAY_API_URL would make it" in finding.fact) for finding in findings] == [("note", True)]
+    assert [(finding.level, "by RELAY_API_URL it would be" in finding.fact) for finding in findings] == [("note", True)]
 
 
 def test_livekit_starts_with_it(tmp_path: Path) -> None:

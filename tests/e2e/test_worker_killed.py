@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 from services.cli.projects import create_project
-from services.cli.simulate.traffic import Event, expected
+from services.cli.simulate.totals import expected
+from services.cli.simulate.traffic import Event
 from shared.infra.postgres.pool import Pool, create_pool
 from shared.infra.redis import event_stream
 from shared.infra.redis.doorbell import create_broker, wake

@@ -71,7 +71,7 @@ async def test_the_doctor_looks_into_each_node(clustered: Settings, cluster: Clu
             "error",
             "set `appendonly yes` and `appendfsync always`",
         ),
-        third + "a full Redis throws away events that wait": ("error", "set `maxmemory-policy noeviction`"),
+        third + "when Redis is full, it deletes waiting events": ("error", "set `maxmemory-policy noeviction`"),
     }
     streams = event_stream.connect_streams(clustered)
     assert await event_stream.is_durable(streams) is False

@@ -8,7 +8,7 @@ import pytest
 from services.cli.projects import create_project
 from services.cli.simulate.cli import TrafficOptions, simulate
 from services.cli.simulate.run import Traffic, plan
-from services.cli.simulate.traffic import DayExpected, expected
+from services.cli.simulate.totals import DayExpected, expected
 from services.worker.drain import AT_ONCE, drain_partition
 from shared.infra.clock import DAY_MS, rfc3339
 from shared.infra.postgres.pool import Pool

@@ -105,7 +105,7 @@ def test_wrong_usage_says_what_is_wrong(
     code, out, err = run(capsys, *arguments)
     assert code == 2
     assert f"relay: {said}" in err or f": {said}" in err
-    assert "--help` shows the usage" in err
+    assert "--help` for its usage" in err
     assert (out == "") == ("--json" not in arguments)
     assert not calls
 

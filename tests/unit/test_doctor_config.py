@@ -51,7 +51,7 @@ def test_a_good_file_is_good(tmp_path: Path) -> None:
         (with_webhook(api_key=None), "error", "webhook.api_key is"),
         (with_webhook(urls=["https://other.example.com/hook", URL]), "warning", "not the first"),
         (with_webhook(urls=[URL, URL]), "warning", "2 times"),
-        (with_webhook(urls=["http://api:3000/api/webhooks/livekit"]), "note", "RELAY_API_URL would make it"),
+        (with_webhook(urls=["http://api:3000/api/webhooks/livekit"]), "note", "by RELAY_API_URL it would be"),
         (with_webhook(resource_url_notifier={"max_age": "10m"}), "warning", "beyond 200 waiting"),
         (with_webhook(resource_url_notifier={"max_depth": 10_000}), "warning", "waited 30 s"),
         (with_webhook(resource_url_notifier={"max_depth": 10_000, "max_age": "1m30s"}), "warning", "waited 90 s"),
@@ -59,7 +59,7 @@ def test_a_good_file_is_good(tmp_path: Path) -> None:
         (with_webhook(filter_params={"include_events": ["room_started"]}), "error", "participant_left"),
         ({**GOOD, "room": {"enable_full_room_in_webhooks": True}}, "note", "whole room"),
         ("[1, 2]", "error", "holds no settings"),
-        ("a: [", "error", "no YAML (line 1)"),
+        ("a: [", "error", "not valid YAML (line 1)"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, config: Any, level: str, part: str) -> None:

@@ -11,7 +11,8 @@ import pytest
 from services.cli.simulate.cli import QUEUE_DEPTH, TrafficOptions, simulate
 from services.cli.simulate.run import plan
 from services.cli.simulate.sender import Sender
-from services.cli.simulate.traffic import Event, Stay, expected
+from services.cli.simulate.totals import expected
+from services.cli.simulate.traffic import Event, Stay
 from shared.infra.clock import DAY_MS
 from shared.livekit.webhook import WebhookSigner
 from shared.metering.observe import observe

@@ -1,4 +1,4 @@
-"""`relay doctor`: its options. The checks are loaded when the command runs."""
+"""The options of `relay doctor`. The checks are loaded when the command runs."""
 
 import asyncio
 from pathlib import Path
@@ -8,7 +8,7 @@ import click
 from services.cli.options import FilePath, Invocation, command
 
 
-@command("doctor", "Check the configuration and what runs, and say what to do.", json=True)
+@command("doctor", "Check the configuration and the running parts, and advise.", json=True)
 @click.option(
     "--livekit-config",
     type=FilePath(),

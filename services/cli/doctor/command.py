@@ -1,4 +1,4 @@
-"""`relay doctor`: looks at everything, changes nothing, says what to do."""
+"""Runs all checks of `relay doctor` and prints the report. The checks change nothing."""
 
 import asyncio
 from pathlib import Path
@@ -16,7 +16,7 @@ MARKS = {"ok": "ok     ", "note": "note   ", "warning": "WARNING", "error": "ERR
 
 
 async def examine(settings: Settings, livekit_config: Path | None = None, clock: Clock | None = None) -> Report:
-    """All checks, in the order an operator would ask."""
+    """Run all checks and report them in the order in which an operator would ask."""
     clock = clock or SystemClock()
     now_ms = clock.now_ms()
     groups = await asyncio.gather(
@@ -25,7 +25,7 @@ async def examine(settings: Settings, livekit_config: Path | None = None, clock:
         check_livekit(settings, clock),
         check_own_address(settings, now_ms),
     )
-    findings = list(check_settings(settings)) or [Finding("settings", "ok", "complete and plausible")]
+    findings = list(check_settings(settings)) or [Finding("settings", "ok", "complete, and no value looks wrong")]
     for group in groups:
         findings += group
     if livekit_config is not None:
@@ -34,7 +34,7 @@ async def examine(settings: Settings, livekit_config: Path | None = None, clock:
 
 
 def printed(report: Report) -> str:
-    """The report for people: a line a finding, what to do below it."""
+    """Format the report as text: one line a finding, with the advice below it."""
     width = max(len(finding.check) for finding in report.findings)
     lines: list[str] = []
     for finding in report.findings:

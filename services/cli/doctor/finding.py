@@ -1,4 +1,4 @@
-"""What the doctor says: a fact, how bad it is, and what to do about it."""
+"""Findings of `relay doctor`: a fact, its level, and what to do about it."""
 
 from typing import Literal
 
@@ -8,7 +8,10 @@ Level = Literal["ok", "note", "warning", "error"]
 
 
 class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
-    """``check`` names the part that was looked at; ``advice`` is empty where there is nothing to do."""
+    """One result of one check.
+
+    ``check`` names the part that was checked. ``advice`` is empty if there is nothing to do.
+    """
 
     check: str
     level: Level
@@ -17,19 +20,22 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """``ok``: nothing was found that loses events, refuses requests or leaks."""
+    """All findings. ``ok`` is True if none of them is an error.
+
+    An error loses events, refuses requests or exposes something.
+    """
 
     ok: bool
     findings: list[Finding]
 
 
 def report_of(findings: list[Finding]) -> Report:
-    """All of them, and the verdict."""
+    """Make the report of these findings."""
     return Report(not any(finding.level == "error" for finding in findings), findings)
 
 
 def duration(seconds: int) -> str:
-    """In the largest unit of which there are at least two."""
+    """Format a duration in the largest unit of which it holds at least two, such as `3 hours`."""
     for unit, size in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{seconds // size} {unit}"

@@ -1,4 +1,4 @@
-"""Postgres, and what its tables tell of workers, webhooks and what waits."""
+"""Checks of Postgres, and of the workers, webhooks and backlog that its tables show."""
 
 from collections.abc import Iterator
 
@@ -17,25 +17,28 @@ OLDEST_POSTGRES = 15
 
 
 async def check_postgres(settings: Settings, now_ms: int) -> list[Finding]:
-    """Reachable, new enough, migrated; then what its tables tell of the rest."""
+    """Check that Postgres is reachable, new enough and migrated, then check what its tables show."""
     try:
         conn = await connect(settings.database, "relay doctor")
     except DatabaseUnusable as problem:
-        return [Finding("postgres", "error", str(problem), "correct DATABASE_URL, or the server that it leads to")]
+        return [Finding("postgres", "error", str(problem), "correct DATABASE_URL, or the server that it names")]
     try:
-        return await _look_into(conn, now_ms)
+        return await _check_database(conn, now_ms)
     except (*UNAVAILABLE, asyncpg.PostgresError) as error:
-        fact = f"Postgres answers, but not what it is asked: {error or type(error).__name__}"
+        fact = f"Postgres answers, but a query failed: {error or type(error).__name__}"
         return [
             Finding(
-                "postgres", "error", fact, "DATABASE_URL must be of a user who may read and write all of Relay's tables"
+                "postgres",
+                "error",
+                fact,
+                "the user in DATABASE_URL must be allowed to read and write all of Relay's tables",
             )
         ]
     finally:
-        conn.terminate()  # which does not wait for one that hangs
+        conn.terminate()  # close() would wait for a server that hangs
 
 
-async def _look_into(conn: Connection, now_ms: int) -> list[Finding]:
+async def _check_database(conn: Connection, now_ms: int) -> list[Finding]:
     version = await queries.server_version(conn)
     old = int(version.partition(".")[0]) < OLDEST_POSTGRES
     findings = [
@@ -43,12 +46,12 @@ async def _look_into(conn: Connection, now_ms: int) -> list[Finding]:
             "postgres",
             "warning" if old else "ok",
             f"Postgres {version} answers",
-            f"Relay is tested with {OLDEST_POSTGRES} and later" if old else "",
+            f"use Postgres {OLDEST_POSTGRES} or later; Relay is tested with those" if old else "",
         )
     ]
     missing = await missing_migrations(conn, known_migrations())
     if missing:
-        fact = f"{len(missing)} migrations are not applied, {missing[0]} first"
+        fact = f"{len(missing)} migrations are not applied; the first is {missing[0]}"
         return [*findings, Finding("migrations", "error", fact, "run `relay migrate`")]
     findings.append(Finding("migrations", "ok", "all migrations are applied"))
     state = await queries.machine_state(conn, now_ms)
@@ -59,8 +62,8 @@ async def _look_into(conn: Connection, now_ms: int) -> list[Finding]:
             Finding(
                 "backlog",
                 "warning",
-                f"{state.inbox} events wait in the inbox: Redis did not take them when they came",
-                "a worker folds them within seconds once it runs; look why Redis was away",
+                f"{state.inbox} events wait in the inbox in Postgres, because Redis did not accept them",
+                "a running worker folds them within seconds; find out why Redis was unavailable",
             )
         )
     if state.set_aside:
@@ -73,10 +76,14 @@ async def _look_into(conn: Connection, now_ms: int) -> list[Finding]:
 
 def _workers(state: MachineState) -> Iterator[Finding]:
     if state.workers:
-        yield Finding("worker", "ok", "one worker beats" if state.workers == 1 else f"{state.workers} workers beat")
+        yield Finding("worker", "ok", "one worker runs" if state.workers == 1 else f"{state.workers} workers run")
         return
-    seen = f"the last one was seen at {state.worker_seen_at:%F %T} UTC" if state.worker_seen_at else "none ever was"
-    yield Finding("worker", "error", f"no worker runs ({seen}): events are kept, not counted", "start `relay worker`")
+    seen = (
+        f"the last one was seen at {state.worker_seen_at:%F %T} UTC" if state.worker_seen_at else "none was ever seen"
+    )
+    yield Finding(
+        "worker", "error", f"no worker runs ({seen}): events are stored, but not counted", "start `relay worker`"
+    )
 
 
 def _webhooks(state: MachineState, now_ms: int) -> Iterator[Finding]:
@@ -84,7 +91,7 @@ def _webhooks(state: MachineState, now_ms: int) -> Iterator[Finding]:
         yield Finding(
             "webhook",
             "warning",
-            "no webhook of LiveKit has ever been counted here",
+            "no webhook of LiveKit has been counted yet",
             "add Relay to livekit.yaml (docs/webhooks.md) and restart LiveKit; `relay doctor --livekit-config FILE` checks it",
         )
         return

@@ -1,4 +1,7 @@
-"""Which commands this Redis user may use: managed services and access lists deny some, and rename others."""
+"""Checks which commands this Redis user may use.
+
+Managed services and access lists deny some commands, and rename others.
+"""
 
 from collections.abc import Mapping
 from typing import Final, NamedTuple
@@ -9,11 +12,11 @@ from services.cli.doctor.finding import Finding, Level
 from shared.infra.redis.event_stream import Redis
 
 CHECK: Final = "redis commands"
-# Within the names that Relay uses, `relay:*`, and gone after a minute whatever happens.
+# Keys within the names that Relay uses, `relay:*`. They expire after a minute if they are not deleted.
 _KEY, _HASH, _LIST, _SORTED, _SET, _STREAM = (
     f"relay:{{doctor}}:{kind}" for kind in ("key", "hash", "list", "sorted", "set", "events")
 )
-# The access list that is enough, for the documentation and the tests.
+# The smallest access list with which everything works. The documentation and the tests use it.
 ACCESS_LIST: Final = (
     "~relay:*", "resetchannels", "-@all", "+ping", "+select", "+info", "+config|get", "+set", "+get", "+del", "+exists",
     "+incrby", "+pexpire", "+xadd", "+xrange", "+xlen", "+xdel", "+evalsha", "+script|load", "+hset", "+hget", "+hdel",
@@ -25,7 +28,7 @@ ACCESS_LIST: Final = (
 
 
 class Use(NamedTuple):
-    """Commands that are tried one after the other, and what does not work where one is denied."""
+    """Commands that are tried one after the other, and what fails if one of them is denied."""
 
     without: str
     commands: tuple[tuple[str | int, ...], ...]
@@ -33,7 +36,7 @@ class Use(NamedTuple):
 
 
 _EVENTS: Final = Use(
-    "webhooks go to Postgres instead, and usage is late",
+    "webhooks go to Postgres instead, and usage is counted later",
     (
         ("XADD", _STREAM, "1-1", "t", 0),
         ("XRANGE", _STREAM, "-", "+", "COUNT", 1),
@@ -44,7 +47,7 @@ _EVENTS: Final = Use(
     ),
 )
 _LIMITS: Final = Use(
-    "each API process counts its rate limits alone",
+    "each API process counts its rate limits by itself",
     (("INCRBY", _KEY, 1), ("PEXPIRE", _KEY, 60_000)),
 )
 _QUEUE: Final = Use(
@@ -69,17 +72,20 @@ _QUEUE: Final = Use(
         ("DEL", _KEY),
     ),
 )
-# Dramatiq's script asks for the keys of a worker that is gone (dramatiq 2.2, dispatch.lua).
+# Dramatiq's script lists the keys of a worker that ended (dramatiq 2.2, dispatch.lua).
 _DEAD_WORKERS: Final = Use(
-    "after a worker was killed, the queue is not cleaned up and wake-ups can be lost until the sweep, up to a minute later",
+    "after a worker was killed, its wake-ups can be lost; the sweep repeats them within a minute",
     (("KEYS", _KEY),),
     "warning",
 )
 
 
 async def check_commands(redis: Redis, *, streams: bool) -> list[Finding]:
-    """What is denied and whether it matters; nothing where all is allowed. ``streams``: whether the event streams are here.
-    Raises one of ``event_stream.UNAVAILABLE`` where Redis does not answer at all."""
+    """Try every command and report the denied ones.
+
+    ``streams``: whether this Redis holds the event streams. Raises one of ``event_stream.UNAVAILABLE`` if Redis does not
+    answer.
+    """
     findings = []
     for use in (*((_EVENTS,) if streams else ()), _LIMITS, _QUEUE, _DEAD_WORKERS):
         denied: dict[str, str] = {}
@@ -89,16 +95,19 @@ async def check_commands(redis: Redis, *, streams: bool) -> list[Finding]:
             except ReadOnlyError:
                 return [
                     Finding(
-                        CHECK, "error", "Redis takes no writes here: it is a replica", "name the primary in REDIS_URL"
+                        CHECK,
+                        "error",
+                        "Redis accepts no writes, because it is a replica",
+                        "set REDIS_URL to the primary",
                     )
                 ]
             except OutOfMemoryError:
-                fact = "Redis is full and takes no writes; webhooks go to Postgres meanwhile"
-                return [Finding(CHECK, "error", fact, "raise maxmemory, or look why the fold does not keep up")]
+                fact = "Redis is full and accepts no writes; webhooks go to Postgres until then"
+                return [Finding(CHECK, "error", fact, "raise maxmemory, or find out why the fold does not keep up")]
             except ResponseError as error:
                 if str(error).startswith("MISCONF"):
-                    fact = "Redis takes no writes, because it cannot save to its disk"
-                    return [Finding(CHECK, "error", fact, "look at its log and at the free space of its disk")]
+                    fact = "Redis accepts no writes, because it cannot save to its disk"
+                    return [Finding(CHECK, "error", fact, "look at its log and at the free space on its disk")]
                 denied.setdefault(" ".join(map(str, command[: 2 if command[0] == "SCRIPT" else 1])), reason_of(error))
         if denied:
             findings.append(_finding(denied, use))
@@ -107,21 +116,23 @@ async def check_commands(redis: Redis, *, streams: bool) -> list[Finding]:
 
 def _finding(denied: Mapping[str, str], use: Use) -> Finding:
     fact = f"Redis denies {', '.join(denied)} ({next(iter(denied.values()))}): {use.without}"
-    advice = "allow them on the keys `relay:*`; docs/self-hosting.md has the access list that is enough"
+    advice = "allow them on the keys `relay:*`; docs/self-hosting.md has a complete access list"
     return Finding(CHECK, use.level, fact, advice)
 
 
 def reason_of(error: ResponseError) -> str:
-    """Why a command was refused. Redis' own text can repeat the arguments, so only what it begins with is told."""
+    """Say why a command was refused, without Redis' own text, which can repeat the arguments."""
     if isinstance(error, NoPermissionError):
         return "no permission for these keys" if "key" in str(error) else "no permission for this command"
     return "this Redis has no command of that name" if "unknown command" in str(error).lower() else "refused"
 
 
 def info_denied(error: ResponseError) -> Finding:
-    """INFO is only for looking: everything works without it."""
-    fact = f"Redis denies INFO ({reason_of(error)}): its version, memory and persistence cannot be looked at; all else works"
+    """Report that INFO is denied. Relay works without it; only the doctor reads it."""
+    fact = (
+        f"Redis denies INFO ({reason_of(error)}): its version, memory and persistence cannot be checked; all else works"
+    )
     advice = (
-        "see to it that it is Redis 6.2 or later with appendonly yes, appendfsync always, maxmemory-policy noeviction"
+        "make sure that it is Redis 6.2 or later with appendonly yes, appendfsync always, maxmemory-policy noeviction"
     )
     return Finding("redis", "note", fact, advice)

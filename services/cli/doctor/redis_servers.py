@@ -1,4 +1,4 @@
-"""The Redis of the queue, the one or the cluster of the streams, and what waits in them."""
+"""Checks of Redis: the server of the queue, the server or cluster of the streams, and their backlog."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
@@ -19,18 +19,18 @@ _CLUSTER = "redis cluster"
 
 
 async def check_redis(settings: Settings, now_ms: int) -> list[Finding]:
-    """Reachable, new enough, durable, not full; what waits in the streams and what failed for good."""
+    """Check that Redis is reachable, new enough, durable and not full, then its backlog and dead messages."""
     findings = await _check_single(settings, now_ms)
     if settings.redis_streams_url is not None:
         findings += await _check_cluster(settings, now_ms)
-    return findings + await asyncio.to_thread(_dead, settings)
+    return findings + await asyncio.to_thread(_check_dead_messages, settings)
 
 
 async def _check_single(settings: Settings, now_ms: int) -> list[Finding]:
     redis = event_stream.connect_redis(settings.redis_url)
     try:
-        holds_streams = settings.redis_streams_url is None  # else nothing lies here that could be lost
-        findings = await _looked_at(redis, holds_streams)
+        holds_streams = settings.redis_streams_url is None  # otherwise it holds nothing that could be lost
+        findings = await _check_server(redis, holds_streams)
         findings += await check_commands(redis, streams=holds_streams)
         if holds_streams:
             findings += await _backlog_if_allowed(redis, now_ms)
@@ -41,8 +41,8 @@ async def _check_single(settings: Settings, now_ms: int) -> list[Finding]:
     return findings
 
 
-async def _looked_at(redis: event_stream.Redis, holds_streams: bool) -> list[Finding]:
-    """What Redis tells of itself, as far as it lets this user look."""
+async def _check_server(redis: event_stream.Redis, holds_streams: bool) -> list[Finding]:
+    """Check version, memory and durability, as far as this user may read them."""
     await redis.ping()
     try:
         info = await redis.info()
@@ -56,33 +56,35 @@ async def _backlog_if_allowed(redis: event_stream.Redis, now_ms: int) -> list[Fi
     try:
         return [await _backlog(redis, now_ms)]
     except ResponseError:
-        return []  # denied, as ``check_commands`` says
+        return []  # ``check_commands`` reports the denied command
 
 
 def _unreachable(check: str, error: Exception, name: str) -> Finding:
-    # redis-py 8 makes a ConnectionError of what Redis answers while a connection is set up.
+    # redis-py 8 turns an error reply to the login into a ConnectionError, with the reply as its cause.
     refusal = next(
         (each for each in (error, error.__cause__) if isinstance(each, ResponseError | AuthenticationError)), None
     )
     if refusal is not None:
-        fact = f"Redis refuses the login, or the database of this user: {refusal}"
+        fact = f"Redis refuses the login, or the database number: {refusal}"
         return Finding(check, "error", fact, f"correct the user, password and database in {name}")
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         fact = "the certificate of Redis is not trusted"
-        return Finding(check, "error", fact, f"name its authority in {name}: `rediss://…?ssl_ca_certs=/path/to/ca.pem`")
+        return Finding(
+            check, "error", fact, f"name its certificate authority in {name}: `rediss://…?ssl_ca_certs=/path/to/ca.pem`"
+        )
     fact = f"Redis cannot be reached ({type(error).__name__})"
     return Finding(check, "error", fact, f"start it, or correct the host and port in {name}")
 
 
 async def _check_cluster(settings: Settings, now_ms: int) -> list[Finding]:
-    """Each node of the streams' cluster, and the cluster as a whole."""
+    """Check each node of the streams' cluster, and the cluster as a whole."""
     streams = event_stream.connect_streams(settings)
     try:
         nodes = await event_stream.nodes(streams)
         groups = await asyncio.gather(*(_check_node(streams, name, node) for name, node in nodes))
         findings = [finding for group in groups for finding in group]
         if not findings:
-            fact = f"{len(nodes)} nodes answer, and each syncs its append-only file before it does"
+            fact = f"{len(nodes)} nodes answer, and each syncs its append-only file before it answers"
             findings = [Finding(_CLUSTER, "ok", fact)]
         return [*findings, await _cluster_backlog(streams, now_ms)]
     except AuthenticationError as error:
@@ -105,12 +107,12 @@ async def _cluster_backlog(streams: event_stream.Redis, now_ms: int) -> Finding:
     try:
         return await _backlog(streams, now_ms)
     except event_stream.UNAVAILABLE as error:
-        fact = f"a part of the streams cannot be read ({type(error).__name__}); webhooks go to Postgres meanwhile"
-        return Finding(_CLUSTER, "error", fact, "bring the node back, or look at `redis-cli cluster nodes`")
+        fact = f"some of the streams cannot be read ({type(error).__name__}); their webhooks go to Postgres until then"
+        return Finding(_CLUSTER, "error", fact, "start the node that is down; `redis-cli cluster nodes` shows it")
 
 
 async def _check_node(streams: event_stream.Redis, name: str, node: dict[str, Any]) -> list[Finding]:
-    """What is wrong with it; every finding names it."""
+    """Report what is wrong with one node. Every finding names the node."""
     try:
         info = await streams.info(**node)
         findings = [_version({**info, "role": ""}), *await _durability(streams, node, info), *_memory(info)]
@@ -133,7 +135,7 @@ def _version(info: Mapping[str, object]) -> Finding:
     fact = f"{name} {text} answers"
     if info.get("role") == "slave":
         return Finding(
-            "redis", "error", f"{fact}, but as a replica, which takes no writes", "point REDIS_URL at the primary"
+            "redis", "error", f"{fact}, but as a replica, which accepts no writes", "set REDIS_URL to the primary"
         )
     return Finding("redis", "warning" if old else "ok", fact, "use Redis 6.2 or later" if old else "")
 
@@ -145,20 +147,20 @@ async def _durability(redis: event_stream.Redis, node: dict[str, Any], info: Map
             Finding(
                 "redis durability",
                 "note",
-                "Redis does not let its configuration be read, as managed ones do",
-                "see to it that it runs with appendonly yes, appendfsync always, maxmemory-policy noeviction",
+                "Redis does not let its configuration be read, which is usual for a managed Redis",
+                "make sure that it runs with appendonly yes, appendfsync always, maxmemory-policy noeviction",
             )
         ]
     findings = [Finding("redis durability", "ok", "the append-only file is synced before Redis answers")]
     if not durable:
         advice = "set `appendonly yes` and `appendfsync always`"
         findings = [Finding("redis durability", "error", "a crash of Redis can lose acknowledged webhooks", advice)]
-    # Not every managed Redis tells of it.
+    # Some managed Redis services leave these fields out.
     if info.get("maxmemory_policy", "noeviction") != "noeviction":
         advice = "set `maxmemory-policy noeviction`"
-        findings.append(Finding("redis durability", "error", "a full Redis throws away events that wait", advice))
+        findings.append(Finding("redis durability", "error", "when Redis is full, it deletes waiting events", advice))
     if str(info.get("aof_last_write_status", "ok")) != "ok":
-        fact, advice = "Redis could not write its append-only file", "look at its log and at the free space of its disk"
+        fact, advice = "Redis could not write its append-only file", "look at its log and at the free space on its disk"
         findings.append(Finding("redis durability", "error", fact, advice))
     return findings
 
@@ -169,31 +171,38 @@ def _memory(info: Mapping[str, object]) -> Iterator[Finding]:
         yield Finding(
             "redis memory",
             "warning",
-            f"Redis uses {used * 100 // limit} % of its maxmemory; full, it refuses webhooks (Postgres then keeps them)",
-            "raise maxmemory, or look why the fold does not keep up",
+            f"Redis uses {used * 100 // limit} % of its maxmemory; when it is full, webhooks go to Postgres",
+            "raise maxmemory, or find out why the fold does not keep up",
         )
 
 
 async def _backlog(redis: event_stream.Redis, now_ms: int) -> Finding:
     waiting, oldest_ms = sum(await event_stream.lengths(redis)), await event_stream.oldest_unfolded_ms(redis)
     if oldest_ms is None:
-        return Finding("backlog", "ok", "nothing waits to be counted")
+        return Finding("backlog", "ok", "no event waits to be counted")
     waited_s = max(0, now_ms - oldest_ms) // 1000
     late = waited_s > WAITED_TOO_LONG_S
     fact = f"{waiting} events wait to be counted, the oldest for {duration(waited_s)}"
-    advice = "look whether workers run and what they log; add workers if they are busy" if late else ""
+    advice = "check that workers run, and read their log; add workers if they are busy" if late else ""
     return Finding("backlog", "error" if late else "ok", fact, advice)
 
 
-def _dead(settings: Settings) -> list[Finding]:
+def _check_dead_messages(settings: Settings) -> list[Finding]:
     broker = create_broker(settings.redis_url, [])
     try:
         dead = dead_messages(broker)
     except (RedisError, OSError):
-        return []  # told of already
+        return []  # reported by the other checks
     finally:
         broker.close()
     if not dead:
         return []
-    fact = f"{dead} wake-up messages failed for good; the events themselves wait in the streams or are counted"
-    return [Finding("dead messages", "warning", fact, "look for errors in the worker's log; they are kept for 30 days")]
+    fact = f"{dead} wake-up messages failed permanently; their events are still in the streams, or counted already"
+    return [
+        Finding(
+            "dead messages",
+            "warning",
+            fact,
+            "look for errors in the worker's log; these messages are deleted after 30 days",
+        )
+    ]

@@ -1,4 +1,4 @@
-"""What the settings alone tell."""
+"""Checks that need nothing but the settings."""
 
 from collections.abc import Iterator
 
@@ -9,5 +9,5 @@ from shared.infra.settings_risks import risks_of
 
 
 def check_settings(settings: Settings) -> Iterator[Finding]:
-    """Values and combinations that each service accepts and no deployment should have."""
+    """Report values that services accept, but that a deployment should not have."""
     return (Finding("settings", *risk) for risk in risks_of(settings))

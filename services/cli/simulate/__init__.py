@@ -1,1 +1,1 @@
-"""`relay simulate`: meetings as LiveKit would report them, sent as LiveKit would send them."""
+"""`relay simulate`: simulated meetings, reported and sent like LiveKit's."""

@@ -1,4 +1,4 @@
-"""`relay simulate`: its options. What sends is loaded when the command runs."""
+"""The options of `relay simulate`. The sender is loaded when the command runs."""
 
 import asyncio
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import click
 from services.cli.options import Invocation, Number, Whole, command
 from shared.infra.ids import Mode
 
-# LiveKit's own: `max_depth` and `max_age` of its `resource_url_notifier`.
+# LiveKit's defaults of `max_depth` and `max_age` in `resource_url_notifier`.
 QUEUE_DEPTH = 200
 MAX_WAIT_S = 30.0
 _SHORTEST_S = 10
@@ -17,7 +17,10 @@ _SHORTEST_S = 10
 
 @dataclass(frozen=True, kw_only=True)
 class TrafficOptions:
-    """The options of one run. ``rate`` is in events a second, times are in seconds, ``loss`` and ``duplicate`` are shares."""
+    """The options of one run.
+
+    ``rate`` is in events a second, times are in seconds, ``loss`` and ``duplicate`` are shares from 0 to 1.
+    """
 
     rooms: int
     people: int
@@ -44,16 +47,16 @@ class TrafficOptions:
     "--duration",
     type=Whole(_SHORTEST_S, 30 * 86400),
     default=3600,
-    help="Seconds of meetings, which lie in the past and end now.",
+    help="Length of the meetings in seconds. They end now.",
 )
 @click.option("--events", type=Whole(1, 10**8), help="Add meetings until there are about this many events.")
 @click.option("--loss", type=Number(0, 0.99), default=0.0, help="Share of events that are never sent.")
 @click.option("--duplicate", type=Number(0, 1), default=0.0, help="Share of events that are sent twice.")
-@click.option("--shuffle", is_flag=True, help="Mix up the order inside each room's queue.")
+@click.option("--shuffle", is_flag=True, help="Send the events of each room in random order.")
 @click.option(
     "--close-at-once",
     is_flag=True,
-    help="Keep everybody to the end with two tracks, then close every room: all those events come at once.",
+    help="Keep everybody connected with two tracks, then close all rooms at the same time.",
 )
 @click.option(
     "--queue-depth",
@@ -65,7 +68,7 @@ class TrafficOptions:
     "--queue-age",
     type=Number(0.1, 86400),
     default=MAX_WAIT_S,
-    help="`max_age` of the same, in seconds; the default is LiveKit's.",
+    help="`max_age` of LiveKit's `resource_url_notifier`, in seconds; the default is LiveKit's.",
 )
 @click.option("--seed", type=Whole(), help="Repeat a run for the same projects. Every run prints its seed.")
 @click.option("--mode", type=click.Choice(get_args(Mode)), default="live", help="Mode of the rooms.")

@@ -1,4 +1,4 @@
-"""Plans the traffic of `relay simulate`, sends it and prints the outcome."""
+"""Plans the traffic of `relay simulate`, sends it and prints the result."""
 
 import asyncio
 import random
@@ -13,7 +13,8 @@ from services.cli.output import print_error, print_json
 from services.cli.simulate.cli import TrafficOptions
 from services.cli.simulate.closing import make_closing_room
 from services.cli.simulate.sender import Sender
-from services.cli.simulate.traffic import DayExpected, Event, Stay, expected, make_meeting
+from services.cli.simulate.totals import DayExpected, expected
+from services.cli.simulate.traffic import Event, Stay, make_meeting
 from shared.errors import RelayError
 from shared.livekit.webhook import WebhookSigner
 
@@ -22,11 +23,11 @@ class NoProject(RelayError):
     """There is no project to simulate traffic for."""
 
     def __init__(self) -> None:
-        super().__init__("there is no project to simulate traffic for; make one with `relay projects create NAME`")
+        super().__init__("there is no project to simulate traffic for; create one with `relay projects create NAME`")
 
 
 class Target(NamedTuple):
-    """Where to send, how to sign, and for which projects (id, name)."""
+    """The address, the LiveKit key pair that signs, and the projects (id, name) of a run."""
 
     url: str
     api_key: str
@@ -35,19 +36,19 @@ class Target(NamedTuple):
 
 
 class Traffic(NamedTuple):
-    """Everything to be offered, in order, and what it should add up to if all of it arrives."""
+    """The events to send, in order, and the sessions that they describe."""
 
     events: list[Event]
     stays: list[Stay]
     generated: int
     lost: int
     duplicated: int
-    # From this event on all are offered at once.
+    # Index of the first event that is sent without pacing, because its room closes.
     closing: int
 
 
 def plan(options: TrafficOptions, projects: list[tuple[str, str]], now_ms: int, seed: int) -> Traffic:
-    """The traffic of a run; the same seed, projects and time give the same bytes."""
+    """Plan the traffic of a run. The same seed, projects and time give the same bytes."""
     rng = random.Random(seed)  # noqa: S311 - repeatable test traffic, no secret
     end_ms = now_ms - 1000
     start_ms = end_ms - options.duration * 1000
@@ -78,7 +79,7 @@ def plan(options: TrafficOptions, projects: list[tuple[str, str]], now_ms: int, 
 
 
 async def run(options: TrafficOptions, target: Target, *, json: bool) -> int:
-    """Sends the traffic and prints what became of it. 0 if every event that was to be sent was acknowledged."""
+    """Send the traffic and print the result. Return 0 if every event was acknowledged, else 1."""
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**9)
     traffic = plan(options, target.projects, time.time_ns() // 1_000_000, seed)
     limits = httpx.Limits(max_connections=options.concurrency, max_keepalive_connections=options.concurrency)
@@ -133,7 +134,7 @@ async def _offer_all(sender: Sender, traffic: Traffic, rate: float) -> None:
             if ahead_s > 0.002:
                 await asyncio.sleep(ahead_s)
             elif number % 16 == 0 and (paced or not rate):
-                await asyncio.sleep(0)  # behind the rate: the queues must be served all the same
+                await asyncio.sleep(0)  # late, but the queues still need the event loop
             await sender.offer(event)
             if number % 50 == 0:
                 progress.update(bar, completed=number)
@@ -146,20 +147,20 @@ def _report(
 ) -> None:
     c = sender.counts
     print(
-        f"{c.generated} events sent in {seconds:.1f} s, seed {seed}: {c.acknowledged} acknowledged in {c.sent} requests"
+        f"{c.generated} events in {seconds:.1f} s with seed {seed}: {c.acknowledged} acknowledged in {c.sent} requests"
     )
-    print(f"lost on purpose {c.lost}, sent twice {c.duplicated}, retried {c.retried}, refused {c.refused}")
+    print(f"left out on purpose: {c.lost}; sent twice: {c.duplicated}; retried: {c.retried}; refused: {c.refused}")
     print(
-        f"LiveKit would have dropped: {c.given_up} after four retries, {c.dropped_queue_full} because a queue was full,"
-        f" {c.dropped_too_old} that had waited too long"
+        f"dropped, as LiveKit would: {c.given_up} after four retries, {c.dropped_queue_full} because a queue was full,"
+        f" {c.dropped_too_old} because they waited too long"
     )
     dropped = lost or c.given_up or c.dropped_queue_full or c.dropped_too_old or c.refused
     q = sender.queueing()
     print(
-        f"acknowledged within {q.acknowledged_p50_ms} ms (median), {q.acknowledged_p99_ms} ms (99%), {q.acknowledged_max_ms} ms"
-        f" (all); at most {q.deepest} events waited in a queue, at most for {q.longest_wait_ms} ms"
+        f"acknowledged after {q.acknowledged_p50_ms} ms (median), {q.acknowledged_p99_ms} ms (99 %), {q.acknowledged_max_ms} ms"
+        f" (slowest); longest queue {q.deepest} events, longest wait {q.longest_wait_ms} ms"
     )
-    print("It should add up to" + (", had nothing been lost:" if dropped else ":"))
+    print("Expected usage" + (" if no event had been lost:" if dropped else ":"))
     for day in days:
         print(
             f"  {day.date}  {names[day.project_id]} ({day.project_id}, {day.mode}): {day.participant_ms / 60_000:.3f} minutes,"

@@ -1,6 +1,8 @@
-"""Sends events the way LiveKit's own sender does (livekit/protocol, webhook/resource_url_notifier.go): a serial queue per
-room, 200 events deep, dropping the newest beyond and whatever waited over 30 s; four retries after 1, 2, 4 and 8 s of
-connection errors, 429 and 5xx except 501; any other answer is final."""
+"""Sends events like LiveKit's own sender (livekit/protocol, webhook/resource_url_notifier.go).
+
+Each room has a serial queue of 200 events. A full queue drops the newest event, and an event that waited over 30 s is
+dropped too. A connection error, 429 or 5xx except 501 is retried after 1, 2, 4 and 8 s. Any other answer is final.
+"""
 
 import asyncio
 import time
@@ -19,7 +21,7 @@ RETRY_DELAYS_S = (1.0, 2.0, 4.0, 8.0)
 
 
 class Counts(msgspec.Struct, rename="camel"):
-    """Events, by what became of them. ``sent`` counts requests, retries included."""
+    """Numbers of events by their outcome. ``sent`` counts requests, including retries."""
 
     generated: int = 0
     lost: int = 0
@@ -34,8 +36,10 @@ class Counts(msgspec.Struct, rename="camel"):
 
 
 class Queueing(msgspec.Struct, rename="camel"):
-    """How the queues fared: the most events that waited in one, the longest time one waited (ms), and what it took until an
-    event was acknowledged (ms, retries apart)."""
+    """The longest queue in events, the longest wait in ms, and times to acknowledgement in ms.
+
+    The time to acknowledgement is that of the last request, without earlier tries.
+    """
 
     deepest: int
     longest_wait_ms: float
@@ -45,7 +49,7 @@ class Queueing(msgspec.Struct, rename="camel"):
 
 
 class Sender:
-    """Queues by room. With ``paced`` False nothing is dropped: whoever offers events waits for room in the queue."""
+    """One queue a room. Without ``paced`` nothing is dropped, and ``offer`` waits for space instead."""
 
     def __init__(
         self,
@@ -63,7 +67,7 @@ class Sender:
         self.last_error = ""
         self._depth, self._max_wait_s = depth, max_wait_s
         self._deepest, self._longest_wait_s = 0, 0.0
-        # Tenths of a millisecond, so that a run of any length fits into memory.
+        # Counted by tenths of a millisecond, so that a run of any length fits into memory.
         self._tenths: Counter[int] = Counter()
         self._client, self._signer, self._paced, self._delays_s, self._sleep = client, signer, paced, delays_s, sleep
         self._queues: defaultdict[str, deque[tuple[float, Event]]] = defaultdict(deque)
@@ -72,7 +76,7 @@ class Sender:
         self._space = asyncio.Semaphore(concurrency * 4)
 
     async def offer(self, event: Event) -> None:
-        """Puts an event into its room's queue."""
+        """Put an event into the queue of its room."""
         queue = self._queues[event.room]
         if self._paced and len(queue) >= self._depth:
             self.counts.dropped_queue_full += 1
@@ -85,13 +89,14 @@ class Sender:
             self._running[event.room] = asyncio.create_task(self._drain(event.room))
 
     async def finish(self) -> None:
-        """Waits until every queue is empty. Raises what a queue's task raised."""
+        """Wait until every queue is empty. Raises the error of a queue that failed."""
         while self._running:
             done, _ = await asyncio.wait(self._running.values(), return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
 
     def queueing(self) -> Queueing:
+        """Summarise the queues of this run."""
         return Queueing(
             deepest=self._deepest,
             longest_wait_ms=round(self._longest_wait_s * 1000, 1),
@@ -126,7 +131,7 @@ class Sender:
             del self._running[room]
 
     async def _deliver(self, event: Event) -> None:
-        # Signed once, as LiveKit does: retries carry the same token.
+        # Signed once, like LiveKit: retries carry the same token.
         headers = {
             "Content-Type": "application/webhook+json",
             "Authorization": self._signer.sign(event.body, now_s=int(time.time())),

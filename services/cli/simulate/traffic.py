@@ -1,25 +1,18 @@
-"""Meetings, made up from a seed: the webhook bodies LiveKit would send for them, and what they should add up to.
-
-The expectation is computed from the plan of the meetings, instant by instant where it must be, and shares no code with the
-meter: it is there to find the meter wrong.
-"""
+"""Simulated meetings: the webhook bodies that LiveKit would send for them. A seed repeats a meeting."""
 
 import random
-from collections import defaultdict
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import msgspec
 
 from shared.infra.ids import Mode, livekit_room
 
-_DAY_MS = 86_400_000
 _ID = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz23456789"
 _NAMES = ("ada", "bob", "cleo", "dan", "eve", "finn", "gus", "hal", "iris", "jo", "kim", "lou")
 
 
 class Event(NamedTuple):
-    """A webhook body, the room whose queue it waits in, and when LiveKit made it (unix ms)."""
+    """A webhook body, its room, and the time when LiveKit created it (unix ms)."""
 
     room: str
     created_ms: int
@@ -27,7 +20,7 @@ class Event(NamedTuple):
 
 
 class Stay(NamedTuple):
-    """One session as it should be metered; unix ms, half-open."""
+    """One session as it should be metered. Times are unix ms, and intervals are half-open."""
 
     project_id: str
     mode: Mode
@@ -37,24 +30,14 @@ class Stay(NamedTuple):
 
 
 class Meeting(NamedTuple):
+    """The events of one room in the order of their creation, and the sessions in it."""
+
     events: list[Event]
     stays: list[Stay]
 
 
-class DayExpected(msgspec.Struct, rename="camel"):
-    """What a project, mode and UTC day should come to."""
-
-    project_id: str
-    mode: str
-    date: str
-    participant_ms: int = 0
-    video_ms: int = 0
-    audio_ms: int = 0
-    peak_participants: int = 0
-
-
 def room_info(rng: random.Random, name: str, room_sid: str, start_ms: int) -> dict[str, Any]:
-    """livekit.Room as protojson writes it."""
+    """Return a livekit.Room as protojson writes it."""
     return {
         "sid": room_sid,
         "name": name,
@@ -68,7 +51,7 @@ def room_info(rng: random.Random, name: str, room_sid: str, start_ms: int) -> di
 
 
 def participant_info(rng: random.Random, identity: str, joined_ms: int) -> dict[str, Any]:
-    """livekit.ParticipantInfo of somebody who is connected."""
+    """Return the livekit.ParticipantInfo of a connected participant."""
     return {
         "sid": "PA_" + random_id(rng),
         "identity": identity,
@@ -85,18 +68,21 @@ def participant_info(rng: random.Random, identity: str, joined_ms: int) -> dict[
 def make_meeting(
     rng: random.Random, project_id: str, mode: Mode, display: str, people: int, start_ms: int, end_ms: int
 ) -> Meeting:
-    """One room from its first participant to its finish, inside ``[start_ms, end_ms]``; needs at least 4 s."""
+    """Plan one room from its first participant to its end, inside ``[start_ms, end_ms]``.
+
+    The interval must be at least 4 s long.
+    """
     name, room_sid = livekit_room(project_id, mode, display), "RM_" + random_id(rng)
     events: list[Event] = []
     stays: list[Stay] = []
     start_ms += 1000 - start_ms % 1000
     room = room_info(rng, name, room_sid, start_ms)
 
-    def tell(event: str, at_ms: int, **parts: Any) -> None:
+    def add_event(event: str, at_ms: int, **parts: Any) -> None:
         payload = {"event": event, **parts, "id": "EV_" + random_id(rng), "createdAt": str(at_ms // 1000)}
         events.append(Event(name, at_ms, msgspec.json.encode(payload)))
 
-    tell("room_started", start_ms, room=room)
+    add_event("room_started", start_ms, room=room)
     for number in range(people):
         identity = _NAMES[number % len(_NAMES)] + (f"-{number // len(_NAMES)}" if number >= len(_NAMES) else "")
         kind = "AGENT" if number and rng.random() < 0.05 else "STANDARD"
@@ -104,30 +90,40 @@ def make_meeting(
         left = rng.randint(joined, end_ms - 1000)
         spans = [(joined, left)]
         if left - joined > 4000 and rng.random() < 0.1:
-            # A full reconnect: a new sid joins before LiveKit has noticed that the old one is gone.
+            # A full reconnect: a new sid joins before LiveKit notices that the old one has left.
             again = rng.randint(joined + 1000, left - 2000)
             spans = [(joined, min(again + rng.randint(0, 900), left)), (again, left)]
         for index, (begin, end) in enumerate(spans):
             reason = "DUPLICATE_IDENTITY" if index + 1 < len(spans) else "CLIENT_INITIATED"
-            video = _stay(rng, tell, room, identity, kind, begin, end, reason)
-            # LiveKit tells the end in whole seconds, so a stay under a second can end before it starts: it is empty.
+            video = _add_stay(rng, add_event, room, identity, kind, begin, end, reason)
+            # LiveKit reports the end in whole seconds. A stay under a second can then end before it starts; it counts as empty.
             ended = max(begin, end // 1000 * 1000)
             clipped = ((max(on, begin), min(off, ended)) for on, off in video)
             spans_of_video = tuple((on, off) for on, off in clipped if off > on)
             stays.append(Stay(project_id, mode, begin, ended, spans_of_video))
-    tell("room_finished", end_ms, room=room)
+    add_event("room_finished", end_ms, room=room)
     events.sort(key=lambda event: event.created_ms)
     return Meeting(events, stays)
 
 
-def _stay(
-    rng: random.Random, tell: Any, room: dict[str, Any], identity: str, kind: str, begin: int, end: int, reason: str
+def _add_stay(
+    rng: random.Random,
+    add_event: Any,
+    room: dict[str, Any],
+    identity: str,
+    kind: str,
+    begin: int,
+    end: int,
+    reason: str,
 ) -> list[tuple[int, int]]:
     participant = participant_info(rng, identity, begin)
     if kind != "STANDARD":
         participant["kind"] = kind
-    brief, who = {"sid": room["sid"], "name": room["name"]}, {"sid": participant["sid"], "identity": identity}
-    tell("participant_joined", begin, room=room, participant=participant)
+    room_reference, publisher = (
+        {"sid": room["sid"], "name": room["name"]},
+        {"sid": participant["sid"], "identity": identity},
+    )
+    add_event("participant_joined", begin, room=room, participant=participant)
     video: list[tuple[int, int]] = []
     tracks: list[tuple[str, dict[str, Any], float]] = [
         ("AUDIO", {"source": "MICROPHONE", "mimeType": "audio/opus"}, 0.9)
@@ -139,13 +135,13 @@ def _stay(
             continue
         on = rng.randint(begin, end)
         off = rng.randint(on, end)
-        # A zero value is omitted on the wire, and AUDIO is zero.
+        # Protojson omits a zero value, and AUDIO is zero.
         track = {"sid": "TR_" + random_id(rng), **({"type": media} if media != "AUDIO" else {}), **details}
-        tell("track_published", on, room=brief, participant=who, track=track)
-        tell("track_unpublished", off, room=brief, participant=who, track=track)
+        add_event("track_published", on, room=room_reference, participant=publisher, track=track)
+        add_event("track_unpublished", off, room=room_reference, participant=publisher, track=track)
         if media == "VIDEO":
             video.append((on // 1000 * 1000, off // 1000 * 1000))
-    tell(
+    add_event(
         "participant_left",
         end,
         room=room,
@@ -155,65 +151,5 @@ def _stay(
 
 
 def random_id(rng: random.Random, length: int = 12) -> str:
+    """Return random letters and digits, without those that look alike."""
     return "".join(rng.choices(_ID, k=length))
-
-
-def expected(stays: list[Stay]) -> list[DayExpected]:
-    """What the stays come to, by project, mode and UTC day."""
-    days: dict[tuple[str, str, int], DayExpected] = {}
-    edges: defaultdict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
-
-    def day_of(stay: Stay, day: int) -> DayExpected:
-        key = (stay.project_id, stay.mode, day)
-        if key not in days:
-            date = datetime.fromtimestamp(day * _DAY_MS / 1000, UTC).date().isoformat()
-            days[key] = DayExpected(stay.project_id, stay.mode, date)
-        return days[key]
-
-    for stay in stays:
-        video = _union(stay.video)
-        for day in range(stay.start_ms // _DAY_MS, stay.end_ms // _DAY_MS + 1):
-            begin, end = day * _DAY_MS, (day + 1) * _DAY_MS
-            connected = _overlap(stay.start_ms, stay.end_ms, begin, end)
-            if not connected:
-                continue
-            total = day_of(stay, day)
-            seen = sum(_overlap(on, off, begin, end) for on, off in video)
-            total.participant_ms += connected
-            total.video_ms += seen
-            total.audio_ms += connected - seen
-        if stay.end_ms > stay.start_ms:
-            edges[stay.project_id, stay.mode] += [(stay.start_ms, 1), (stay.end_ms, -1)]
-    for (project_id, mode), changes in edges.items():
-        _peaks(days, project_id, mode, sorted(changes))
-    return sorted(days.values(), key=lambda day: (day.project_id, day.mode, day.date))
-
-
-def _peaks(
-    days: dict[tuple[str, str, int], DayExpected], project_id: str, mode: str, changes: list[tuple[int, int]]
-) -> None:
-    for (owner, day_mode, day), total in days.items():
-        if (owner, day_mode) != (project_id, mode):
-            continue
-        begin, end = day * _DAY_MS, (day + 1) * _DAY_MS
-        # Who is connected at midnight, then every change after it. Sorted pairs put -1 before +1 at the same instant.
-        level = sum(change for at_ms, change in changes if at_ms <= begin)
-        total.peak_participants = level
-        for at_ms, change in changes:
-            if begin < at_ms < end:
-                level += change
-                total.peak_participants = max(total.peak_participants, level)
-
-
-def _overlap(a: int, b: int, begin: int, end: int) -> int:
-    return max(0, min(b, end) - max(a, begin))
-
-
-def _union(spans: tuple[tuple[int, int], ...]) -> list[tuple[int, int]]:
-    merged: list[tuple[int, int]] = []
-    for on, off in sorted(spans):
-        if merged and on <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], off))
-        else:
-            merged.append((on, off))
-    return merged

@@ -1,4 +1,4 @@
-"""Recomputes stored usage, and writes what differs."""
+"""Runs `relay usage verify` and `relay usage rebuild` and reports the differences."""
 
 import asyncio
 import time
@@ -14,20 +14,24 @@ from shared.ledger.proof import Checked
 from shared.ledger.verify import verify
 from shared.models.scope import DayRange
 
-# The fold may change a state while it is rebuilt. The next pass takes such a state.
+# The fold can change a state while it is rebuilt. The next pass rebuilds that state.
 _PASSES = 3
 Show = Callable[[Difference], None]
 
 
 def span_of(first_ms: int | None, last_ms: int | None) -> DayRange | None:
-    """The range from the first day to the last, both included; None for everything."""
+    """Return the range from the first day to the last, both included. None is everything."""
     if first_ms is None and last_ms is None:
         return None
     return DayRange(first_ms or 0, (last_ms if last_ms is not None else 4_102_444_800_000) + DAY_MS)
 
 
 def run(database: DatabaseUrl, span: DayRange | None, *, rebuilds: bool, json: bool) -> int:
-    """Print every difference. The exit code is 1 if one is left, after writing for a rebuild, else 0."""
+    """Print every difference and return the exit code.
+
+    The code is 0 if the stored usage is right at the end, 1 if a difference is left. A rebuild writes before it counts
+    what is left.
+    """
     report = JsonReport(span) if json else TextReport()
     checked = Checked()
     started = time.monotonic()
@@ -56,7 +60,7 @@ async def _verify(database: DatabaseUrl, span: DayRange | None, checked: Checked
 
 
 async def _rebuild(database: DatabaseUrl, span: DayRange | None, checked: Checked, show: Show) -> tuple[int, int]:
-    """Returns the numbers of differences found and left."""
+    """Rebuild in up to three passes. Return the number of differences found, and the number left."""
     from shared.ledger.rebuild import rebuild
 
     reader, writer = await connect(database, "relay usage rebuild"), await connect(database, "relay usage rebuild")

@@ -1,4 +1,4 @@
-"""`relay usage`: verify stored usage, and rebuild it."""
+"""The options of `relay usage`. The audit is loaded when the command runs."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime
@@ -13,7 +13,7 @@ usage = group("usage", "Verify stored usage, and rebuild it.")
 
 
 class Day(click.ParamType[int]):
-    """A UTC day, as unix milliseconds of its midnight."""
+    """A UTC day such as 2026-06-18, converted to the unix milliseconds of its midnight."""
 
     name = "day"
 

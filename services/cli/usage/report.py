@@ -1,4 +1,4 @@
-"""What `relay usage` prints: differences, a summary and a progress bar."""
+"""Prints what `relay usage` finds: differences, a summary and a progress bar."""
 
 import sys
 from typing import Any
@@ -17,7 +17,7 @@ from shared.models.scope import AuditScope, DayRange
 
 
 class ProgressBar:
-    """Progress on stderr where that is a terminal. Each scope counts by its number of sessions."""
+    """A progress bar on stderr, if that is a terminal. A scope counts by its number of sessions."""
 
     def __init__(self, conn: Connection, what: str) -> None:
         self._conn = conn
@@ -49,27 +49,29 @@ class ProgressBar:
 
 
 class TextReport:
-    """Differences and a summary for people."""
+    """Differences and a summary as text."""
 
     def show(self, difference: Difference) -> None:
-        owner = f"{difference.project_id} {difference.mode}" if difference.project_id else "nobody's"
+        owner = f"{difference.project_id} {difference.mode}" if difference.project_id else "no project"
         print(f"{difference.table}  {owner}  {difference.key}")
         for name, (stored, right) in difference.fields.items():
-            print(f"    {name}: {_shown(stored)} stored, {_shown(right)} right")
+            print(f"    {name}: stored {_shown(stored)}, should be {_shown(right)}")
 
     def end(self, checked: Checked, found: int, left: int, rebuilt: bool, seconds: float) -> None:
         print(
-            f"{checked.states} sessions, rooms and runs and {checked.rollups} rollups against {checked.events} events in"
-            f" {seconds:.1f} s"
+            f"checked {checked.states} sessions, rooms and runs and {checked.rollups} rollups against {checked.events} events"
+            f" in {seconds:.1f} s"
         )
         if checked.unproven:
-            print(f"{checked.unproven} of them began before the events that are still kept; these had to agree in part")
+            print(f"{checked.unproven} of them began before the oldest stored event, so they were checked in part only")
         if not found:
             print("no difference")
         elif rebuilt:
-            print(f"{found} differences, {left} left" + ("; the fold was at them, try again" if left else ""))
+            print(
+                f"{found} differences, {left} left" + ("; the fold was changing them, so run it again" if left else "")
+            )
         else:
-            print(f"{found} differences; `relay usage rebuild` writes what is right")
+            print(f"{found} differences; `relay usage rebuild` corrects them")
 
 
 def _shown(value: object) -> str:
@@ -78,7 +80,7 @@ def _shown(value: object) -> str:
 
 
 class JsonReport:
-    """One document, written piece by piece: there may be more differences than fit into memory."""
+    """One JSON document, written piece by piece, since the differences may not fit into memory."""
 
     def __init__(self, span: DayRange | None) -> None:
         ends: dict[str, Any] = {"from": None, "to": None}
@@ -104,5 +106,5 @@ class JsonReport:
         sys.stdout.write("],\n" + msgspec.json.encode(summary).decode()[1:] + "\n")
 
     def fail(self, failure: Failure) -> None:
-        """End the document with an error in place of the summary."""
+        """End the document with an error instead of the summary."""
         sys.stdout.write("],\n" + msgspec.json.encode({"error": failure.document()}).decode()[1:] + "\n")
