@@ -82,7 +82,7 @@ async def revoke_key_and_made(database: DatabaseUrl, key_id: str) -> list[KeyInf
 @click.option("--project", type=Text(), required=True, metavar="ID", help="Project; see `relay projects list`.")
 @click.option("--mode", type=click.Choice(get_args(Mode)), default="live", help="Mode of the key.")
 @click.option("--type", "key_type", type=click.Choice(get_args(KeyType)), default="secret", help="Type of the key.")
-@click.option("--name", type=Text(), default="default", help="Name that tells people which key this is.")
+@click.option("--name", type=Text(), default="default", help="Name by which people recognise the key.")
 @click.option("--expires", type=Duration(), metavar="TIME", help="Time until the key expires.")
 def create(
     invocation: Invocation, project: str, mode: Mode, key_type: KeyType, name: str, expires: timedelta | None
