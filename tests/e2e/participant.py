@@ -18,7 +18,9 @@ class Person:
         self.rtc: Any = importlib.import_module(SDK)
         self.identity = identity
         self.calling = self.connected = self.gone = 0.0
-        self.video_on = self.video_off = 0.0
+        # When this person, or whoever removes them, began to end the session, and when that was done.
+        self.leaving = self.left = 0.0
+        self.showing = self.video_on = self.video_off = self.video_ended = 0.0
         self.left_by_itself = False
         self._room: Any = None
         self._media: list[asyncio.Task[None]] = []
@@ -36,8 +38,23 @@ class Person:
         return self.gone - self.calling
 
     @property
+    def shortest_s(self) -> float:
+        """The session lasted at least so long, however late this process came to its turn."""
+        return (self.leaving or self.gone) - self.connected
+
+    @property
+    def longest_s(self) -> float:
+        """The session lasted at most so long."""
+        return (self.left or self.gone) - self.calling
+
+    @property
     def video_s(self) -> float:
         return (self.video_off or self.gone) - self.video_on if self.video_on else 0.0
+
+    @property
+    def longest_video_s(self) -> float:
+        """The track was published for at most so long."""
+        return (self.video_ended or self.left or self.gone) - (self.showing or self.video_on) if self.video_on else 0.0
 
     async def join(self, url: str, token: str) -> "Person":
         self._room = self.rtc.Room()
@@ -70,17 +87,20 @@ class Person:
             # LiveKit reports the track when media arrives: the frames must flow.
             self._media.append(asyncio.create_task(self._show(picture)))
             options = rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_CAMERA, simulcast=False)
+            self.showing = time.time()
             self._camera = await me.publish_track(track, options)
             self.video_on = time.time()
 
     async def camera_off(self) -> None:
         self.video_off = time.time()
         await self._room.local_participant.unpublish_track(self._camera.sid)
+        self.video_ended = time.time()
 
     async def leave(self) -> None:
         self.gone = time.time()
         await self._stop_media()
         await self._room.disconnect()
+        self.left = time.time()
 
     async def wait_until_removed(self, within_s: float) -> None:
         """Until LiveKit has disconnected us."""
