@@ -40,7 +40,7 @@ class LiveKitTimedOut(LiveKitError):
 
 
 class LiveKitFailed(LiveKitError):
-    """LiveKit answered with an error of its own, or with something that is not an answer.
+    """LiveKit answered with an internal error, or with something that is not an answer.
 
     ``livekit_status`` and ``livekit_code`` (Twirp's) are for the log.
     """
@@ -90,7 +90,7 @@ class LiveKitCredentialsRefused(LiveKitError):
 
 
 class LiveKitRefusedInput(LiveKitError):
-    """LiveKit takes the request for invalid, by limits of its own configuration. ``param``: the field, where known."""
+    """LiveKit refuses the request because of a limit in its configuration. ``param``: the field, if known."""
 
     status = 400
     codes = (

@@ -38,7 +38,7 @@ Identity = Annotated[
         examples=["ada"],
     ),
 ]
-# Rooms and participants that exist in LiveKit, whoever named them (SIP, agents, LiveKit's own SDKs): any text.
+# Rooms and participants that exist in LiveKit. SIP, agents and LiveKit's SDKs name them too, so any text is allowed.
 ExistingRoom = Annotated[
     str,
     msgspec.Meta(

@@ -196,7 +196,7 @@ def _field(name: str, schema: dict[str, Any], required: bool, document: dict[str
 
 
 def example_of(schema: dict[str, Any], document: dict[str, Any], depth: int = 0) -> Any:
-    """A value that the schema allows, made of its own examples."""
+    """A value that the schema allows, from the examples in the schema."""
     whole = _resolved(schema, document)
     if "example" in whole or "examples" in whole:
         return whole.get("example", next(iter(whole.get("examples", ())), None))

@@ -9,7 +9,7 @@ from shared.models.usage.listings import EventFilter, EventPage, EventRecord
 
 _NAMES = "created_at, id, received_at, name, room, room_sid, participant_sid, identity"
 # Bodies of a page, together (the first one is there however large). Two hundred of the largest that LiveKit may send would be
-# 200 MiB in the memory of an API process, several times over, and whoever can mint a token can have LiveKit send such.
+# 200 MiB in the memory of an API process, several times over. Every client that can mint a token can make LiveKit send them.
 PAGE_BYTES = 4 * 1024 * 1024
 _SO_FAR = "sum(octet_length(body)) OVER (ORDER BY created_at DESC, id DESC) - octet_length(body)"
 # LiveKit names a session's start before its first event, and the events of its end may follow it.

@@ -33,7 +33,7 @@ class LateChanges(NamedTuple):
 
 
 class RangeUsage(NamedTuple):
-    """All that is known of a range, on one snapshot, by the start (unix ms) of its hours or days.
+    """The stored usage of a range, on one snapshot, by the start (unix ms) of its hours or days.
 
     ``usage``: by kind; ended sessions, and open ones as far as they count. ``media``: egress and ingress likewise, by
     (meter, type). ``carried_in``: participants connected just before the range. ``stretches``: changes of the number of

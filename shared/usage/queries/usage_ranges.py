@@ -151,7 +151,7 @@ media AS (
 
 # The level before the range is the present level less every change since. So the years before the range are not read: only the
 # range, the hours up to the next midnight ($8), and whole days after that. Without an upper bound on those days the planner
-# expects a third of the table, and plans every request anew to avoid that.
+# expects a third of the table, and plans every request again to avoid that.
 _LEVELS: Final = f"""
 stretches AS (
     SELECT start_ms, change, peak, (start_ms < $6)::int AS is_in_range
