@@ -20,7 +20,7 @@ $(VENV)/.$(LOCK): $(LOCK) pyproject.toml
 run: setup
 	@exec $(BIN)/relay up $(ARGS)
 
-# WORKERS=3 runs files side by side in so many processes, each with servers of its own: much of the time is spent waiting.
+# WORKERS=3 runs test files in three processes, each with separate servers: the tests mostly wait.
 WORKERS ?= 0
 test: setup
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
@@ -36,7 +36,7 @@ PROSE := README.md CONTRIBUTING.md SECURITY.md CHANGELOG.md docs benchmarks
 prose:
 	$(VALE) --output=line $(PROSE)
 
-# Kills and starves one part after the other under load and counts what is left: ARGS="--rounds 10".
+# Stops one part after the other under load and compares what is stored: ARGS="--rounds 10".
 faults: setup
 	$(BIN)/python -m faults $(ARGS)
 
