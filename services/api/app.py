@@ -1,31 +1,31 @@
-"""Puts the API together: what it opens, what it routes, how it answers errors."""
+"""The composition root of the API: what it opens, what it routes, how it answers errors."""
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from litestar import Litestar, Router
 from litestar.datastructures import State
-from litestar.di import Provide
 from litestar.exceptions import NotFoundException
 from litestar.types import ASGIApp
 
 from services.api import routes
 from services.api.context import Context
+from services.api.dependencies import KEY_DEPENDENCIES, shared_dependencies
 from services.api.http.access.authentication import Authentication
 from services.api.http.access.key_store import KeyStore
 from services.api.http.access.last_used import LastUsed
 from services.api.http.access.limits import Limits, connect_limits_redis
 from services.api.http.problems import answer_error
-from services.api.http.requests import JsonRequest, check_parameters, provide_key, provide_params, require_secret_key
+from services.api.http.requests import JsonRequest, check_parameters, require_secret_key
 from services.api.http.serving.hot_routes import HotRoutes
 from services.api.http.serving.server import Drain
 from services.api.portal.portal import create_portal
 from services.api.portal.routes import portal_router, with_pages
 from services.api.reference.routes import reference_routes
 from services.api.tokens import routes as tokens
+from services.api.tokens.service import Minter
 from services.api.usage.stream_backlog import StreamBacklog
 from services.api.webhooks import routes as webhooks
 from services.api.webhooks.intake import Intake
@@ -45,16 +45,18 @@ from shared.operations.backlog import Backlog
 log = logging.getLogger("relay.api")
 POOL_SIZE = 10
 CLOSE_POOL_S = 5.0
+# The paths that are served in front of the framework.
+HOT_PATHS = (tokens.PATH, webhooks.PATH)
 
 
 def open_pool(database: DatabaseUrl) -> Pool:
-    """The API's connections, opened when the pool is entered."""
+    """The API's connection pool. It opens when it is entered."""
     limit = end_statements_after(BORROWED_S)
     return create_pool(database, "relay api", max_size=POOL_SIZE, stateless=True, init=limit)
 
 
 def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | None = None) -> ASGIApp:
-    """The ASGI application. Opens nothing before its lifespan starts; call it on the event loop it will run on."""
+    """Build the ASGI application on the event loop it will run on. Its lifespan opens the connections."""
     clock = clock or SystemClock()
     pool = open_pool(settings.database)
     redis = event_stream.connect_streams(settings)
@@ -69,7 +71,8 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
     stale_ms = stale_after_ms(settings.reconcile_interval_s)
     livekit = RoomService(settings.livekit_api_url, settings.livekit_api_key, settings.livekit_api_secret, clock)
     drain = drain or Drain()
-    context = Context(authentication, pool, redis, StreamBacklog(redis), clock, backlog, stale_ms, drain, livekit)
+    stream_backlog = StreamBacklog(redis)
+    context = Context(authentication, pool, redis, stream_backlog, clock, backlog, stale_ms, drain, livekit)
     portal = create_portal(settings, context)
 
     @asynccontextmanager
@@ -97,22 +100,32 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
 
     signer = TokenSigner(settings.livekit_api_key, settings.livekit_api_secret)
     verifier = WebhookVerifier(settings.livekit_api_key, settings.livekit_api_secret, settings.livekit_previous)
-    minter = tokens.Minter(signer, settings.livekit_url, clock)
+    minter = Minter(signer, settings.livekit_url, clock)
     receiver = webhooks.WebhookReceiver(verifier, intake, clock)
     v1 = Router(
         "/v1",
         route_handlers=routes.V1,
         guards=[require_secret_key],
         before_request=check_parameters,
-        dependencies={"key": Provide(provide_key), "params": Provide(provide_params)},
+        dependencies=KEY_DEPENDENCIES,
         security=[{"secretKey": []}],
     )
     described = [v1, *routes.OPEN]
-    dependencies = {
-        "context": _given(context),
-        "minter": _given(minter),
-        "receiver": _given(receiver),
-    }
+    dependencies = shared_dependencies(
+        {
+            "authentication": authentication,
+            "backlog": backlog,
+            "clock": clock,
+            "drain": drain,
+            "livekit": livekit,
+            "minter": minter,
+            "pool": pool,
+            "receiver": receiver,
+            "redis": redis,
+            "stale_ms": stale_ms,
+            "stream_backlog": stream_backlog,
+        }
+    )
     app = Litestar(
         route_handlers=[
             *described,
@@ -124,7 +137,7 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
         request_class=JsonRequest,
         request_max_body_size=tokens.BODY_LIMIT,
         lifespan=[lifespan],
-        state=State({"context": context}),
+        state=State({"authentication": authentication}),
         openapi_config=None,
         logging_config=None,
     )
@@ -136,8 +149,11 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
 
 @asynccontextmanager
 async def _opened(pool: Pool) -> AsyncIterator[None]:
-    """Closing a pool waits for each connection to come back. One that a cancelled request never gave back must not keep the
-    process from ending."""
+    """Open the pool, and close it within ``CLOSE_POOL_S`` seconds.
+
+    Closing waits for every connection to come back. One that a cancelled request never returned must not keep the process from
+    ending.
+    """
     await pool
     try:
         yield
@@ -146,21 +162,16 @@ async def _opened(pool: Pool) -> AsyncIterator[None]:
             async with asyncio.timeout(CLOSE_POOL_S):
                 await pool.close()
         except TimeoutError:
-            log.warning("connections to Postgres did not come back within %g s; they are cut", CLOSE_POOL_S)
+            log.warning("connections to Postgres did not come back within %g s; Relay closes them", CLOSE_POOL_S)
             pool.terminate()
-
-
-def _given(value: Any) -> Provide:
-    """A dependency that is the same for all requests."""
-    return Provide(lambda: value, sync_to_thread=False)
 
 
 async def _warn_of_weak_redis(redis: event_stream.Redis) -> None:
     try:
         if await event_stream.is_durable(redis) is False:
             log.warning(
-                "Redis does not sync its append-only file before it answers: a crash of it can lose acknowledged webhooks."
+                "Redis does not sync its append-only file before it answers. A crash of Redis can lose acknowledged webhooks."
                 " Set `appendonly yes` and `appendfsync always`."
             )
     except event_stream.UNAVAILABLE:
-        log.warning("Redis cannot be reached; webhooks go to the inbox in Postgres until it can")
+        log.warning("Relay cannot reach Redis; webhooks go to the inbox in Postgres meanwhile")

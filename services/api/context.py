@@ -1,4 +1,4 @@
-"""What the handlers are given: opened by the application, shared by all requests of the process."""
+"""What the portal shares with the API: opened by the application, used by all requests of the process."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from shared.operations.backlog import Backlog
 
 
 class Context(NamedTuple):
-    """``stale_ms``: how long an open session that nothing confirms goes on counting (shared/metering/usage.py)."""
+    """``stale_ms``: how long an open session without a sign of life counts (shared/metering/usage.py)."""
 
     authentication: Authentication
     pool: Pool

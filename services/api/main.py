@@ -5,10 +5,8 @@ import sys
 
 import uvloop
 
-from services.api.app import create_app
+from services.api.app import HOT_PATHS, create_app
 from services.api.http.serving.server import Drain, Server, server_config
-from services.api.tokens import routes as tokens
-from services.api.webhooks import routes as webhooks
 from shared.errors import RelayError, SettingsInvalid
 from shared.infra import metrics
 from shared.infra.logs import set_up_logging
@@ -20,7 +18,7 @@ from shared.infra.version import VERSION
 
 
 def run() -> int:
-    """Serve until SIGTERM or SIGINT and answer the requests in progress. Returns the exit code."""
+    """Serve until SIGTERM or SIGINT, then finish the requests in progress. Returns the exit code."""
     try:
         settings = load_settings()
         set_up_logging(settings.log_format, settings.log_level)
@@ -41,7 +39,7 @@ def run() -> int:
 async def _serve(settings: Settings) -> int:
     drain = Drain()
     config = server_config(
-        traced_app(create_app(settings, drain=drain), (tokens.PATH, webhooks.PATH)),
+        traced_app(create_app(settings, drain=drain), HOT_PATHS),
         host=settings.host,
         port=settings.port,
         forwarded_allow_ips=list(settings.trusted_proxies),

@@ -1,11 +1,10 @@
-"""The routes of the API. A new one is declared in the `routes` module of its resource and added to one of these lists."""
+"""The routes of the API. Declare a new route in the `routes` module of its resource and add it to one of these lists."""
 
 from typing import Final
 
 from litestar.types import ControllerRouterHandler
 
 from services.api.events import routes as events
-from services.api.health import metrics
 from services.api.health import routes as health
 from services.api.keys.routes import KeysController
 from services.api.participants.routes import ParticipantsController
@@ -15,7 +14,7 @@ from services.api.tokens import routes as tokens
 from services.api.usage import routes as usage
 from services.api.webhooks import routes as webhooks
 
-# Under /v1, for secret keys: see ``services/api/http/requests.py`` for what holds for all of them.
+# Under /v1, for secret keys. ``services/api/http/requests.py`` says what every request passes.
 V1: Final[list[ControllerRouterHandler]] = [
     tokens.create_token,
     KeysController,
@@ -26,10 +25,10 @@ V1: Final[list[ControllerRouterHandler]] = [
     sessions.get_session,
     events.list_events,
 ]
-# Each with its full path and its own idea of who may ask.
+# Each with its full path and its own authentication.
 OPEN: Final[list[ControllerRouterHandler]] = [
     webhooks.receive_webhook,
     health.healthz,
     health.readyz,
-    metrics.get_metrics,
+    health.get_metrics,
 ]

@@ -2,7 +2,7 @@
 
 import time
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -10,6 +10,7 @@ MINUTE_MS = 60_000
 SECOND_MS = 1000
 
 
+@runtime_checkable
 class Clock(Protocol):
     """Tells the time as unix milliseconds, UTC."""
 

@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from services.api.usage.parameters import UsageQuery, usage_range
+from services.api.usage.ranges import usage_range
+from services.api.usage.schemas import UsageQuery
 from services.api.usage.service import usage_for
 from services.api.usage.stream_backlog import AWAY_MS, PATIENCE_MS, SHARE_MS, Seen, StreamBacklog
 from services.worker.broker import sweep

@@ -93,7 +93,7 @@ async def test_an_internal_error_has_no_details_and_is_in_the_log(
         raise RuntimeError("postgresql://relay:hunter2@db/relay")
 
     monkeypatch.setattr("services.api.usage.routes.usage_for", fail)
-    monkeypatch.setattr("services.api.tokens.routes.Minter.mint", fail)
+    monkeypatch.setattr("services.api.tokens.service.Minter.mint", fail)
     for method, path, json in (("GET", "/v1/usage", None), ("POST", "/v1/tokens", TOKEN)):
         caplog.clear()
         answer = await api.request(method, path, json=json, headers=key_of(project))

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from services.api.sessions.service import event_for
+from services.api.events.service import event_for
 from services.cli.projects import create_project
 from shared.errors import InvalidRequest
 from shared.infra.clock import rfc3339

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from jwt.types import Options
 from livekit import api
 
-from services.api.tokens.routes import Grants, TokenRequest, token_claims
+from services.api.tokens.schemas import Grants, TokenRequest
+from services.api.tokens.service import token_claims
 from shared.errors import WebhookRefused
 from shared.livekit.access_token import TokenSigner
 from shared.livekit.webhook import WebhookSigner, WebhookVerifier

@@ -1,16 +1,13 @@
-"""`GET /v1/events`: what LiveKit reported, as it reported it."""
+"""`GET /v1/events`: the events that LiveKit sent."""
 
-from typing import Any
-
-from litestar import Request, Response, get
+from litestar import Response, get
 from litestar.di import NamedDependency
 
-from services.api.context import Context
+from services.api.events.schemas import EventsAnswer, EventsQuery
+from services.api.events.service import events_for
 from services.api.http.openapi import described
-from services.api.sessions.routes import answer
-from services.api.sessions.schemas import EventsAnswer
-from services.api.sessions.service import EventsQuery, events_for
-from shared.models.projects import KeyRecord
+from services.api.http.requests import uncached_json
+from shared.infra.postgres.pool import Pool
 from shared.models.scope import Scope
 
 
@@ -18,15 +15,16 @@ from shared.models.scope import Scope
     "/events",
     operation_id="listEvents",
     tags=["usage"],
-    summary="Kept events, those that LiveKit created last first",
-    description="As LiveKit sent them. `session` is a participant sid; `from` and `to` are about when LiveKit created them.",
+    summary="List the retained events",
+    description=(
+        "As LiveKit sent them, newest first. `from` and `to` select by the time at which LiveKit created an event. `session`"
+        " is a participant sid."
+    ),
     opt=described(errors=("invalid_cursor",), answers=EventsAnswer),
 )
 async def list_events(
-    request: Request[Any, Any, Any],
-    key: NamedDependency[KeyRecord],
-    context: NamedDependency[Context],
+    pool: NamedDependency[Pool],
+    project_scope: NamedDependency[Scope],
     params: NamedDependency[EventsQuery],
 ) -> Response[bytes]:
-    found = await events_for(context.pool, Scope(key.project_id, key.mode), params)
-    return answer(found)
+    return uncached_json(await events_for(pool, project_scope, params))

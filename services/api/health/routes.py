@@ -1,50 +1,22 @@
-"""`GET /healthz` and `GET /readyz`."""
+"""`GET /healthz`, `GET /readyz` and `GET /metrics`."""
 
-import asyncio
-from typing import Annotated, Literal
+from typing import Any
 
-import asyncpg
-import msgspec
-from litestar import Response, get
+from litestar import Request, Response, get
 from litestar.di import NamedDependency
+from litestar.exceptions import NotFoundException
 
-from services.api.context import Context
+from services.api.health.schemas import Alive, Readiness
+from services.api.health.service import check_readiness
 from services.api.http.openapi import described
-from shared.infra.migrations.queries import missing_migrations
-from shared.infra.migrations.schema import known_migrations
-from shared.infra.postgres.errors import ReadOnlySession
-from shared.infra.postgres.pool import UNAVAILABLE, Pool, borrowed
-from shared.infra.postgres.queries import is_read_only
-from shared.infra.redis import event_stream
-from shared.models.wire import Wire
-
-CHECK_TIMEOUT_S = 2.0
+from services.api.http.serving.server import Drain
+from shared.infra import metrics
+from shared.infra.postgres.pool import Pool
+from shared.infra.redis.event_stream import Redis
+from shared.operations.backlog import Backlog
 
 
-class Alive(Wire):
-    status: Literal["ok"]
-
-
-Check = Annotated[str, msgspec.Meta(description="`ok`, or what is wrong.", examples=["ok"])]
-
-
-class Checks(Wire):
-    """``process`` is there only while this process stops, or where a part of it has failed."""
-
-    postgres: Check
-    migrations: Check
-    redis: Check
-    process: Check | msgspec.UnsetType = msgspec.UNSET
-
-
-class Readiness(Wire):
-    """``status`` is `ok` only if every check is."""
-
-    status: Literal["ok", "unavailable"]
-    checks: Checks
-
-
-@get("/healthz", operation_id="getHealth", tags=["operations"], summary="The process lives", security=[])
+@get("/healthz", operation_id="getHealth", tags=["operations"], summary="Check that the process is alive", security=[])
 async def healthz() -> Alive:
     return Alive(status="ok")
 
@@ -53,42 +25,23 @@ async def healthz() -> Alive:
     "/readyz",
     operation_id="getReadiness",
     tags=["operations"],
-    summary="Postgres, Redis and migrations",
-    description="200 when all is well, else 503; `checks` says what is wrong.",
+    summary="Check Postgres, Redis and the migrations",
+    description="200 if every check is `ok`, else 503. `checks` says what is wrong.",
     security=[],
     opt=described(also_statuses=(503,)),
 )
-async def readyz(context: NamedDependency[Context]) -> Response[Readiness]:
-    (postgres, migrations), redis_state = await asyncio.gather(
-        _check_postgres(context.pool), _check_redis(context.redis)
-    )
-    checks = Checks(postgres=postgres, migrations=migrations, redis=redis_state)
-    if context.drain.failed is not None:
-        checks.process = f"failed: {context.drain.failed}"
-    elif context.drain.started:
-        checks.process = "stopping"
-    ready = all(state == "ok" for state in msgspec.structs.asdict(checks).values() if state is not msgspec.UNSET)
-    return Response(
-        Readiness(status="ok" if ready else "unavailable", checks=checks), status_code=200 if ready else 503
-    )
+async def readyz(
+    pool: NamedDependency[Pool], redis: NamedDependency[Redis], drain: NamedDependency[Drain]
+) -> Response[Readiness]:
+    readiness = await check_readiness(pool, redis, drain)
+    return Response(readiness, status_code=200 if readiness.status == "ok" else 503)
 
 
-async def _check_postgres(pool: Pool) -> tuple[str, str]:
-    try:
-        async with borrowed(pool, CHECK_TIMEOUT_S) as conn:
-            if await is_read_only(conn):
-                return "read-only", "unknown"
-            missing = await missing_migrations(conn, known_migrations())
-    except ReadOnlySession:
-        return "read-only", "unknown"
-    except (*UNAVAILABLE, asyncpg.PostgresError):
-        return "unreachable", "unknown"
-    return "ok", "ok" if not missing else f"pending: {missing[0]}; run `relay migrate`"
-
-
-async def _check_redis(redis: event_stream.Redis) -> str:
-    try:
-        await redis.ping()
-    except event_stream.UNAVAILABLE:
-        return "unreachable"
-    return "ok"
+@get("/metrics", summary="Prometheus metrics of this process", include_in_schema=False)
+async def get_metrics(request: Request[Any, Any, Any], backlog: NamedDependency[Backlog]) -> Response[bytes]:
+    """Render the metrics. The backlog is measured now, so that it is known without a worker too."""
+    # `/metrics/` would be the same route. A proxy that hides `/metrics` from the public does not know that.
+    if request.scope["raw_path"] != b"/metrics":
+        raise NotFoundException
+    await backlog.measure()
+    return Response(metrics.rendered(), media_type=metrics.CONTENT_TYPE)

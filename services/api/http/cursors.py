@@ -1,7 +1,7 @@
-"""Cursors of pages: opaque to clients, and of use only with the request they came from.
+"""Cursors of pages: opaque to clients, and valid only for the request they came from.
 
-A cursor says at which row of one's own project the next page begins. There is nothing in it to protect, so it is not signed;
-it is checked, and one that is malformed, or comes from another request, is refused.
+A cursor holds the row of one's own project at which the next page begins. That needs no protection, so a cursor is not signed.
+It is checked, and a malformed cursor or one of another request is refused.
 """
 
 import base64
@@ -16,21 +16,25 @@ from shared.errors import InvalidRequest
 
 _LONGEST = 2_000
 Cursor = Annotated[
-    str, msgspec.Meta(max_length=_LONGEST, description="Where the next page begins: `nextCursor` of the last one.")
+    str,
+    msgspec.Meta(max_length=_LONGEST, description="Start of the page: `nextCursor` of the previous answer."),
+]
+NextCursor = Annotated[
+    str, msgspec.Meta(description="Send it as `cursor` to get the next page. Null or absent on the last page.")
 ]
 
 
 def write_cursor(request: Sequence[Any], position: Sequence[Any]) -> str:
-    """A cursor for ``position``; ``request`` is what the next request must have in common with this one."""
+    """Write a cursor for ``position``. The next request must have ``request`` in common with this one."""
     body = msgspec.json.encode([crc32(msgspec.json.encode(request)), *position])
     return base64.urlsafe_b64encode(body).rstrip(b"=").decode()
 
 
 def read_cursor(cursor: str | None, request: Sequence[Any], types: Sequence[type]) -> Any:
-    """The position in it, None without a cursor. Raises ``InvalidRequest``."""
+    """Read the position in a cursor. None without a cursor. Raises ``InvalidRequest``."""
     if cursor is None:
         return None
-    refused = InvalidRequest("cursor is not one that this request answered with", "cursor", "invalid_cursor")
+    refused = InvalidRequest("`cursor` belongs to another request. Start again without it.", "cursor", "invalid_cursor")
     if len(cursor) > _LONGEST:
         raise refused
     try:
@@ -40,7 +44,7 @@ def read_cursor(cursor: str | None, request: Sequence[Any], types: Sequence[type
         raise refused from None
     if check != crc32(msgspec.json.encode(request)) or [type(part) for part in position] != list(types):
         raise refused
-    # What Postgres has no room for: no row's.
+    # Postgres has no NUL in text and no larger bigint, so no row has such a position.
     if any("\0" in part if isinstance(part, str) else not -(1 << 62) < part < 1 << 62 for part in position):
         raise refused
     return tuple(position)

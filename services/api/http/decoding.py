@@ -1,4 +1,4 @@
-"""Decodes request bodies and says in plain words which field is wrong."""
+"""Decodes request bodies and explains in plain words which field is wrong."""
 
 import re
 from typing import TypeVar
@@ -9,13 +9,13 @@ from shared.errors import InvalidRequest
 from shared.models.names import IN_WORDS
 
 T = TypeVar("T")
-NO_BODY = "the body is empty; it must be a JSON object"
+NO_BODY = "The body is empty. Send a JSON object."
 _PATH = re.compile(r"^(.*?)(?: - at `(?:key in )?\$\.?([^`]*)`)?$", re.DOTALL)
 _NAMED = re.compile(r"^Object (contains unknown|missing required) field `([^`]*)`$")
 
 
 def decode_request(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
-    """The decoded body. Raises ``InvalidRequest`` with the dotted path of the field."""
+    """Decode a request body. Raises ``InvalidRequest`` with the dotted path of the field."""
     if not body:
         raise InvalidRequest(NO_BODY, code="invalid_json")
     try:
@@ -23,7 +23,12 @@ def decode_request(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
     except msgspec.ValidationError as error:
         raise _explain(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
+        raise InvalidRequest(f"The body is not valid JSON: {_sentence(error)}", code="invalid_json") from None
+
+
+def is_required(param: str) -> InvalidRequest:
+    """The error for a missing field or parameter."""
+    return InvalidRequest(f"`{param}` is required.", param, "missing_field")
 
 
 def _explain(message: str) -> InvalidRequest:
@@ -33,16 +38,22 @@ def _explain(message: str) -> InvalidRequest:
     if named is not None:
         param = f"{path}.{named[2]}" if path else named[2]
         if named[1] == "missing required":
-            return InvalidRequest(f"{param} is required", param, "missing_field")
-        return InvalidRequest(f"{param} is not a field of this request", param, "unknown_field")
+            return is_required(param)
+        return InvalidRequest(f"`{param}` is not a field of this request. Leave it out.", param, "unknown_field")
     if not path:
-        return InvalidRequest(f"the body must be a JSON object: {text}")
+        return InvalidRequest(f"The body must be a JSON object: {_sentence(text)}")
     return InvalidRequest(in_words(path, text), path)
 
 
 def in_words(param: str, text: str) -> str:
-    """A sentence on what is wrong with ``param``, from msgspec's message without its path."""
+    """Explain what is wrong with ``param``. ``text`` is msgspec's message without its path."""
     if "matching regex" in text:
         words = next((words for pattern, words in IN_WORDS.items() if text.endswith(repr(pattern))), None)
-        return f"{param} has the wrong form" if words is None else f"{param} must be {words}"
-    return f"{param}: {text[:1].lower()}{text[1:]}"
+        return f"`{param}` has the wrong form." if words is None else f"`{param}` must be {words}."
+    return f"`{param}`: {_sentence(text)}"
+
+
+def _sentence(text: object) -> str:
+    """msgspec's message as the second part of a sentence."""
+    words = str(text).rstrip(".")
+    return f"{words[:1].lower()}{words[1:]}."

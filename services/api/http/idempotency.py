@@ -1,8 +1,8 @@
-"""`Idempotency-Key`: a creating request that is repeated, because its answer was lost, is carried out once.
+"""`Idempotency-Key`: a creating request that a client repeats, because it lost the answer, is carried out once.
 
-Kept in Postgres rather than in Redis: what is created there is committed together with its answer, so that no crash can
-separate the two, and Redis may be away without a guarantee being lost unnoticed. Only successes are kept: a request that
-failed changed nothing that repeating it would double, and can be repeated with the same key.
+Answers are stored in Postgres, not in Redis. There the answer is committed together with what it created, so no crash can
+separate the two, and the guarantee holds while Redis is down. Only successes are stored: a failed request changed nothing and
+can be repeated with the same key.
 """
 
 import logging
@@ -26,20 +26,22 @@ log = logging.getLogger("relay.api")
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotent-Replayed"
 KEPT_MS = DAY_MS
-# Its process died: longer than any request may take.
+# Longer than any request may take: the process of an older attempt has died.
 ABANDONED_MS = MINUTE_MS
 _MAX_LENGTH = 255
 
-# For ``described`` of a route that uses this.
+# Arguments of ``described`` for a route that takes the header.
 IDEMPOTENT: Final[dict[str, Any]] = {
     "request_headers": {
         HEADER: {
-            "description": "Up to 255 characters of your choice, such as a UUID. A request that comes again with the same key"
-            " within 24 hours is not carried out again: it gets the first answer.",
+            "description": "Up to 255 characters of your choice, such as a UUID. If you repeat a request with the same key"
+            " within 24 hours, Relay does not carry it out again and returns the first answer.",
             "schema": {"type": "string", "minLength": 1, "maxLength": _MAX_LENGTH, "pattern": "^[ -~]+$"},
         }
     },
-    "answer_headers": {REPLAYED: "`true` if this answer was given before, to the same `Idempotency-Key`."},
+    "answer_headers": {
+        REPLAYED: "`true` if this is the stored answer to an earlier request with this `Idempotency-Key`."
+    },
 }
 IDEMPOTENT_ERRORS: Final = ("attempt_under_way", "idempotency_key_reused")
 
@@ -51,13 +53,15 @@ T = TypeVar("T", bound=msgspec.Struct)
 def attempt_of(
     request: Request[Any, Any, Any], project_id: str, mode: Mode, data: msgspec.Struct | None
 ) -> Attempt | None:
-    """None without the header. The body counts as decoded: spaces and the order of fields do not matter. Raises
-    ``InvalidRequest``."""
+    """Read the header of a request. None without it. Raises ``InvalidRequest``.
+
+    Bodies are compared as decoded: spaces and the order of fields do not matter.
+    """
     given = request.headers.get(HEADER)
     if given is None:
         return None
     if not (0 < len(given) <= _MAX_LENGTH and given.isascii() and given.isprintable()):
-        raise InvalidRequest(f"{HEADER} must be 1 to {_MAX_LENGTH} printable ASCII characters", HEADER)
+        raise InvalidRequest(f"`{HEADER}` must be 1 to {_MAX_LENGTH} printable ASCII characters.", HEADER)
     return Attempt(
         project_id=project_id,
         mode=mode,
@@ -68,8 +72,10 @@ def attempt_of(
 
 
 async def once(pool: Pool, attempt: Attempt | None, now_ms: int, perform: Callable[[], Awaitable[T]]) -> Response[T]:
-    """Carries out ``perform``, which makes something elsewhere than in Postgres; or repeats the answer of the attempt before.
-    Should the process die in the middle, a repetition calls ``perform`` again after a minute: it must bear that.
+    """Carry out ``perform``, or return the answer of the earlier attempt.
+
+    ``perform`` creates something outside Postgres. If the process dies meanwhile, a repeated request calls ``perform`` again
+    after a minute, so it must be safe to call twice.
 
     Raises what ``perform`` raises, ``IdempotencyKeyReused``, ``AttemptUnderWay``, ``StoreUnavailable``.
     """
@@ -87,7 +93,7 @@ async def once(pool: Pool, attempt: Attempt | None, now_ms: int, perform: Callab
         async with borrowed(pool) as conn:
             await queries.end(conn, attempt, now_ms, 201, msgspec.json.encode(made), None)
     except _AWAY as error:
-        log.warning("the answer to %s could not be kept (%s)", attempt.endpoint, type(error).__name__)
+        log.warning("idempotency: the answer to %s was not stored (%s)", attempt.endpoint, type(error).__name__)
     return Response(made, status_code=201)
 
 
@@ -98,8 +104,10 @@ async def once_committed(
     perform: Callable[[Connection], Awaitable[T]],
     shown_once: Callable[[T], str] | None = None,
 ) -> Response[T]:
-    """Carries out ``perform`` and keeps its answer in one transaction, or repeats the answer of the attempt before. An answer
-    that holds a secret is not kept: ``shown_once`` then says what was made, such as "key k3v9", for ``ShownOnce``.
+    """Carry out ``perform`` and store its answer in one transaction, or return the earlier answer.
+
+    An answer that holds a secret is not stored. ``shown_once`` then names what was created, such as "key k3v9", for
+    ``ShownOnce``.
 
     Raises what ``perform`` raises, ``IdempotencyKeyReused``, ``AttemptUnderWay``, ``ShownOnce``, ``StoreUnavailable``.
     """
@@ -114,33 +122,33 @@ async def once_committed(
                 body = None if shown_once else msgspec.json.encode(made)
                 await queries.end(conn, attempt, now_ms, 201, body, shown_once and shown_once(made))
     except Exception as error:
-        # Only now, without the connection: if all that failed held one and waited for a second, none would get it. A commit
-        # whose outcome is unknown is safe: an attempt that has its answer is not given up.
+        # The connection is back in the pool by now. If every failed request held one while it waited for a second, none would
+        # get one. A commit with an unknown outcome is safe: an attempt that has its answer is not given up.
         if attempt is not None:
             await _give_up(pool, attempt, now_ms)
         if isinstance(error, _AWAY):
-            raise _nothing_made() from error
+            raise _unavailable() from error
         raise
     return Response(made, status_code=201)
 
 
-def _nothing_made() -> StoreUnavailable:
-    return StoreUnavailable("nothing can be made at the moment; try again shortly")
+def _unavailable() -> StoreUnavailable:
+    return StoreUnavailable("Relay cannot reach Postgres, so it created nothing. Try again shortly.")
 
 
 async def _begin(pool: Pool, attempt: Attempt, now_ms: int) -> Response[T] | None:
-    """None if the attempt is to be carried out now."""
+    """Return the earlier answer, or None if the attempt must be carried out now."""
     forgotten_ms, abandoned_ms = now_ms - KEPT_MS, now_ms - ABANDONED_MS
     try:
         async with borrowed(pool) as conn:
-            for _ in range(3):  # again only if the row vanished between the two statements
+            for _ in range(3):  # a second time only if the row vanished between the two statements
                 if await queries.begin(conn, attempt, now_ms, forgotten_ms=forgotten_ms, abandoned_ms=abandoned_ms):
                     return None
                 known = await queries.earlier(conn, attempt)
                 if known is not None:
                     return _replayed(attempt, known)
     except _AWAY as error:
-        raise _nothing_made() from error
+        raise _unavailable() from error
     raise AttemptUnderWay
 
 
@@ -161,4 +169,7 @@ async def _give_up(pool: Pool, attempt: Attempt, now_ms: int) -> None:
         async with borrowed(pool) as conn:
             await queries.give_up(conn, attempt, now_ms)
     except _AWAY:
-        log.warning("%s can be repeated with its key only in a minute: Postgres is away", attempt.endpoint)
+        log.warning(
+            "idempotency: %s can be repeated with its key only after a minute, because Postgres is unreachable",
+            attempt.endpoint,
+        )

@@ -1,8 +1,7 @@
-"""The OpenAPI 3.1 document, made of what the routes declare.
+"""Builds the OpenAPI 3.1 document from what the routes declare.
 
-Paths and parameters come from Litestar. The schemas come from msgspec, from the very structs that decode the requests and
-encode the answers, with every limit. Error answers come from ``problem_codes``: those that any route of its kind can give are
-added to each, further ones are named by the route::
+Paths and parameters come from Litestar. Schemas, limits and descriptions come from the msgspec structs that decode the requests
+and encode the answers. Error answers come from ``problem_codes``: every route gets those of its kind, and names further ones::
 
     @get("/rooms/{name:str}", operation_id="getRoom", tags=["rooms"], summary="…", opt=described(errors=("room_not_found",)))
     async def get_room(name: FromPath[RoomName], key: NamedDependency[KeyRecord], …) -> RoomAnswer: ...
@@ -24,7 +23,7 @@ from litestar.routes import HTTPRoute
 from litestar.types import ControllerRouterHandler
 from litestar.typing import FieldDefinition
 
-from services.api.http.field_notes import note_of
+from services.api.http.openapi_schemas import finished, move_description, with_present_fields
 from services.api.http.problem_codes import CODES
 from services.api.http.problems import MEDIA_TYPE, TITLES, ProblemDetails
 from services.api.http.query import query_schema
@@ -36,21 +35,21 @@ _KEY_ERRORS = (
     "publishable_key", "store_unavailable", "unknown_field", "rate_limited", "too_many_unknown_keys",
 )  # fmt: skip
 _BODY_ERRORS = ("invalid_json", "invalid_request", "missing_field", "payload_too_large", "unsupported_media_type")
-# Not there where the instance has no limits, or could not count.
+# Absent if the instance has no limits, or could not count the request.
 _RATE_HEADERS = {
-    "RateLimit-Limit": "Requests a minute, of the limit that is nearest to being reached.",
-    "RateLimit-Remaining": "How many of them are left.",
-    "RateLimit-Reset": "Seconds until the minute is over.",
-    "RateLimit-Policy": "The limit and its window in seconds, like `3000;w=60`.",
+    "RateLimit-Limit": "Requests per minute. The headers describe the limit that is nearest to being reached.",
+    "RateLimit-Remaining": "Requests left in this minute.",
+    "RateLimit-Reset": "Seconds until the minute ends.",
+    "RateLimit-Policy": "The limit and its window in seconds, such as `3000;w=60`.",
 }
 _TAGS = {
-    "tokens": "Admit someone to a room.",
-    "rooms": "Rooms of the key's project and mode.",
-    "participants": "Who is in a room.",
-    "usage": "Participant, video and audio minutes; sessions and events behind them.",
-    "keys": "API keys of the key's project.",
-    "webhooks": "What LiveKit calls.",
-    "operations": "Whether this instance is well.",
+    "tokens": "Access tokens that let a participant join a room.",
+    "rooms": "Open rooms of the key's project and mode.",
+    "participants": "Participants of an open room.",
+    "usage": "Participant, video and audio minutes, and the sessions and events behind them.",
+    "keys": "API keys of the key's project and mode.",
+    "webhooks": "The endpoint to which LiveKit sends its webhooks.",
+    "operations": "Health of this instance.",
 }
 
 
@@ -66,13 +65,13 @@ def described(
     answer_headers: dict[str, str] | None = None,
     request_headers: dict[str, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """What a signature cannot say of a route, for its ``opt``.
+    """Describe, for a route's ``opt``, what its signature cannot say.
 
-    ``errors``: codes beyond those that every route of its kind can give. ``example``: of the request. ``at_least_one``: of its
-    fields there must be one. ``takes``: the media type of the request. ``answers``: the type of the answer, where the handler
-    encodes it itself. ``also_statuses``: further statuses with the same answer.
-    ``also_answers``: further media types of it, each with an example. ``answer_headers``: name to description.
-    ``request_headers``: name to OpenAPI parameter fields (``description``, ``schema``).
+    ``errors``: codes beyond those that every route of its kind can answer. ``example``: an example of the request.
+    ``at_least_one``: the request needs at least one field. ``takes``: media type of the request. ``answers``: type of the
+    answer, if the handler encodes it itself. ``also_statuses``: further statuses with the same answer. ``also_answers``:
+    further media types of the answer, each with an example. ``answer_headers``: name to description. ``request_headers``:
+    name to OpenAPI parameter fields (``description``, ``schema``).
     """
     unknown = [code for code in errors if code not in CODES]
     if unknown:
@@ -93,8 +92,8 @@ def described(
 
 
 def build_document(handlers: Iterable[ControllerRouterHandler], dependencies: Any, api_url: str) -> dict[str, Any]:
-    """The document of these routes, as JSON values."""
-    # An application of its own, never served: with the served one Litestar would publish its own pages, which load from a CDN.
+    """Build the document of these routes, as JSON values."""
+    # A second application that is never served. In the served one, Litestar would publish its own pages, which load from a CDN.
     app = Litestar(
         route_handlers=list(handlers),
         dependencies=dependencies,
@@ -120,7 +119,7 @@ def build_document(handlers: Iterable[ControllerRouterHandler], dependencies: An
         if _said_of(handler)["at_least_one"]:
             components[handler.parsed_fn_signature.parameters["data"].annotation.__name__]["minProperties"] = 1
     document["components"]["schemas"] = {
-        name: _noted(name, _finished(_always_there(schema))) for name, schema in sorted(components.items())
+        name: finished(with_present_fields(schema)) for name, schema in sorted(components.items())
     }
     return document
 
@@ -131,9 +130,9 @@ def _config(api_url: str) -> OpenAPIConfig:
         version=version("relay-gateway"),
         summary="API keys, room namespaces, tokens and usage in front of LiveKit.",
         description=(
-            "Every request carries a secret key, `Authorization: Bearer sk_…`, and stays within its project and mode.\n\n"
-            "Errors are `application/problem+json` (RFC 9457); `code` is stable. An unknown field or query parameter is an"
-            " error that names it. Every answer carries `X-Request-Id`."
+            "Send a secret key with every request: `Authorization: Bearer sk_…`. A request reaches only the project and mode of"
+            " its key.\n\nErrors are `application/problem+json` (RFC 9457). Their `code` is stable. Relay refuses an unknown"
+            " field or query parameter with an error that names it. Every answer has an `X-Request-Id` header."
         ),
         license=License(name="Apache-2.0", identifier="Apache-2.0"),
         servers=[Server(url=api_url)],
@@ -144,13 +143,13 @@ def _config(api_url: str) -> OpenAPIConfig:
                     type="http",
                     scheme="bearer",
                     bearer_format="sk_live_… or sk_test_…",
-                    description="A secret API key of a project. For servers only.",
+                    description="A secret API key of a project. Use it on servers only.",
                 ),
                 "livekitSignature": SecurityScheme(
                     type="apiKey",
                     name="Authorization",
                     security_scheme_in="header",
-                    description="LiveKit's webhook token: a JWT over the SHA-256 of the body, without `Bearer`.",
+                    description="LiveKit's webhook token: a JWT that holds the SHA-256 of the body, without `Bearer`.",
                 ),
             }
         ),
@@ -177,7 +176,7 @@ def _answer_type(handler: HTTPRouteHandler) -> Any:
 
 
 def _refine(operation: dict[str, Any], handler: HTTPRouteHandler, schema_of: dict[int, Any]) -> None:
-    """Puts in place what Litestar cannot know: exact schemas, error answers, headers, examples."""
+    """Add what Litestar cannot know: exact schemas, error answers, headers, examples."""
     said = _said_of(handler)
     operation.pop("deprecated", None)
     _refine_parameters(operation, handler, said)
@@ -220,24 +219,19 @@ def _refine_parameters(operation: dict[str, Any], handler: HTTPRouteHandler, sai
             parameter.pop(noise, None)
         kind = path_types(handler).get(parameter["name"])
         if kind is not None:
-            parameter["schema"] = _finished(msgspec.json.schema(kind))
-        _move_description(parameter)
+            parameter["schema"] = finished(msgspec.json.schema(kind))
+        move_description(parameter)
     query = handler.parsed_fn_signature.parameters.get("params")
     for name, schema in {} if query is None else query_schema(query.annotation).items():
-        parameter = {"name": name, "in": "query", "required": False, "schema": _finished(schema)}
-        _move_description(parameter)
+        parameter = {"name": name, "in": "query", "required": False, "schema": finished(schema)}
+        move_description(parameter)
         operation.setdefault("parameters", []).append(parameter)
     for name, fields in said["request_headers"].items():
         operation.setdefault("parameters", []).append({"name": name, "in": "header", "required": False, **fields})
 
 
-def _move_description(parameter: dict[str, Any]) -> None:
-    if "description" in parameter["schema"]:
-        parameter["description"] = parameter["schema"].pop("description")
-
-
 def _headers(further: dict[str, str]) -> dict[str, Any]:
-    described_headers = {"X-Request-Id": "Finds the request in the log.", **further}
+    described_headers = {"X-Request-Id": "Id of the request, as in the log.", **further}
     return {
         name: {"description": text, "required": name == "X-Request-Id", "schema": {"type": "string"}}
         for name, text in described_headers.items()
@@ -254,11 +248,11 @@ def _error_answers(codes: Iterable[str]) -> dict[str, Any]:
 def _error_answer(status: int, codes: list[str]) -> dict[str, Any]:
     further = {}
     if status in (429, 503):
-        further["Retry-After"] = "Seconds to wait before trying again."
+        further["Retry-After"] = "Seconds to wait before the next attempt."
     if status == 429:
         further |= _RATE_HEADERS
     if status == 401:
-        further["WWW-Authenticate"] = "How to authenticate."
+        further["WWW-Authenticate"] = "Authentication scheme of this API."
     return {
         "description": f"{TITLES[status]}: {', '.join(f'`{code}`' for code in codes)}.",
         "headers": _headers(further),
@@ -282,48 +276,3 @@ def _example_of(code: str) -> dict[str, Any]:
         "requestId": "req_3f1c0a9be27d4458a1",
     }
     return example if known.param is None else {**example, "param": known.param}
-
-
-def _always_there(schema: dict[str, Any]) -> dict[str, Any]:
-    """Of an answer (a ``Wire`` struct): a field with a default is in every answer all the same, unless it is UNSET."""
-    if schema.get("additionalProperties") is False or "properties" not in schema:
-        return schema
-    always = [
-        name
-        for name, of_field in schema["properties"].items()
-        if name in schema.get("required", ()) or "default" in of_field
-    ]
-    properties = {
-        name: {key: value for key, value in of_field.items() if key != "default"}
-        for name, of_field in schema["properties"].items()
-    }
-    return {**schema, "properties": properties, "required": always}
-
-
-def _noted(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    for field, of_field in schema.get("properties", {}).items():
-        note = note_of(name, field)
-        if note is not None:
-            of_field.setdefault("description", note)
-    return schema
-
-
-def _finished(schema: Any) -> Any:
-    """A schema in the form that generators read best: JavaScript's anchors, and what is said of one side of a nullable
-    said of the whole."""
-    if isinstance(schema, list):
-        return [_finished(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    finished = {key: _finished(value) for key, value in schema.items()}
-    if isinstance(finished.get("pattern"), str):
-        finished["pattern"] = finished["pattern"].replace(r"\A", "^").replace(r"\Z", "$")
-    sides = finished.get("anyOf", [])
-    if len(sides) == 2 and {"type": "null"} in sides:
-        side = sides[1] if sides[0] == {"type": "null"} else sides[0]
-        if finished.get("default", ...) is None:
-            del finished["default"]
-        for said in ("description", "examples", "default"):
-            if said in side:
-                finished.setdefault(said, side.pop(said))
-    return finished

@@ -11,7 +11,7 @@ from shared.errors import Code, RelayError
 
 
 class InternalError(RelayError):
-    """An exception that is none of ours: a 500 without details."""
+    """Any other exception becomes a 500 without details."""
 
     codes = (
         Code(
@@ -26,6 +26,7 @@ class InternalError(RelayError):
 
 
 def error_classes(base: type[RelayError]) -> Iterator[type[RelayError]]:
+    """The class and all its subclasses, parents first."""
     yield base
     for error in base.__subclasses__():
         yield from error_classes(error)

@@ -8,7 +8,7 @@ import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 
-from services.api.http.decoding import NO_BODY
+from services.api.http.decoding import NO_BODY, is_required
 from services.api.http.problem_codes import InternalError
 from shared.errors import (
     AddressNotFound,
@@ -49,14 +49,25 @@ TITLES: Final = {
 class ProblemDetails(Wire):
     """An error (RFC 9457)."""
 
-    type: Annotated[str, msgspec.Meta(description="Always `about:blank`. Use `code`.", examples=["about:blank"])]
-    title: Annotated[str, msgspec.Meta(description="The status in words.")]
-    status: Annotated[int, msgspec.Meta(ge=400, le=599)]
-    detail: Annotated[str, msgspec.Meta(description="What is wrong, in words. The wording may change.")]
-    code: Annotated[str, msgspec.Meta(description="Stable code of the error, for programs.", pattern="^[a-z0-9_]+$")]
-    request_id: Annotated[str, msgspec.Meta(description="Finds the request in the log.", pattern="^req_[0-9a-f]{18}$")]
+    type: Annotated[
+        str, msgspec.Meta(description="Always `about:blank`. Read `code` instead.", examples=["about:blank"])
+    ]
+    title: Annotated[str, msgspec.Meta(description="HTTP status in words.")]
+    status: Annotated[int, msgspec.Meta(ge=400, le=599, description="HTTP status of the answer.")]
+    detail: Annotated[str, msgspec.Meta(description="What is wrong and what to do. The wording may change.")]
+    code: Annotated[
+        str,
+        msgspec.Meta(description="Stable code of the error. Programs should read this field.", pattern="^[a-z0-9_]+$"),
+    ]
+    request_id: Annotated[
+        str,
+        msgspec.Meta(
+            description="Id of the request, as in the log and in `X-Request-Id`.", pattern="^req_[0-9a-f]{18}$"
+        ),
+    ]
     param: (
-        Annotated[str, msgspec.Meta(description="The wrong field or parameter, as a dotted path.")] | msgspec.UnsetType
+        Annotated[str, msgspec.Meta(description="The field or parameter that is wrong, as a dotted path.")]
+        | msgspec.UnsetType
     ) = msgspec.UNSET
 
 
@@ -85,7 +96,7 @@ class Problem(NamedTuple):
 
 
 def problem_of(error: Exception) -> Problem:
-    """The answer to an exception. Any exception that is none of ours becomes a 500 without details."""
+    """The answer to an exception. Any other exception than a ``RelayError`` becomes a 500 without details."""
     if isinstance(error, HTTPException):
         error = _error_of_framework(error)
     if not isinstance(error, RelayError) or not error.codes:
@@ -119,9 +130,9 @@ def _error_of_parameter(error: ValidationException) -> InvalidRequest:
     if param is None:
         missing = re.search(r"Missing required \w+ parameter '([^']+)'", error.detail)
         if missing is not None:
-            return InvalidRequest(f"{missing[1]} is required", missing[1], "missing_field")
+            return is_required(missing[1])
         return InvalidRequest("A parameter of this request is wrong.")
-    return InvalidRequest(f"{param}: {message[:1].lower()}{message[1:]}", param)
+    return InvalidRequest(f"`{param}`: {message[:1].lower()}{message[1:]}", param)
 
 
 def answer_error(_request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

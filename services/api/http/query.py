@@ -1,6 +1,6 @@
 """Decodes the query string of a request into the struct that its handler declares as ``params``.
 
-The struct is the only description of the parameters: names, types, limits, defaults and the text of the API reference::
+The struct alone describes the parameters: names, types, limits, defaults and the text of the API reference::
 
     class RoomsQuery(Query):
         limit: Annotated[int, Meta(ge=1, le=1000, description="Rooms per page.")] = 100
@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
+from services.api.http.cursors import Cursor
 from services.api.http.decoding import in_words
 from shared.errors import InvalidRequest
 
@@ -21,6 +22,8 @@ from shared.errors import InvalidRequest
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+\- ]\d\d:\d\d)", re.ASCII)
 _EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 _LONGEST_NAME = 100
+# Entries per page of a listing.
+DEFAULT_LIMIT, MAX_LIMIT = 50, 200
 
 
 class Query(msgspec.Struct, rename="camel", kw_only=True, forbid_unknown_fields=True):
@@ -32,24 +35,45 @@ class Instant(int):
 
 
 def unix_ms(at: Instant | None) -> int | None:
-    """The plain number, which JSON can encode."""
+    """A plain number, which JSON can encode."""
     return None if at is None else int(at)
 
 
-# A filter by name: LiveKit's own tokens may name people and rooms freely.
+# Tokens made without Relay may name people and rooms freely, so a filter accepts any text.
 ExactName = Annotated[
     str, Meta(pattern=r"\A[^\x00]*\Z", min_length=1, max_length=512, description="Only entries with exactly this name.")
 ]
+
+
+class TimeRangeQuery(Query):
+    """A page of entries of a time range."""
+
+    from_: Annotated[Instant, Meta(description="Start of the range: the earliest time of an entry.")] | None = (
+        msgspec.field(default=None, name="from")
+    )
+    to: Annotated[Instant, Meta(description="End of the range, not included.")] | None = None
+    limit: Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="Entries per page. A page may hold fewer.")] = (
+        DEFAULT_LIMIT
+    )
+    cursor: Cursor | None = None
+
+    def check_range(self) -> None:
+        """Raises ``InvalidRequest`` unless the range starts before it ends."""
+        if self.from_ is not None and self.to is not None and self.from_ >= self.to:
+            raise InvalidRequest("`from` must be before `to`.", "from")
+
 
 Q = TypeVar("Q", bound=Query)
 
 
 def decode_query(kind: type[Q], given: Iterable[tuple[str, str]]) -> Q:
-    """Raises ``InvalidRequest`` that names the parameter."""
+    """Decode the parameters of a query. Raises ``InvalidRequest`` that names the parameter."""
     values: dict[str, str] = {}
     for name, value in given:
         if name in values:
-            raise InvalidRequest(f"{name} is given more than once", name)
+            raise InvalidRequest(
+                f"`{name[:_LONGEST_NAME]}` is given more than once. Send it once.", name[:_LONGEST_NAME]
+            )
         values[name] = value
     try:
         query = msgspec.convert(values, kind, strict=False, dec_hook=_decode_instant)
@@ -58,18 +82,18 @@ def decode_query(kind: type[Q], given: Iterable[tuple[str, str]]) -> Q:
     for field in msgspec.structs.fields(kind):
         # The text "null" is not a missing parameter.
         if field.encode_name in values and getattr(query, field.name) is None:
-            raise InvalidRequest(f"{field.encode_name} has the wrong form", field.encode_name)
+            raise InvalidRequest(f"`{field.encode_name}` has the wrong form.", field.encode_name)
     return query
 
 
 def refuse_query(given: Iterable[tuple[str, str]]) -> None:
-    """For a route without parameters. Raises ``InvalidRequest``."""
+    """Refuse any parameter, for a route that takes none. Raises ``InvalidRequest``."""
     for name, _ in given:
         raise _unknown(name)
 
 
 def parse_instant(text: str, name: str) -> int:
-    """A time in RFC 3339 as unix ms. Raises ``InvalidRequest`` for the parameter ``name``."""
+    """Parse a time in RFC 3339 as unix ms. Raises ``InvalidRequest`` for the parameter ``name``."""
     try:
         if _INSTANT.fullmatch(text) is None:
             raise ValueError
@@ -77,7 +101,7 @@ def parse_instant(text: str, name: str) -> int:
         fraction = re.sub(r"(\.\d{1,6})\d*", lambda match: match[1].ljust(7, "0"), spelled)
         since = datetime.fromisoformat(fraction) - _EPOCH
     except (ValueError, OverflowError):
-        raise InvalidRequest(f"{name} must be a time like 2026-06-18T00:00:00Z (RFC 3339)", name) from None
+        raise _not_a_time(name) from None
     return since.days * 86_400_000 + since.seconds * 1000 + since.microseconds // 1000
 
 
@@ -112,20 +136,24 @@ def _explain(kind: type[Query], message: str, values: dict[str, str]) -> Invalid
         return InvalidRequest(message)
     text, name = where[1], where[2]
     if text == "not a time":
-        return InvalidRequest(f"{name} must be a time like 2026-06-18T00:00:00Z (RFC 3339)", name)
+        return _not_a_time(name)
     choices = query_schema(kind)[name].get("enum", ())
     if choices:
-        return InvalidRequest(f"{name} must be one of {', '.join(choices)}", name)
+        return InvalidRequest(f"`{name}` must be one of {', '.join(f'`{choice}`' for choice in choices)}.", name)
     return InvalidRequest(in_words(name, text), name)
+
+
+def _not_a_time(name: str) -> InvalidRequest:
+    return InvalidRequest(f"`{name}` must be a time like 2026-06-18T00:00:00Z (RFC 3339).", name)
 
 
 def _unknown(name: str) -> InvalidRequest:
     shown = name[:_LONGEST_NAME]
-    return InvalidRequest(f"{shown} is not a parameter of this request", shown, "unknown_field")
+    return InvalidRequest(f"`{shown}` is not a parameter of this request. Leave it out.", shown, "unknown_field")
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of the value: an absent parameter has no value, not the value null."""
+    """The schema of the value. An absent parameter has no value, so null is not one of them."""
     sides = [side for side in schema.get("anyOf", ()) if side != {"type": "null"}]
     kept = {key: value for key, value in schema.items() if key != "anyOf" and (key, value) != ("default", None)}
     return {**(sides[0] if len(sides) == 1 else {}), **kept} if "anyOf" in schema else kept

@@ -1,4 +1,4 @@
-"""What every request of the framework's routes passes before its handler: key, query, body.
+"""What every request to the framework's routes passes before its handler: key, query, body.
 
 A handler declares what it takes and nothing else::
 
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from urllib.parse import parse_qsl
 
 import msgspec
-from litestar import Request
+from litestar import Request, Response
 from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
@@ -23,16 +23,15 @@ from services.api.http.decoding import decode_request, in_words
 from services.api.http.query import decode_query, refuse_query
 from services.api.http.serving.http_limits import admit_body
 from shared.errors import InvalidRequest, UnsupportedMediaType
-from shared.models.projects import KeyRecord
 
 _JSON = "application/json"
 _decoders: dict[Any, "msgspec.json.Decoder[Any]"] = {}
 
 
 class JsonRequest(Request[Any, Any, State]):
-    """A request whose body is decoded by the very type that the handler declares as ``data``, strictly.
+    """A request whose body is decoded strictly, as the type that the handler declares as ``data``.
 
-    Litestar's own way converts what it has decoded leniently (``"60"`` would do for 60) and loses where an error is.
+    Litestar's own decoding is lenient (it takes ``"60"`` for 60) and loses the path of an error.
     """
 
     async def json(self) -> Any:
@@ -40,8 +39,13 @@ class JsonRequest(Request[Any, Any, State]):
         return decode_request(_decoder_of(self.route_handler), await self.body())
 
 
+def uncached_json(answer: msgspec.Struct, **headers: str) -> Response[bytes]:
+    """Encode an answer as JSON that no proxy or browser stores."""
+    return Response(msgspec.json.encode(answer), media_type=_JSON, headers={"cache-control": "no-store", **headers})
+
+
 def require_json(content_type: str | None) -> None:
-    """Passes ``application/json``, ``…+json`` and no type at all. Raises ``UnsupportedMediaType``."""
+    """Accept ``application/json``, ``…+json`` and no type at all. Raises ``UnsupportedMediaType``."""
     if content_type is None or content_type == _JSON:
         return
     media_type = content_type.partition(";")[0].strip().lower()
@@ -58,27 +62,16 @@ def _decoder_of(handler: BaseRouteHandler) -> "msgspec.json.Decoder[Any]":
 
 
 async def require_secret_key(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
-    """A guard that admits requests with a valid secret key. Raises what ``Authentication.admit`` raises."""
-    key = await connection.app.state.context.authentication.admit(connection.scope)
+    """Guard: admit only requests with a valid secret key. Raises what ``Authentication.admit`` raises."""
+    key = await connection.app.state.authentication.admit(connection.scope)
     admit_body(connection.scope)
     connection.scope["relay_key"] = key  # type: ignore[typeddict-unknown-key]  # a scope may carry an application's own keys
 
 
-async def provide_key(request: Request[Any, Any, Any]) -> KeyRecord:
-    """The dependency ``key`` of handlers behind ``require_secret_key``."""
-    key: KeyRecord = request.scope["relay_key"]  # type: ignore[typeddict-item]  # as above
-    return key
-
-
-async def provide_params(request: Request[Any, Any, Any]) -> Any:
-    """The dependency ``params``: the query string as the struct that the handler declares."""
-    return request.scope["relay_params"]  # type: ignore[typeddict-item]  # as above
-
-
 async def check_parameters(request: Request[Any, Any, Any]) -> None:
-    """A ``before_request``: checks path and query against what the handler declares, before its body is read.
+    """Check path and query against what the handler declares, before its body is read.
 
-    A handler without ``params`` takes no parameters: the default must not answer a mistyped ``?perod=7d``.
+    A handler without ``params`` takes no parameters: a mistyped ``?perod=7d`` must not get the default answer.
     Raises ``InvalidRequest``.
     """
     for name, kind in path_types(request.route_handler).items():
@@ -115,6 +108,6 @@ def _check_path(name: str, value: Any, kind: Any) -> None:
 
 
 def refuse_query_string(scope: Any) -> None:
-    """For a hot route, which takes no query parameter. Raises ``InvalidRequest``."""
+    """Refuse any query parameter, for a route in front of the framework. Raises ``InvalidRequest``."""
     if scope["query_string"]:
         refuse_query(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))

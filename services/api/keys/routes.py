@@ -1,70 +1,75 @@
-"""`/v1/keys`: the API keys of the asking key's project and mode."""
+"""`/v1/keys`: the API keys of the key's project and mode."""
 
-from typing import Annotated, Any
+from typing import Any, Final
 
-import msgspec
 from litestar import Controller, Request, Response, delete, get, patch, post
 from litestar.di import NamedDependency, Provide
 from litestar.params import FromPath, JSONBody
 
-from services.api.context import Context
-from services.api.http.cursors import Cursor
+from services.api.http.access.authentication import Authentication
 from services.api.http.idempotency import IDEMPOTENT, IDEMPOTENT_ERRORS, attempt_of
 from services.api.http.openapi import described
-from services.api.http.query import Query
-from services.api.keys.schemas import CreateKey, KeyAnswer, KeyPage, NewKeyAnswer, RenameKey, RevokedKeys, RotateKey
+from services.api.keys.schemas import (
+    CreateKey,
+    KeyAnswer,
+    KeyId,
+    KeyPage,
+    KeyPageQuery,
+    NewKeyAnswer,
+    RenameKey,
+    RevokedKeys,
+    RevokeKeyQuery,
+    RotateKey,
+)
 from services.api.keys.service import ProjectKeys
+from shared.infra.clock import Clock
+from shared.infra.postgres.pool import Pool
 from shared.models.projects import KeyRecord
 
-MAX_PAGE = 100
-KeyId = FromPath[
-    Annotated[
-        str, msgspec.Meta(pattern=r"\A[a-z0-9]{1,64}\Z", description="`keyId` of a key.", examples=["h7q2m9x4k8t6w3na"])
-    ]
-]
+KeyInPath = FromPath[KeyId]
+_SECRET_ONCE_ERRORS: Final = (*IDEMPOTENT_ERRORS, "shown_once")
+_NEW_KEY_ERRORS: Final = ("key_inactive", "project_archived")
 
 
-class KeyPageQuery(Query):
-    """A page of keys."""
-
-    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE, description="Keys a page.")] = MAX_PAGE
-    cursor: Cursor | None = None
-
-
-class RevokeKeyQuery(Query):
-    """Which keys go with a revoked one."""
-
-    and_made: Annotated[
-        bool, msgspec.Meta(description="Also revoke every key that it created, and every key that those created.")
-    ] = False
+def provide_keys(
+    key: NamedDependency[KeyRecord],
+    pool: NamedDependency[Pool],
+    authentication: NamedDependency[Authentication],
+    clock: NamedDependency[Clock],
+) -> ProjectKeys:
+    """The keys of the key's project and mode."""
+    return ProjectKeys(pool, authentication, key, clock)
 
 
-_ONCE = (*IDEMPOTENT_ERRORS, "shown_once")
-_ADDS = ("key_inactive", "project_archived")
-
-
-async def project_keys(key: NamedDependency[KeyRecord], context: NamedDependency[Context]) -> ProjectKeys:
-    return ProjectKeys(context.pool, context.authentication, key, context.clock)
-
-
-KEYS = {"keys": Provide(project_keys)}
+KEY_ROUTE_DEPENDENCIES: Final = {"keys": Provide(provide_keys, sync_to_thread=False)}
 
 
 class KeysController(Controller):
     path = "/keys"
-    dependencies = KEYS
+    dependencies = KEY_ROUTE_DEPENDENCIES
     tags = ("keys",)
 
-    @get(operation_id="listKeys", summary="List the keys", opt=described(errors=("invalid_cursor",)))
+    @get(
+        operation_id="listKeys",
+        summary="List the keys",
+        description=(
+            "Newest first, with revoked and expired keys. Only the answer that creates a key holds its secret."
+        ),
+        opt=described(errors=("invalid_cursor",)),
+    )
     async def list_keys(self, keys: NamedDependency[ProjectKeys], params: NamedDependency[KeyPageQuery]) -> KeyPage:
-        """Newest first; revoked and expired ones too. No answer but the one that makes a key holds its secret."""
         return await keys.page(params.limit, params.cursor)
 
     @post(
         operation_id="createKey",
-        summary="Make a key",
+        summary="Create a key",
+        description=(
+            "The key belongs to the project and mode of the key of the request, whose id is stored with it. The secret"
+            " `key` is in this answer only. A request that is repeated with its `Idempotency-Key` creates no second key: the"
+            " answer then names the first key, without its secret."
+        ),
         opt=described(
-            errors=(*_ADDS, *_ONCE, "too_many_keys"),
+            errors=(*_NEW_KEY_ERRORS, *_SECRET_ONCE_ERRORS, "too_many_keys"),
             example={"name": "server, Frankfurt"},
             request_headers=IDEMPOTENT["request_headers"],
         ),
@@ -76,12 +81,10 @@ class KeysController(Controller):
         keys: NamedDependency[ProjectKeys],
         data: JSONBody[CreateKey],
     ) -> Response[NewKeyAnswer]:
-        """Of the project and mode of the asking key, whose id is kept with it. `key` is shown this once: a request that is
-        repeated with its `Idempotency-Key` makes no second key and is told which one was made, not its secret."""
         return await keys.create(data, attempt_of(request, key.project_id, key.mode, data))
 
-    @get("/{key_id:str}", operation_id="getKey", summary="Show a key", opt=described(errors=("key_not_found",)))
-    async def get_key(self, keys: NamedDependency[ProjectKeys], key_id: KeyId) -> KeyAnswer:
+    @get("/{key_id:str}", operation_id="getKey", summary="Get a key", opt=described(errors=("key_not_found",)))
+    async def get_key(self, keys: NamedDependency[ProjectKeys], key_id: KeyInPath) -> KeyAnswer:
         return await keys.get(key_id)
 
     @patch(
@@ -91,7 +94,7 @@ class KeysController(Controller):
         opt=described(errors=("key_not_found",), example={"name": "server, Dublin"}),
     )
     async def rename_key(
-        self, keys: NamedDependency[ProjectKeys], key_id: KeyId, data: JSONBody[RenameKey]
+        self, keys: NamedDependency[ProjectKeys], key_id: KeyInPath, data: JSONBody[RenameKey]
     ) -> KeyAnswer:
         return await keys.rename(key_id, data)
 
@@ -99,8 +102,11 @@ class KeysController(Controller):
         "/{key_id:str}/rotate",
         operation_id="rotateKey",
         summary="Replace a key",
+        description=(
+            "Both keys are valid for `graceSeconds`. The new key has the lifetime that the old one was created with."
+        ),
         opt=described(
-            errors=(*_ADDS, *_ONCE, "key_not_found", "key_already_rotated", "too_many_keys"),
+            errors=(*_NEW_KEY_ERRORS, *_SECRET_ONCE_ERRORS, "key_not_found", "key_already_rotated", "too_many_keys"),
             example={"graceSeconds": 3600},
             request_headers=IDEMPOTENT["request_headers"],
         ),
@@ -110,10 +116,9 @@ class KeysController(Controller):
         request: Request[Any, Any, Any],
         key: NamedDependency[KeyRecord],
         keys: NamedDependency[ProjectKeys],
-        key_id: KeyId,
+        key_id: KeyInPath,
         data: JSONBody[RotateKey],
     ) -> Response[NewKeyAnswer]:
-        """Both keys work for `graceSeconds`; the new one lives as long as the old one was made to."""
         return await keys.rotate(key_id, data, attempt_of(request, key.project_id, key.mode, data))
 
     @delete(
@@ -121,10 +126,10 @@ class KeysController(Controller):
         operation_id="revokeKey",
         status_code=200,
         summary="Revoke a key",
+        description="Takes effect at once, in every process, and is final. A key can revoke itself.",
         opt=described(errors=("key_not_found",)),
     )
     async def revoke_key(
-        self, keys: NamedDependency[ProjectKeys], key_id: KeyId, params: NamedDependency[RevokeKeyQuery]
+        self, keys: NamedDependency[ProjectKeys], key_id: KeyInPath, params: NamedDependency[RevokeKeyQuery]
     ) -> RevokedKeys:
-        """It stops working at once, in every process, for good. Also for the asking key itself."""
         return await keys.revoke(key_id, params.and_made)

@@ -1,91 +1,136 @@
-"""API keys over the API: what clients ask for and what they are answered."""
+"""Parameters, requests and answers of `/v1/keys`."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
+from services.api.http.cursors import Cursor, NextCursor
+from services.api.http.query import Query
 from shared.infra.clock import rfc3339
 from shared.infra.ids import KeyType, Mode
 from shared.models.names import PRINTABLE, Timestamp
 from shared.models.projects import KeyInfo, NewKey
 from shared.models.wire import Request, Wire
 
+MAX_PAGE = 100
+
+KeyId = Annotated[
+    str, Meta(pattern=r"\A[a-z0-9]{1,64}\Z", description="`keyId` of a key.", examples=["h7q2m9x4k8t6w3na"])
+]
 KeyName = Annotated[
     str,
     Meta(
         pattern=PRINTABLE,
         min_length=1,
         max_length=200,
-        description="To tell keys apart.",
+        description="Name by which you recognise the key.",
         examples=["server, Frankfurt"],
     ),
 ]
-State = Literal["active", "expired", "revoked"]
+TypeOfKey = Annotated[
+    KeyType, Meta(description="`secret` keys authorise requests. `publishable` keys only name their project.")
+]
+
+
+class KeyPageQuery(Query):
+    """A page of keys."""
+
+    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE, description="Keys per page.")] = MAX_PAGE
+    cursor: Cursor | None = None
+
+
+class RevokeKeyQuery(Query):
+    """Which keys are revoked together with a key."""
+
+    and_made: Annotated[
+        bool, Meta(description="Also revoke every key that it created, and every key that those created.")
+    ] = False
 
 
 class CreateKey(Request):
-    """A key of the same project and mode as the one that asks. It expires no later than that one."""
+    """A key of the same project and mode as the key of the request. It expires no later than that one."""
 
     name: KeyName
-    type: KeyType = "secret"
-    expires_at: Annotated[datetime, Meta(tz=True, description="When it stops working; never without it.")] | None = None
+    type: TypeOfKey = "secret"
+    expires_at: (
+        Annotated[datetime, Meta(tz=True, description="When the key expires. Without it the key never expires.")] | None
+    ) = None
 
 
 class RotateKey(Request):
-    """``grace_seconds``: how long the old key works on beside the new one; 0 revokes it at once."""
+    """How to replace a key."""
 
-    grace_seconds: Annotated[int, Meta(ge=0, le=2_592_000)] = 86_400
+    grace_seconds: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=2_592_000,
+            description="Seconds for which the old key stays valid beside the new one. 0 revokes it at once.",
+        ),
+    ] = 86_400
 
 
 class RenameKey(Request):
+    """The new name of a key."""
+
     name: KeyName
 
 
 class KeyAnswer(Wire):
-    """A key as it may be shown. ``current``: it is the one that asks. ``created_by``: ``key:`` and the id of the key that
-    made it over the API, else who did."""
+    """A key without its secret."""
 
-    key_id: str
-    name: str
-    mode: Mode
-    type: KeyType
-    prefix: str
-    last_four: str
-    state: State
-    current: bool
-    created_at: Timestamp
-    created_by: str | None
-    last_used_at: Timestamp | None
-    expires_at: Timestamp | None
-    revoked_at: Timestamp | None
-    rotated_to: str | None
+    key_id: Annotated[str, Meta(description="Id of the key in requests. Not a secret.")]
+    name: Annotated[str, Meta(description="Name of the key.")]
+    mode: Annotated[Mode, Meta(description="`live` or `test`.")]
+    type: TypeOfKey
+    prefix: Annotated[str, Meta(description="First characters of the key, such as `sk_live_`.")]
+    last_four: Annotated[str, Meta(description="Last four characters of the key.")]
+    state: Annotated[
+        Literal["active", "expired", "revoked"], Meta(description="Whether the key is active, expired or revoked.")
+    ]
+    current: Annotated[bool, Meta(description="Whether this is the key of the request.")]
+    created_at: Annotated[Timestamp, Meta(description="When the key was created.")]
+    created_by: Annotated[
+        str | None,
+        Meta(
+            description="What created the key: `key:` and the id of another key, `cli`, or the account in the portal."
+        ),
+    ]
+    last_used_at: Annotated[Timestamp, Meta(description="When the key was last used, to the minute.")] | None
+    expires_at: Annotated[Timestamp, Meta(description="When the key expires. Null: never.")] | None
+    revoked_at: Annotated[Timestamp, Meta(description="When the key was revoked. Null if it was not.")] | None
+    rotated_to: Annotated[str | None, Meta(description="Id of the key that replaced this one.")]
 
 
 class NewKeyAnswer(KeyAnswer, kw_only=True):
-    """``key`` is the secret, in no other answer."""
+    """A new key with its secret."""
 
-    key: str
+    key: Annotated[str, Meta(description="The secret. No other answer shows it.")]
 
 
 class KeyPage(Wire):
-    """Newest first; ``next_cursor`` asks for those before."""
+    """A page of keys."""
 
-    keys: list[KeyAnswer]
-    next_cursor: str | None = None
+    keys: Annotated[list[KeyAnswer], Meta(description="Keys of this page, newest first.")]
+    next_cursor: NextCursor | None = None
 
 
 class RevokedKeys(Wire):
-    """The key that was meant first, then those that were made with it, if they were to go too."""
+    """The keys that were revoked."""
 
-    revoked: list[KeyAnswer]
+    revoked: Annotated[
+        list[KeyAnswer], Meta(description="The key of the path first, then the keys that were created with it.")
+    ]
 
 
 def key_answer(info: KeyInfo, asking_key_id: str, now: datetime) -> KeyAnswer:
+    """The answer that shows a key. ``asking_key_id`` is the key of the request."""
     return KeyAnswer(**_fields(info, asking_key_id, now))
 
 
 def new_key_answer(key: NewKey, asking_key_id: str, now: datetime) -> NewKeyAnswer:
+    """The only answer that holds the secret of a key."""
     return NewKeyAnswer(key=key.key, **_fields(key, asking_key_id, now))
 
 

@@ -1,5 +1,8 @@
-"""A project's API keys in the hands of one of them. Live keys see and make live keys, test keys test keys: what leaks from a
-test machine must not reach the customers (docs/decisions/0008)."""
+"""The API keys of a project, managed with one of them.
+
+A live key manages live keys and a test key manages test keys. A key that leaks from a test machine must not reach customers
+(docs/decisions/0008).
+"""
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -22,8 +25,10 @@ from shared.models.projects import KeyInfo, KeyRecord
 
 
 class ProjectKeys:
-    """What ``key`` may do with the keys of its project and mode. Raises ``KeyNotFound`` for all others, and what
-    shared/keys/service.py does."""
+    """What ``key`` may do with the keys of its project and mode.
+
+    Methods raise ``KeyNotFound`` for all other keys, ``StoreUnavailable`` and what shared/keys/service.py raises.
+    """
 
     def __init__(self, pool: Pool, authentication: Authentication, key: KeyRecord, clock: Clock) -> None:
         self._pool, self._authentication, self._key = pool, authentication, key
@@ -32,13 +37,16 @@ class ProjectKeys:
         self._by, self._actor = keys.made_by_key(key.key_id), api_key(key.key_id)
 
     async def page(self, limit: int, cursor: str | None) -> wire.KeyPage:
+        """Read a page of keys, newest first. Raises ``InvalidRequest`` too."""
         request = ("keys", self._key.project_id, self._key.mode)
         position = read_cursor(cursor, request, (str,))
         async with transaction(self._pool) as conn:
             try:
                 after = None if position is None else await self._find(conn, position[0])
             except KeyNotFound:
-                raise InvalidRequest("cursor names no key of this project", "cursor", "invalid_cursor") from None
+                raise InvalidRequest(
+                    "`cursor` names no key of this project. Start again without it.", "cursor", "invalid_cursor"
+                ) from None
             found = await queries.key_page(conn, self._key.project_id, self._key.mode, limit + 1, after)
         following = write_cursor(request, (found[limit - 1].key_id,)) if len(found) > limit else None
         return wire.KeyPage(keys=self._answers(found[:limit]), next_cursor=following)
@@ -87,7 +95,7 @@ class ProjectKeys:
     async def _once(
         self, attempt: Attempt | None, perform: Callable[[Connection], Awaitable[wire.NewKeyAnswer]]
     ) -> Response[wire.NewKeyAnswer]:
-        """The secret is kept nowhere: whoever lost the answer is told the key's id, and can revoke or rotate it."""
+        """Create a key once. The secret is not stored: a repeated request learns only the id of the key."""
         return await once_committed(
             self._pool, attempt, self._now_ms, perform, shown_once=lambda made: f"key {made.key_id}"
         )

@@ -1,48 +1,56 @@
-"""`/v1/rooms/{name}/participants`: who is in a room of the key's project and mode."""
+"""`/v1/rooms/{name}/participants`: the participants of a room of the key's project and mode."""
+
+from typing import Final
 
 from litestar import Controller, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 
 from services.api.http.openapi import described
+from services.api.participants.schemas import (
+    MutedTracks,
+    MuteTracks,
+    ParticipantAnswer,
+    ParticipantPage,
+    UpdateParticipant,
+)
+from services.api.rooms.dependencies import ROOM_DEPENDENCIES, ROOM_ERRORS, RoomInPath
 from services.api.rooms.paths import read_names
-from services.api.rooms.routes import OF_ROOM, ROOMS, Name, RoomPageQuery
-from services.api.rooms.schemas import MutedTracks, MuteTracks, ParticipantAnswer, ParticipantPage, UpdateParticipant
+from services.api.rooms.schemas import PageQuery
 from services.api.rooms.service import ProjectRooms
 from shared.models.names import ExistingIdentity
 
-Identity = FromPath[ExistingIdentity]
-OF_PARTICIPANT = (*OF_ROOM, "participant_not_found")
+IdentityInPath = FromPath[ExistingIdentity]
+PARTICIPANT_ERRORS: Final = (*ROOM_ERRORS, "participant_not_found")
 
 
 class ParticipantsController(Controller):
     path = "/rooms/{name:str}/participants"
     guards = (read_names,)
-    dependencies = ROOMS
+    dependencies = ROOM_DEPENDENCIES
     tags = ("participants",)
 
     @get(
         operation_id="listParticipants",
         summary="List a room's participants",
-        opt=described(errors=(*OF_ROOM, "invalid_cursor")),
+        description=(
+            "By identity, with hidden participants, agents and recorders. Without `limit` the answer has all of them."
+        ),
+        opt=described(errors=(*ROOM_ERRORS, "invalid_cursor")),
     )
     async def list_participants(
-        self,
-        rooms: NamedDependency[ProjectRooms],
-        name: Name,
-        params: NamedDependency[RoomPageQuery],
+        self, rooms: NamedDependency[ProjectRooms], name: RoomInPath, params: NamedDependency[PageQuery]
     ) -> ParticipantPage:
-        """By identity; all of them without `limit`. Hidden ones, agents and recorders too."""
         return await rooms.participants(name, params.limit, params.cursor)
 
     @get(
         "/{identity:str}",
         operation_id="getParticipant",
-        summary="One participant",
-        opt=described(errors=OF_PARTICIPANT),
+        summary="Get a participant",
+        opt=described(errors=PARTICIPANT_ERRORS),
     )
     async def get_participant(
-        self, rooms: NamedDependency[ProjectRooms], name: Name, identity: Identity
+        self, rooms: NamedDependency[ProjectRooms], name: RoomInPath, identity: IdentityInPath
     ) -> ParticipantAnswer:
         return await rooms.participant(name, identity)
 
@@ -51,13 +59,17 @@ class ParticipantsController(Controller):
         operation_id="updateParticipant",
         summary="Change a participant",
         opt=described(
-            errors=(*OF_PARTICIPANT, "livekit_conflict"),
+            errors=(*PARTICIPANT_ERRORS, "livekit_conflict"),
             at_least_one=True,
             example={"name": "Ada", "permission": {"canPublish": False}},
         ),
     )
     async def update_participant(
-        self, rooms: NamedDependency[ProjectRooms], name: Name, identity: Identity, data: JSONBody[UpdateParticipant]
+        self,
+        rooms: NamedDependency[ProjectRooms],
+        name: RoomInPath,
+        identity: IdentityInPath,
+        data: JSONBody[UpdateParticipant],
     ) -> ParticipantAnswer:
         return await rooms.update_participant(name, identity, data)
 
@@ -65,10 +77,14 @@ class ParticipantsController(Controller):
         "/{identity:str}",
         operation_id="removeParticipant",
         summary="Remove a participant",
-        opt=described(errors=OF_PARTICIPANT),
+        description=(
+            "Disconnects the participant. With a valid token they can join again. The project's audit log records it."
+        ),
+        opt=described(errors=PARTICIPANT_ERRORS),
     )
-    async def remove_participant(self, rooms: NamedDependency[ProjectRooms], name: Name, identity: Identity) -> None:
-        """Disconnects them. A token that is still valid lets them come back. Recorded in the project's audit log."""
+    async def remove_participant(
+        self, rooms: NamedDependency[ProjectRooms], name: RoomInPath, identity: IdentityInPath
+    ) -> None:
         await rooms.remove(name, identity)
 
     @post(
@@ -77,10 +93,14 @@ class ParticipantsController(Controller):
         status_code=200,
         summary="Mute a participant's tracks",
         opt=described(
-            errors=(*OF_PARTICIPANT, "track_not_found", "livekit_conflict"), example={"source": "microphone"}
+            errors=(*PARTICIPANT_ERRORS, "track_not_found", "livekit_conflict"), example={"source": "microphone"}
         ),
     )
     async def mute(
-        self, rooms: NamedDependency[ProjectRooms], name: Name, identity: Identity, data: JSONBody[MuteTracks]
+        self,
+        rooms: NamedDependency[ProjectRooms],
+        name: RoomInPath,
+        identity: IdentityInPath,
+        data: JSONBody[MuteTracks],
     ) -> MutedTracks:
         return await rooms.mute(name, identity, data)

@@ -5,7 +5,8 @@ from typing import NamedTuple
 from urllib.parse import urlencode
 
 from services.api.portal.visit import Visit
-from services.api.tokens.routes import TokenRequest, token_claims
+from services.api.tokens.schemas import TokenRequest
+from services.api.tokens.service import token_claims
 from shared.infra.ids import livekit_room
 
 TEST_TTL_S = 3600

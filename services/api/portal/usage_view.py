@@ -10,8 +10,8 @@ from services.api.http.query import decode_query
 from services.api.portal.charts import Chart, Column, bar_chart
 from services.api.portal.templating import number
 from services.api.portal.visit import Visit
-from services.api.usage.parameters import UsageQuery, usage_range
-from services.api.usage.schemas import Metered, UsageAnswer, UsageOfSpan
+from services.api.usage.ranges import usage_range
+from services.api.usage.schemas import Metered, UsageAnswer, UsageOfSpan, UsageQuery
 from services.api.usage.service import usage_for
 from shared.metering.span import Granularity
 from shared.models.usage.ranges import UsageClock

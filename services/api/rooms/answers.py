@@ -1,10 +1,11 @@
-"""LiveKit's protobuf messages as the answers of the rooms API."""
+"""Turns LiveKit's protobuf messages into the answers of the rooms API."""
 
 from typing import Any, Final
 
 from livekit.protocol import models
 
-from services.api.rooms.schemas import ParticipantAnswer, PermissionAnswer, RoomAnswer, RoomDetails, Source, TrackAnswer
+from services.api.participants.schemas import ParticipantAnswer, PermissionAnswer, Source, TrackAnswer
+from services.api.rooms.schemas import RoomAnswer, RoomDetails
 from shared.infra.clock import rfc3339
 
 LIVEKIT_SOURCE: Final[dict[Source, "models.TrackSource"]] = {
@@ -16,20 +17,22 @@ LIVEKIT_SOURCE: Final[dict[Source, "models.TrackSource"]] = {
 
 
 def _word(enum: Any, number: int) -> Any:
-    """LiveKit's name of a value in lower case; "unknown" for one that a newer LiveKit added."""
+    """LiveKit's name of an enum value in lower case. "unknown" for a value of a newer LiveKit."""
     return enum.Name(number).lower() if number in enum.values() else "unknown"
 
 
 def joined_ms(person: models.ParticipantInfo) -> int:
-    """Unix ms; older servers tell whole seconds only."""
+    """When a participant joined (unix ms). Older servers send whole seconds only."""
     return person.joined_at_ms or person.joined_at * 1000
 
 
 def room_answer(found: models.Room, display: str) -> RoomAnswer:
+    """``display`` is the name of the room in its project."""
     return RoomAnswer(**_fields(found, display))
 
 
 def room_details(found: models.Room, display: str, people: list[models.ParticipantInfo]) -> RoomDetails:
+    """A room with its participants. Its number of participants leaves recorders out."""
     fields = _fields(found, display)
     fields["num_participants"] = sum(person.kind != models.ParticipantInfo.Kind.EGRESS for person in people)
     return RoomDetails(**fields, participants=[participant_answer(person) for person in people])

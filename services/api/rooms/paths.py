@@ -1,7 +1,7 @@
 """Names of rooms and participants in paths: any text, with `/` as `%2F`.
 
 The server decodes a path before the framework splits it, so an encoded slash would end a name. ``with_whole_names`` runs before
-routing and escapes the slashes inside names; ``read_names``, a guard, takes the escapes out of the routed names again.
+routing and escapes the slashes inside names. The guard ``read_names`` removes the escapes from the routed names.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ _READING = ("GET", "HEAD", "OPTIONS")
 
 
 def with_whole_names(scope: Any) -> Any:
-    """The scope with a path whose parts hold no slash, if it is one of a room; else the scope as it is."""
+    """Escape the slashes inside the names of a path under `/v1/rooms`. Other scopes stay as they are."""
     raw: bytes = scope.get("raw_path") or b""
     if b"%" not in raw or not normalize_path(scope["path"]).startswith(_ROOMS):
         return scope
@@ -27,24 +27,24 @@ def with_whole_names(scope: Any) -> Any:
 
 
 def read_names(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
-    """Puts the names as they were meant into ``path_params``. Raises ``InvalidRequest``.
+    """Put the names into ``path_params`` as the client meant them. Raises ``InvalidRequest``.
 
-    A client that resolves `..` turns `DELETE …/lobby/participants/..` into `DELETE …/lobby/`: with a slash at its end an
-    address changes nothing, so that no identity can end a room.
+    A client that resolves `..` turns `DELETE …/lobby/participants/..` into `DELETE …/lobby/`. A path that ends with a slash
+    may change nothing, so that no identity can end a room.
     """
     scope: Any = connection.scope
     raw: bytes = scope.get("raw_path") or b""
     try:
         unquote_to_bytes(raw).decode()
     except UnicodeDecodeError:
-        raise InvalidRequest("names in this address must be UTF-8, percent-encoded") from None
+        raise InvalidRequest("A name in this address is not UTF-8. Percent-encode it as UTF-8.") from None
     if b"//" in raw:
-        raise InvalidRequest("names in this address must not be empty")
+        raise InvalidRequest("A name in this address is empty. Remove the double slash or insert the name.")
     if b"%" in raw:
-        # A new dictionary: the framework keeps the routed one for the next request to this address.
+        # A new dictionary: the framework uses the routed one again for the next request to this address.
         scope["path_params"] = {name: _unescaped(value) for name, value in scope["path_params"].items()}
     if raw.endswith(b"/") and scope["path_params"] and scope["method"] not in _READING:
-        raise InvalidRequest("this address ends with a slash: write it without, and encode the name before it")
+        raise InvalidRequest("This address ends with a slash. Remove the slash, and percent-encode the name before it.")
 
 
 def _escaped(part: str) -> str:

@@ -1,7 +1,7 @@
-"""Acts on LiveKit that stand in the audit log: recorded before LiveKit acts, and then how they went.
+"""Acts on LiveKit in the audit log: recorded before LiveKit acts, and completed with the outcome.
 
-An entry that still says ``room_ending`` or ``participant_removing`` belongs to an act without a recorded outcome: the process
-or Postgres went away in between.
+An entry that still says ``room_ending`` or ``participant_removing`` has no recorded outcome: the process or Postgres failed in
+between.
 """
 
 import logging
@@ -24,7 +24,7 @@ log = logging.getLogger("relay.api")
 
 
 class Act(NamedTuple):
-    """The actions of one entry: while it is under way, once it is done, and if it failed."""
+    """The actions of one entry: while the act runs, once it is done, and if it failed."""
 
     begun: str
     done: str
@@ -36,7 +36,7 @@ REMOVE_PARTICIPANT: Final = Act("participant_removing", "participant_removed", "
 
 
 class RecordedActs(NamedTuple):
-    """Records what one actor does in one project and mode."""
+    """Records the acts of one actor in one project and mode."""
 
     pool: Pool
     clock: Clock
@@ -46,7 +46,10 @@ class RecordedActs(NamedTuple):
 
     @asynccontextmanager
     async def recorded(self, act: Act, target: str, detail: str = "") -> AsyncIterator[None]:
-        """Around the order to LiveKit. Raises ``StoreUnavailable``, before the block runs, if the act cannot be recorded."""
+        """Record an act around the request to LiveKit.
+
+        Raises ``StoreUnavailable`` before the block runs if the act cannot be recorded.
+        """
         detail = ", ".join(part for part in (detail, f"{self.mode} mode") if part)
         now = datetime.fromtimestamp(self.clock.now_ms() / 1000, UTC)
         async with transaction(self.pool) as conn:
@@ -56,15 +59,15 @@ class RecordedActs(NamedTuple):
             yield
         except RelayError as error:
             missing = isinstance(error, (RoomNotFound, ParticipantNotFound))
-            # Their texts repeat the identity, which erasing it looks for in the target alone.
+            # The texts of these errors repeat the identity. Erasing an identity searches only the target of an entry.
             await self._finish(entry, act.failed, f"{detail}: {'not found' if missing else error}")
             raise
         await self._finish(entry, act.done, detail)
 
     async def _finish(self, entry: int, action: str, detail: str) -> None:
-        """The act is over: an outcome that cannot be recorded changes nothing in the answer."""
+        """Record the outcome. A failure to do so does not change the answer: the act is over."""
         try:
             async with transaction(self.pool) as conn:
                 await audit_log.set_outcome(conn, entry, action, detail)
         except (StoreUnavailable, asyncpg.PostgresError) as error:
-            log.warning("audit log: the outcome %s of entry %d is not recorded: %s", action, entry, error)
+            log.warning("audit log: the outcome %s of entry %d was not recorded: %s", action, entry, error)

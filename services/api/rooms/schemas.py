@@ -1,171 +1,114 @@
-"""Rooms and participants: what clients ask for and what they are answered. Room names are the project's own."""
+"""Requests and answers of `/v1/rooms`. Room names are the project's own."""
 
 from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from shared.errors import InvalidRequest
+from services.api.http.cursors import Cursor, NextCursor
+from services.api.http.query import Query
+from services.api.participants.schemas import ParticipantAnswer
 from shared.models.names import RoomName, Timestamp
 from shared.models.wire import Request, Wire
 
+MAX_PAGE = 1000
 MAX_ROOM_METADATA = 4096
-# LiveKit's own default limits are 64 KiB for attributes and 512 KiB for metadata; a token holds no more than this either.
-MAX_METADATA_BYTES = 64_000
-# What LiveKit's clients take in one reliable packet.
+# The largest reliable packet that LiveKit's clients accept.
 MAX_DATA_BYTES = 15 * 1024
 MAX_DESTINATIONS = 500
 
-Source = Literal["camera", "microphone", "screen_share", "screen_share_audio"]
-Seconds = Annotated[int, Meta(ge=1, le=86_400)]
-RoomMetadata = Annotated[str, Meta(max_length=MAX_ROOM_METADATA)]
-Kind = Literal["standard", "agent", "sip", "ingress", "egress", "connector", "bridge", "unknown"]
-State = Literal["joining", "joined", "active", "disconnected", "unknown"]
-TrackType = Literal["audio", "video", "data", "unknown"]
-TrackSource = Literal["camera", "microphone", "screen_share", "screen_share_audio", "unknown"]
+RoomMetadata = Annotated[
+    str, Meta(max_length=MAX_ROOM_METADATA, description="Opaque text, visible to everyone in the room.")
+]
+MaxParticipants = Annotated[
+    int, Meta(ge=1, le=10_000, description="Most participants connected at once. Default: LiveKit's.")
+]
+EmptyTimeout = Annotated[
+    int,
+    Meta(ge=1, le=86_400, description="Seconds the room stays open until a participant joins. Default: LiveKit's."),
+]
+DepartureTimeout = Annotated[
+    int,
+    Meta(
+        ge=1, le=86_400, description="Seconds the room stays open after the last participant left. Default: LiveKit's."
+    ),
+]
+Destinations = Annotated[
+    list[Annotated[str, Meta(min_length=1, max_length=256)]],
+    Meta(
+        min_length=1,
+        max_length=MAX_DESTINATIONS,
+        description="Identities to send to. Without it the data goes to everyone in the room.",
+    ),
+]
+
+
+class PageQuery(Query):
+    """A page of rooms or participants."""
+
+    limit: (
+        Annotated[int, Meta(ge=1, le=MAX_PAGE, description="Entries per page. Without it the answer has all of them.")]
+        | None
+    ) = None
+    cursor: Cursor | None = None
 
 
 class CreateRoom(Request):
-    """``empty_timeout``: seconds an open room waits for its first participant; ``departure_timeout``: seconds it stays after
-    its last one. What is not given is LiveKit's default."""
+    """The room to open."""
 
     name: RoomName
-    max_participants: Annotated[int, Meta(ge=1, le=10_000)] | None = None
-    empty_timeout: Seconds | None = None
-    departure_timeout: Seconds | None = None
+    max_participants: MaxParticipants | None = None
+    empty_timeout: EmptyTimeout | None = None
+    departure_timeout: DepartureTimeout | None = None
     metadata: RoomMetadata | None = None
 
 
 class UpdateRoom(Request):
-    """An empty ``metadata`` clears it."""
+    """The new metadata of a room. Empty metadata clears it."""
 
     metadata: RoomMetadata
 
 
-class PermissionChange(Request):
-    """What is not given stays as it is. ``can_publish_sources`` null: every source again."""
-
-    can_publish: bool | UnsetType = UNSET
-    can_subscribe: bool | UnsetType = UNSET
-    can_publish_data: bool | UnsetType = UNSET
-    can_publish_sources: Annotated[list[Source], Meta(min_length=1)] | UnsetType | None = UNSET
-    can_update_own_metadata: bool | UnsetType = UNSET
-    hidden: bool | UnsetType = UNSET
-
-
-class UpdateParticipant(Request):
-    """What is not given stays as it is. LiveKit cannot empty a name or metadata; an attribute with an empty value is
-    deleted."""
-
-    name: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
-    metadata: Annotated[str, Meta(min_length=1)] | None = None
-    attributes: dict[str, str] | None = None
-    permission: PermissionChange | None = None
-
-
-class MuteTracks(Request):
-    """One track, those of one source or, with neither, all audio and video."""
-
-    track_sid: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
-    source: Source | None = None
-    muted: bool = True
-
-
 class SendData(Request):
-    """``destination_identities`` not given: to everyone in the room. ``lossy`` packets may be lost and overtake each other."""
+    """Data to send into a room."""
 
-    data: Annotated[str, Meta(max_length=MAX_DATA_BYTES * 2)]
-    encoding: Literal["utf8", "base64"] = "utf8"
-    kind: Literal["reliable", "lossy"] = "reliable"
-    topic: Annotated[str, Meta(max_length=256)] | None = None
-    destination_identities: (
-        Annotated[
-            list[Annotated[str, Meta(min_length=1, max_length=256)]], Meta(min_length=1, max_length=MAX_DESTINATIONS)
-        ]
-        | None
-    ) = None
-
-
-class TrackAnswer(Wire):
-    """``width`` and ``height`` in pixels, 0 for audio."""
-
-    sid: str
-    type: TrackType
-    source: TrackSource
-    name: str
-    muted: bool
-    mime_type: str
-    width: int
-    height: int
-    simulcast: bool
-
-
-class PermissionAnswer(Wire):
-    """``can_publish_sources`` empty: every source."""
-
-    can_publish: bool
-    can_subscribe: bool
-    can_publish_data: bool
-    can_publish_sources: list[TrackSource]
-    can_update_own_metadata: bool
-    hidden: bool
-
-
-class ParticipantAnswer(Wire):
-    """``kind`` tells people (standard) from agents, phones (sip), streams (ingress) and recorders (egress)."""
-
-    identity: str
-    sid: str
-    name: str
-    kind: Kind
-    state: State
-    metadata: str
-    attributes: dict[str, str]
-    joined_at: Timestamp
-    is_publisher: bool
-    permission: PermissionAnswer
-    tracks: list[TrackAnswer]
+    data: Annotated[str, Meta(max_length=MAX_DATA_BYTES * 2, description="The data, at most 15,360 bytes.")]
+    encoding: Annotated[Literal["utf8", "base64"], Meta(description="Encoding of `data`.")] = "utf8"
+    kind: Annotated[
+        Literal["reliable", "lossy"], Meta(description="`lossy` packets may be lost or arrive out of order.")
+    ] = "reliable"
+    topic: Annotated[str, Meta(max_length=256, description="Topic by which clients recognise the data.")] | None = None
+    destination_identities: Destinations | None = None
 
 
 class RoomAnswer(Wire):
-    """``num_participants`` is LiveKit's count, which can lag; 0 for ``max_participants`` is no limit; time-outs are seconds."""
+    """An open room."""
 
-    room: str
-    sid: str
-    num_participants: int
-    num_publishers: int
-    max_participants: int
-    empty_timeout: int
-    departure_timeout: int
-    metadata: str
-    created_at: Timestamp
-    active_recording: bool
+    room: Annotated[str, Meta(description="Name of the room in this project.")]
+    sid: Annotated[str, Meta(description="LiveKit's sid of the room.")]
+    num_participants: Annotated[
+        int,
+        Meta(
+            description="Number of connected participants. LiveKit's count, which can lag; with `participants`, their"
+            " number without recorders."
+        ),
+    ]
+    num_publishers: Annotated[int, Meta(description="Number of participants that publish tracks.")]
+    max_participants: Annotated[int, Meta(description="Most participants connected at once. 0 means no limit.")]
+    empty_timeout: Annotated[int, Meta(description="Seconds the room stays open until a participant joins.")]
+    departure_timeout: Annotated[int, Meta(description="Seconds the room stays open after the last participant left.")]
+    metadata: Annotated[str, Meta(description="Opaque text, visible to everyone in the room.")]
+    created_at: Annotated[Timestamp, Meta(description="When the room was created.")]
+    active_recording: Annotated[bool, Meta(description="Whether the room is being recorded.")]
 
 
 class RoomDetails(RoomAnswer):
-    """``num_participants`` is counted from ``participants``: everyone but recorders."""
+    """An open room with its participants."""
 
-    participants: list[ParticipantAnswer]
+    participants: Annotated[list[ParticipantAnswer], Meta(description="Connected participants, by identity.")]
 
 
 class RoomPage(Wire):
-    """By name. ``next_cursor`` is there while more follow."""
+    """A page of open rooms."""
 
-    rooms: list[RoomAnswer]
-    next_cursor: str | UnsetType = UNSET
-
-
-class ParticipantPage(Wire):
-    """By identity. ``next_cursor`` is there while more follow."""
-
-    participants: list[ParticipantAnswer]
-    next_cursor: str | UnsetType = UNSET
-
-
-class MutedTracks(Wire):
-    tracks: list[TrackAnswer]
-
-
-def check_size(param: str, size: int) -> None:
-    """``size`` in bytes. Raises ``InvalidRequest``."""
-    if size > MAX_METADATA_BYTES:
-        raise InvalidRequest(f"{param} is {size} bytes long; LiveKit takes {MAX_METADATA_BYTES}", param)
+    rooms: Annotated[list[RoomAnswer], Meta(description="Rooms of this page, by name.")]
+    next_cursor: NextCursor | UnsetType = UNSET

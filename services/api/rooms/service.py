@@ -1,4 +1,4 @@
-"""A project's rooms, through LiveKit's room service."""
+"""The rooms and participants of a project, through LiveKit's room service."""
 
 import asyncio
 import binascii
@@ -10,20 +10,41 @@ from livekit.protocol import models, room
 from msgspec import UNSET, UnsetType
 
 from services.api.http.cursors import read_cursor, write_cursor
-from services.api.rooms import schemas as wire
+from services.api.participants.schemas import (
+    MutedTracks,
+    MuteTracks,
+    ParticipantAnswer,
+    ParticipantPage,
+    PermissionChange,
+    UpdateParticipant,
+)
 from services.api.rooms.answers import LIVEKIT_SOURCE, participant_answer, room_answer, room_details, track_answer
 from services.api.rooms.recorded_acts import END_ROOM, REMOVE_PARTICIPANT, RecordedActs
+from services.api.rooms.schemas import (
+    MAX_DATA_BYTES,
+    CreateRoom,
+    RoomAnswer,
+    RoomDetails,
+    RoomPage,
+    SendData,
+    UpdateRoom,
+)
 from shared.errors import InvalidRequest, ParticipantNotFound, RoomNotFound, TrackNotFound
 from shared.infra.ids import Mode, livekit_room, parse_livekit_room
 from shared.livekit.room_service import RoomService
 from shared.models.names import MAX_LIVEKIT_NAME_BYTES
 
+# LiveKit's default limits are 64 KiB for attributes and 512 KiB for metadata. A token holds at most this too.
+MAX_METADATA_BYTES = 64_000
+
 T = TypeVar("T")
 
 
 class ProjectRooms:
-    """The rooms of one project in one mode, and no others: every room name passes through here on its way to LiveKit and back.
-    Raises LiveKit's facts (``LiveKitError``), ``RoomNotFound``, ``ParticipantNotFound``, ``TrackNotFound``."""
+    """The rooms of one project in one mode. Every room name passes through here to LiveKit and back.
+
+    Methods raise ``LiveKitError``, ``RoomNotFound``, ``ParticipantNotFound`` and ``TrackNotFound``.
+    """
 
     def __init__(self, livekit: RoomService, acts: RecordedActs) -> None:
         self._livekit, self._acts = livekit, acts
@@ -31,14 +52,15 @@ class ProjectRooms:
         self.mode: Mode = acts.mode
 
     def _name(self, display: str) -> str:
-        """LiveKit's name. Raises ``RoomNotFound`` for a name that no room can have: an empty or too long one."""
+        """LiveKit's name of a room. Raises ``RoomNotFound`` for an empty or too long name."""
         name = livekit_room(self.project_id, self.mode, display)
         if not display or len(name.encode()) > MAX_LIVEKIT_NAME_BYTES:
             raise RoomNotFound(display)
         return name
 
-    async def open_rooms(self, limit: int | None, cursor: str | None) -> wire.RoomPage:
-        """LiveKit knows no paging and lists everyone's rooms: what is ours is picked out here."""
+    async def open_rooms(self, limit: int | None, cursor: str | None) -> RoomPage:
+        """List the open rooms by name. Raises ``InvalidRequest`` too."""
+        # LiveKit has no pages and lists the rooms of every project. This project's are selected here.
         of = ("rooms",)
         after = _after(cursor, of)
         ours: dict[str, models.Room] = {}
@@ -47,10 +69,10 @@ class ProjectRooms:
             if parsed is not None and parsed[:2] == (self.project_id, self.mode):
                 ours[parsed.display] = found
         names, following = page(sorted(ours), str, of, limit, after)
-        return wire.RoomPage(rooms=[room_answer(ours[name], name) for name in names], next_cursor=following)
+        return RoomPage(rooms=[room_answer(ours[name], name) for name in names], next_cursor=following)
 
-    async def create(self, request: wire.CreateRoom) -> wire.RoomAnswer:
-        """The new room, or the one of this name that is open already, as it is."""
+    async def create(self, request: CreateRoom) -> RoomAnswer:
+        """Open a room, or return the open room of this name unchanged."""
         order = room.CreateRoomRequest(
             name=self._name(request.name),
             max_participants=request.max_participants or 0,
@@ -60,49 +82,45 @@ class ProjectRooms:
         )
         return room_answer(await self._livekit.create_room(order), request.name)
 
-    async def get(self, name: str) -> wire.RoomDetails:
+    async def get(self, name: str) -> RoomDetails:
         found, people = await self._room_and_people(name)
         return room_details(found, name, people)
 
     async def end(self, name: str) -> None:
-        """Recorded in the audit log. Raises ``StoreUnavailable`` too."""
+        """End a room and record it in the audit log. Raises ``StoreUnavailable`` too."""
         livekit_name = self._name(name)
         async with self._acts.recorded(END_ROOM, name):
             await self._livekit.delete_room(livekit_name)
 
-    async def update(self, name: str, request: wire.UpdateRoom) -> wire.RoomAnswer:
+    async def update(self, name: str, request: UpdateRoom) -> RoomAnswer:
         return room_answer(await self._livekit.update_room_metadata(self._name(name), request.metadata), name)
 
-    async def participants(self, name: str, limit: int | None, cursor: str | None) -> wire.ParticipantPage:
+    async def participants(self, name: str, limit: int | None, cursor: str | None) -> ParticipantPage:
         of = ("participants", name)
         after = _after(cursor, of)
         _, people = await self._room_and_people(name)
         shown, following = page(people, lambda person: person.identity, of, limit, after)
-        return wire.ParticipantPage(
-            participants=[participant_answer(person) for person in shown], next_cursor=following
-        )
+        return ParticipantPage(participants=[participant_answer(person) for person in shown], next_cursor=following)
 
-    async def participant(self, name: str, identity: str) -> wire.ParticipantAnswer:
+    async def participant(self, name: str, identity: str) -> ParticipantAnswer:
         return participant_answer(await self._person(name, identity))
 
     async def remove(self, name: str, identity: str) -> None:
-        """Recorded in the audit log. Raises ``StoreUnavailable`` too."""
+        """Disconnect a participant and record it in the audit log. Raises ``StoreUnavailable`` too."""
         livekit_name = self._name(name)
         async with self._acts.recorded(REMOVE_PARTICIPANT, identity, f"room {name}"):
             await self._livekit.remove_participant(livekit_name, identity)
 
-    async def update_participant(
-        self, name: str, identity: str, request: wire.UpdateParticipant
-    ) -> wire.ParticipantAnswer:
-        """Raises ``InvalidRequest`` if nothing is to be changed."""
-        if request == wire.UpdateParticipant():
-            raise InvalidRequest("give at least one of name, metadata, attributes and permission")
-        wire.check_size("metadata", len((request.metadata or "").encode()))
+    async def update_participant(self, name: str, identity: str, request: UpdateParticipant) -> ParticipantAnswer:
+        """Change a participant. Raises ``InvalidRequest`` too, also for a request without a change."""
+        if request == UpdateParticipant():
+            raise InvalidRequest("Send at least one of `name`, `metadata`, `attributes` and `permission`.")
+        _check_size("metadata", len((request.metadata or "").encode()))
         attributes = request.attributes or {}
-        wire.check_size("attributes", sum(len(k.encode()) + len(v.encode()) for k, v in attributes.items()))
+        _check_size("attributes", sum(len(k.encode()) + len(v.encode()) for k, v in attributes.items()))
         permission = None
         if request.permission is not None:
-            # LiveKit takes a permission as a whole: what is not to change must be sent as it is.
+            # LiveKit replaces the whole permission, so the unchanged grants are sent too.
             permission = _changed((await self._person(name, identity)).permission, request.permission)
         order = room.UpdateParticipantRequest(
             room=self._name(name),
@@ -114,7 +132,8 @@ class ProjectRooms:
         )
         return participant_answer(await self._livekit.update_participant(order))
 
-    async def mute(self, name: str, identity: str, request: wire.MuteTracks) -> wire.MutedTracks:
+    async def mute(self, name: str, identity: str, request: MuteTracks) -> MutedTracks:
+        """Mute or unmute the chosen tracks."""
         tracks = (await self._person(name, identity)).tracks
         if request.track_sid is not None:
             chosen = [track for track in tracks if track.sid == request.track_sid]
@@ -128,12 +147,12 @@ class ProjectRooms:
         muted = [
             await self._livekit.mute_track(self._name(name), identity, track.sid, request.muted) for track in chosen
         ]
-        return wire.MutedTracks(tracks=[track_answer(track) for track in muted])
+        return MutedTracks(tracks=[track_answer(track) for track in muted])
 
-    async def send(self, name: str, request: wire.SendData) -> None:
-        """Raises ``InvalidRequest``."""
+    async def send(self, name: str, request: SendData) -> None:
+        """Send data to participants. Raises ``InvalidRequest`` too."""
         payload = _payload(request)
-        # Of a room that does not exist LiveKit would say "unavailable", after three seconds.
+        # For a room that is not open, SendData would answer "unavailable" after three seconds.
         await self._livekit.get_room(self._name(name))
         order = room.SendDataRequest(
             room=self._name(name),
@@ -145,7 +164,7 @@ class ProjectRooms:
         await self._livekit.send_data(order)
 
     async def _room_and_people(self, name: str) -> tuple[models.Room, list[models.ParticipantInfo]]:
-        """In the order of identities, without those whose leaving is on record."""
+        """A room and its participants by identity, without those that LiveKit lists as disconnected."""
         found, people = await asyncio.gather(
             self._livekit.get_room(self._name(name)), self._livekit.list_participants(self._name(name))
         )
@@ -159,7 +178,7 @@ class ProjectRooms:
         return found
 
 
-def _changed(current: models.ParticipantPermission, change: wire.PermissionChange) -> models.ParticipantPermission:
+def _changed(current: models.ParticipantPermission, change: PermissionChange) -> models.ParticipantPermission:
     changed = models.ParticipantPermission()
     changed.CopyFrom(current)
     if change.can_publish is not UNSET:
@@ -178,24 +197,26 @@ def _changed(current: models.ParticipantPermission, change: wire.PermissionChang
     return changed
 
 
-def _payload(request: wire.SendData) -> bytes:
+def _payload(request: SendData) -> bytes:
     if request.encoding == "utf8":
         payload = request.data.encode()
     else:
         try:
             payload = b64decode(request.data, validate=True)
         except (binascii.Error, ValueError):
-            raise InvalidRequest("data is not base64", "data") from None
-    if len(payload) > wire.MAX_DATA_BYTES:
-        raise InvalidRequest(f"data is {len(payload)} bytes long; at most {wire.MAX_DATA_BYTES} can be sent", "data")
+            raise InvalidRequest("`data` is not base64. Encode it, or send `encoding` as `utf8`.", "data") from None
+    if len(payload) > MAX_DATA_BYTES:
+        raise InvalidRequest(f"`data` is {len(payload)} bytes long. Send at most {MAX_DATA_BYTES}.", "data")
     return payload
 
 
 def page(
     items: list[T], key: Callable[[T], str], of: Sequence[str], limit: int | None, after: str | None
 ) -> tuple[list[T], str | UnsetType]:
-    """Those of the ordered ``items`` whose key is beyond ``after``, at most ``limit``, and the next cursor, which holds the
-    last key that was shown: pages stay right while items come and go. ``of`` is what is listed."""
+    """Cut a page out of ordered ``items``: at most ``limit`` items with a key after ``after``, and the next cursor.
+
+    ``of`` names the listing. The cursor holds the last key of the page, so pages stay right while items come and go.
+    """
     if after is not None:
         items = [item for item in items if key(item) > after]
     if limit is None or len(items) <= limit:
@@ -204,7 +225,13 @@ def page(
     return shown, write_cursor(of, (key(shown[-1]),))
 
 
+def _check_size(param: str, size: int) -> None:
+    """Check a size in bytes. Raises ``InvalidRequest``."""
+    if size > MAX_METADATA_BYTES:
+        raise InvalidRequest(f"`{param}` is {size} bytes long. LiveKit accepts at most {MAX_METADATA_BYTES}.", param)
+
+
 def _after(cursor: str | None, of: Sequence[str]) -> str | None:
-    """Raises ``InvalidRequest``."""
+    """The key after which the page begins. Raises ``InvalidRequest``."""
     position = read_cursor(cursor, of, (str,))
     return None if position is None else str(position[0])

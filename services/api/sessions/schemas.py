@@ -1,70 +1,82 @@
-"""The answers of `GET /v1/sessions` and `GET /v1/events`."""
+"""Parameters and answers of `GET /v1/sessions`."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
-from services.api.usage.schemas import Minutes
+from services.api.http.cursors import NextCursor
+from services.api.http.query import ExactName, TimeRangeQuery
+from services.api.usage.schemas import Minutes, ScreenShareMinutes
 from shared.models.names import Timestamp
+from shared.models.usage.listings import SessionStatus
 from shared.models.wire import Wire
 
-Completeness = Literal["observed", "inferred", "provisional"]
+Sid = Annotated[str, Meta(max_length=512, description="LiveKit's participant sid.", examples=["PA_k3v9x2m7q4w8"])]
+RoomOfProject = Annotated[str | None, Meta(description="Name of the room in this project.")]
+RoomSid = Annotated[str | None, Meta(description="LiveKit's sid of the room.")]
+IdentityOfSession = Annotated[str | None, Meta(description="Participant identity.")]
+
+
+class SessionsQuery(TimeRangeQuery):
+    """The parameters of `GET /v1/sessions`."""
+
+    room: ExactName | None = None
+    identity: ExactName | None = None
+    kind: ExactName | None = None
+    status: Annotated[SessionStatus, Meta(description="Open or ended sessions. Default: both.")] | None = None
 
 
 class TrackOfSession(Wire):
-    """A track as far as events told of it. ``unpublished_at`` is null while it runs, and where it ended with its session."""
+    """A published track, as far as LiveKit's events report it."""
 
-    sid: str
-    type: str
-    source: str
-    published_at: Timestamp | None
-    unpublished_at: Timestamp | None
+    sid: Annotated[str, Meta(description="LiveKit's track sid.")]
+    type: Annotated[str, Meta(description="Type of the track: `audio`, `video` or `data`.")]
+    source: Annotated[str, Meta(description="Source of the track, such as `camera` or `microphone`.")]
+    published_at: (
+        Annotated[Timestamp, Meta(description="When the track was published. Null if no event reported it.")] | None
+    )
+    unpublished_at: (
+        Annotated[
+            Timestamp,
+            Meta(description="When the track was unpublished. Null if no event reported it: it ends with the session."),
+        ]
+        | None
+    )
 
 
 class ListedSession(Minutes):
-    """One participant sid. ``completeness``: whether an event told of its end, none did, or it is still open, and counted up
-    to ``counted_until``."""
+    """The session of one participant sid. A reconnect is a new session."""
 
-    sid: str
-    room: str | None
-    room_sid: str | None
-    identity: str | None
-    name: str | None
-    kind: str
-    started_at: Timestamp
-    ended_at: Timestamp | None
-    ended_by: str | None
-    disconnect_reason: str | None
-    counted_until: Timestamp
-    completeness: Completeness
-    screen_share_minutes: float
-    tracks: list[TrackOfSession] | UnsetType = UNSET
+    sid: Annotated[str, Meta(description="LiveKit's participant sid.")]
+    room: RoomOfProject
+    room_sid: RoomSid
+    identity: IdentityOfSession
+    name: Annotated[str | None, Meta(description="Display name of the participant.")]
+    kind: Annotated[str, Meta(description="Kind of participant, such as `standard`, `agent`, `sip` or `egress`.")]
+    started_at: Annotated[Timestamp, Meta(description="When the session began.")]
+    ended_at: Annotated[Timestamp, Meta(description="When the session ended. Null while it is open.")] | None
+    ended_by: Annotated[
+        str | None,
+        Meta(description="What reported the end: `left`, `aborted`, `room_finished` or `reconciled`."),
+    ]
+    disconnect_reason: Annotated[str | None, Meta(description="LiveKit's reason for the disconnect.")]
+    counted_until: Annotated[Timestamp, Meta(description="Time up to which the session is metered.")]
+    completeness: Annotated[
+        Literal["observed", "inferred", "provisional"],
+        Meta(
+            description="`observed`: an event reported the end. `inferred`: no event did. `provisional`: still open,"
+            " counted up to `countedUntil`."
+        ),
+    ]
+    screen_share_minutes: ScreenShareMinutes
+    tracks: (
+        Annotated[list[TrackOfSession], Meta(description="Tracks that the participant published. One session only.")]
+        | UnsetType
+    ) = UNSET
 
 
 class SessionsAnswer(Wire):
-    """Those that began last come first. ``next_cursor`` is null on the last page."""
+    """A page of sessions."""
 
-    sessions: list[ListedSession]
-    next_cursor: str | None
-
-
-class ListedEvent(Wire):
-    """An event as LiveKit sent it (``payload``). ``session`` is the participant sid it is about."""
-
-    id: str
-    event: str
-    created_at: Timestamp
-    received_at: Timestamp
-    room: str | None
-    room_sid: str | None
-    session: str | None
-    identity: str | None
-    payload: msgspec.Raw | None
-
-
-class EventsAnswer(Wire):
-    """Those that LiveKit created last come first. ``next_cursor`` is null on the last page."""
-
-    events: list[ListedEvent]
-    next_cursor: str | None
+    sessions: Annotated[list[ListedSession], Meta(description="Sessions of this page, newest start first.")]
+    next_cursor: NextCursor | None

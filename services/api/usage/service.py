@@ -1,20 +1,17 @@
-"""Reads the usage of a project: what has ended, open sessions as far as they count, peaks; and when it was last complete."""
+"""Reads the usage of a project: ended and open sessions, peaks, groups, and the time it is complete up to."""
 
 from collections import defaultdict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
-import asyncpg
 
 from services.api.http.cursors import read_cursor, write_cursor
+from services.api.http.transaction import reading
 from services.api.usage import answer as usage_answer
 from services.api.usage.answer import SERIES, Measured, Series
-from services.api.usage.parameters import UsageRange
+from services.api.usage.ranges import UsageRange
 from services.api.usage.schemas import UsageAnswer
 from services.api.usage.stream_backlog import Seen, StreamBacklog, as_of_ms
-from shared.errors import InvalidRequest, StoreUnavailable
+from shared.errors import InvalidRequest
 from shared.infra.clock import rfc3339
-from shared.infra.postgres.pool import UNAVAILABLE, Connection, Pool, borrowed, in_transaction
+from shared.infra.postgres.pool import Connection, Pool
 from shared.ledger.queries import usage as usage_queries
 from shared.metering.peak import EMPTY, daily_peaks
 from shared.metering.rounding import Amounts, Rounding
@@ -25,21 +22,6 @@ from shared.usage.queries import groups as group_queries
 from shared.usage.queries import usage_ranges
 
 
-@asynccontextmanager
-async def reading(pool: Pool, what: str, *, at_once: bool = False) -> AsyncIterator[Connection]:
-    """A connection on one snapshot: a session that ends meanwhile is counted as open or as ended, never both or neither.
-    ``at_once``: for a single statement, which needs no transaction for that. Raises ``StoreUnavailable``."""
-    try:
-        async with borrowed(pool) as conn:
-            if at_once:
-                yield conn
-                return
-            async with in_transaction(conn, snapshot=True):
-                yield conn
-    except (*UNAVAILABLE, asyncpg.PostgresError) as error:
-        raise StoreUnavailable(f"{what} cannot be read at the moment; try again shortly") from error
-
-
 async def usage_for(
     pool: Pool,
     waiting: StreamBacklog,
@@ -48,8 +30,10 @@ async def usage_for(
     asked: UsageClock,
     most_to_rank: int | None = None,
 ) -> UsageAnswer:
-    """``most_to_rank``: names of days that are put in an order by minutes, where the caller has less time than the API.
-    Raises ``InvalidRequest`` and ``StoreUnavailable``."""
+    """Read the usage of a range. Raises ``InvalidRequest`` and ``StoreUnavailable``.
+
+    ``most_to_rank``: most rows (a name on a day) to sort by minutes, for a caller with less time than the API.
+    """
     by_name = query.group_by in ("room", "identity")
     backlog = await waiting.since(asked.now_ms)
     async with reading(pool, "usage", at_once=query.from_ms is not None and not by_name) as conn:
@@ -91,12 +75,13 @@ async def usage_on(
 
 
 async def read_span(conn: Connection, scope: Scope, span: Span, asked: UsageClock) -> RangeUsage:
+    """Read the amounts of a span. Raises what asyncpg raises."""
     days = span.granularity == "day"
     return await usage_ranges.read_range(conn, scope, span.from_ms, span.to_ms, span.unit_ms, asked, names=days)
 
 
 def series_of(span: Span, read: RangeUsage) -> Series:
-    """The usage of each hour, day or month of the span."""
+    """Build the usage of each hour, day or month of a span."""
     if span.granularity == "month":
         return usage_answer.series(span, _by_month(span, read))
     peaks = dict(zip(span.starts(), _peaks(span, read), strict=True))
@@ -111,7 +96,7 @@ def _peaks(span: Span, read: RangeUsage) -> list[int]:
 
 
 def _by_month(span: Span, read: RangeUsage) -> Measured:
-    """Days put together. A month's peak is that of its greatest day."""
+    """Sum days into months. The peak of a month is the highest peak of its days."""
     usage: defaultdict[int, defaultdict[str, Amounts]] = defaultdict(lambda: defaultdict(Amounts))
     media: defaultdict[int, dict[tuple[str, str], MediaUsage]] = defaultdict(dict)
     peaks: defaultdict[int, int] = defaultdict(int)
@@ -148,14 +133,15 @@ async def _add_groups(
         top = await group_queries.top_groups(conn, scope, dimension, days, asked, query.limit, most_to_rank)
         if top is None:
             raise InvalidRequest(
-                f"this range holds too many {dimension} days to order by minutes; take a shorter one, or order=name",
+                f"This range holds too many {dimension} days to sort by minutes. Request a shorter range, or use"
+                " `order=name`.",
                 "order",
                 "too_many_groups",
             )
         answer.groups, shown = usage_answer.groups(dimension, top.groups, Rounding())
         answer.group_count, answer.rest = top.names, usage_answer.rest(found.total, shown)
         return
-    # The cursor carries what the pages before added up to (ms): rounding goes on where it was, so that all pages add up.
+    # The cursor carries the sums of the earlier pages (ms). Rounding continues from them, so that all pages add up exactly.
     place = ["usage", dimension, span.from_ms]
     first, video_ms, audio_ms = read_cursor(query.cursor, place, (str, int, int)) or ("", 0, 0)
     rounding = Rounding(video_ms, audio_ms)

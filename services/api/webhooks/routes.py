@@ -2,12 +2,13 @@
 never sends an event again after a 4xx, so nothing it signed is refused."""
 
 import asyncio
-from typing import Any
+from typing import Annotated, Any
 
 from litestar import post
 from litestar.connection import Request
 from litestar.di import NamedDependency
 from litestar.params import RawBody
+from msgspec import Meta
 
 from services.api.http.openapi import described
 from services.api.http.serving.hot_routes import HotRoute, Waiting, header
@@ -26,9 +27,9 @@ _KEPT = b'{"received":true}'
 
 
 class WebhookAnswer(Wire):
-    """The event is safe."""
+    """The event is stored."""
 
-    received: bool
+    received: Annotated[bool, Meta(description="Always true.")]
 
 
 class WebhookReceiver:
@@ -62,8 +63,8 @@ class WebhookReceiver:
     operation_id="receiveLiveKitWebhook",
     tags=["webhooks"],
     status_code=200,
-    summary="Take in an event from LiveKit",
-    description="Where LiveKit's `webhook.urls` points. 200 once the event is safe; never another 4xx than these.",
+    summary="Receive an event from LiveKit",
+    description="Set LiveKit's `webhook.urls` to this address. Answers 200 once the event is stored.",
     security=[{"livekitSignature": []}],
     request_max_body_size=BODY_LIMIT,
     opt=described(

@@ -8,12 +8,14 @@ from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
 from litestar.params import FromPath
 
+from services.api.events.schemas import EventsQuery
+from services.api.events.service import event_for, events_for
 from services.api.http.query import decode_query
 from services.api.portal.notices import spoken
 from services.api.portal.usage_view import asked
 from services.api.portal.visit import Page, Visit
-from services.api.sessions.schemas import ListedSession
-from services.api.sessions.service import EventsQuery, SessionsQuery, event_for, events_for, session_for, sessions_for
+from services.api.sessions.schemas import ListedSession, SessionsQuery
+from services.api.sessions.service import session_for, sessions_for
 from shared.errors import InvalidRequest, SessionNotFound
 from shared.infra.json_text import indented
 

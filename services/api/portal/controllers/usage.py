@@ -17,8 +17,7 @@ from services.api.portal.usage_view import (
 )
 from services.api.portal.visit import Page, Visit
 from services.api.usage.csv_answer import usage_csv
-from services.api.usage.parameters import MAX_LIMIT
-from services.api.usage.schemas import UsageAnswer
+from services.api.usage.schemas import MAX_LIMIT, UsageAnswer
 from shared.errors import InvalidRequest
 
 PERIODS: Final = (("today", "Today"), ("7d", "7 days"), ("30d", "30 days"), ("all", "All"))
