@@ -48,9 +48,12 @@ def interval_of(session: Session, room: Room | None) -> Interval | None:
     usage.
     """
     interval = _whole_interval(session, room)
-    if interval is None or interval.end_ms is None or interval.end_ms - interval.start_ms <= MAX_SESSION_MS:
+    if interval is None:
+        return None
+    start_ms, end_ms, ended_by = interval
+    if end_ms is None or end_ms - start_ms <= MAX_SESSION_MS:
         return interval
-    return interval._replace(end_ms=interval.start_ms + MAX_SESSION_MS)
+    return Interval(start_ms, start_ms + MAX_SESSION_MS, ended_by)
 
 
 def _whole_interval(session: Session, room: Room | None) -> Interval | None:
@@ -203,7 +206,7 @@ def bill_between(session: Session, interval: Interval, from_ms: int, to_ms: int)
     end_ms = to_ms if interval.end_ms is None else min(interval.end_ms, to_ms)
     usage: dict[int, Usage] = {}
     if from_ms <= interval.start_ms and (interval.start_ms < to_ms or from_ms == to_ms):
-        usage[floor_to(interval.start_ms, HOUR_MS)] = Usage(0, 0, sessions=1)
+        usage[floor_to(interval.start_ms, HOUR_MS)] = Usage(0, 0, 0, 0, 1)
     if end_ms <= start_ms:
         return Bill(interval, usage)
     if end_ms - start_ms > LONG_MS:
