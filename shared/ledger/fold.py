@@ -19,7 +19,8 @@ from shared.infra import metrics
 from shared.infra.postgres.pool import Connection
 from shared.ledger.bill import fold_runs, fold_sessions
 from shared.ledger.room_succession import last_sightings, succeeded_rooms
-from shared.metering.observe import Observation, ingress_run_id, observe
+from shared.metering.observe import Observation, observe
+from shared.metering.observe_runs import ingress_run_id
 from shared.metering.state import Room, merged_rooms
 from shared.models.livekit_event import OWN_PREFIX, LiveKitEvent, decode_event, decode_own_event
 from shared.models.received import Received

@@ -1,1 +1,4 @@
-"""The meter: pure functions, no I/O, no clock. ``observe`` reads an event, ``merge_*`` joins states, ``usage_of`` bills."""
+"""The meter: pure functions without I/O and without a clock.
+
+``observe`` reads an event, the ``merge_*`` functions join states, ``usage_of`` bills.
+"""

@@ -1,6 +1,6 @@
-"""Amounts by UTC hour: hours in which something begins or ends one by one, the equal hours between them as one piece.
+"""Amounts by UTC hour: single hours where something begins or ends, and ranges of equal hours between them.
 
-So a year costs what two hours cost, in time and in memory. All times are unix milliseconds.
+So a year costs as much as two hours, in time and in memory. All times are unix milliseconds.
 """
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -12,18 +12,18 @@ from typing import Generic, NamedTuple, TypeVar
 from shared.infra.clock import DAY_MS, HOUR_MS, floor_to
 
 Key = TypeVar("Key", bound=Hashable)
-# How long one connection counts at most, from its start. LiveKit is updated more often, and an update ends every connection.
+# The longest time that one connection counts. LiveKit is updated more often than this, and an update ends every connection.
 MAX_SESSION_DAYS = 366
 MAX_SESSION_MS = MAX_SESSION_DAYS * DAY_MS
-# Shorter intervals are cut into single hours: that is faster for them.
+# Intervals up to this length are cut into single hours, which is faster for them.
 LONG_MS = 48 * HOUR_MS
 
 
 class Usage(NamedTuple):
-    """Milliseconds of one hour. Audio time is ``participant_ms - video_ms``: an instant without a video track is audio.
+    """Milliseconds of one hour.
 
-    ``inferred_ms`` is the part of ``participant_ms`` in sessions whose end no event confirmed. ``sessions`` counts those that
-    began in the hour.
+    Audio time is ``participant_ms - video_ms``: an instant without a video track is audio. ``inferred_ms`` is the part of
+    ``participant_ms`` in sessions whose end no event confirmed. ``sessions`` counts the sessions that began in the hour.
     """
 
     participant_ms: int
@@ -33,6 +33,7 @@ class Usage(NamedTuple):
     sessions: int = 0
 
     def times(self, count: int) -> "Usage":
+        """Return the usage of ``count`` such hours."""
         return Usage(*(count * amount for amount in self))
 
 
@@ -53,7 +54,7 @@ class WholeDays(NamedTuple):
 
 
 def cut_into_hours(start_ms: int, end_ms: int) -> Iterator[tuple[int, int, int]]:
-    """``[start_ms, end_ms)`` as (start of the UTC hour, from, to) of each hour it touches."""
+    """Yield (start of the UTC hour, from, to) for each hour that ``[start_ms, end_ms)`` touches."""
     hour_ms = floor_to(start_ms, HOUR_MS)
     while hour_ms < end_ms:
         yield hour_ms, max(hour_ms, start_ms), min(hour_ms + HOUR_MS, end_ms)
@@ -61,7 +62,7 @@ def cut_into_hours(start_ms: int, end_ms: int) -> Iterator[tuple[int, int, int]]
 
 
 def cut_at_edges(start_ms: int, end_ms: int, edges: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """``[start_ms, end_ms)`` in ascending pieces: the UTC hours that hold one of ``edges``, and the hours between."""
+    """Cut ``[start_ms, end_ms)`` into ascending pieces: UTC hours with one of ``edges``, and the ranges between."""
     hours = {floor_to(edge, HOUR_MS) for edge in (start_ms, *edges) if start_ms <= edge < end_ms}
     if end_ms % HOUR_MS:
         hours.add(floor_to(end_ms, HOUR_MS))
@@ -76,7 +77,7 @@ def cut_at_edges(start_ms: int, end_ms: int, edges: Iterable[int]) -> Iterator[t
 
 
 def covered(pieces: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> list[int]:
-    """How much of each piece the spans cover (ms). Both are disjoint and ascending."""
+    """Return how much of each piece the spans cover (ms). Both are disjoint and ascending."""
     amounts, first = [], 0
     for begin, end in pieces:
         while first < len(spans) and spans[first][1] <= begin:
@@ -91,11 +92,11 @@ def covered(pieces: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]])
 
 
 def by_hour(spans: Iterable[tuple[int, int]]) -> dict[int, int]:
-    """How much of each UTC hour the spans cover (ms)."""
+    """Return how much of each UTC hour the spans cover (ms)."""
     found: dict[int, int] = {}
     for on, off in spans:
         first_ms = floor_to(on, HOUR_MS)
-        if off <= first_ms + HOUR_MS:  # most tracks lie in one hour: half the time of cutting them
+        if off <= first_ms + HOUR_MS:  # Most tracks lie within one hour. This takes half the time of cutting them.
             found[first_ms] = found.get(first_ms, 0) + off - on
             continue
         for hour_ms, begin, end in cut_into_hours(on, off):
@@ -104,7 +105,7 @@ def by_hour(spans: Iterable[tuple[int, int]]) -> dict[int, int]:
 
 
 def days_of(whole: Iterable[WholeHours]) -> tuple[list[tuple[int, Usage]], list[WholeDays]]:
-    """Whole hours by UTC day: (day, usage) of those that are part of a day, and the whole days."""
+    """Group whole hours by UTC day: (day, usage) of the incomplete days, and the ranges of whole days."""
     parts: list[tuple[int, Usage]] = []
     days: list[WholeDays] = []
     for from_ms, to_ms, usage in whole:
@@ -122,7 +123,7 @@ def days_of(whole: Iterable[WholeHours]) -> tuple[list[tuple[int, Usage]], list[
 
 
 class Levels(Generic[Key]):
-    """Sums of amounts that hold over ranges of time, kept as where they change."""
+    """Sums of amounts that apply to ranges of time, stored as the changes at their ends."""
 
     def __init__(self) -> None:
         self._changes: dict[Key, dict[int, list[int]]] = {}
@@ -142,7 +143,7 @@ class Levels(Generic[Key]):
             changes[at_ms] = list(map(function, known, amounts))
 
     def rows(self, unit_ms: int) -> Iterator[tuple[Key, int, list[int]]]:
-        """(key, start of a piece of ``unit_ms``, amounts) wherever one of the amounts is not 0."""
+        """Yield (key, start of a piece of ``unit_ms``, amounts) wherever an amount is not 0."""
         for key, changes in self._changes.items():
             level: list[int] = []
             for at_ms, next_ms in pairwise(sorted(changes)):
@@ -153,7 +154,7 @@ class Levels(Generic[Key]):
 
 
 class RunningLevels(Generic[Key]):
-    """The same for a reader who goes forward in time: it forgets what is over."""
+    """``Levels`` for a reader that moves forward in time. It drops the past."""
 
     def __init__(self) -> None:
         self._changes: list[tuple[int, int, Key, Sequence[int], int]] = []
@@ -163,11 +164,11 @@ class RunningLevels(Generic[Key]):
     def add(self, key: Key, from_ms: int, to_ms: int, amounts: Sequence[int]) -> None:
         """Add ``amounts`` in each piece of ``[from_ms, to_ms)``."""
         for at_ms, sign in ((from_ms, 1), (to_ms, -1)):
-            self._number += 1  # keys need not have an order
+            self._number += 1  # Decides between entries of one instant, because keys may have no order.
             heappush(self._changes, (at_ms, self._number, key, amounts, sign))
 
     def at(self, at_ms: int) -> dict[Key, list[int]]:
-        """The sums at ``at_ms``, which must not be before the last call's."""
+        """Return the sums at ``at_ms``, which must not be before that of the last call."""
         while self._changes and self._changes[0][0] <= at_ms:
             _, _, key, amounts, sign = heappop(self._changes)
             level = self._levels.pop(key, None) or [0] * len(amounts)

@@ -1,4 +1,4 @@
-"""Adds up sessions that are still open, from the edges of their intervals."""
+"""Sums the usage of open sessions from the edges of their intervals."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -6,15 +6,15 @@ from typing import NamedTuple
 
 from shared.metering.rounding import Amounts
 
-# What an edge is about, in the order of ``Amounts``.
+# The meter that an edge belongs to, in the order of ``Amounts``.
 PARTICIPANT, VIDEO, SCREEN_SHARE = range(3)
 
 
 class EdgeSum(NamedTuple):
-    """All edges of one kind and meter in one hour or day, which begins at ``start_ms``.
+    """The edges of one kind and meter in the hour or day that begins at ``start_ms``.
 
-    ``behind_ms``: how much of that hour or day lies behind the edges. ``level``: how many intervals cover each later one whole.
-    Adding up edges costs the same however long the sessions are.
+    ``behind_ms``: how much of this hour or day lies after the edges, added up. ``level``: how many intervals cover every
+    later hour or day completely. An end counts negative in both. The sum costs the same however long the sessions are.
     """
 
     start_ms: int
@@ -27,9 +27,9 @@ class EdgeSum(NamedTuple):
 def open_usage(
     edges: Iterable[EdgeSum], begun: Iterable[tuple[int, str, int]], to_ms: int, unit_ms: int
 ) -> Iterator[tuple[int, str, Amounts]]:
-    """Yield (start, kind, amounts) of every hour or day up to ``to_ms`` that an open session has reached.
+    """Yield (start, kind, amounts) of every hour or day before ``to_ms`` that an open session has reached.
 
-    ``begun``: (start, kind, sessions that began). All of it is provisional.
+    ``begun``: (start, kind, sessions that began). All connected time is provisional.
     """
     sums: defaultdict[tuple[int, str], list[int]] = defaultdict(lambda: [0] * 4)
     by_meter: defaultdict[tuple[str, int], dict[int, EdgeSum]] = defaultdict(dict)

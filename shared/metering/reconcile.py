@@ -1,16 +1,18 @@
-"""What a pass of reconciliation concludes from what LiveKit lists: pure, so that its laws can be tested by the thousand.
+"""Judges stored sessions against what LiveKit lists.
 
-The pass asks (shared/ledger/reconcile.py), this module judges, and what it finds becomes events of our own that go
-through the same fold as LiveKit's: the kept events then prove every minute. Three rules keep it harmless:
+The functions are pure, so that their laws can be tested with thousands of inputs. A pass asks LiveKit
+(shared/ledger/reconcile.py) and this module judges. The findings become Relay's own events, which go through the same fold
+as LiveKit's, so the kept events prove every minute. Three rules prevent harm:
 
-- A question that failed says nothing: nobody of that room is confirmed or missed.
-- Who is missing is closed only when missed twice, ``GRACE_MS`` apart (or once, and then the room's end is told), and at the
-  last confirmation: LiveKit's listing lags just after a join, and an identity that connects again can be absent from it for
-  a moment (pkg/service/roommanager.go: the old connection's end deletes the entry that is by then the new one's).
-- Who is listed need not be there: LiveKit keeps its list in Redis without an end, and a crash leaves everyone in it
-  (pkg/service/redisstore.go). So a listing is believed for ``PROVE_AFTER_MS`` after the last real sign of life; then the
-  node that serves the participant has to answer for it (``to_prove``). One for whom no node answers is not confirmed, and
-  after two such questions ends at the last real sign of life.
+- A request that failed says nothing. Nobody of that room counts as confirmed or missing.
+- A missing participant is closed at its last confirmation, and only if it is missing twice, ``GRACE_MS`` apart, or once
+  before the room's end is reported. LiveKit's listing lags just after a join. An identity that connects again can be absent
+  for a moment (pkg/service/roommanager.go: the end of the old connection deletes the entry that by then belongs to the new
+  one).
+- A listed participant may be gone. LiveKit stores its list in Redis without an expiry, and a crash leaves everyone in it
+  (pkg/service/redisstore.go). So a listing is believed for ``PROVE_AFTER_MS`` after the last real sign of life. After that
+  the node that serves the participant has to answer for it (``to_prove``). A participant for which no node answers is not
+  confirmed. After two such requests it ends at its last real sign of life.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,22 +26,24 @@ from shared.metering.state import EndedBy, Session, Track, keeps_track
 from shared.metering.usage import is_running, last_sign_of, start_of
 from shared.models.livekit_event import ListedParticipant, OwnEvent, Reconciled, RoomInfo, TrackInfo
 
-# A second poll may disagree as quickly as this after the first; LiveKit's listing lags by less.
+# The least time between two listings that both lack a participant. LiveKit's listing lags by less.
 GRACE_MS = 15_000
-# A join as recent as this is left to its own webhook, which is on its way.
+# A join more recent than this is left to its own webhook, which is on its way.
 SETTLE_MS = 5_000
 PROVE_AFTER_MS = 300_000
-# Questions to nodes in one pass; the rest is believed until the next.
+# Requests to nodes in one pass. The other listings are believed until the next pass.
 PROOFS_A_PASS = 2000
 
-# What became of asking for a participant that is listed: its node answered for it; a node has the room and not the
-# participant; nobody answered for either, which alone says little and after ``PROVE_AFTER_MS`` of it enough.
+# The result of asking for a listed participant. "here": its node answered for it. "gone": a node has the room and not the
+# participant. "unknown": no node answered for either. One "unknown" says little; ``PROVE_AFTER_MS`` of it are enough.
 Verdict = Literal["here", "gone", "unknown"]
 
 
 class RoomListing(NamedTuple):
-    """One room as LiveKit lists it. ``asked_ms``: before its participants were asked for; ``people`` by sid, None where that
-    question failed."""
+    """One room as LiveKit lists it.
+
+    ``asked_ms``: unix ms, taken before its participants were requested. ``people``: by sid; None if that request failed.
+    """
 
     info: RoomInfo
     asked_ms: int
@@ -47,14 +51,14 @@ class RoomListing(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """All rooms that are some project's, by LiveKit's name, as of the list of rooms asked for at ``started_ms``."""
+    """All rooms of all projects by LiveKit's name. ``started_ms``: when the list of rooms was requested."""
 
     started_ms: int
     rooms: Mapping[str, RoomListing]
 
 
 class Known(NamedTuple):
-    """A stored session. ``ended_by`` is None for one that is open; ``confirmed_ms``: when LiveKit last listed it."""
+    """A stored session. ``confirmed_ms``: when LiveKit last listed it. ``ended_by`` is None for an open session."""
 
     session: Session
     confirmed_ms: int | None
@@ -62,21 +66,21 @@ class Known(NamedTuple):
 
 
 class Absence(NamedTuple):
-    """Missed since ``since_ms``; last confirmed at ``seen_ms``, if ever."""
+    """Missing since ``since_ms``. ``seen_ms``: the last confirmation, if any."""
 
     since_ms: int
     seen_ms: int | None
 
 
 class Proof(NamedTuple):
-    """When a participant's node was last asked for it, and when it last answered."""
+    """When the participant's node was last asked for it, and when it last answered (unix ms)."""
 
     asked_ms: int
     answered_ms: int | None
 
 
 class Question(NamedTuple):
-    """A participant to be proven."""
+    """A participant for which its node has to answer."""
 
     sid: str
     room: str
@@ -84,7 +88,10 @@ class Question(NamedTuple):
 
 
 class Findings(msgspec.Struct):
-    """``absences`` replaces what was stored, by (sid, track sid or ''). ``confirmed``: when each session was listed."""
+    """What a pass concludes.
+
+    ``absences``, by (sid, track sid or ''), replaces what is stored. ``confirmed``: when each session was listed (unix ms).
+    """
 
     events: list[OwnEvent] = []
     confirmed: dict[str, int] = {}
@@ -100,8 +107,10 @@ def to_prove(
     proofs: Mapping[str, Proof],
     absences: Mapping[tuple[str, str], Absence],
 ) -> tuple[list[Question], dict[str, Verdict]]:
-    """The listed participants whose node must be asked now, longest unasked first, and those who were asked in vain a moment
-    ago: they stay unknown without asking again."""
+    """Return the listed participants whose node must be asked now, and those that stay unknown without a request.
+
+    The participant asked longest ago comes first. Those for which no node answered a moment ago are not asked again yet.
+    """
     questions: list[tuple[int, Question]] = []
     unknown: dict[str, Verdict] = {}
     for name, room in listing.rooms.items():
@@ -113,7 +122,7 @@ def to_prove(
             if listing.started_ms - alive_ms <= PROVE_AFTER_MS and not (entry and entry.ended_by):
                 continue
             asked_ms = proof.asked_ms if proof is not None else 0
-            # One that was missed is asked again in every pass: these decide.
+            # A missing participant is asked again in every pass, because these requests decide.
             asked_lately = asked_ms > alive_ms and listing.started_ms - asked_ms < PROVE_AFTER_MS
             if asked_lately and (sid, "") not in absences:
                 unknown[sid] = "unknown"
@@ -124,7 +133,7 @@ def to_prove(
 
 
 def last_life(person: ListedParticipant, entry: Known | None, proof: Proof | None) -> int:
-    """The last instant at which something other than the listing showed a participant alive (unix ms)."""
+    """Return the last instant (unix ms) at which something other than the listing showed a participant alive."""
     signs = [person.joined_at_ms or person.joined_at * 1000]
     if entry is not None and (start_ms := start_of(entry.session)) is not None:
         signs.append(last_sign_of(entry.session, start_ms))
@@ -140,7 +149,10 @@ def decide(
     verdicts: Mapping[str, Verdict],
     proofs: Mapping[str, Proof],
 ) -> Findings:
-    """What to put right. ``known``: every open session, and whatever else is stored of those listed or missed."""
+    """Return what to correct.
+
+    ``known``: every open session, and the other stored sessions of participants that are listed or missing.
+    """
     found = Findings()
     for (sid, track), absence in absences.items():
         entry = known.get(sid)
@@ -160,7 +172,10 @@ def decide(
 
 
 def _gone_with_room(session: Session, absence: Absence) -> OwnEvent:
-    """Missed once, and then its room's end (or the next room of this name) told that it is over: it was gone before that."""
+    """Return the event for a session that was missing once before its room's end (or successor) was reported.
+
+    The participant was gone before that.
+    """
     return gone_event(GONE, session, _room_name(session) or "", absence)
 
 
@@ -171,8 +186,10 @@ def _room_name(session: Session) -> str | None:
 
 
 def _is_missing(listing: Listing, room: RoomListing, person: ListedParticipant, entry: Known | None) -> bool:
-    """Whether someone who is there has no open session: nothing told of them, or they were closed too soon. One who was in
-    the last room of this name was not: LiveKit's list goes by name."""
+    """Return whether a participant who is there has no open session: no event came, or it was closed too soon.
+
+    A session of an earlier room of this name was not closed too soon: LiveKit lists participants by room name.
+    """
     if entry is not None:
         return entry.ended_by == "reconciled" and entry.session.room_sid in (None, room.info.sid)
     joined_ms = person.joined_at_ms or person.joined_at * 1000
@@ -204,7 +221,7 @@ def _judge_open(
     if start_ms is None or start_ms >= listing.started_ms:
         return
     seen_ms = entry.confirmed_ms
-    if person is not None:  # listed, and nobody has it: the listing was no confirmation
+    if person is not None:  # It is listed and no node has it, so the listing was no confirmation.
         seen_ms = last_life(person, entry, proofs.get(sid))
     absence = absences.get((sid, "")) or Absence(asked_ms, seen_ms)
     wait_ms = PROVE_AFTER_MS if verdict == "unknown" else GRACE_MS
@@ -242,7 +259,10 @@ def _judge_tracks(
 
 
 def _unknown_tracks(session: Session, listed: Iterable[str]) -> bool:
-    """Whether a track is listed that is not known to run. One whose unpublishing was told of is over: the listing lags."""
+    """Return whether a listed track is not known to run.
+
+    A track with an unpublish event is over: the listing lags.
+    """
     for sid in listed:
         track = session.tracks.get(sid)
         if track is None and not keeps_track(session, sid):
@@ -253,7 +273,7 @@ def _unknown_tracks(session: Session, listed: Iterable[str]) -> bool:
 
 
 def seen_event(room: RoomListing, person: ListedParticipant) -> OwnEvent:
-    """LiveKit lists this participant. The id makes a repetition harmless."""
+    """Return the event "LiveKit lists this participant". Its id makes a repetition harmless."""
     return OwnEvent(
         event=SEEN,
         id=f"{SEEN}:{person.sid}:{room.asked_ms}",
@@ -265,8 +285,11 @@ def seen_event(room: RoomListing, person: ListedParticipant) -> OwnEvent:
 
 
 def sighting_event(session: Session, room_name: str, over_ms: int, seen_ms: int) -> OwnEvent:
-    """When a participant was last listed whose room was over by ``over_ms``. From when on it was missing is not told: the room
-    tells that, and a later time would hide an earlier absence."""
+    """Return the event that keeps when a participant was last listed whose room was over by ``over_ms``.
+
+    It does not say since when the participant was missing. The room says that, and a later time would hide an earlier
+    absence.
+    """
     event = gone_event(GONE, session, room_name, Absence(over_ms, seen_ms))
     event.relay = Reconciled(seen_ms=seen_ms)
     return event
@@ -275,7 +298,7 @@ def sighting_event(session: Session, room_name: str, over_ms: int, seen_ms: int)
 def gone_event(
     name: str, session: Session, room_name: str, absence: Absence, track_sid: str = "", track: Track | None = None
 ) -> OwnEvent:
-    """LiveKit was found without this participant, or without one of its tracks."""
+    """Return the event "LiveKit was found without this participant" or "without one of its tracks"."""
     return OwnEvent(
         event=name,
         id=":".join(filter(None, (name, session.sid, track_sid, str(absence.since_ms)))),

@@ -1,14 +1,14 @@
-"""Reconciliation of egresses and of runs of ingresses: as of sessions (shared/metering/reconcile.py), with less to see.
+"""Judges egresses and runs of ingresses against what LiveKit lists, by the rules of shared/metering/reconcile.py.
 
-LiveKit keeps an egress whose recorder died as active for ever. Its room being gone is the proof that it is over: LiveKit
-ends the egresses of a room with it.
+LiveKit lists an egress whose recorder died as active for ever. If its room is gone, the egress is over: LiveKit ends the
+egresses of a room with the room.
 """
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from shared.infra.ids import livekit_room
-from shared.metering.observe import EGRESS_GONE, EGRESS_SEEN, INGRESS_GONE, INGRESS_SEEN, ingress_run_id
+from shared.metering.observe_runs import EGRESS_GONE, EGRESS_SEEN, INGRESS_GONE, INGRESS_SEEN, ingress_run_id
 from shared.metering.reconcile import GRACE_MS, SETTLE_MS, Absence, Findings
 from shared.metering.state import MediaRun, MeterName
 from shared.models.livekit_event import EgressInfo, IngressInfo, IngressState, OwnEvent, Reconciled
@@ -18,8 +18,10 @@ RunKey = tuple[MeterName, str]
 
 
 class RunListing(NamedTuple):
-    """The egresses and ingresses that are active by LiveKit's account, each None where the question failed; and the sids of
-    all rooms."""
+    """The egresses and ingresses that LiveKit lists as active, and the sids of all rooms.
+
+    ``egresses`` or ``ingresses`` is None if that request failed. ``started_ms``: unix ms.
+    """
 
     started_ms: int
     egresses: Mapping[str, EgressInfo] | None
@@ -28,7 +30,7 @@ class RunListing(NamedTuple):
 
 
 class KnownRun(NamedTuple):
-    """A stored run; ``is_open`` False for one that ended or never became active."""
+    """A stored run. ``is_open`` is False for a run that ended or never became active."""
 
     run: MediaRun
     confirmed_ms: int | None
@@ -36,7 +38,7 @@ class KnownRun(NamedTuple):
 
 
 def listed_runs(listing: RunListing) -> dict[RunKey, EgressInfo | IngressInfo]:
-    """What is listed and can still be running, by (meter, run's id)."""
+    """Return what is listed and can still be running, by (meter, id of the run)."""
     listed: dict[RunKey, EgressInfo | IngressInfo] = {}
     for egress_id, info in (listing.egresses or {}).items():
         if info.started_at and not info.ended_at and (not info.room_id or info.room_id in listing.room_sids):
@@ -53,7 +55,7 @@ def decide_runs(
     known: Mapping[RunKey, KnownRun],
     absences: Mapping[tuple[str, str], Absence],
 ) -> dict[RunKey, int]:
-    """Adds what is to be put right to ``found``; returns when each open run was listed (unix ms)."""
+    """Add the corrections to ``found`` and return when each open run was listed (unix ms)."""
     listed, confirmed = listed_runs(listing), dict[RunKey, int]()
     failed = {meter for meter, rows in (("egress", listing.egresses), ("ingress", listing.ingresses)) if rows is None}
     for key, entry in known.items():

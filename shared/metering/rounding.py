@@ -1,8 +1,8 @@
-"""Milliseconds into minutes with six decimals, so that parts add up to their total however it is cut.
+"""Rounds milliseconds to minutes with six decimals, so that parts add up to their total however it is cut.
 
-A minute shown is a whole number of millionths (0.06 ms). A part is the difference of two rounded running sums: a total is then
-rounded once, its parts add up to it exactly, each part is off by less than one millionth, and times 60,000, rounded, it is
-again the milliseconds it came from.
+A minute is shown as a whole number of millionths (0.06 ms each). A part is the difference of two rounded running sums. So a
+total is rounded once, its parts add up to it exactly, and each part is off by less than one millionth. A part times 60,000,
+rounded, gives back its milliseconds.
 """
 
 from collections.abc import Sequence
@@ -13,26 +13,26 @@ MILLIONTHS = 1_000_000
 
 
 def millionths(ms: int) -> int:
-    """Milliseconds as millionths of a minute, rounded half up."""
+    """Convert milliseconds to millionths of a minute, rounded half up."""
     return (ms * 100 + 3) // 6
 
 
 class RunningSum:
-    """Shows one part of a sum after the other. ``before_ms``: the parts that were shown elsewhere, before."""
+    """Shows the parts of a sum one after another. ``before_ms``: the sum of the parts already shown elsewhere."""
 
     def __init__(self, before_ms: int = 0) -> None:
         self.ms = before_ms
         self._shown = millionths(before_ms)
 
     def show(self, ms: int) -> int:
-        """The next part in millionths."""
+        """Return the next part in millionths of a minute."""
         self.ms += ms
         before, self._shown = self._shown, millionths(self.ms)
         return self._shown - before
 
 
 def shares(units: int, parts_ms: Sequence[int]) -> list[int]:
-    """Cuts ``units`` in the proportion of ``parts_ms``; a part of 0 ms gets 0, and together they are ``units``."""
+    """Divide ``units`` in proportion to ``parts_ms``. A part of 0 ms gets 0; all together are ``units``."""
     total_ms = sum(parts_ms)
     if total_ms <= parts_ms[0]:
         return [units, *(0 for _ in parts_ms[1:])]
@@ -45,7 +45,7 @@ def shares(units: int, parts_ms: Sequence[int]) -> list[int]:
 
 
 class Amounts(NamedTuple):
-    """Milliseconds of connected time and of its parts; ``sessions`` counts those that began."""
+    """Milliseconds of connected time and of its parts. ``sessions`` counts the sessions that began."""
 
     participant_ms: int = 0
     video_ms: int = 0
@@ -75,7 +75,7 @@ class Shown(NamedTuple):
 
     @staticmethod
     def of(parts: "Sequence[Shown]") -> "Shown":
-        """What they add up to."""
+        """Return the sum of ``parts``."""
         return Shown._make(map(sum, zip(*parts, strict=True))) if parts else Shown()
 
     def less(self, other: "Shown") -> "Shown":
@@ -83,7 +83,10 @@ class Shown(NamedTuple):
 
 
 class Rounding:
-    """Shows amounts one after the other; video and audio are what is rounded, everything else is a sum or a share of them."""
+    """Shows amounts one after another.
+
+    Only video and audio are rounded. Everything else is a sum or a share of these two.
+    """
 
     def __init__(self, video_before_ms: int = 0, audio_before_ms: int = 0) -> None:
         self.video, self.audio = RunningSum(video_before_ms), RunningSum(audio_before_ms)
@@ -92,7 +95,7 @@ class Rounding:
         participant_ms, video_ms, screen_share_ms, inferred_ms, provisional_ms, sessions = of
         video, audio = self.video.show(video_ms), self.audio.show(participant_ms - video_ms)
         whole = video + audio
-        # Most cells have neither; a long range by hour has thousands of cells.
+        # Most cells have none of these, and a long range by hour has thousands of cells.
         screen_share, observed, inferred, provisional = 0, whole, 0, 0
         if screen_share_ms and video_ms > 0:
             screen_share, _ = shares(video, (screen_share_ms, video_ms - screen_share_ms))

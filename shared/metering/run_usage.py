@@ -1,4 +1,4 @@
-"""What an egress, or a run of an ingress, comes to by UTC hour."""
+"""Computes the usage of an egress or a run of an ingress by UTC hour. Times are unix milliseconds."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from shared.metering.state import MediaRun
 
 
 class RunInterval(NamedTuple):
-    """When an egress or a run of an ingress was active, half-open. ``inferred``: no event told of its end."""
+    """When a run was active, half-open. ``inferred``: no event reported its end."""
 
     start_ms: int
     end_ms: int | None
@@ -16,7 +16,10 @@ class RunInterval(NamedTuple):
 
 
 def interval_of_run(run: MediaRun) -> RunInterval | None:
-    """None for a run that never became active (LiveKit names no starting time). Cut to ``MAX_SESSION_MS``."""
+    """Return when a run was active, cut to ``MAX_SESSION_MS``.
+
+    None for a run that never became active: LiveKit gives it no start time.
+    """
     if run.started_ms is None:
         return None
     latest_ms = run.started_ms + MAX_SESSION_MS
@@ -29,7 +32,7 @@ def interval_of_run(run: MediaRun) -> RunInterval | None:
 
 
 class RunUsage(NamedTuple):
-    """Milliseconds of one hour; ``runs`` counts those that began in it."""
+    """Milliseconds of one hour. ``runs`` counts the runs that began in it."""
 
     active_ms: int
     inferred_ms: int
@@ -37,7 +40,7 @@ class RunUsage(NamedTuple):
 
 
 class RunBill(NamedTuple):
-    """What an egress or a run of an ingress comes to: the hours it begins and ends in, and the range of whole hours between."""
+    """The usage of one run: the hours in which it begins and ends, and the range of whole hours between."""
 
     usage: dict[int, RunUsage]
     whole_from_ms: int = 0
@@ -45,13 +48,13 @@ class RunBill(NamedTuple):
     whole: RunUsage = RunUsage(0, 0, 0)
 
     def by_hour(self) -> dict[int, RunUsage]:
-        """Every hour by itself."""
+        """Return the usage of every single hour."""
         between = dict.fromkeys(range(self.whole_from_ms, self.whole_to_ms, HOUR_MS), self.whole)
         return dict(sorted((self.usage | between).items()))
 
 
 def run_bill_of(run: MediaRun, now_ms: int | None = None) -> RunBill:
-    """An open run comes to what it has used up to ``now_ms``, or to nothing."""
+    """Return the bill of a run. An open run counts up to ``now_ms``, or nothing without it."""
     interval = interval_of_run(run) if run.project_id is not None else None
     if interval is None:
         return RunBill({})
@@ -74,5 +77,5 @@ def run_bill_of(run: MediaRun, now_ms: int | None = None) -> RunBill:
 
 
 def usage_of_run(run: MediaRun, now_ms: int | None = None) -> dict[int, RunUsage]:
-    """Usage of an egress or a run of an ingress by UTC hour; an open one counts up to ``now_ms``, or nothing."""
+    """Return the usage of a run by UTC hour. An open run counts up to ``now_ms``, or nothing without it."""
     return run_bill_of(run, now_ms).by_hour()

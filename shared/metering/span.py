@@ -1,4 +1,4 @@
-"""A range of time, cut into UTC hours, days or months."""
+"""Cuts a range of time into UTC hours, days or months. All times are unix milliseconds."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -11,8 +11,10 @@ GRANULARITIES: Final[tuple[Granularity, Granularity, Granularity]] = ("hour", "d
 
 
 class Span(NamedTuple):
-    """``[from_ms, to_ms)``, cut into UTC hours, days or months. Both are full hours; for days and months, midnights: the first
-    and the last month may be part of one."""
+    """The range ``[from_ms, to_ms)``, cut into UTC hours, days or months.
+
+    Both ends are full hours; for days and months they are midnights. The first and the last month may be incomplete.
+    """
 
     from_ms: int
     to_ms: int
@@ -20,11 +22,11 @@ class Span(NamedTuple):
 
     @property
     def unit_ms(self) -> int:
-        """What queries sum up by. Months have no one length: they are put together of days."""
+        """Return the unit by which queries sum (ms). Months have no fixed length, so they are made of days."""
         return HOUR_MS if self.granularity == "hour" else DAY_MS
 
     def starts(self) -> Iterator[int]:
-        """The start of each of its pieces, ascending, without gaps: each reaches up to the next one's, or the end."""
+        """Yield the start of each piece, ascending. A piece ends where the next begins, the last at ``to_ms``."""
         if self.granularity != "month":
             yield from range(self.from_ms, self.to_ms, self.unit_ms)
             return
@@ -34,12 +36,12 @@ class Span(NamedTuple):
             at_ms = following(start_of(at_ms, "month"), "month")
 
     def piece_of(self, at_ms: int) -> int:
-        """The start of the piece that an instant of the span lies in."""
+        """Return the start of the piece that contains ``at_ms``, an instant of the span."""
         return max(self.from_ms, start_of(at_ms, self.granularity))
 
 
 def start_of(at_ms: int, granularity: Granularity) -> int:
-    """The start of the UTC hour, day or month that ``at_ms`` lies in."""
+    """Return the start of the UTC hour, day or month that contains ``at_ms``."""
     if granularity == "month":
         month = datetime.fromtimestamp(at_ms // 1000, UTC).replace(day=1)
         return floor_to(int(month.timestamp()) * 1000, DAY_MS)
@@ -47,7 +49,7 @@ def start_of(at_ms: int, granularity: Granularity) -> int:
 
 
 def following(start_ms: int, granularity: Granularity) -> int:
-    """The start of the hour, day or month after the one that starts at ``start_ms``."""
+    """Return the start of the hour, day or month after the one that starts at ``start_ms``."""
     if granularity == "month":
         return start_of(start_ms + 31 * DAY_MS, "month")
     return start_ms + (HOUR_MS if granularity == "hour" else DAY_MS)

@@ -1,10 +1,10 @@
-"""What is known of a session and of a room, as join-semilattices.
+"""The states of sessions, rooms and runs, as join-semilattices.
 
-Every register only ever moves one way (the least time seen, the greatest non-empty name, the union of a set), so ``merge``
-is commutative, associative and idempotent: any order, any duplication and any split of the events ends in the same state.
-Sets are bounded: they keep their ``MAX_TRACKS`` or ``MAX_FINISHES`` least elements. An element that does not fit once never
-fits later, so the laws hold with the bound. Times are unix milliseconds; None means "never seen". ``gc=False``: frozen trees
-of text and numbers have no cycles to collect.
+Every register moves one way only: the least time seen, the greatest non-empty name, the union of a set. So ``merge`` is
+commutative, associative and idempotent: any order, duplication or split of the events ends in the same state. Sets are
+bounded: they keep their ``MAX_TRACKS`` or ``MAX_FINISHES`` least elements. An element that does not fit once never fits
+later, so the laws hold with the bound. Times are unix milliseconds; None means "never seen". ``gc=False``: frozen trees of
+text and numbers have no cycles to collect.
 """
 
 import heapq
@@ -18,20 +18,20 @@ from shared.infra.ids import Mode
 
 Text = TypeVar("Text", bound=str)
 EndedBy = Literal["left", "aborted", "room_finished", "reconciled"]
-# LiveKit's for "not told": the least of all, whatever its letters say. So is AUDIO among the types.
+# LiveKit's value for a source that was not sent. It counts as the least of all sources. AUDIO is the least of the types.
 UNKNOWN_SOURCE = "UNKNOWN"
 MeterName = Literal["egress", "ingress"]
-# Tracks of a session, by sid. More tracks of one connection count as connected time and not as video.
+# Tracks of a session that are kept, by sid. Further tracks of one connection count as connected time and not as video.
 MAX_TRACKS = 1000
-# Times at which one room sid finished. A later end of the same sid ends no session.
+# Times kept at which one room sid finished. A later end of the same sid ends no session.
 MAX_FINISHES = 1000
 
 
 class Track(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """One published track. ``type`` is LiveKit's TrackType: AUDIO, VIDEO or DATA; ``source`` its TrackSource.
+    """One published track. ``type`` is LiveKit's TrackType (AUDIO, VIDEO or DATA), ``source`` its TrackSource.
 
-    ``published_ms`` is the least time it is known to have been published at: that of its event, or of the first listing that
-    showed it. ``sighted_ms`` and ``gone_ms``: as of ``Session``.
+    ``published_ms`` is the least time at which it is known to have been published: the time of its event, or of the first
+    listing with it. ``sighted_ms`` and ``gone_ms`` are those of ``Session``.
     """
 
     type: str
@@ -43,13 +43,14 @@ class Track(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One participant sid: from connecting to leaving. A reconnect is a new sid, so a new session.
+    """One participant sid, from connecting to leaving. A reconnect has a new sid, so it is a new session.
 
-    ``joined_ms`` is the least joining time LiveKit named; ``first_seen_ms`` the least time of an event that only shows the
-    participant was there, used where no joining time is known. ``active_ms`` is when ``participant_joined`` was sent.
+    ``joined_ms`` is the least joining time that LiveKit sent. ``first_seen_ms`` is the least time of an event that only
+    shows that the participant was there; it is the start where no joining time is known. ``active_ms`` is when LiveKit sent
+    ``participant_joined``.
 
-    What reconciliation found: ``sighted_ms``, the last time LiveKit listed the participant as far as this state was told of
-    it, and ``gone_ms``, the last time from which on LiveKit was found not to list it any more.
+    Reconciliation finds the last two times. ``sighted_ms`` is the last time LiveKit listed the participant, as far as this
+    state knows. ``gone_ms`` is the last time from which LiveKit was found not to list it any more.
     """
 
     sid: str
@@ -72,9 +73,9 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Room(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One room sid. It can finish more than once: a stored room that is opened again keeps its sid.
+    """One room sid. It can finish more than once: a stored room that is reopened keeps its sid.
 
-    ``superseded_ms``: when the next room of the same name was created. No event tells it; it follows from two rooms
+    ``superseded_ms``: when the next room of the same name was created. No event contains it. It follows from two rooms
     (``succession``), whichever becomes known first.
     """
 
@@ -88,8 +89,11 @@ class Room(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class MediaRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One egress, or one run of an ingress. ``type`` is room_composite, web, participant, track_composite, track or other for
-    an egress; rtmp, whip or url for an ingress. Times as LiveKit's EgressInfo and IngressState give them."""
+    """One egress, or one run of an ingress.
+
+    ``type`` is room_composite, web, participant, track_composite, track or other for an egress; rtmp, whip or url for an
+    ingress. The times are those of LiveKit's EgressInfo and IngressState.
+    """
 
     id: str
     meter: MeterName
@@ -104,12 +108,14 @@ class MediaRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def least(a: int | None, b: int | None) -> int | None:
+    """Return the lesser of two times; None counts as unknown."""
     if a is None:
         return b
     return a if b is None or a < b else b
 
 
 def latest(a: int | None, b: int | None) -> int | None:
+    """Return the greater of two times; None counts as unknown."""
     if a is None:
         return b
     return a if b is None or a > b else b
@@ -122,6 +128,7 @@ def _greatest(a: Text | None, b: Text | None) -> Text | None:
 
 
 def merge_track(a: Track, b: Track) -> Track:
+    """Return the least state that contains what ``a`` and ``b`` know about the same track."""
     return Track(
         max(a.type, b.type),
         b.source if a.source == UNKNOWN_SOURCE else a.source if b.source == UNKNOWN_SOURCE else max(a.source, b.source),
@@ -145,16 +152,16 @@ def _merge_tracks(a: dict[str, Track], b: dict[str, Track]) -> dict[str, Track]:
 
 
 def bounded_tracks(tracks: dict[str, Track]) -> dict[str, Track]:
-    """The tracks that a session keeps: those with the least sids."""
+    """Return the tracks that a session keeps: those with the least sids."""
     return {sid: tracks[sid] for sid in heapq.nsmallest(MAX_TRACKS, tracks)}
 
 
 def keeps_track(session: Session, sid: str) -> bool:
-    """Whether a session has room for this track, or has it."""
+    """Return whether a session has this track or room for it."""
     return len(session.tracks) < MAX_TRACKS or sid <= max(session.tracks)
 
 
-def _tells_of_tracks_only(session: Session) -> bool:
+def _has_only_tracks(session: Session) -> bool:
     return (
         session.joined_ms is None
         and session.kind is None
@@ -173,14 +180,14 @@ def _owner(session: Session) -> tuple[str | None, ...]:
 
 
 def merge_session(a: Session, b: Session) -> Session:
-    """The least state that knows everything ``a`` and ``b`` know of the same sid."""
-    if _tells_of_tracks_only(a):
+    """Return the least state that contains what ``a`` and ``b`` know about the same sid."""
+    if _has_only_tracks(a):
         a, b = b, a
-    if _tells_of_tracks_only(b) and _owner(a) == _owner(b):
-        # As most events do: half the cost of going through everything they know nothing of.
+    if _has_only_tracks(b) and _owner(a) == _owner(b):
+        # Most events are of this kind. This costs half as much as merging every register.
         first_seen_ms = least(a.first_seen_ms, b.first_seen_ms)
         return msgspec.structs.replace(a, first_seen_ms=first_seen_ms, tracks=_merge_tracks(a.tracks, b.tracks))
-    # Mostly both know the same of a register, or neither anything: a comparison here costs a third of a call.
+    # Both states mostly have equal registers. A comparison here costs a third of a call.
     return Session(
         sid=a.sid,
         project_id=a.project_id if a.project_id == b.project_id else _greatest(a.project_id, b.project_id),
@@ -205,7 +212,7 @@ def merge_session(a: Session, b: Session) -> Session:
 
 
 def merge_room(a: Room, b: Room) -> Room:
-    """The least state that knows everything ``a`` and ``b`` know of the same room sid."""
+    """Return the least state that contains what ``a`` and ``b`` know about the same room sid."""
     return Room(
         sid=a.sid,
         name=_greatest(a.name, b.name),
@@ -218,37 +225,39 @@ def merge_room(a: Room, b: Room) -> Room:
 
 
 def merged_rooms(rooms: Iterable[Room]) -> dict[str, Room]:
-    """Each room's states in one, by sid. Most events tell the same of a room: comparing costs a twentieth of merging."""
+    """Merge the states of each room, by sid."""
     merged: dict[str, Room] = {}
     for room in rooms:
         known = merged.get(room.sid)
         if known is None:
             merged[room.sid] = room
-        elif known != room:
+        elif known != room:  # Most events repeat what is known of a room. Comparing costs a twentieth of merging.
             merged[room.sid] = merge_room(known, room)
     return merged
 
 
 def succession(rooms: Iterable[Room]) -> list[Room]:
-    """What rooms of the same name tell of one another, as states to be merged: LiveKit has one room of a name at a time
-    (pkg/service/roommanager.go keeps them by name), so each was over when the next was created. Of two created in the same
-    millisecond nothing is told."""
+    """Return states with ``superseded_ms`` for every room that a newer room of the same name follows.
+
+    LiveKit has one room of a name at a time (pkg/service/roommanager.go keeps them by name). So each room was over when the
+    next one was created. Two rooms created in the same millisecond say nothing about each other.
+    """
     by_name: dict[str, list[Room]] = {}
     for room in rooms:
         if room.name and room.created_ms is not None:
             by_name.setdefault(room.name, []).append(room)
-    told = []
+    superseded = []
     for namesakes in by_name.values():
         created = sorted({room.created_ms for room in namesakes if room.created_ms is not None})
         following = dict(pairwise(created))
         for room in namesakes:
             if room.created_ms in following:
-                told.append(Room(sid=room.sid, superseded_ms=following[room.created_ms]))
-    return told
+                superseded.append(Room(sid=room.sid, superseded_ms=following[room.created_ms]))
+    return superseded
 
 
 def merge_run(a: MediaRun, b: MediaRun) -> MediaRun:
-    """The least state that knows everything ``a`` and ``b`` know of the same egress, or run of an ingress."""
+    """Return the least state that contains what ``a`` and ``b`` know about the same run."""
     return MediaRun(
         id=a.id,
         meter=a.meter,

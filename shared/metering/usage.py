@@ -1,7 +1,7 @@
-"""What a session costs: its interval, cut at UTC hours into milliseconds of each meter.
+"""Bills a session: its interval, cut at UTC hours into milliseconds of each meter.
 
-The stored rollup is at any moment the sum of ``usage_of`` over all sessions that have ended. A session counts for at most
-``MAX_SESSION_MS``, and the cost of counting it does not grow with its length.
+The stored rollup is always the sum of ``usage_of`` over all sessions that have ended. A session counts for at most
+``MAX_SESSION_MS``. The cost of counting it does not grow with its length. Times are unix milliseconds.
 """
 
 from collections.abc import Callable
@@ -20,14 +20,14 @@ from shared.metering.hours import (
 )
 from shared.metering.state import EndedBy, Room, Session, Track
 
-# Recorders are no participants: LiveKit's egress joins the room it records.
+# Recorders are not participants: LiveKit's egress joins the room that it records.
 UNMETERED_KINDS = frozenset({"EGRESS"})
 DEFAULT_KIND = "STANDARD"
 _NEVER_MS = 1 << 62
 
 
 class Interval(NamedTuple):
-    """Connected time, half-open: ``[start_ms, end_ms)``. ``end_ms`` is None while the session is open."""
+    """Connected time, half-open: ``[start_ms, end_ms)``. ``end_ms`` is None for an open session."""
 
     start_ms: int
     end_ms: int | None
@@ -35,17 +35,21 @@ class Interval(NamedTuple):
 
 
 def kind_of(session: Session) -> str:
+    """Return the participant's kind, by which usage is summed."""
     return session.kind or DEFAULT_KIND
 
 
 def interval_of(session: Session, room: Room | None) -> Interval | None:
-    """When the participant was connected, cut to ``MAX_SESSION_MS``; None if it never was.
+    """Return when the participant was connected, cut to ``MAX_SESSION_MS``; None if it never was.
 
-    The end is the participant's own leaving (or abort) where known; else the first finishing of its room after it came,
-    unless LiveKit was by then already found without it; else, where LiveKit was found without it or the next room of this
-    name exists, the last sign of it. An aborted connection counts only if it was connected before: ``joined`` seconds
-    earlier, media published, or listed by LiveKit. A ``joined`` not earlier than the abort is a race inside LiveKit and no
-    usage.
+    The end is the first of these that is known:
+
+    1. the participant's own leave or abort;
+    2. the first end of its room after the start, unless LiveKit was already found without the participant by then;
+    3. the last sign of the participant, where LiveKit was found without it or the next room of this name exists.
+
+    An aborted connection counts only if it was connected before: ``joined`` seconds earlier, media published, or listed by
+    LiveKit. A ``joined`` that is not earlier than the abort is a race inside LiveKit and counts nothing.
     """
     interval = _whole_interval(session, room)
     if interval is None:
@@ -68,9 +72,10 @@ def _whole_interval(session: Session, room: Room | None) -> Interval | None:
     last_sign_ms = last_sign_of(session, start_ms)
     gone_ms = session.gone_ms if session.gone_ms is not None and session.gone_ms > last_sign_ms else None
     for finished_ms in room.finished_ms if room is not None else ():
-        # Event times are floored to the second: of a room that finished at 10.9 s, 10 is told, of a join at 10.7, 10.7.
+        # Event times are floored to the second. A room that finished at 10.9 s is reported at 10 s, a join at 10.7 s at
+        # 10.7 s.
         if finished_ms + SECOND_MS > start_ms:
-            # A room outlives those who leave it. Its end is no news of a participant that was already missing.
+            # A room outlives those who leave it. Its end says nothing about a participant that was already missing.
             if gone_ms is None or finished_ms <= gone_ms:
                 return Interval(start_ms, max(start_ms, finished_ms), "room_finished")
             break
@@ -83,12 +88,12 @@ def _whole_interval(session: Session, room: Room | None) -> Interval | None:
 
 
 def start_of(session: Session) -> int | None:
-    """When the session began, as far as is known (unix ms)."""
+    """Return when the session began, as far as is known."""
     return session.joined_ms if session.joined_ms is not None else session.first_seen_ms
 
 
 def last_sign_of(session: Session, start_ms: int) -> int:
-    """The latest instant at which this state shows the participant connected (unix ms)."""
+    """Return the latest instant at which this state shows the participant connected."""
     signs = [start_ms, session.active_ms, session.sighted_ms]
     for track in session.tracks.values():
         signs += (track.published_ms, track.unpublished_ms, track.sighted_ms)
@@ -96,22 +101,22 @@ def last_sign_of(session: Session, start_ms: int) -> int:
 
 
 def stale_after_ms(reconcile_interval_s: int) -> int | None:
-    """For how long (ms) an open session that nothing confirms goes on counting; None, for ever, where reconciliation is off.
+    """Return how long (ms) an open session counts without a confirmation; None without a limit, if reconciliation is off.
 
-    Three intervals, and half a minute for the passes themselves: two failed passes in a row are an upset of LiveKit's API,
-    after which the numbers need not go back and forth.
+    The limit is three intervals, and half a minute for the passes themselves. So the numbers do not jump when LiveKit's API
+    fails for two passes in a row.
     """
     return None if reconcile_interval_s == 0 else 3 * reconcile_interval_s * 1000 + 30_000
 
 
 def counted_until(session: Session, confirmed_ms: int | None, now_ms: int, stale_ms: int | None) -> int:
-    """Up to when (unix ms) a session that has not ended counts, asked at ``now_ms``.
+    """Return the time up to which an open session counts at ``now_ms``.
 
-    Up to now, as long as anything showed it connected in the last ``stale_ms`` (``stale_after_ms``): LiveKit listing it
-    (``confirmed_ms``, kept beside the state because every pass changes it), or an event of its own. Otherwise only up to the
-    last such sign: LiveKit, or its API, has been silent, and nobody may be billed a night for it. When it is confirmed again,
-    all of the time counts again. Never before the session's start nor over ``MAX_SESSION_MS`` after it; one that has no start
-    counts nothing anyhow.
+    It counts up to now if a sign showed it connected within the last ``stale_ms`` (``stale_after_ms``). Signs are the
+    session's own events and LiveKit's listing (``confirmed_ms``, stored beside the state because every pass changes it).
+    Otherwise it counts up to the last sign: LiveKit or its API is silent, and nobody may be billed for a night of that.
+    After the next confirmation all of the time counts again. The result is never before the session's start and never more
+    than ``MAX_SESSION_MS`` after it. A session without a start counts nothing in any case.
     """
     start_ms = start_of(session)
     if start_ms is None:
@@ -123,7 +128,7 @@ def counted_until(session: Session, confirmed_ms: int | None, now_ms: int, stale
 
 
 def _was_connected(session: Session) -> bool:
-    # Any track event: an unpublish proves the publish whose own event was lost.
+    # Any track event proves it. An unpublish proves a publish whose event was lost.
     if session.tracks or session.sighted_ms is not None:
         return True
     return session.active_ms is not None and session.aborted_ms is not None and session.active_ms < session.aborted_ms
@@ -136,21 +141,22 @@ def _own_end(session: Session) -> tuple[int | None, EndedBy | None]:
 
 
 def is_metered(session: Session) -> bool:
-    """False for recorders, and while it is not known whose session it is."""
+    """Return False for recorders, and for a session whose project is not known yet."""
     return session.project_id is not None and kind_of(session) not in UNMETERED_KINDS
 
 
 class Bill(NamedTuple):
-    """What a session comes to: when it was connected, and its usage, which is none while it is open.
+    """When a session was connected, and its usage. An open session has no usage.
 
-    ``usage`` holds single UTC hours; ``whole``, of a long session, the equal hours between them."""
+    ``usage`` holds single UTC hours. ``whole`` holds the equal hours between them, for a long session.
+    """
 
     interval: Interval | None
     usage: dict[int, Usage]
     whole: tuple[WholeHours, ...] = ()
 
     def total(self) -> Usage:
-        """The sums over all hours."""
+        """Return the sums over all hours."""
         sums = [sum(amounts) for amounts in zip(*self.usage.values(), strict=True)] or [0] * len(Usage._fields)
         for from_ms, to_ms, usage in self.whole:
             count = (to_ms - from_ms) // HOUR_MS
@@ -158,7 +164,7 @@ class Bill(NamedTuple):
         return Usage(*sums)
 
     def by_hour(self) -> dict[int, Usage]:
-        """Every hour by itself."""
+        """Return the usage of every single hour."""
         hours = dict(self.usage)
         for from_ms, to_ms, usage in self.whole:
             hours.update(dict.fromkeys(range(from_ms, to_ms, HOUR_MS), usage))
@@ -169,7 +175,7 @@ NOTHING = Bill(None, {})
 
 
 def bill_of(session: Session, room: Room | None) -> Bill:
-    """``interval_of`` and ``usage_of`` in one."""
+    """Return the interval and the usage of a session. An open session has no usage."""
     interval = interval_of(session, room) if is_metered(session) else None
     if interval is None:
         return NOTHING
@@ -179,13 +185,13 @@ def bill_of(session: Session, room: Room | None) -> Bill:
 
 
 def usage_of(session: Session, room: Room | None, now_ms: int | None = None) -> dict[int, Usage]:
-    """Usage by UTC hour (unix ms of its start). An open session counts nothing unless ``now_ms`` says how far it has come."""
+    """Return usage by UTC hour (its start). An open session counts up to ``now_ms``, or nothing without it."""
     bill = bill_of(session, room)
     return bill.by_hour() if now_ms is None else bill_until(session, room, now_ms).by_hour()
 
 
 def bill_until(session: Session, room: Room | None, now_ms: int, before_ms: int | None = None) -> Bill:
-    """What a session comes to at ``now_ms``, open or not; with ``before_ms``, the part of it before that."""
+    """Return the bill of a session at ``now_ms``, open or not. ``before_ms``: only the part before it."""
     interval = interval_of(session, room) if is_metered(session) else None
     if interval is None:
         return NOTHING
@@ -196,12 +202,12 @@ def bill_until(session: Session, room: Room | None, now_ms: int, before_ms: int 
 
 
 def usage_between(session: Session, interval: Interval, from_ms: int, to_ms: int) -> dict[int, Usage]:
-    """What lies in ``[from_ms, to_ms)`` of a session connected during ``interval``, by UTC hour."""
+    """Return the usage within ``[from_ms, to_ms)`` of a session connected during ``interval``, by UTC hour."""
     return bill_between(session, interval, from_ms, to_ms).by_hour()
 
 
 def bill_between(session: Session, interval: Interval, from_ms: int, to_ms: int) -> Bill:
-    """The same as a bill."""
+    """Return the bill of the part of ``interval`` within ``[from_ms, to_ms)``."""
     start_ms = max(interval.start_ms, from_ms)
     end_ms = to_ms if interval.end_ms is None else min(interval.end_ms, to_ms)
     usage: dict[int, Usage] = {}
@@ -261,15 +267,17 @@ def _track_end(track: Track) -> int | None:
 
 
 def is_running(track: Track) -> bool:
-    """Whether a track is known to have been published and not to have ended."""
+    """Return whether a track is known to have been published and not to have ended."""
     return track.published_ms is not None and _track_end(track) is None
 
 
 def track_intervals(
     session: Session, start_ms: int, end_ms: int, wanted: Callable[[Track], bool] = _is_video
 ) -> list[tuple[int, int]]:
-    """When at least one wanted track was published, as disjoint ascending intervals inside ``[start_ms, end_ms)``. A track
-    without an unpublish ends with the session; an unpublish without a publish has no start and counts nothing."""
+    """Return when at least one wanted track was published: disjoint ascending intervals in ``[start_ms, end_ms)``.
+
+    A track without an unpublish ends with the session. An unpublish without a publish has no start and counts nothing.
+    """
     spans = []
     for track in session.tracks.values():
         if wanted(track) and track.published_ms is not None:
@@ -288,7 +296,10 @@ def track_intervals(
 
 
 def on_off(session: Session, start_ms: int) -> tuple[list[int], list[int]]:
-    """The instants at which an open session's video, and its shared screen, went on, off, on, …; an odd number: still on."""
+    """Return when an open session's video and its screen share went on, off, on, and so on.
+
+    An odd number of instants means that it is still on.
+    """
     found: list[list[int]] = []
     for wanted in (_is_video, _is_screen_share):
         edges = [edge for span in track_intervals(session, start_ms, _NEVER_MS, wanted) for edge in span]

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from shared.errors import UnfoldableEvent
 from shared.infra.clock import DAY_MS, HOUR_MS, MINUTE_MS, floor_to
+from shared.metering.bounds import MAX_AGE_MS
 from shared.metering.hours import LONG_MS, MAX_SESSION_MS, Levels, RunningLevels, Usage, cut_into_hours, days_of
-from shared.metering.observe import MAX_AGE_MS, Observation, observe
+from shared.metering.observe import Observation, observe
 from shared.metering.run_usage import run_bill_of, usage_of_run
 from shared.metering.state import MAX_FINISHES, MAX_TRACKS, MediaRun, Room, Session, Track, merge_room, merge_session
 from shared.metering.usage import bill_of, bill_until, interval_of, track_intervals, usage_of

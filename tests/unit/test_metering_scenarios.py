@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from shared.errors import UnfoldableEvent
-from shared.metering.observe import FUTURE_TOLERANCE_MS, observe
+from shared.metering.bounds import FUTURE_TOLERANCE_MS
+from shared.metering.observe import observe
 from shared.metering.peak import EMPTY, Stretch, combine, daily_peaks
 from shared.metering.rounding import Amounts, Rounding, Shown, millionths
 from shared.metering.usage import Interval, interval_of, usage_of
