@@ -20,8 +20,9 @@ $(VENV)/.$(LOCK): $(LOCK) pyproject.toml
 run: setup
 	@exec $(BIN)/relay up $(ARGS)
 
-# WORKERS=3 runs test files in three processes, each with separate servers: the tests mostly wait.
-WORKERS ?= 0
+# Test files run side by side in this many processes, each with separate servers: the tests mostly wait.
+# WORKERS=0 runs everything in one process, for `-s` and for a debugger.
+WORKERS ?= 4
 test: setup
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
