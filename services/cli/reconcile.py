@@ -25,8 +25,8 @@ _POLL_S = 0.5
 class AlreadyReconciling(RelayError):
     """A worker's own pass did not end in time."""
 
-    def __init__(self) -> None:
-        super().__init__(f"a worker has been reconciling for over {WAIT_S:.0f} s; read its log")
+    def __init__(self, wait_s: float) -> None:
+        super().__init__(f"a worker has been reconciling for over {wait_s:.0f} s; read its log")
 
 
 class Change(Wire):
@@ -56,7 +56,7 @@ class Result(Wire):
     changes: list[Change]
 
 
-async def run_once(settings: Settings) -> Result:
+async def run_once(settings: Settings, wait_s: float = WAIT_S) -> Result:
     """Run one pass, after a worker's pass that is running has ended.
 
     Raises a ``LiveKitError`` or ``AlreadyReconciling``.
@@ -64,12 +64,12 @@ async def run_once(settings: Settings) -> Result:
     clock = SystemClock()
     service = RoomService(settings.livekit_api_url, settings.livekit_api_key, settings.livekit_api_secret, clock)
     async with create_pool(settings.database, "relay cli", max_size=3) as pool, pool.acquire() as conn, service:
-        for _ in range(int(WAIT_S / _POLL_S)):
+        for _ in range(int(wait_s / _POLL_S)):
             async with periodic_queries.job_lock(conn, JOB) as held:
                 if held:
                     return _result(await run_pass(pool, service, clock))
             await asyncio.sleep(_POLL_S)
-    raise AlreadyReconciling
+    raise AlreadyReconciling(wait_s)
 
 
 def _result(report: PassReport) -> Result:
@@ -108,12 +108,12 @@ def _change(event: LiveKitEvent) -> Change:
 
 
 _CHANGE_TEXTS = {
-    "relay_participant_seen": "is connected; counted from now on",
+    "relay_participant_seen": "is connected; now counted as LiveKit reports it",
     "relay_participant_gone": "has left; counted up to the last confirmation",
     "relay_track_gone": "no longer publishes this track",
-    "relay_egress_seen": "egress is running; counted from now on",
+    "relay_egress_seen": "egress is running; now counted as LiveKit reports it",
     "relay_egress_gone": "egress has ended; counted up to the last confirmation",
-    "relay_ingress_seen": "ingress is running; counted from now on",
+    "relay_ingress_seen": "ingress is running; now counted as LiveKit reports it",
     "relay_ingress_gone": "ingress has ended; counted up to the last confirmation",
 }
 

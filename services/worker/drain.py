@@ -31,13 +31,16 @@ async def drain_partition(
     partition: int,
     stopping: Callable[[], bool] = lambda: False,
     turns: asyncio.Semaphore | None = None,
+    *,
+    run_s: float = RUN_S,
+    patience_s: float = PATIENCE_S,
 ) -> FoldResult:
-    """Folds a partition's stream until it is empty, ``RUN_S`` have passed or, asked between two batches, ``stopping``. One at a
-    time, across all workers: a second caller waits for the first, no longer than ``PATIENCE_S``, then finds nothing or goes
+    """Folds a partition's stream until it is empty, ``run_s`` have passed or, asked between two batches, ``stopping``. One at a
+    time, across all workers: a second caller waits for the first, no longer than ``patience_s``, then finds nothing or goes
     on. Every entry is acknowledged only after its commit. ``turns``: taken for ``TURN_S``, then it is the turn of another
     partition; whoever waits for another worker takes none."""
     total = FoldResult()
-    deadline = time.monotonic() + RUN_S
+    deadline = time.monotonic() + run_s
     held_since: float | None = None
     while True:
         async with turns or nullcontext():
@@ -46,7 +49,7 @@ async def drain_partition(
             return total
         if left == "another's":
             held_since = held_since or time.monotonic()
-            if time.monotonic() > held_since + PATIENCE_S:
+            if time.monotonic() > held_since + patience_s:
                 return total
             await asyncio.sleep(ANOTHER_S)
         else:

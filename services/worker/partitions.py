@@ -58,16 +58,23 @@ async def partition_events(context: JobContext, now_ms: int) -> None:
         raise PartitionsBusy(f"{len(kept.busy)} days are busy")
 
 
-async def keep_partitions(conn: Connection, now_ms: int, retention_days: int) -> Kept:
+async def keep_partitions(
+    conn: Connection,
+    now_ms: int,
+    retention_days: int,
+    *,
+    small_bytes: int = SMALL_BYTES,
+    delete_batch: int = DELETE_BATCH,
+) -> Kept:
     """Makes the partitions of today and of the days ahead, and of any day in the default partition; deletes what is older than
     ``retention_days`` full days. Each step is a transaction of its own, and any number of workers may run it at once."""
     kept = Kept()
     today = floor_to(now_ms, DAY_MS)
     cutoff = today - retention_days * DAY_MS
     await queries.drop_proofs(conn)
-    await _retire(conn, cutoff, kept)
+    await _retire(conn, cutoff, kept, delete_batch)
     have = set(await queries.days_with_partition(conn))
-    small = await queries.default_bytes(conn) <= SMALL_BYTES
+    small = await queries.default_bytes(conn) <= small_bytes
     in_default = await queries.days_in_default(conn) if small else []
     wanted = {today + number * DAY_MS for number in range(DAYS_AHEAD + 1)}
     for day in sorted((wanted | set(in_default)) - have):
@@ -88,7 +95,7 @@ async def keep_partitions(conn: Connection, now_ms: int, retention_days: int) ->
     return kept
 
 
-async def _retire(conn: Connection, cutoff_ms: int, kept: Kept) -> None:
+async def _retire(conn: Connection, cutoff_ms: int, kept: Kept, delete_batch: int) -> None:
     for day in await queries.days_with_partition(conn):
         if day + DAY_MS > cutoff_ms:
             break
@@ -98,5 +105,5 @@ async def _retire(conn: Connection, cutoff_ms: int, kept: Kept) -> None:
             kept.busy.append(day)
             continue
         kept.dropped.append(day)
-    while deleted := await queries.delete_from_default(conn, cutoff_ms, DELETE_BATCH):
+    while deleted := await queries.delete_from_default(conn, cutoff_ms, delete_batch):
         kept.deleted += deleted

@@ -16,24 +16,24 @@ from shared.models.received import Received
 from shared.models.set_aside import SetAsideEvent
 
 # Bodies held in memory at once; each can be 1 MiB.
-_CHUNK = 100
+CHUNK = 100
 
 
-async def replay(conn: Connection, ids: Sequence[int], now_ms: int) -> None:
+async def replay(conn: Connection, ids: Sequence[int], now_ms: int, *, at_once: int = CHUNK) -> None:
     """Gives these events to the fold again. Raises ``SetAsideEventNotFound`` and changes nothing unless all are there."""
     wanted = sorted(set(ids))
-    for start in range(0, len(wanted), _CHUNK):
-        chunk = wanted[start : start + _CHUNK]
+    for start in range(0, len(wanted), at_once):
+        chunk = wanted[start : start + at_once]
         taken = await queries.take_set_aside(conn, chunk)
         _all_there(chunk, taken)
         await _put_in_inbox(conn, taken, now_ms)
 
 
-async def replay_all(conn: Connection, now_ms: int, reason: str | None = None) -> int:
+async def replay_all(conn: Connection, now_ms: int, reason: str | None = None, *, at_once: int = CHUNK) -> int:
     """Gives every event set aside until now (for this reason) to the fold again; returns how many."""
     count, newest = 0, await queries.newest_set_aside(conn)
     while newest is not None:
-        taken = await queries.take_oldest_set_aside(conn, reason=reason, up_to_id=newest, limit=_CHUNK)
+        taken = await queries.take_oldest_set_aside(conn, reason=reason, up_to_id=newest, limit=at_once)
         if not taken:
             break
         await _put_in_inbox(conn, taken, now_ms)

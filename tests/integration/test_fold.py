@@ -6,7 +6,6 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from services.worker import drain
 from services.worker.drain import drain_inbox, drain_partition
 from shared.events.queries import events as event_queries
 from shared.infra.clock import DAY_MS, floor_to
@@ -218,10 +217,9 @@ async def test_a_crash_between_commit_and_acknowledgement_repeats_without_effect
 
 
 async def test_partitions_that_another_worker_holds_keep_nobody_waiting(
-    settings: Settings, pool: Pool, project: CreatedProject, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, pool: Pool, project: CreatedProject
 ) -> None:
     """A worker that hangs holds its partitions for as long as its connections live; the others have to be folded."""
-    monkeypatch.setattr(drain, "PATIENCE_S", 60.0)
     redis, turns = event_stream.connect_redis(settings.redis_url), asyncio.Semaphore(2)
     bodies = [meeting(livekit_room(project.project_id, "live", f"r{n}"), tag=f"m{n}") for n in range(40)]
     partitions = {event_stream.partition_of(some[0]): some for some in bodies}
@@ -233,7 +231,10 @@ async def test_partitions_that_another_worker_holds_keep_nobody_waiting(
                 assert await held.enter_async_context(event_queries.partition_reader(conn, partition))
             for partition in (*hung, free):
                 await event_stream.append(redis, [(partition, one) for one in received(partitions[partition])])
-            waiting = [asyncio.create_task(drain_partition(pool, redis, partition, turns=turns)) for partition in hung]
+            waiting = [
+                asyncio.create_task(drain_partition(pool, redis, partition, turns=turns, patience_s=60.0))
+                for partition in hung
+            ]
             await asyncio.sleep(0)
             async with asyncio.timeout(20):
                 assert (await drain_partition(pool, redis, free, turns=turns)).folded == len(partitions[free])
@@ -244,11 +245,8 @@ async def test_partitions_that_another_worker_holds_keep_nobody_waiting(
         await redis.aclose()
 
 
-async def test_a_partition_that_another_worker_holds_is_left_to_it(
-    settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_partition_that_another_worker_holds_is_left_to_it(settings: Settings, pool: Pool) -> None:
     """The sweep wakes a partition again and again while a hanging worker holds it: each wait would hold a thread."""
-    monkeypatch.setattr(drain, "RUN_S", 3600.0)
     redis = event_stream.connect_redis(settings.redis_url)
     bodies = received(meeting("x"))
     try:
@@ -256,7 +254,7 @@ async def test_a_partition_that_another_worker_holds_is_left_to_it(
         async with pool.acquire() as conn, event_queries.partition_reader(conn, 3) as ours:
             assert ours
             async with asyncio.timeout(20):
-                assert await drain_partition(pool, redis, 3) == FoldResult()
+                assert await drain_partition(pool, redis, 3, run_s=3600.0) == FoldResult()
         assert (await drain_partition(pool, redis, 3)).folded == len(bodies)
     finally:
         await redis.aclose()

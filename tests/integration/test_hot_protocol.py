@@ -13,7 +13,6 @@ import uvloop
 
 from services.api.app import create_app
 from services.api.http.access import key_store as auth
-from services.api.http.serving import server
 from services.api.http.serving.hot_routes import HotRoutes
 from services.api.http.serving.http_limits import HttpLimits
 from services.api.http.serving.server import Drain, Server, server_config
@@ -286,13 +285,10 @@ async def test_a_client_that_never_reads_and_hangs_up_leaves_nothing_behind(
     assert "Traceback" not in caplog.text
 
 
-async def test_idle_connections_are_closed_and_only_those(
-    settings: Settings, signed: Signed, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_idle_connections_are_closed_and_only_those(settings: Settings, signed: Signed) -> None:
     """Whichever way the last request went."""
-    monkeypatch.setattr(server, "KEEP_ALIVE_S", 1)
     event, other = request(WEBHOOKS, signed(b"{}"), b"{}"), b"GET /healthz HTTP/1.1\r\nhost: relay\r\n\r\n"
-    async with serving(settings, limits=HttpLimits(headers_s=0.2, sweep_s=0.05)) as url:
+    async with serving(settings, limits=HttpLimits(headers_s=0.2, sweep_s=0.05, keep_alive_s=1)) as url:
         for asks in (event, other):
             async with connected(url) as wire:
                 asked = time.monotonic()

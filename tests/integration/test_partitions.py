@@ -5,7 +5,6 @@ import asyncio
 import asyncpg
 import pytest
 
-from services.worker import partitions
 from services.worker.partitions import DAYS_AHEAD, Kept, PartitionsBusy, keep_partitions, partition_events
 from services.worker.periodic import JobContext
 from shared.events.queries import partitions as queries
@@ -84,18 +83,15 @@ async def test_old_days_go_and_so_do_late_events_of_days_that_went(pool: Pool, p
         assert await where(conn) == {}
 
 
-async def test_a_large_default_partition_is_locked_for_moments_only(
-    pool: Pool, project: CreatedProject, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_large_default_partition_is_locked_for_moments_only(pool: Pool, project: CreatedProject) -> None:
     """Its days stay where they are until they are deleted, in batches. Days to come still get their partitions."""
-    monkeypatch.setattr(partitions, "SMALL_BYTES", 0)
-    monkeypatch.setattr(partitions, "DELETE_BATCH", 3)
+    small = {"small_bytes": 0, "delete_batch": 3}
     async with pool.acquire() as conn:
         await fold_meeting(conn, project, BASE_S)
-        kept = await keep_partitions(conn, NOW_MS, 90)
+        kept = await keep_partitions(conn, NOW_MS, 90, **small)
         assert kept == Kept(created=ALL[1:])
         assert await where(conn) == {"event_default": 8}
-        assert await keep_partitions(conn, NOW_MS + 3 * DAY_MS, 2) == Kept(
+        assert await keep_partitions(conn, NOW_MS + 3 * DAY_MS, 2, **small) == Kept(
             created=[ALL[-1] + number * DAY_MS for number in (1, 2, 3)], deleted=8
         )
         left = "SELECT count(*) FROM pg_constraint WHERE conname LIKE 'without%'"

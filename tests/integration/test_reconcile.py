@@ -478,7 +478,7 @@ async def test_one_worker_at_a_time_on_schedule(world: World, settings: Settings
         assert [run.opened for run in await last_passes(conn, 9)] == [1]
 
 
-async def test_the_command(world: World, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_command(world: World, settings: Settings) -> None:
     import time
 
     import msgspec
@@ -488,14 +488,16 @@ async def test_the_command(world: World, settings: Settings, monkeypatch: pytest
     own = msgspec.structs.replace(settings, livekit_api_url=world.livekit.url)
     result = await command.run_once(own)
     assert (result.opened, result.confirmed, result.closed) == (1, 0, 0)
-    assert command.describe(result)[0] == f"{world.project} live lobby: ada is there; now counted as LiveKit says"
+    assert (
+        command.describe(result)[0]
+        == f"{world.project} live lobby: ada is connected; now counted as LiveKit reports it"
+    )
     assert json.loads(msgspec.json.encode(result))["changes"][0]["identity"] == "ada"
     again = await command.run_once(own)
     assert (again.opened, again.confirmed, again.changes) == (0, 1, [])
-    monkeypatch.setattr(command, "WAIT_S", 1.0)
     async with world.pool.acquire() as conn, periodic_queries.job_lock(conn, JOB):
         with pytest.raises(command.AlreadyReconciling):
-            await command.run_once(own)
+            await command.run_once(own, wait_s=1.0)
 
 
 async def test_thousands_of_rooms(world: World) -> None:

@@ -29,9 +29,9 @@ async def set_some_aside(conn: Connection, project: CreatedProject, junk: int = 
     await fold_batch(conn, 0, [Received(EARLY_MS, one) for one in bodies])
 
 
-async def replay_all(conn: Connection, now_ms: int, reason: str | None = None) -> int:
+async def replay_all(conn: Connection, now_ms: int, reason: str | None = None, at_once: int = set_aside.CHUNK) -> int:
     async with conn.transaction():
-        return await set_aside.replay_all(conn, now_ms, reason)
+        return await set_aside.replay_all(conn, now_ms, reason, at_once=at_once)
 
 
 async def test_a_replay_folds_what_can_be_folded_by_now_and_sets_the_rest_aside_again(
@@ -60,17 +60,16 @@ async def test_a_replay_of_one_reason_leaves_the_others(pool: Pool, project: Cre
 
 
 async def test_a_replay_of_more_than_a_chunk_takes_all_and_only_what_was_there(
-    pool: Pool, project: CreatedProject, monkeypatch: pytest.MonkeyPatch
+    pool: Pool, project: CreatedProject
 ) -> None:
-    monkeypatch.setattr(set_aside, "_CHUNK", 4)
     async with pool.acquire() as conn:
         await set_some_aside(conn, project, junk=7)
-        assert await replay_all(conn, BASE_S * 1000 + HOUR_MS) == 15
+        assert await replay_all(conn, BASE_S * 1000 + HOUR_MS, at_once=4) == 15
         await drain_inbox(conn)
         assert await queries.count_set_aside(conn) == {"not_an_event": 7}
         ids = [event.id for event in await queries.page_of_set_aside(conn)]
         async with conn.transaction():
-            await set_aside.replay(conn, [*ids, *ids], BASE_S * 1000)
+            await set_aside.replay(conn, [*ids, *ids], BASE_S * 1000, at_once=4)
         assert await conn.fetchval("SELECT count(*) FROM webhook_inbox") == 7
 
 

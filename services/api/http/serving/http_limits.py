@@ -22,7 +22,7 @@ class HttpLimits(NamedTuple):
     end of the body. ``write_s``: for a client to read ``read_bytes`` of an answer. ``young_s``: a connection younger than this
     is waited for when the process ends. ``request_bytes``: after the headers, for any route, chunk headers and trailers
     included. ``unread_bytes``: answers that all clients together have not read. ``sweep_s``: between two looks at the
-    connections.
+    connections. ``keep_alive_s``: between two requests of a connection.
     """
 
     headers_s: float = 10.0
@@ -30,6 +30,7 @@ class HttpLimits(NamedTuple):
     write_s: float = 10.0
     young_s: float = 0.5
     sweep_s: float = 1.0
+    keep_alive_s: int = 75
     headers_bytes: int = 64 * 1024
     request_bytes: int = 16 * _MIB
     read_bytes: int = 16 * 1024

@@ -26,7 +26,6 @@ log = logging.getLogger("relay.api")
 
 _CLOSE = (b"connection", b"close")
 STOP_TIMEOUT_S = 20
-KEEP_ALIVE_S = 75
 # New connections that one turn of the event loop takes.
 ACCEPTED_AT_ONCE = 32
 
@@ -51,7 +50,7 @@ def server_config(
         log_level="warning",
         ws="none",
         server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_keep_alive=(limits or HttpLimits()).keep_alive_s,
         timeout_graceful_shutdown=STOP_TIMEOUT_S,
         **where,
     )
