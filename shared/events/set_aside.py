@@ -1,5 +1,6 @@
-"""What is done with events that were set aside, whoever asks: the command line or the portal. Every function takes a connection
-inside the caller's transaction.
+"""Replay and dismiss events that were set aside, for the command line and the portal.
+
+Every function takes a connection inside the caller's transaction.
 
 A replay is as if LiveKit had sent the event again: it goes through the inbox to the worker, which judges it by the time of the
 replay and, if it is still of no use, sets it aside again under a new id.

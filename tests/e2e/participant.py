@@ -18,7 +18,7 @@ class Person:
         self.rtc: Any = importlib.import_module(SDK)
         self.identity = identity
         self.calling = self.connected = self.gone = 0.0
-        # When this person, or whoever removes them, began to end the session, and when that was done.
+        # When the end of the session was requested, by this person or somebody else, and when it was done.
         self.leaving = self.left = 0.0
         self.showing = self.video_on = self.video_off = self.video_ended = 0.0
         self.left_by_itself = False

@@ -138,7 +138,7 @@ def groups(by: GroupBy, rows: Iterable[GroupAmounts], rounding: Rounding) -> tup
 
 
 def rest(total: Shown, shown: Shown) -> Metered:
-    """What is left of ``total`` beside what was shown."""
+    """The usage in ``total`` that is not in ``shown``."""
     return Metered(**metered(total.less(shown)))
 
 

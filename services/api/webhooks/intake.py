@@ -99,8 +99,8 @@ class Intake:
             kept.set_result(None) if error is None else kept.set_exception(error)
 
     async def run(self) -> None:
-        """Stores what is accepted, group by group, until ``close``. Should it fail, nobody waits in vain: what was accepted and
-        whatever comes is ``EventNotKept``."""
+        """Store accepted events, group by group, until ``close``. If it fails, accepted and later events are
+        ``EventNotKept``, so that no request keeps waiting."""
         try:
             await self._store_groups()
         finally:

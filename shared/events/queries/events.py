@@ -58,7 +58,7 @@ async def insert_events(conn: Connection, rows: Mapping[EventKey, EventRow]) -> 
     """Keeps events and returns the keys of those that were not kept before.
 
     Events of one partition are folded by one at a time, so what is not there now will not appear meanwhile: the new ones are
-    copied, at half the price of an insert that has to expect conflicts. Should another have been faster all the same, the
+    copied, at half the price of an insert that has to expect conflicts. If another transaction was faster nevertheless, the
     insert that expects conflicts follows."""
     # Seconds, and not times: those would cost more to send than to find. The range leaves out all other days' partitions.
     seconds = [created_ms // 1000 for created_ms, _ in rows]

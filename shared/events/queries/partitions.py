@@ -1,8 +1,8 @@
 """The day partitions of `event`: made, filled from the default partition, dropped.
 
 A day's table is made apart and then attached: that takes a lock on the default partition, and none that stops the fold from
-writing to the other days. Whoever wants a lock that the fold needs gives up after ``LOCK_TIMEOUT_MS``, because everybody who
-comes later waits behind it. Days are unix ms of their UTC midnight.
+writing to the other days. A statement that waits for a lock which the fold needs gives up after ``LOCK_TIMEOUT_MS``, because
+later statements wait behind it. Days are unix ms of their UTC midnight.
 """
 
 import re

@@ -40,7 +40,7 @@ async def newest_set_aside(conn: Connection) -> int | None:
 
 
 async def take_set_aside(conn: Connection, ids: Sequence[int]) -> list[SetAsideEvent]:
-    """Removes and returns those of these events that are there. Whoever else takes one waits, then finds it gone."""
+    """Remove these events and return those that existed. A concurrent caller waits and then finds them gone."""
     rows = await conn.fetch(f"DELETE FROM set_aside_event WHERE id = ANY ($1::bigint[]) RETURNING {_COLUMNS}", ids)
     return sorted((SetAsideEvent(**row) for row in rows), key=lambda event: event.id)
 

@@ -29,8 +29,8 @@ TRUST_MS = 900
 HEARTBEAT_S = 0.3
 OUTAGE_MS = 5 * 60_000
 LOOKUP_TIMEOUT_S = 3.0
-# After a lookup failed, known keys are not looked up for this long: else each mint would wait for a time-out of its own. Less
-# than a second, since a key may be revoked as soon as Postgres is back.
+# After a lookup failed, known keys are not looked up for this long: otherwise each mint would wait for another time-out. Less
+# than a second, because a key may be revoked as soon as Postgres is back.
 PAUSE_MS = 500
 # Of the pool's ten connections: a flood of unknown keys leaves the rest to those who are known.
 LOOKUPS_AT_ONCE = 4
@@ -81,7 +81,7 @@ class KeyStore:
                 if not self._deaf:
                     log.warning("key changes cannot be heard (%s); every key is looked up", type(error).__name__)
                 self._deaf = True
-            except Exception:  # a defect here must not leave keys looked up for ever without a word
+            except Exception:  # a defect here must not switch the cache off silently
                 self._deaf = True
                 log.exception("listening for key changes failed")
             self._heard_ms = 0
@@ -116,7 +116,7 @@ class KeyStore:
         self._cache.pop(bytes.fromhex(str(payload)), None)
 
     def forget(self, *, key_ids: Collection[str] = (), project_id: str | None = None) -> None:
-        """For whoever changed keys in this very process: the next request here sees it, not the one after the announcement."""
+        """Drop keys that this process changed, so that its next request sees the change before the announcement arrives."""
         self.changes_heard += 1
         changed = [
             digest
@@ -141,8 +141,8 @@ class KeyStore:
         """The secret key in an Authorization header that came from ``address``. Raises ``Unauthenticated``,
         ``PublishableKeyRefused``, ``RateLimited`` or ``StoreUnavailable``.
 
-        Nothing here compares secrets, so there is no time to be measured: a key is found by its SHA-256, and whoever could
-        choose that could choose the key."""
+        Nothing here compares secrets, so there is no time to measure: a key is found by its SHA-256, and a client that could
+        choose the hash could choose the key."""
         if not authorization:
             raise Unauthenticated("missing_key", "send your API key as `Authorization: Bearer sk_…`")
         scheme, _, key = authorization.partition(" ")

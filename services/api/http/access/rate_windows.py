@@ -107,14 +107,14 @@ def wait_s(used: int, previous: int, limit: int, elapsed_ms: int) -> int:
 
 
 def _covered_until_ms(previous: int, room: float) -> float | None:
-    """From when on, within a window, what is left of ``previous`` fits into ``room``; None if it never does."""
+    """The time within a window from which the rest of ``previous`` fits into ``room``; None if it never does."""
     if room < 0:
         return None
     return WINDOW_MS * (1 - room / previous) if previous > room else 0
 
 
 class Verdict(NamedTuple):
-    """What became of a request: the limit that is nearest to being reached, what is left of it, whole seconds until its
+    """The outcome for a request: the limit that is nearest to being reached, the requests left, whole seconds until its
     window ends, and whole seconds to wait if the request was refused (else 0)."""
 
     limit: int

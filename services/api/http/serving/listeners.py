@@ -1,7 +1,7 @@
 """Closing a listening socket without losing the connections that wait in its queue.
 
 The kernel completes a connection before the process accepts it, and resets what still waits when the socket is closed. A proxy
-that knows nothing of readiness sends requests until that moment, and may not repeat them.
+that does not ask for readiness sends requests until that moment, and may not repeat them.
 """
 
 import asyncio
