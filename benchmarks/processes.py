@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import httpx
 
+from services.local.child import Child
 from services.local.embedded import EmbeddedServers, embedded_servers
-from services.local.supervisor import Child
 from shared.infra.migrations.migrate import migrate
 from shared.infra.settings import environment, inherited_environment, parse_database_url
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from services.local.embedded import _let_service_user_run, _let_traverse, _postgres_binaries, _service_user
+from services.local.embedded import _postgres_binaries
+from services.local.service_user import let_service_user_run, let_traverse, service_user
 from shared.infra.settings import environment
 from tests.ports import free_port
 
@@ -33,11 +34,11 @@ def require_pgbouncer() -> str:
 def _owned(directory: Path) -> dict[str, str]:
     """A directory of the servers' user, and how to start a process as that user."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    user = _service_user()
+    user = service_user()
     if user is None:
         return {}
     shutil.chown(directory, user)
-    _let_traverse(directory)
+    let_traverse(directory)
     return {"user": user, "group": user}
 
 
@@ -56,7 +57,7 @@ class Cluster:
         self.directory, self.port = directory, free_port()
         self._owner = _owned(directory)
         self.binaries = _postgres_binaries()
-        _let_service_user_run(self.binaries / "pg_basebackup")
+        let_service_user_run(self.binaries / "pg_basebackup")
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self, program: str, *arguments: str) -> None:

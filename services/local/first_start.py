@@ -1,4 +1,4 @@
-"""What `relay up` finds out about its database, and puts into an empty one."""
+"""Creates the demo project at the first start, and checks whether the portal has an account."""
 
 from datetime import UTC, datetime
 
@@ -23,7 +23,7 @@ async def any_account(database: DatabaseUrl) -> bool:
 
 
 async def create_demo_project(database: DatabaseUrl) -> CreatedProject | None:
-    """Create the project `demo` with its keys; None if there is a project already, even an archived one."""
+    """Create the project `demo` with its keys. Return None if any project exists, even an archived one."""
     now = datetime.now(UTC)
     conn = await connect(database, "relay up")
     try:

@@ -1,4 +1,4 @@
-"""`relay up`: everything on one machine under one supervisor."""
+"""`relay up`: run everything on one machine under one supervisor."""
 
 import asyncio
 import errno
@@ -13,43 +13,52 @@ from pathlib import Path
 
 import httpx
 
-from services.local.data_dir import DataDir
+from services.local.child import Child
+from services.local.data_dir import LIVEKIT_DEV_SECRET, DataDir
 from services.local.embedded import READY_WITHIN_S, EmbeddedServer, not_ready, prepare_postgres, prepare_redis
 from services.local.first_start import any_account, create_demo_project
-from services.local.supervisor import Child, StopRequested, Supervisor
+from services.local.supervisor import StopRequested, Supervisor
 from shared.errors import RelayError
 from shared.infra.migrations.startup import ensure_migrated
 from shared.infra.settings import Settings, default_data_dir, inherited_environment, load_settings
-from shared.infra.settings_risks import is_local_host, is_published
+from shared.infra.settings_risks import is_local, is_local_host, is_published
 
 DEFAULT_HOST = "127.0.0.1"
 _POLL_S = 0.05
 _HOPELESS_CRASHES = 3
-# Stand in while the settings are checked, before anything is started.
+# Placeholders for checking the settings before anything is started.
 _EMBEDDED = {"DATABASE_URL": "postgresql://embedded/relay", "REDIS_URL": "redis://embedded"}
 
 
 class PortUnusable(RelayError):
-    """The API cannot listen there."""
+    """The API cannot listen on this address and port."""
+
+
+_SECRETS_ADVICE = {
+    "LIVEKIT_API_SECRET": "LIVEKIT_API_KEY and LIVEKIT_API_SECRET to a pair from `livekit-server generate-keys`",
+    "AUTH_SECRET": "AUTH_SECRET to the output of `openssl rand -base64 32`",
+}
 
 
 class PublishedSecrets(RelayError):
-    """Others could reach this Relay, and everybody knows its secrets."""
+    """Relay would be reachable from other machines with secrets that are published."""
 
     def __init__(self, host: str, names: list[str]) -> None:
         super().__init__(
-            f"`--host {host}` lets others reach this Relay, and {' and '.join(names)} can be read by everybody: with it they"
-            " can sign tokens and webhooks. Set your own (for LiveKit: LIVEKIT_API_KEY and LIVEKIT_API_SECRET, as"
-            " `livekit-server generate-keys` prints them), or leave --host out"
+            f"`--host {host}` opens Relay to other machines, but the value of {' and '.join(names)} is published,"
+            f" so anybody could sign in. Set {' and '.join(_SECRETS_ADVICE[name] for name in names)}, or leave out --host"
         )
 
 
 class ServiceNotReady(RelayError):
-    """A service did not become ready in time, or keeps ending."""
+    """A service did not become ready in time, or crashes repeatedly."""
 
 
 async def up(data_dir: Path, port: int | None, host: str = DEFAULT_HOST) -> int:
-    """Runs until SIGINT or SIGTERM. ``port`` None: PORT, else 3000. Returns the exit code; errors are said on stderr."""
+    """Run until SIGINT or SIGTERM and return the exit code. Errors are printed on stderr.
+
+    Without ``port`` the API listens on PORT, else on 3000.
+    """
     started = time.monotonic()
     home, supervisor = DataDir(data_dir), Supervisor()
     try:
@@ -85,7 +94,7 @@ async def _start(supervisor: Supervisor, home: DataDir, port: int | None, host: 
     home.store(environment)
     await asyncio.to_thread(ensure_migrated, settings.database)
     child_environment = inherited_environment(
-        # Their output goes through a pipe, and from there to somebody who reads along.
+        # The services write into a pipe, so they cannot see whether a person reads their log.
         {"LOG_FORMAT": _log_format(), **environment, "RELAY_HOST": host, "PYTHONUNBUFFERED": "1"}
     )
     for name in ("api", "worker"):
@@ -100,7 +109,10 @@ def _log_format() -> str:
 
 
 def service(name: str, module: str, environment: Mapping[str, str] | None) -> Child:
-    """One of our services as a child. ``-P`` keeps a `services` folder in the working directory from being run instead."""
+    """Return the child process of a service.
+
+    ``-P`` keeps Python from importing a `services` folder in the working directory instead.
+    """
     argv = (sys.executable, "-P", "-m", f"services.{module}.main")
     return Child(name=name, argv=argv, env=environment, grace_s=30.0)
 
@@ -116,7 +128,7 @@ async def _start_server(supervisor: Supervisor, server: EmbeddedServer) -> None:
 
 async def _wait_for_api(supervisor: Supervisor, url: str) -> None:
     deadline, answer = time.monotonic() + READY_WITHIN_S, "nothing"
-    # trust_env: a proxy in the environment must not be asked for this machine.
+    # trust_env: requests to this machine must not go through a proxy of the environment.
     async with httpx.AsyncClient(trust_env=False, timeout=2.0) as client:
         while time.monotonic() < deadline:
             try:
@@ -127,14 +139,13 @@ async def _wait_for_api(supervisor: Supervisor, url: str) -> None:
             except httpx.TransportError as error:
                 answer = type(error).__name__
             if supervisor.crashes("api") >= _HOPELESS_CRASHES:
-                raise ServiceNotReady("the API keeps ending before it is ready; its own messages are above")
+                raise ServiceNotReady("the API crashes repeatedly before it is ready; its own messages are above")
             await asyncio.sleep(_POLL_S)
     raise ServiceNotReady(f"{url}/readyz was not ready within {READY_WITHIN_S:.0f} s; its last answer was {answer}")
 
 
 def refuse_published_secrets(host: str, settings: Settings) -> None:
-    """On an address that others reach, a LiveKit secret that everybody knows lets everybody in. Raises
-    ``PublishedSecrets``."""
+    """Raise ``PublishedSecrets`` if other machines reach ``host`` and a secret is a published one."""
     if not is_local_host(host):
         secrets = {"LIVEKIT_API_SECRET": settings.livekit_api_secret, "AUTH_SECRET": settings.auth_secret}
         if published := [name for name, secret in secrets.items() if is_published(secret)]:
@@ -142,7 +153,10 @@ def refuse_published_secrets(host: str, settings: Settings) -> None:
 
 
 def _refuse_unusable_port(host: str, port: int) -> None:
-    """Said before anything is started, since the API's own message would drown among restarts."""
+    """Raise ``PortUnusable`` before anything is started.
+
+    The API's own message would be hard to find among its restarts.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         socket.create_server((host, port), family=family).close()
@@ -158,28 +172,45 @@ def _local_url(host: str, port: int) -> str:
 
 
 async def _welcome(settings: Settings, data_dir: Path, host: str) -> None:
-    """Where the portal is, and three lines to copy; at the first start with the keys of a demo project, shown this once."""
+    """Print the portal's address and three commands to copy; at the first start also the demo project's keys."""
     relay = _relay_command()
     options = "" if data_dir == default_data_dir() else f" --data-dir {shlex.quote(str(data_dir))}"
     url, key = _local_url(host, settings.port), "$RELAY_KEY"
-    if settings.sign_up != "invite" and not await any_account(settings.database):
-        print("The portal is there too: whoever opens it first makes the account that administers this Relay.")
+    first_account = settings.sign_up != "invite" and not await any_account(settings.database)
+    print(
+        f"Portal: {url}/"
+        + (" (the first person who opens it creates the administrator's account)" if first_account else "")
+    )
+    if not await _answers(settings.livekit_api_url):
+        print(f"LiveKit does not answer at {settings.livekit_api_url}. Tokens and simulated traffic work without it.")
+        if settings.livekit_api_secret == LIVEKIT_DEV_SECRET:
+            print("To start it: `livekit-server --dev --config livekit.yaml`; docs/quickstart.md has this file.")
     project = await create_demo_project(settings.database)
     if project is None:
-        print(f"\nNew keys: {relay} keys create{options}. With one of them in RELAY_KEY:")
+        print(f"\nSet RELAY_KEY to a secret key (create one with `{relay} keys create --project ID{options}`), then:")
     else:
         key = next(created.key for created in project.keys if created.mode == "live" and created.type == "secret")
-        print(f"\nThe keys of the project {project.name} ({project.project_id}), shown only now:")
+        print(f"\nKeys of the project {project.name} ({project.project_id}). They are shown only once, now:")
         print("\n".join(f"  {created.key}" for created in project.keys))
-        print("\nMint a token, send it simulated traffic, read the usage:")
+        print("\nMint a token, send simulated traffic, read the usage:")
     authorization, body = f'-H "Authorization: Bearer {key}"', '{"room": "lobby", "identity": "ada"}'
     print(f"  curl -s {url}/v1/tokens {authorization} -H 'Content-Type: application/json' -d '{body}'")
     print(f"  {relay} simulate{options}")
     print(f"  curl -s '{url}/v1/usage?period=today' {authorization}", flush=True)
 
 
+async def _answers(url: str) -> bool:
+    """Whether an HTTP server answers at ``url`` within 2 s, with any status."""
+    try:
+        async with httpx.AsyncClient(trust_env=not is_local(url), timeout=2.0) as client:
+            await client.get(url)
+    except (httpx.HTTPError, httpx.InvalidURL):
+        return False
+    return True
+
+
 def _relay_command() -> str:
-    """The way in which this command was called, so that the lines work where they are pasted."""
+    """Return the command as it was called, so that the printed lines work when they are pasted."""
     invoked = sys.argv[0]
     if Path(invoked).name != "relay":
         return "relay"

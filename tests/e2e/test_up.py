@@ -118,7 +118,7 @@ def test_no_process_is_left(directory: Path, port: int, number: signal.Signals) 
 def test_keys_are_shown_once_and_work_over_restarts(directory: Path, port: int) -> None:
     with running(directory, port) as first:
         first.wait_for("/v1/usage")
-        assert "whoever opens it first" in first.output
+        assert "the first person who opens it" in first.output
         keys = [line.strip() for line in first.lines if line.startswith(("  sk_", "  pk_"))]
         assert len(keys) == 4
         assert first.stop() == 0
@@ -177,7 +177,7 @@ def test_second_start_on_the_same_directory_is_refused(directory: Path, port: in
         first.wait_for("Relay is ready on")
         with running(directory, port) as second:
             assert second.process.wait(_WITHIN_S) == 1
-        assert f"process {first.process.pid} runs Relay in {directory} already" in second.output
+        assert f"process {first.process.pid} already runs Relay in {directory}" in second.output
         assert first.stop() == 0
 
 

@@ -19,14 +19,13 @@ import redis.asyncio
 
 from services.local.data_dir import DataDirBusy, stop_leftover
 from services.local.embedded import (
-    EmbeddedServerFailed,
     EmbeddedServers,
-    _own,
     _start,
     embedded_servers,
     prepare_postgres,
     prepare_redis,
 )
+from services.local.service_user import EmbeddedServerFailed, make_private
 from shared.infra.migrations.migrate import migrate
 from shared.infra.migrations.queries import missing_migrations
 from shared.infra.migrations.schema import known_migrations
@@ -100,7 +99,7 @@ def test_directory_open_to_others_is_refused(directory: Path) -> None:
     directory.mkdir()
     directory.chmod(0o777)
     with pytest.raises(EmbeddedServerFailed):
-        _own(directory)
+        make_private(directory)
 
 
 async def test_urls_work_with_every_client(servers: EmbeddedServers, settings: Settings) -> None:

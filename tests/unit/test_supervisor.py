@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from services.local.supervisor import Child, StopRequested, Supervisor
+from services.local.child import Child
+from services.local.supervisor import StopRequested, Supervisor
 
 _WITHIN_S = 10.0
 _SAYS_BYE = """
@@ -120,7 +121,8 @@ async def test_request_to_stop_cancels_what_is_awaited() -> None:
 
 _PARENT = """
 import asyncio
-from services.local.supervisor import Child, Supervisor
+from services.local.child import Child
+from services.local.supervisor import Supervisor
 
 async def main():
     supervisor = Supervisor()
