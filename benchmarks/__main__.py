@@ -1,6 +1,7 @@
-"""`python -m benchmarks [WHAT …]`: measures and prints; results as JSON in --out.
+"""`python -m benchmarks [WHAT …]`: measures and prints, and writes the results as JSON to --out.
 
-`python -m benchmarks profile [PATH …]`: where the time of tokens, webhooks, the fold and reading usage goes."""
+`python -m benchmarks profile [PATH …]` shows where tokens, webhooks, the fold and usage queries spend their time.
+"""
 
 import argparse
 import sys
@@ -72,7 +73,7 @@ def _run(what: str, arguments: argparse.Namespace) -> None:
 
 
 def _print(what: str, result: dict[str, dict[str, Spread]]) -> None:
-    """Relay's rate over each peer's is a ratio of rates of the same round."""
+    """Print the ratio of Relay's rate to each peer's. Both rates are of the same round."""
     ours = result["relay"]["per_second"].values
     rows = []
     for name, found in result.items():

@@ -1,4 +1,4 @@
-"""Asks one question after the other over an open connection, at almost no cost for the client."""
+"""An HTTP client that sends one request after the other over one connection, at little cost."""
 
 import socket
 import time
@@ -9,7 +9,7 @@ import msgspec
 
 
 class Asker:
-    """One connection to an API, with a key. Raises where an answer is not a 200."""
+    """One connection to an API, with a key. Raises if a response is not a 200."""
 
     def __init__(self, url: str, key: str) -> None:
         parts = urlsplit(url)
@@ -21,7 +21,7 @@ class Asker:
         self._socket.close()
 
     def ask(self, path: str, **params: Any) -> dict[str, Any]:
-        """The answer's JSON."""
+        """Return the JSON of the response."""
         return dict(msgspec.json.decode(self._answer(self.request(path, **params))))
 
     def request(self, path: str, **params: Any) -> bytes:
@@ -29,14 +29,16 @@ class Asker:
         return f"GET /v1/{path}{query} HTTP/1.1\r\n{self._head}".encode()
 
     def time_ms(self, request: bytes) -> float:
-        """From the first byte sent to the last one received."""
+        """Measure one request, from its first byte sent to the last byte received."""
         started = time.perf_counter()
         self._answer(request)
         return 1000 * (time.perf_counter() - started)
 
     def paced_ms(self, request: bytes, rate: float, seconds: float) -> list[float]:
-        """The times of requests that are due at a steady rate, each from when it was due: one that had to wait for the answer
-        before it is as late as its client would find it."""
+        """Measure requests at a steady rate, each from the time when it was due.
+
+        A request that waits for the response before it counts that wait, as its client would.
+        """
         started, found = time.perf_counter(), []
         for number in range(int(rate * seconds)):
             due = started + number / rate

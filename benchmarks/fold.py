@@ -1,5 +1,7 @@
-"""Events a second that one worker process folds, with everything it promises, and beside it one message and one transaction
-an event."""
+"""Measures how many events a second one worker process folds, beside a peer.
+
+The peer handles one message in one transaction for each event.
+"""
 
 import asyncio
 import contextlib
@@ -29,7 +31,10 @@ _WITHIN_S = 300.0
 
 
 def measure(rounds: int, events: int = 100_000, peer_events: int = 3_000) -> dict[str, dict[str, Spread]]:
-    """Rates by worker, and the worker's memory in MiB. Raises where the database does not hold exactly the events sent."""
+    """Measure rates by worker, and the worker's memory in MiB.
+
+    Raises if the database does not hold exactly the events that were sent.
+    """
     rates: dict[str, list[float]] = {"relay": [], "a message and a transaction an event": []}
     memory: list[float] = []
     for number in range(rounds):
@@ -49,8 +54,11 @@ def measure(rounds: int, events: int = 100_000, peer_events: int = 3_000) -> dic
 
 
 class Folded(NamedTuple):
-    """Events a second, microseconds of processor time an event (all workers together, Postgres, Redis), the part of their time
-    that the workers' batches waited for another's lock, and MiB of the largest worker."""
+    """Rate, processor time, lock waits and memory of one fold.
+
+    The rate is in events a second. Processor time is in microseconds an event: all workers together, Postgres, Redis. The
+    lock wait is a share of the time of the workers' batches. Memory is that of the largest worker, in MiB.
+    """
 
     per_second: float
     worker: float
@@ -67,8 +75,10 @@ def fold_by(
     seed: int,
     watch: Callable[[int], AbstractContextManager[None]] = lambda pid: contextlib.nullcontext(),
 ) -> Folded:
-    """Has ``workers`` fold ``count`` events that wait in the streams, each under ``watch``. Raises where the database does not
-    hold exactly these."""
+    """Let ``workers`` fold ``count`` events that wait in the streams, and measure each with ``watch``.
+
+    Raises if the database does not hold exactly these events.
+    """
     with contextlib.ExitStack() as stack:
         running, env = stack.enter_context(processes.servers(directory))
         events = _events(running.database_url, count, seed)
@@ -98,8 +108,10 @@ def fold_by(
 
 
 async def _until_folded(client: "redis.Redis", database_url: str, started: float) -> float:
-    """Waits until the streams are empty. Returns which part of the transactions under way waited for a lock, looked at
-    thirty times a second."""
+    """Wait until the streams are empty. Return the share of running transactions that waited for a lock.
+
+    The transactions are sampled thirty times a second.
+    """
     lengths = client.pipeline(transaction=False)
     conn = await connect(parse_database_url(database_url), "benchmark")
     busy = waiting = 0
@@ -170,7 +182,7 @@ async def _append(redis_url: str, events: Sequence[bytes]) -> None:
     for start in range(0, len(events), 2000):
         group = events[start : start + 2000]
         entries = [(event_stream.partition_of(body), Received(now_ms, body)) for body in group]
-        # As the API does it: of a partition that was silent, the worker is told.
+        # Like the API: wake the worker for a partition that was idle.
         await wake(broker, await event_stream.append(client, entries))
     await client.aclose()
 

@@ -1,4 +1,4 @@
-"""Fills a migrated database with years of sessions, by SQL: as if the worker had folded them all."""
+"""Fills a migrated database with years of sessions by SQL, as if a worker had folded them."""
 
 import time
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ _MEMORY = "SET maintenance_work_mem = '512MB'; SET work_mem = '256MB'; SET synch
 
 
 async def fill(database_url: str, sessions: int, days: int, rooms: int, identities: int) -> CreatedProject:
-    """Makes a project and its history, which ends at the last midnight. Returns the project."""
+    """Create a project and its history, which ends at the last midnight. Return the project."""
     database = parse_database_url(database_url)
     project = await create_project(database, f"{sessions} sessions")
     until_ms = floor_to(time.time_ns() // 1_000_000, DAY_MS)
@@ -33,7 +33,7 @@ async def fill(database_url: str, sessions: int, days: int, rooms: int, identiti
             await conn.execute("SELECT set_config($1, $2, false)", f"bench.{name}", str(value))
         for day in range(EVENT_DAYS + 1):
             await partitions.add_day(conn, until_ms - day * DAY_MS)
-        # Ten million rows are indexed in a tenth of the time once they are there.
+        # An index on ten million existing rows takes a tenth of the time.
         indexes = await conn.fetch(
             "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'session' AND indexname <> 'session_pkey'"
         )

@@ -1,4 +1,7 @@
-"""From a webhook to the usage it makes visible, while 2,000 other events a second come in. One API process, one worker."""
+"""Measures the time from a webhook until usage shows it, while 2,000 other events a second arrive.
+
+One API process and one worker run.
+"""
 
 import asyncio
 import contextlib
@@ -27,7 +30,7 @@ _VISIBLE_WITHIN_S = 30.0
 
 
 def measure(rounds: int, rate: int = 2000, seconds: float = 15) -> dict[str, Spread]:
-    """p50 and p99 in ms by round. Raises where an event was refused or lost."""
+    """Measure p50 and p99 in ms by round. Raises if an event was refused or lost."""
     found = [asyncio.run(_round(rate, seconds)) for _ in range(rounds)]
     return {
         "p50_ms": Spread(tuple(statistics.median(delays) for delays in found)),
@@ -69,7 +72,10 @@ async def _all_stored(database: DatabaseUrl, project_id: str, count: int) -> Non
 
 
 async def _watch(url: str, project: CreatedProject, signer: WebhookSigner, seconds: float) -> list[float]:
-    """Sends the events of one stay now and then, and asks for usage until the last of them is in it. Milliseconds each."""
+    """Send the events of one session from time to time, and read usage until it shows them.
+
+    Returns the milliseconds of each.
+    """
     key = next(key.key for key in project.keys if key.mode == "live" and key.type == "secret")
     delays: list[float] = []
     expected_ms, until = 0, time.monotonic() + seconds - 1

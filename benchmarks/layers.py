@@ -1,4 +1,4 @@
-"""By path, what a profile's stacks belong to: the first layer one of whose words, files or functions, is in the stack."""
+"""Layers of each path in a profile. A stack belongs to the first layer with a file or function in it."""
 
 LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
     "tokens": {

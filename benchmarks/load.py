@@ -1,4 +1,4 @@
-"""HTTP load by wrk: bounded in time, on the loopback interface, every answer's status counted."""
+"""HTTP load by wrk on the loopback interface, for a limited time. Counts the status of each response."""
 
 import json
 import subprocess
@@ -9,7 +9,10 @@ _SCRIPT = Path(__file__).resolve().parent / "load.lua"
 
 
 class Load(NamedTuple):
-    """``ok`` counts 2xx answers, ``wrong`` every other answer or broken connection. Latencies in ms."""
+    """Counts and latencies of one load, in ms.
+
+    ``ok`` counts 2xx responses, ``wrong`` every other response or broken connection.
+    """
 
     per_second: float
     p50_ms: float
@@ -19,7 +22,7 @@ class Load(NamedTuple):
 
 
 def run(url: str, requests: Path, *, connections: int = 32, seconds: float = 5) -> Load:
-    """Sends the requests of a file (``headers TAB body`` a line, see ``line``), over and over, for a time."""
+    """Send the requests of a file again and again for a time. ``line`` makes the lines of the file."""
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "10s", "-s", str(_SCRIPT), url]
     answer = subprocess.run([*command, "--", str(requests)], capture_output=True, text=True, check=True, timeout=120)
     said = json.loads(answer.stdout.splitlines()[-1])
@@ -34,5 +37,8 @@ def run(url: str, requests: Path, *, connections: int = 32, seconds: float = 5) 
 
 
 def line(headers: dict[str, str], body: bytes) -> bytes:
-    """One request of a load's file. Neither part may hold a line break, as JSON without white space does not."""
+    """Return one line of a load's file, ``headers TAB body``.
+
+    Neither part may hold a line break. JSON without white space has none.
+    """
     return "\1".join(f"{name}: {value}" for name, value in headers.items()).encode() + b"\t" + body + b"\n"

@@ -1,4 +1,4 @@
-"""The machine, the spread of repeated measurements, and how results are printed."""
+"""Describes the machine, measures memory and processor time, and prints results."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ def _short(value: float) -> str:
 
 
 def describe() -> str:
-    """Processor, cores, memory, kernel and Python, in one line."""
+    """Describe processor, cores, memory, kernel and Python in one line."""
     model = next(
         (
             line.partition(":")[2].strip()
@@ -47,8 +47,11 @@ def describe() -> str:
 
 
 class Memory(NamedTuple):
-    """What a process holds, in MiB: ``rss`` counts every page it touches, ``pss`` a shared page by its part among those who
-    share it, ``uss`` only what nobody else has. The process's growth shows in ``uss``; ``pss`` moves as others come and go."""
+    """Memory of a process in MiB.
+
+    ``rss`` counts every page that the process uses. ``pss`` divides a shared page among its processes, so it changes when
+    other processes start and end. ``uss`` counts only pages of its own, and shows the growth of the process.
+    """
 
     rss: float
     pss: float
@@ -67,16 +70,16 @@ def memory(pid: int) -> Memory:
 
 
 def resident_mib(pid: int) -> float:
-    """Memory that a process holds, shared pages counted once among those who share them (PSS)."""
+    """Return the memory of a process. A shared page is divided among its processes (PSS)."""
     return memory(pid).pss
 
 
 def cpu_us(pid: int) -> float:
-    """Processor time that a process and its children, with all their threads, took so far; microseconds."""
+    """Return the processor time of a process and its children so far, in microseconds."""
     total, pids = 0, [pid, *_children(pid)]
     for each in pids:
         for thread in Path(f"/proc/{each}/task").glob("*/schedstat"):
-            with contextlib.suppress(OSError):  # it ended meanwhile
+            with contextlib.suppress(OSError):  # the process has ended
                 total += int(thread.read_text(encoding="utf-8").split()[0])
     return total / 1000
 
@@ -98,6 +101,6 @@ def show(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
 
 def keep(directory: Path, name: str, result: object) -> None:
-    """Writes a result beside the others of this run, as JSON."""
+    """Write a result as JSON beside the others of this run."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / f"{name}.json").write_text(json.dumps(result, indent=1), encoding="utf-8")

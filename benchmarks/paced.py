@@ -1,4 +1,7 @@
-"""Sends ready-made requests at a steady rate over kept-open connections. wrk cannot hold a rate and httpx cannot reach one."""
+"""Sends prepared requests at a steady rate over open connections.
+
+wrk cannot keep a rate, and httpx is too slow.
+"""
 
 import asyncio
 import time
@@ -16,7 +19,7 @@ def request(path: str, body: bytes, authorization: str) -> bytes:
 
 
 class Paced:
-    """``refused`` counts answers other than 200 and broken connections."""
+    """A sender at a steady rate. ``refused`` counts responses other than 200 and broken connections."""
 
     def __init__(self, url: str, requests: list[bytes], connections: int = 32) -> None:
         parts = urlsplit(url)
@@ -26,7 +29,7 @@ class Paced:
         self.refused = 0
 
     async def run(self, rate: int) -> None:
-        """Returns when every request has been answered."""
+        """Send all requests, and return when each has its response."""
         async with asyncio.TaskGroup() as tasks:
             for _ in range(self._connections):
                 tasks.create_task(self._connection())

@@ -1,7 +1,7 @@
-"""What each page of the portal costs with a large history and a thousand projects: `python -m benchmarks.portal --directory D`.
+"""Measures each page of the portal with a large history and a thousand projects.
 
-Works in the database that `python -m benchmarks usage --directory D` keeps, and adds to it: an account, projects, and one
-project with people connected. LiveKit does not answer at all, which is the dearest it can do.
+Run `python -m benchmarks.portal --directory D`. It uses the database that `python -m benchmarks usage --directory D` keeps, and
+adds an account, projects, and one project with connected participants. LiveKit does not answer, which is the slowest case.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from shared.infra.settings import parse_database_url
 PROJECTS, PEOPLE, ROOMS = 1_000, 2_000, 300
 LIMIT_MS, LIMIT_BYTES = 100.0, 150_000
 _TICK_MS = 1000 / os.sysconf("SC_CLK_TCK")
-_EMAIL, _PASSWORD = "bench@example.com", "a password of the benchmarks"  # opens nothing
+_EMAIL, _PASSWORD = "bench@example.com", "a password of the benchmarks"  # protects nothing
 # {history} has nine of ten sessions, {busy} the people who are connected.
 PAGES = {
     "overview": "/projects/{history}",
@@ -85,7 +85,7 @@ _FILL = (
 
 
 class Cost(NamedTuple):
-    """Of one page. Wall times are sorted; CPU is a request's, of the API and of Postgres."""
+    """Measurements of one page: sorted wall times, and processor time a request of API and Postgres."""
 
     wall_ms: list[float]
     api_ms: float
@@ -147,7 +147,10 @@ def _client(url: str) -> httpx.Client:
 
 
 def _filled(client: httpx.Client, url: str) -> dict[str, str]:
-    """Signs in, after making the account and its projects where they are not there yet. Returns the names for ``PAGES``."""
+    """Sign in, and create the account and its projects if they are missing.
+
+    Returns the names for ``PAGES``.
+    """
     with psycopg.connect(url, autocommit=True) as connection:
         known = connection.execute("SELECT FROM account WHERE email = %s", [_EMAIL]).fetchone()
         way = "/sign-in" if known is not None else "/sign-up"
@@ -188,7 +191,7 @@ def _cost(client: httpx.Client, path: str, requests: int, api: int, postgres: in
 
 def _ask(client: httpx.Client, path: str) -> int:
     answer = client.get(path)
-    # A room is asked of LiveKit alone.
+    # Only LiveKit knows a room.
     if answer.status_code != (502 if "/room?" in path else 200):
         raise RuntimeError(f"{path} answered {answer.status_code}; nothing is reported")
     return len(answer.content)

@@ -48,7 +48,10 @@ def free_port() -> int:
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A directory whose path leaves room for a socket's name, on a disk (not in memory, where syncing costs nothing)."""
+    """Make a directory with a path short enough for a socket.
+
+    It is on a disk, because syncing costs nothing in memory.
+    """
     path = Path(tempfile.mkdtemp(prefix="relay-bench-"))
     path.chmod(0o711)
     try:
@@ -59,7 +62,10 @@ def scratch() -> Iterator[Path]:
 
 @contextmanager
 def servers(directory: Path) -> Iterator[tuple[EmbeddedServers, dict[str, str]]]:
-    """Postgres with its defaults and Redis with a synced append-only file; migrated. Yields them and Relay's environment."""
+    """Run Postgres and Redis, migrated, and yield them with Relay's environment.
+
+    Postgres has its defaults. Redis syncs its append-only file.
+    """
     with embedded_servers(directory / "servers") as running:
         migrate(parse_database_url(running.database_url))
         yield (
@@ -80,7 +86,7 @@ def servers(directory: Path) -> Iterator[tuple[EmbeddedServers, dict[str, str]]]
 def process(
     command: list[str], env: Mapping[str, str], directory: Path, log: Path
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """Runs until the context ends, or this process however it ends. What it prints goes to ``log``."""
+    """Run a process until the context or this process ends. Its output goes to ``log``."""
     own = Child(name=log.stem, argv=tuple(command), cwd=directory, env=inherited_environment(env))
     with log.open("ab") as output:
         child = subprocess.Popen(own.argv, stdout=output, stderr=subprocess.STDOUT, **own.options())
@@ -96,7 +102,7 @@ def process(
 
 
 def wait_for(url: str, child: "subprocess.Popen[bytes]", log: Path) -> None:
-    """Until something answers there. Raises with the end of its log when it does not."""
+    """Wait until a server answers. Raises with the end of its log if none does."""
     deadline = time.monotonic() + _READY_WITHIN_S
     while time.monotonic() < deadline:
         try:
@@ -121,7 +127,7 @@ def api(env: Mapping[str, str], directory: Path, name: str = "relay") -> Iterato
 
 @contextmanager
 def worker(env: Mapping[str, str], directory: Path, name: str = "worker") -> Iterator[int]:
-    """Yields its pid once it says that it is ready."""
+    """Yield its process id once it reports that it is ready."""
     log = directory / f"{name}.log"
     with process([sys.executable, "-m", "services.worker.main"], {**env, "WORKER_PORT": "0"}, ROOT, log) as child:
         deadline = time.monotonic() + _READY_WITHIN_S
@@ -144,7 +150,10 @@ def uvicorn_peer(name: str, module: str, env: Mapping[str, str], directory: Path
 
 @contextmanager
 def node_peer(name: str, env: Mapping[str, str], directory: Path) -> Iterator[Site]:
-    """Express or Next.js in production mode, installed outside the repository at the versions its package.json pins."""
+    """Run Express or Next.js in production mode.
+
+    It is installed outside the repository, in the versions that its package.json pins.
+    """
     home, port, log = installed(name), free_port(), directory / f"{name}.log"
     command = ["node", "server.mjs"] if name == "express" else ["node_modules/.bin/next", "start", "-p", str(port)]
     own = {**env, "PORT": str(port), "NODE_ENV": "production", "NEXT_TELEMETRY_DISABLED": "1"}
@@ -154,7 +163,7 @@ def node_peer(name: str, env: Mapping[str, str], directory: Path) -> Iterator[Si
 
 
 def installed(name: str) -> Path:
-    """Where a Node peer is installed (and built); done once, again when its sources change."""
+    """Return where a Node peer is installed and built. It is built again if its sources change."""
     cache = Path(environment().get("XDG_CACHE_HOME", "") or Path.home() / ".cache") / "relay-bench" / name
     sources = sorted(path for path in (PEERS / name).rglob("*") if path.is_file())
     stamp = "".join(path.read_text(encoding="utf-8") for path in sources)

@@ -1,8 +1,8 @@
-"""Where the processor time of a path goes: `python -m benchmarks profile [PATH …]`, with py-spy in PATH (`pip install py-spy`).
+"""Shows where a path spends its time: `python -m benchmarks profile [PATH …]`. Needs py-spy in PATH.
 
-Each path runs twice: alone, for what an event or a request costs the process, and while py-spy reads its stacks from outside,
-without stopping it, whenever somebody holds the GIL. It counts time, not processor time: on a busy machine writing to a socket
-looks expensive, because the reader takes the core.
+`pip install py-spy` installs it. Each path runs twice. The first run measures the cost of an event or a request. In the second,
+py-spy samples the stacks of threads that hold the GIL, without stopping the process. It counts time, not processor time: on a
+busy machine a write to a socket looks expensive, because the reader takes the core.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ _EVENTS, _SESSIONS = 100_000, 200_000
 
 
 def profile(path: str, seconds: float) -> None:
-    """Prints layers and functions. Raises where an answer is wrong or the profile is empty."""
+    """Print layers and functions. Raises if a response is wrong or the profile is empty."""
     with processes.scratch() as directory:
         raw = directory / "stacks"
         cost_us = _fold(raw) if path == "fold" else _http(path, raw, directory, seconds)
@@ -47,7 +47,7 @@ def profile(path: str, seconds: float) -> None:
 
 
 def read(raw: str) -> Counter[str]:
-    """py-spy's raw format, without the lines in the files: frames from the outermost inwards, how often they were seen."""
+    """Parse py-spy's raw format into stacks and their counts, outermost frame first, without line numbers."""
     stacks: Counter[str] = Counter()
     for seen in raw.splitlines():
         stack, _, count = re.sub(r":\d+\)", ")", seen).rpartition(" ")
@@ -94,7 +94,7 @@ def _http(path: str, raw: Path, directory: Path, seconds: float) -> float:
         site, requests = stack.enter_context(processes.api(env, directory)), requests_file(directory, lines)
         url = site.url + (f"/v1/{usage.DAYS_30}" if path == "usage" else scaling.PATHS[path])
         connections = 1 if path == "usage" else 32
-        run(url, requests, connections=connections, seconds=1)  # caches
+        run(url, requests, connections=connections, seconds=1)  # warms the caches
         before = cpu_us(site.pid)
         load = run(url, requests, connections=connections, seconds=seconds)
         cost_us = (cpu_us(site.pid) - before) / load.ok

@@ -1,8 +1,9 @@
-"""One API process and two, one worker and two: processor time a request, of the API and of what its processes share.
+"""Compares one API process with two, and one worker with two, by processor time a request.
 
-Each has 32 connections. On two cores the load generator and the servers leave no core to a second process, so it is
-counted and not raced: what a request costs must not rise with the processes, and what they share (Redis, Postgres) is where
-adding processes ends."""
+Each has 32 connections. On two cores, the load generator and the servers leave no core for a second process, so the benchmark
+measures processor time and not the rate. The cost of a request must not rise with the number of processes. Redis and Postgres,
+which all processes share, limit the number of processes.
+"""
 
 import asyncio
 import contextlib
@@ -48,8 +49,11 @@ WORKER_UNITS = {
 
 
 class ProcessCost(NamedTuple):
-    """Microseconds of processor time a request (all API processes together, Redis, Postgres), webhooks that shared one synced
-    append, and MiB of the largest API process, afterwards."""
+    """Processor time, batch size and memory of one measurement.
+
+    Processor time is in microseconds a request: all API processes together, Redis, Postgres. The batch size is the number of
+    webhooks in one synced append. Memory is that of the largest API process at the end, in MiB.
+    """
 
     api: float
     redis: float
@@ -59,7 +63,7 @@ class ProcessCost(NamedTuple):
 
 
 def measure(rounds: int, seconds: float) -> dict[str, dict[str, Spread]]:
-    """By path and number of processes. Raises where any answer was not a 2xx."""
+    """Measure by path and number of processes. Raises if a response is not a 2xx."""
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(processes.scratch())
         running, env = stack.enter_context(processes.servers(directory))
@@ -95,7 +99,7 @@ def _cost(running: EmbeddedServers, sites: list[Site], path: str, requests: Path
         loads = list(threads.map(lambda site: run(site.url + PATHS[path], requests, seconds=seconds), sites))
     if wrong := sum(load.wrong for load in loads):
         raise RuntimeError(f"{path}: {wrong} answers were not 2xx; nothing is reported")
-    time.sleep(0.5)  # what was counted together is told Redis four times a second
+    time.sleep(0.5)  # the API writes its counts to Redis four times a second
     answers = sum(load.ok for load in loads)
     api, in_redis, postgres = [(measured() - was) / answers for measured, was in zip(shared, before, strict=True)]
     group = answers / max(1, sum(map(_appends, sites)) - appends) if path == "webhooks" else 0
@@ -126,7 +130,7 @@ def _spreads(costs: list[ProcessCost]) -> dict[str, Spread]:
 
 
 def measure_workers(rounds: int, events: int = 100_000) -> dict[str, dict[str, Spread]]:
-    """The fold by one worker and by two."""
+    """Measure the fold by one worker and by two."""
     found: dict[int, list[Folded]] = {count: [] for count in COUNTS}
     for number in range(rounds):
         for count in COUNTS if number % 2 == 0 else reversed(COUNTS):

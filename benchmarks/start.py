@@ -1,4 +1,4 @@
-"""Time until a process is ready, and what it then holds."""
+"""Measures the time until a process is ready, and its memory then."""
 
 import subprocess
 import sys
@@ -11,7 +11,10 @@ from shared.infra.settings import inherited_environment
 
 
 def measure(rounds: int) -> dict[str, Spread]:
-    """Seconds until `relay api` answers, and `relay up` on existing data says it is ready; MiB of an idle api and worker."""
+    """Measure the starts of `relay api` and of `relay up` on existing data, in seconds.
+
+    Also measures the memory of an idle api and worker, in MiB.
+    """
     api, up, api_mib, worker_mib = [], [], [], []
     with processes.scratch() as directory, processes.servers(directory) as (_, env):
         for number in range(rounds):
@@ -22,7 +25,7 @@ def measure(rounds: int) -> dict[str, Spread]:
             with processes.worker(env, directory, f"worker{number}") as pid:
                 worker_mib.append(resident_mib(pid))
     with processes.scratch() as directory:
-        _up(directory)  # makes the data
+        _up(directory)  # creates the data
         up = [_up(directory) for _ in range(rounds)]
     return {
         "relay_api_s": Spread(tuple(api)),

@@ -1,7 +1,8 @@
-"""Steady load for a long time, and what the processes hold meanwhile: `python -m benchmarks.steady --minutes 60`.
+"""Measures memory during a long steady load: `python -m benchmarks.steady --minutes 60`.
 
-Memory that grows with the number of events, a stream that is not emptied, a table that grows faster than its events: they show
-only here. One api, one worker, everything synced to disk."""
+It shows memory that grows with the number of events, a stream that is not emptied, and a table that grows faster than its
+events. One api and one worker run, and everything is synced to disk.
+"""
 
 import argparse
 import asyncio
@@ -71,7 +72,7 @@ async def _run(arguments: argparse.Namespace) -> int:
 
 
 class _Traffic:
-    """Meetings without end, each in a new room, that end when they are sent."""
+    """Yield meetings forever, each in a new room. Each has ended when it is sent."""
 
     def __init__(self, project: CreatedProject, signer: WebhookSigner) -> None:
         self._project, self._signer = project, signer

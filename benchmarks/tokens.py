@@ -1,4 +1,4 @@
-"""Tokens a second, over HTTP, 32 connections, one process each."""
+"""Measures tokens a second over HTTP, with 32 connections and one process each."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,10 @@ _PATHS = {
 
 
 def measure(rounds: int, seconds: float) -> dict[str, dict[str, Spread]]:
-    """Rates and p99 by server, over alternating rounds. Raises where any answer was not a 2xx or a token is not right."""
+    """Measure rates and p99 by server, in alternating rounds.
+
+    Raises if a response is not a 2xx or a token is wrong.
+    """
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(processes.scratch())
         running, env = stack.enter_context(processes.servers(directory))
@@ -44,7 +47,7 @@ def measure(rounds: int, seconds: float) -> dict[str, dict[str, Spread]]:
         requests.write_bytes(line(headers, _BODY))
         for site in sites:
             _check(site, headers)
-            run(site.url + _PATHS[site.name], requests, seconds=1)  # caches and compilers warm
+            run(site.url + _PATHS[site.name], requests, seconds=1)  # warms caches and compilers
         found: dict[str, list[Load]] = {site.name: [] for site in sites}
         for number in range(rounds):
             for site in sites if number % 2 == 0 else reversed(sites):

@@ -1,7 +1,7 @@
-"""What reading usage costs: beside aggregating the sessions in SQL, and with a large history beside a small one.
+"""Measures reading usage, beside aggregating the sessions in SQL, and with a large and a small history.
 
-Both databases hold the last 31 days in full, so that the same question finds as much to say in both. Every day of an answer is
-held against the sessions themselves, to the millisecond; a wrong one stops the benchmark.
+Both databases hold the same last 31 days, so that a query returns as much from both. Every day of a response is compared with
+the sessions, to the millisecond. A difference stops the benchmark.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ QUESTIONS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class Side(NamedTuple):
-    """An API before one of the databases."""
+    """An API on one of the databases."""
 
     site: Site
     key: str
@@ -62,12 +62,14 @@ class Side(NamedTuple):
 
 
 def measure(rounds: int, seconds: float, sessions: int, directory: Path | None) -> dict[str, dict[str, Spread]]:
-    """Prints both comparisons; returns ms and ratios of the first. ``directory``: keeps the servers' files, so that
-    the next time need not make the history."""
+    """Print both comparisons, and return milliseconds and ratios of the first.
+
+    ``directory`` keeps the servers' files, so that the next run finds the history.
+    """
     with contextlib.ExitStack() as stack:
         home = directory or stack.enter_context(processes.scratch())
         home.mkdir(parents=True, exist_ok=True)
-        # What is written here need not survive a crash of the machine.
+        # The history need not survive a crash of the machine.
         running = stack.enter_context(embedded_servers(home / "servers", fsync=False))
         sides = {}
         for name, size in (("small", SMALL), ("large", sessions)):
@@ -146,7 +148,7 @@ def _beside_small(sides: dict[str, Side], rounds: int, sessions: int) -> None:
 
 
 def _turns(askers: dict[str, Asker], question: str) -> Iterator[tuple[str, float]]:
-    """One request here, one there, so that other work of the machine falls on both."""
+    """Measure both by turns, one request each, so that other work of the machine affects both."""
     path, params = QUESTIONS[question]
     params = {name: str(value).format(today=_day(0), yesterday=_day(1)) for name, value in params.items()}
     for number in range(REQUESTS):
@@ -162,7 +164,7 @@ def _project(url: str) -> str:
 
 
 def prepared(server: str, url: str, name: str, sessions: int, directory: Path) -> str:
-    """The secret key of the project with the history; filled if the database is not there yet."""
+    """Return the secret key of the project with the history. Creates the history if it is missing."""
     kept = directory / f"{name}.key"
     if not kept.exists():
         with psycopg.connect(server, autocommit=True) as connection:
@@ -171,7 +173,7 @@ def prepared(server: str, url: str, name: str, sessions: int, directory: Path) -
         days = 31 if sessions <= SMALL else 730
         project = asyncio.run(history.fill(url, sessions, days, rooms=5_000, identities=200_000))
         kept.write_text(next(key.key for key in project.keys if key.key.startswith("sk_live_")), encoding="utf-8")
-    migrate(parse_database_url(url))  # it may be from before
+    migrate(parse_database_url(url))  # an earlier version may have created it
     return kept.read_text(encoding="utf-8")
 
 

@@ -1,5 +1,7 @@
-"""The answer of `GET /v1/usage` for 30 days, by aggregating the sessions when it is asked for: what Relay would be without its
-rollups. It has the index it would like best, the same database, and no HTTP in front of it."""
+"""A peer of `GET /v1/usage` that aggregates the sessions of 30 days for each request, without rollups.
+
+It has its best index, the same database, and no HTTP server.
+"""
 
 import time
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ from benchmarks.machine import console
 from shared.infra.clock import rfc3339
 
 Connection = psycopg.Connection[tuple[Any, ...]]
-# All that is read, so that nothing but the index is.
+# The index holds all columns of the query, so that the table is not read.
 _INDEX = (
     "CREATE INDEX bench_sessions ON session (project_id, mode, started_ms)"
     " INCLUDE (ended_ms, video_ms, room, identity) WHERE started_ms IS NOT NULL"
@@ -23,7 +25,7 @@ STATEMENTS = dict(zip(("minutes and sessions", "everything that is answered"), _
 
 
 class UsageQuestion(NamedTuple):
-    """A project's live usage in ``[from_ms, to_ms)``, both midnights."""
+    """Return a project's live usage in ``[from_ms, to_ms)``. Both are midnights."""
 
     project_id: str
     from_ms: int
@@ -35,7 +37,7 @@ class UsageQuestion(NamedTuple):
 
 @contextmanager
 def indexed(url: str) -> Iterator[Connection]:
-    """A connection to a database that has the peer's index for as long."""
+    """Open a connection, and create the peer's index for as long as the connection is open."""
     with psycopg.connect(url, autocommit=True, prepare_threshold=1) as connection:
         # More than Postgres' default: it sorts in memory.
         connection.execute("SET maintenance_work_mem = '512MB'; SET work_mem = '128MB'")
@@ -57,7 +59,7 @@ def time_ms(connection: Connection, statement: str, question: UsageQuestion) -> 
 
 
 def check(connection: Connection, question: UsageQuestion, answer: dict[str, Any]) -> None:
-    """Raises unless every day of the answer is what the sessions amount to, to the millisecond."""
+    """Raise unless every day of the response equals the sum of the sessions, to the millisecond."""
     for statement in STATEMENTS.values():
         days = {row[0]: row[1:] for row in connection.execute(statement, question.values())}
         for day in answer["daily"]:

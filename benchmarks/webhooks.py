@@ -1,4 +1,7 @@
-"""Webhooks a second: verified and durably queued, 32 connections, one process each. Express verifies only."""
+"""Measures webhooks a second, verified and durably queued, with 32 connections and one process each.
+
+Express only verifies them.
+"""
 
 import asyncio
 import contextlib
@@ -23,7 +26,7 @@ _EVENTS = 20_000
 
 
 def bodies(project_id: str, count: int, seed: int = 7) -> list[bytes]:
-    """Events of meetings that ended just now, room after room."""
+    """Yield events of meetings that have just ended, room after room."""
     rng, now_ms = random.Random(seed), time.time_ns() // 1_000_000
     found: list[bytes] = []
     number = 0
@@ -35,7 +38,7 @@ def bodies(project_id: str, count: int, seed: int = 7) -> list[bytes]:
 
 
 def measure(rounds: int, seconds: float) -> dict[str, dict[str, Spread]]:
-    """Raises where an answer was not a 2xx, or Redis holds fewer events than were acknowledged."""
+    """Measure the rates. Raises if a response is not a 2xx, or Redis holds fewer events than acknowledged."""
     signer = WebhookSigner(LIVEKIT["LIVEKIT_API_KEY"], LIVEKIT["LIVEKIT_API_SECRET"])
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(processes.scratch())
@@ -50,7 +53,7 @@ def measure(rounds: int, seconds: float) -> dict[str, dict[str, Spread]]:
         client = redis.Redis.from_url(running.redis_url)
         found: dict[str, list[Load]] = {site.name: [] for site in sites}
         for number in range(rounds + 1):  # the first round warms up
-            # Signed for every round: a signature is good for five minutes.
+            # Signed for every round, because a signature is valid for five minutes.
             now_s = int(time.time())
             content = {"Content-Type": "application/webhook+json"}
             requests = requests_file(

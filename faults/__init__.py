@@ -1,1 +1,1 @@
-"""Breaks one part of a running Relay after the other, under load, and proves that nothing was lost: `make faults`."""
+"""`make faults`: breaks one part of a running Relay after the other under load, and proves that nothing is lost."""

@@ -1,4 +1,4 @@
-"""`python -m faults`: each fault, so many times, each time under load, and after each time everything is counted."""
+"""`python -m faults`: causes each fault several times under load, and counts all events after each time."""
 
 import argparse
 import asyncio
@@ -86,7 +86,7 @@ async def _run(chosen: list[Fault], arguments: argparse.Namespace) -> int:
                     "; ".join(found) or "nothing",
                 )
                 table.add_row(*row)
-                # Told at once as well: a run of many rounds may be ended early.
+                # Also printed at once, because a run of many rounds may be stopped early.
                 console.print("  ".join(row), markup=False)
     console.print(table)
     console.print(f"{len(chosen) * arguments.rounds - wrong} passed, {wrong} failed")

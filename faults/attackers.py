@@ -1,4 +1,4 @@
-"""Clients without a key that hold on to a server's memory. `python -m faults.attackers KIND HOST PORT SECONDS`."""
+"""Clients without a key that occupy memory of a server: `python -m faults.attackers KIND HOST PORT SECONDS`."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ _OPEN_AT_ONCE = 50
 
 
 def _forged_signature() -> bytes:
-    """The shape of LiveKit's token, signed by nobody."""
+    """Return a token in the form of LiveKit's, with an invalid signature."""
     parts = (b'{"alg":"HS256","typ":"JWT"}', b'{"iss":"devkey","exp":9999999999,"sha256":"eA=="}', b"x" * 32)
     return b".".join(urlsafe_b64encode(part).rstrip(b"=") for part in parts)
 
@@ -34,18 +34,21 @@ async def _connection(host: str, port: int, *, small_buffer: bool = False) -> so
     return client
 
 
-async def _hold(host: str, port: int, said: bytes, until: float, *, then: bytes = b"", reads: bool = True) -> None:
-    """Sends, then waits (reading, or not) until the server closes; begins again until the time is over."""
+async def _hold(host: str, port: int, request: bytes, until: float, *, slowly: bytes = b"", reads: bool = True) -> None:
+    """Send a request and keep the connection open until the server closes it, again and again.
+
+    With ``slowly`` it sends these bytes once a second. Without ``reads`` it does not read.
+    """
     loop = asyncio.get_running_loop()
     while time.monotonic() < until:
         client: socket.socket | None = None
         try:
             async with asyncio.timeout(max(0.1, until - time.monotonic())):
                 client = await _connection(host, port, small_buffer=not reads)
-                await loop.sock_sendall(client, said)
-                while then:  # a byte now and then
+                await loop.sock_sendall(client, request)
+                while slowly:
                     await asyncio.sleep(1)
-                    await loop.sock_sendall(client, then)
+                    await loop.sock_sendall(client, slowly)
                 if reads:
                     while await loop.sock_recv(client, 65536):
                         pass
@@ -72,7 +75,10 @@ async def _as_task(awaitable: Awaitable[None]) -> None:
 
 
 async def held_bodies(host: str, port: int, until: float) -> None:
-    """400 connections send a request but for the last byte of its body: without a key, with a forged one, to every route."""
+    """400 connections send requests without the last byte of the body, to every route.
+
+    They have no key or a forged one.
+    """
     json = b"Content-Type: application/json"
     forged = b"Authorization: " + _forged_signature()
     requests = []
@@ -90,24 +96,24 @@ async def held_bodies(host: str, port: int, until: float) -> None:
 
 async def held_webhooks(host: str, port: int, until: float) -> None:
     """400 connections send all but the last byte of 1 MiB to the webhook route, without a signature."""
-    said = _head(b"POST", _WEBHOOKS, b"Content-Length: %d" % 2**20) + b"x" * (2**20 - 1)
-    await _many(400, lambda _: _hold(host, port, said, until))
+    request = _head(b"POST", _WEBHOOKS, b"Content-Length: %d" % 2**20) + b"x" * (2**20 - 1)
+    await _many(400, lambda _: _hold(host, port, request, until))
 
 
 async def never_reading(host: str, port: int, until: float) -> None:
     """100 connections pipeline 20 requests each for a large page and read nothing."""
-    said = _head(b"GET", b"/docs") * 20
-    await _many(100, lambda _: _hold(host, port, said, until, reads=False))
+    request = _head(b"GET", b"/docs") * 20
+    await _many(100, lambda _: _hold(host, port, request, until, reads=False))
 
 
 async def pipelining(host: str, port: int, until: float) -> None:
     """20 connections pipeline 14,000 of the smallest requests in one write and read nothing."""
-    said = b"GET / HTTP/1.1\r\n\r\n" * 14_000
-    await _many(20, lambda _: _hold(host, port, said, until, reads=False))
+    request = b"GET / HTTP/1.1\r\n\r\n" * 14_000
+    await _many(20, lambda _: _hold(host, port, request, until, reads=False))
 
 
 async def half_requests(host: str, port: int, until: float) -> None:
-    """Requests cut off in the middle of the headers or of the body, again and again."""
+    """Connections end in the middle of the headers or of the body, again and again."""
     loop = asyncio.get_running_loop()
     heads = [
         _head(b"POST", path, b"Content-Length: 60000", b"Content-Type: application/json")
@@ -116,11 +122,11 @@ async def half_requests(host: str, port: int, until: float) -> None:
 
     async def cut_off(number: int) -> None:
         while time.monotonic() < until:
-            said = (heads[number % len(heads)] + b"x" * 30_000)[: 60 if number % 3 == 0 else 30_000]
+            request = (heads[number % len(heads)] + b"x" * 30_000)[: 60 if number % 3 == 0 else 30_000]
             with contextlib.suppress(OSError):
                 client = await _connection(host, port)
                 try:
-                    await loop.sock_sendall(client, said)
+                    await loop.sock_sendall(client, request)
                 finally:
                     client.close()
             await asyncio.sleep(0.1)
@@ -129,7 +135,7 @@ async def half_requests(host: str, port: int, until: float) -> None:
 
 
 async def unknown_keys(host: str, port: int, until: float) -> None:
-    """20 connections ask for tokens with keys whose checksum is right and that do not exist."""
+    """20 connections request tokens with keys that do not exist but have a valid checksum."""
 
     async def ask(_: int) -> None:
         body = b'{"room":"lobby","identity":"ada"}'
@@ -150,13 +156,13 @@ async def unknown_keys(host: str, port: int, until: float) -> None:
 
 
 async def slow_headers(host: str, port: int, until: float) -> None:
-    """600 connections send 60 kB of headers at once and a byte a second after that."""
-    said = b"GET / HTTP/1.1\r\nX-Filler: " + b"a" * 60_000
-    await _many(600, lambda _: _hold(host, port, said, until, then=b"a"))
+    """600 connections send 60 kB of headers at once, then one byte a second."""
+    request = b"GET / HTTP/1.1\r\nX-Filler: " + b"a" * 60_000
+    await _many(600, lambda _: _hold(host, port, request, until, slowly=b"a"))
 
 
 async def connections(host: str, port: int, until: float) -> None:
-    """3,000 connections that begin a request and say no more."""
+    """3,000 connections begin a request and send no more."""
     await _many(3000, lambda _: _hold(host, port, b"GET / HT", until))
 
 

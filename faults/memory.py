@@ -1,8 +1,8 @@
-"""The API under a memory limit while clients without a key try to use it up.
+"""Runs the API under a memory limit while clients without a key try to use up its memory.
 
-Each kind of attack runs for itself and then all of them at once, each time against a fresh api process. Meanwhile a client with
-a known key asks for tokens at a steady rate. The run fails if the kernel killed the process, if the process held more than the
-limit, socket buffers included, or if the tokens took longer than ``TOKEN_P99_MS`` at the 99th percentile.
+Each kind of attack runs alone, then all run together, each time against a new api process. Meanwhile a client with a known key
+requests tokens at a steady rate. The run fails if the kernel kills the process, if the process holds more than the limit,
+including socket buffers, or if the tokens take longer than ``TOKEN_P99_MS`` at the 99th percentile.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from tests.ports import free_port
 
 TOKEN_P99_MS = 50.0
 ALL = "all at once"
-# What the combined attack leaves out: the same requests are in another kind.
+# The combined attack leaves these out, because another kind sends the same requests.
 _CONTAINED = {"held_webhooks"}
 _TOKENS_A_SECOND = 50
 _SETTLED_S = 20.0
@@ -37,7 +37,10 @@ _MIB = 2**20
 
 
 class Outcome(NamedTuple):
-    """Memory in bytes, socket buffers included; ``after``: that long after the last attacker left. Latencies in ms."""
+    """Memory in bytes, including socket buffers, and latencies in ms.
+
+    ``after`` is the memory some time after the last attacker left.
+    """
 
     attack: str
     before: int
@@ -65,7 +68,10 @@ class Outcome(NamedTuple):
 
 
 async def run(limit_mib: int, seconds: float, only: str | None, caddy: str | None) -> int:
-    """Prints a line an attack; 1 if anything was wrong. ``caddy``: a binary; the attackers then come through the proxy."""
+    """Run the attacks and print a line for each. Return 1 if anything was wrong.
+
+    ``caddy`` is a binary. With it the attackers connect through the proxy.
+    """
     console, wrong = Console(width=140), 0
     table = Table("attack", "before", "peak", "sockets", "after", "p50", "p99", "tokens", "found")
     with running() as stack:
@@ -135,7 +141,7 @@ async def _attacked(stack: Stack, attack: str, limit_bytes: int, seconds: float,
 
 
 def _limited_api(stack: Stack, limit: MemoryLimit) -> Part:
-    """An api process inside the group. The kernel may kill it: it is then started again, as an orchestrator would."""
+    """Run an api process inside the group. It is started again if the kernel kills it, as by an orchestrator."""
     log = stack.home / "api.log"
 
     def launch() -> "subprocess.Popen[bytes]":
@@ -204,7 +210,7 @@ def _start(kinds: Sequence[str], url: str, seconds: float) -> list["subprocess.P
 
 
 async def _watch(limit: MemoryLimit, tokens: "_Tokens", seconds: float) -> tuple[int, int]:
-    """The most memory that was held while tokens were asked for, and the most in socket buffers."""
+    """Return the peak of memory while tokens are requested, and the peak of socket buffers."""
     peak = sockets = 0
     started = time.monotonic()
     asking: set[asyncio.Task[None]] = set()
@@ -221,7 +227,7 @@ async def _watch(limit: MemoryLimit, tokens: "_Tokens", seconds: float) -> tuple
 
 
 class _Tokens:
-    """Asks for tokens with a known key, and notes how long each took."""
+    """Request tokens with a known key, and record the time of each."""
 
     def __init__(self, client: httpx.AsyncClient, key: str) -> None:
         self._client, self._headers = client, {"Authorization": f"Bearer {key}"}
@@ -241,7 +247,7 @@ class _Tokens:
 
 
 async def _internal_errors(url: str) -> float:
-    """What the alert on internal errors counts."""
+    """Return the number of errors that the alert on internal errors counts."""
     async with httpx.AsyncClient(trust_env=False, timeout=10) as client:
         try:
             text = (await client.get(f"{url}/metrics")).text
@@ -254,5 +260,5 @@ async def _internal_errors(url: str) -> float:
 
 
 def log_tail(path: Path, lines: int = 20) -> str:
-    """The end of a log, for a failure."""
+    """Return the end of a log, for the report of a failure."""
     return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])

@@ -1,4 +1,4 @@
-"""A memory limit of the kernel around one process: a control group, as a container has one. Needs root on Linux."""
+"""Limits the memory of a process with a control group, like a container. Needs root on Linux."""
 
 import contextlib
 import time
@@ -12,7 +12,10 @@ _ROOT = Path("/sys/fs/cgroup")
 
 
 class MemoryUse(NamedTuple):
-    """Bytes of a group: with the kernel's socket buffers, the peak of its memory without them, and processes killed."""
+    """Memory of a group in bytes, and the number of its processes that the kernel killed.
+
+    The current value includes the kernel's socket buffers. The peak does not.
+    """
 
     now: int
     sockets: int
@@ -21,7 +24,7 @@ class MemoryUse(NamedTuple):
 
 
 class MemoryLimit:
-    """A group of version 2, or of version 1 where that controls memory."""
+    """A control group of version 2, or of version 1 if that one controls memory."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._old = (_ROOT / "memory").is_dir()
@@ -47,7 +50,7 @@ class MemoryLimit:
         return 0
 
     def use(self) -> MemoryUse:
-        """What the group holds now."""
+        """Return the current use of the group."""
         if self._old:
             sockets = self._read("memory.kmem.tcp.usage_in_bytes")
             now = self._count("memory.stat", "total_rss") + self._read("memory.kmem.usage_in_bytes") + sockets
@@ -67,7 +70,7 @@ class MemoryLimit:
 
 @contextmanager
 def memory_limit(limit_bytes: int) -> Iterator[MemoryLimit]:
-    """A group that is removed at the end. Its processes must have ended by then."""
+    """Create a group, and remove it at the end. Its processes must have ended by then."""
     limit = MemoryLimit(limit_bytes)
     try:
         yield limit

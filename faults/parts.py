@@ -18,7 +18,7 @@ _POLL_S = 0.02
 
 
 class Part:
-    """One process. ``launch`` starts it again; ``ready`` blocks shortly and is True once it answers."""
+    """One process. ``launch`` starts it. ``ready`` is True once it answers; it blocks for a short time."""
 
     def __init__(
         self, name: str, launch: Callable[[], "subprocess.Popen[bytes]"], ready: Callable[["Part"], bool]
@@ -27,7 +27,10 @@ class Part:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Returns once it is ready. A server whose predecessor's children still hold its directory is started again."""
+        """Start the process and wait until it is ready.
+
+        It is started again if it ends early, because children of the killed process still hold its directory.
+        """
         self.process, deadline = self._launch(), time.monotonic() + READY_WITHIN_S
         while not self._ready(self):
             if time.monotonic() > deadline:
@@ -37,7 +40,7 @@ class Part:
             time.sleep(_POLL_S)
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill the process with SIGKILL."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
@@ -53,7 +56,10 @@ class Part:
 
 
 def server(prepare: Callable[[Path], EmbeddedServer], home: Path) -> tuple[Part, str]:
-    """An embedded server that syncs to disk, and its URL. Preparing it again after a kill removes its remains."""
+    """Return an embedded server that syncs to disk, and its URL.
+
+    Preparing it again after a kill removes what the killed one left.
+    """
 
     def launch() -> "subprocess.Popen[bytes]":
         child = prepare(home).child
@@ -74,7 +80,7 @@ def redis(home: Path) -> tuple[Part, str]:
 
 
 def service(name: str, module: str, env: dict[str, str], home: Path, probe: str) -> Part:
-    """An api or a worker; ready once ``probe`` answers 200."""
+    """Return an api or a worker. It is ready once ``probe`` answers 200."""
     log = home / f"{name}.log"
 
     def launch() -> "subprocess.Popen[bytes]":

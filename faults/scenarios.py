@@ -1,4 +1,4 @@
-"""The faults. Each is told to a stack under load; when it returns, every part runs again."""
+"""The faults. Each breaks a stack under load. When it returns, every part runs again."""
 
 import asyncio
 import signal
@@ -16,7 +16,7 @@ _FULL_S = 5.0
 
 
 class Fault(NamedTuple):
-    """``worker``: the module that runs as the first worker."""
+    """One fault. ``worker`` is the module that runs as the first worker."""
 
     name: str
     strike: Callable[[Stack, float], Awaitable[None]]
@@ -46,7 +46,7 @@ async def kill_postgres(stack: Stack, _: float) -> None:
 
 
 async def redis_full(stack: Stack, _: float) -> None:
-    """No more memory than it has now, and nothing evicted: every append fails until there is room again."""
+    """Redis gets no more memory and evicts nothing, so every append fails until the limit is removed."""
     client = redis.Redis.from_url(stack.redis_url)
     try:
         info: Any = client.info("memory")
@@ -58,7 +58,7 @@ async def redis_full(stack: Stack, _: float) -> None:
 
 
 async def postgres_refuses(stack: Stack, outage_s: float) -> None:
-    """The server runs and lets nobody into the database."""
+    """Postgres runs, but refuses all connections to the database."""
     conn = await asyncpg.connect(stack.database.dsn.replace("/relay?", "/postgres?"))
     try:
         await conn.execute("ALTER DATABASE relay ALLOW_CONNECTIONS false")
@@ -70,7 +70,7 @@ async def postgres_refuses(stack: Stack, outage_s: float) -> None:
 
 
 async def two_workers(stack: Stack, _: float) -> None:
-    """A second worker on the same partitions; the first is killed and comes back; the second is told to go."""
+    """A second worker joins; the first is killed and starts again; the second is stopped."""
     second = await asyncio.to_thread(stack.add_worker)
     await asyncio.sleep(2)
     await _restart(stack.workers[0])

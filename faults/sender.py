@@ -1,7 +1,8 @@
-"""Sends signed events at a steady rate over kept-open connections, each again and again until it is acknowledged.
+"""Sends signed events at a steady rate over open connections, and repeats each until it is acknowledged.
 
-LiveKit gives up after about 15 s; this sender does not, so that after every fault all events must have arrived and the sums
-must be those of the plan. What was acknowledged is written down: it is what must never be lost."""
+LiveKit gives up after about 15 s. This sender never does, so after every fault all events must be stored and the sums must be
+those of the plan. It records the acknowledged events, because none of them may be lost.
+"""
 
 import asyncio
 import time
@@ -18,8 +19,10 @@ _ANSWER_WITHIN_S = 15.0
 
 
 class FaultCounts(NamedTuple):
-    """``refused``: answers other than 200; ``broken``: connections that ended, or answered nothing, before an answer came.
-    Seconds until all were offered, and until all were acknowledged."""
+    """Outcome of one run. Times are in seconds, until all events were sent and until all were acknowledged.
+
+    ``refused`` counts responses other than 200. ``broken`` counts connections that ended or timed out before a response.
+    """
 
     acknowledged: int
     refused: int
@@ -29,7 +32,7 @@ class FaultCounts(NamedTuple):
 
 
 class FaultSender:
-    """One run over ``bodies``, in their order as far as ``connections`` at once allow."""
+    """Sends ``bodies`` once, in order as far as parallel ``connections`` allow."""
 
     def __init__(self, url: str, signer: WebhookSigner, bodies: Sequence[bytes], connections: int = 64) -> None:
         parts = urlsplit(url)
@@ -44,7 +47,7 @@ class FaultSender:
         return len(self._bodies) - len(self.acknowledged)
 
     async def run(self, rate: int) -> FaultCounts:
-        """Returns when every event has been acknowledged."""
+        """Send all events, and return when every one is acknowledged."""
         started = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
             for _ in range(self._connections):
@@ -85,7 +88,7 @@ class FaultSender:
             streams[1].close()
 
     async def _send(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> tuple[int, bool]:
-        # Signed when it is sent: some wait here for longer than a signature is good for.
+        # Signed when it is sent, because an event can wait here for longer than a signature is valid.
         head = (
             f"POST {_PATH} HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: application/webhook+json\r\n"
             f"Authorization: {self._signer.sign(body, now_s=int(time.time()))}\r\nContent-Length: {len(body)}\r\n\r\n"

@@ -1,4 +1,4 @@
-"""A worker whose clock jumps: SIGUSR1 puts it ten minutes ahead, again ten minutes behind, again right."""
+"""A worker whose clock jumps. SIGUSR1 sets it ten minutes ahead, then ten minutes behind, then right."""
 
 import itertools
 import signal

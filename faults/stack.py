@@ -1,4 +1,4 @@
-"""A whole Relay with every part as a separate process, and the checks after a fault."""
+"""A complete Relay with every part as a separate process, and the checks after a fault."""
 
 import asyncio
 import subprocess
@@ -28,7 +28,7 @@ _DRAINED_WITHIN_S = 180.0
 
 
 class Stack:
-    """Postgres, Redis, one api, and as many workers as were started."""
+    """Postgres, Redis, one api, and the workers that were started."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -68,7 +68,7 @@ class Stack:
         self.postgres.stop(signal.SIGINT)
 
     async def drained(self) -> float:
-        """Waits until nothing waits to be folded; how long that took, in seconds."""
+        """Wait until all events are folded. Return the time that this took, in seconds."""
         started, redis = time.monotonic(), event_stream.connect_redis(self.redis_url)
         try:
             while True:
@@ -98,7 +98,7 @@ class Stack:
         return {row["id"] for row in rows}
 
     async def sums(self, projects: Sequence[CreatedProject]) -> list[DayExpected]:
-        """What the rollups say, in the simulator's form."""
+        """Return the stored rollups in the form of the simulator's totals."""
         conn, found = await connect(self.database), []
         try:
             for project in projects:
@@ -119,7 +119,7 @@ class Stack:
         return sorted(found, key=lambda day: (day.project_id, day.mode, day.date))
 
     def verify(self) -> str:
-        """`relay usage verify`: '' where it finds nothing, else what it says."""
+        """Run `relay usage verify`. Return its output if it finds a difference, else an empty text."""
         answer = subprocess.run(
             [sys.executable, "-m", "services.cli.main", "usage", "verify"],
             cwd=ROOT,
@@ -135,7 +135,11 @@ class Stack:
 async def faults_found(
     stack: Stack, projects: Sequence[CreatedProject], acknowledged: Sequence[bytes], stays: list[Stay]
 ) -> list[str]:
-    """What is not as it must be: every acknowledged event stored, nothing else stored, sums as planned, nothing to verify."""
+    """Return what is wrong after a fault.
+
+    Every acknowledged event must be stored and no other. The sums must be those of the plan, and `relay usage verify` must
+    find no difference.
+    """
     found = []
     sent = {msgspec.json.decode(body)["id"] for body in acknowledged}
     stored = await stack.stored_ids(projects)

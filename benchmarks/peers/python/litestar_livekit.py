@@ -1,5 +1,7 @@
-"""The same two endpoints as one would write them with Litestar and livekit-api: no authentication; webhooks are verified and
-appended to one Redis stream, a command each."""
+"""The same two endpoints, written with Litestar and livekit-api in the usual way.
+
+There is no authentication. Webhooks are verified and appended to one Redis stream, with one command each.
+"""
 
 from datetime import timedelta
 from typing import Any
