@@ -11,6 +11,8 @@ PAGES = sorted({*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "be
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 NAME = re.compile(r"`([\w./-]+(?:\.(?:py|html|md|json|yml|sql)|/))`")
+# The folder of a name that a reader fills in, such as `services/api/<resource>/routes.py`.
+PATTERN = re.compile(r"`([\w./-]+/)<")
 # Where a name without a folder may be, beside the folders that its line names.
 FOLDERS = ("tests/unit", "tests/integration", "services/api", "services/api/usage", "shared/metering", "shared/models")
 
@@ -38,6 +40,7 @@ def broken_links(page: Path, text: str) -> Iterator[str]:
 def missing_files(text: str) -> Iterator[str]:
     """Names of files and folders in a page that nothing in the repository has."""
     known = {path.name for folder in ("services", "shared") for path in (ROOT / folder).rglob("*.py")}
+    yield from (name for name in PATTERN.findall(text) if not (ROOT / name).is_dir())
     for line in re.sub(r"`(migrations/NNNN|\.rollback)\S*`", "", text).splitlines():
         folders = [*FOLDERS, *(str(Path(name).parent) for name in NAME.findall(line)), *NAME.findall(line)]
         for name in NAME.findall(line):
@@ -65,9 +68,11 @@ def test_a_broken_link_is_found(link: str) -> None:
     assert list(broken_links(ROOT / "docs" / "errors.md", f"# Errors\n[a link]({link})\n")) == [link]
 
 
-@pytest.mark.parametrize("name", ["services/api/nothing.py", "nothing_at_all.py", "shared/nothing/"])
+@pytest.mark.parametrize(
+    "name", ["services/api/nothing.py", "nothing_at_all.py", "shared/nothing/", "services/nothing/<page>.py"]
+)
 def test_a_missing_file_is_found(name: str) -> None:
-    assert list(missing_files(f"Change `{name}`.")) == [name]
+    assert list(missing_files(f"Change `{name}`.")) == [name.partition("<")[0]]
 
 
 def test_the_first_page_links_every_page() -> None:
