@@ -50,7 +50,7 @@ class Memory(NamedTuple):
     """Memory of a process in MiB.
 
     ``rss`` counts every page that the process uses. ``pss`` divides a shared page among its processes, so it changes when
-    other processes start and end. ``uss`` counts only pages of its own, and shows the growth of the process.
+    other processes start and end. ``uss`` counts only unshared pages, and shows the growth of the process.
     """
 
     rss: float

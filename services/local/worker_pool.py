@@ -17,7 +17,7 @@ async def run_workers(processes: int) -> int:
     with supervisor.handling_signals():
         async with supervisor:
             for number in range(1, processes + 1):
-                # Each worker serves its health checks on a port of its own. Port 0 switches them off for all.
+                # Each worker serves its health checks on a different port. Port 0 switches them off for all.
                 port = {"WORKER_PORT": str(first_port + number - 1)} if first_port else {}
                 await supervisor.start(service(f"worker-{number}", "worker", inherited_environment(port)))
             await supervisor.stop_requested.wait()

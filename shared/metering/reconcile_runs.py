@@ -1,6 +1,6 @@
 """Judges egresses and runs of ingresses against what LiveKit lists, by the rules of shared/metering/reconcile.py.
 
-LiveKit lists an egress whose recorder died as active for ever. If its room is gone, the egress is over: LiveKit ends the
+LiveKit lists an egress whose recorder died as active without end. If its room is gone, the egress is over: LiveKit ends the
 egresses of a room with the room.
 """
 

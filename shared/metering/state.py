@@ -231,7 +231,7 @@ def merged_rooms(rooms: Iterable[Room]) -> dict[str, Room]:
         known = merged.get(room.sid)
         if known is None:
             merged[room.sid] = room
-        elif known != room:  # Most events repeat what is known of a room. Comparing costs a twentieth of merging.
+        elif known != room:  # Most events repeat the stored state of a room. Comparing costs a twentieth of merging.
             merged[room.sid] = merge_room(known, room)
     return merged
 

@@ -61,7 +61,7 @@ def test_edges_give_the_time_that_intervals_cover(given_intervals: list[Covered]
 
 
 def test_all_connected_time_is_provisional_and_sessions_count_where_they_began() -> None:
-    """A session that just began has no time yet. It counts as a session all the same."""
+    """A session that just began has no time yet, but counts as a session."""
     edges = edge_sums([Covered("STANDARD", PARTICIPANT, 12_500, 14_250)])
     found = {
         (start_ms, kind): amounts

@@ -1,6 +1,6 @@
 """LiveKit's RoomConfiguration as a client writes it: protobuf's JSON form, field by field.
 
-With a struct of its own, an error names the wrong field. A test compares the fields with livekit-api's protobuf.
+With a separate struct, an error names the wrong field. A test compares the fields with livekit-api's protobuf.
 """
 
 from typing import Annotated, Any, Literal

@@ -80,7 +80,7 @@ class Metered(Minutes):
 
 
 class MediaMinutes(Wire):
-    """Time that egresses or ingresses were active. A meter of its own, not part of the participant minutes."""
+    """Time that egresses or ingresses were active. A separate meter, not part of the participant minutes."""
 
     minutes: Annotated[float, Meta(description="Active time in minutes.")]
     inferred_minutes: InferredMinutes

@@ -1,5 +1,7 @@
-"""`POST /api/webhooks/livekit`: verified on the raw bytes, kept, then 200. What is in the body is no matter here: LiveKit
-never sends an event again after a 4xx, so nothing it signed is refused."""
+"""`POST /api/webhooks/livekit`: verify the raw bytes, store the event, answer 200.
+
+The body is not interpreted here. LiveKit never sends an event again after a 4xx, so no signed event is refused.
+"""
 
 import asyncio
 from typing import Annotated, Any
