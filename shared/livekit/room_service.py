@@ -2,7 +2,7 @@
 
 Requests and answers are livekit-api's protobuf messages, sent by its Twirp client over one pooled session a process; room
 names are LiveKit's. Each call carries a token for this call alone. Everything that goes wrong is raised as a fact of
-``shared/errors.py``.
+``shared/errors``.
 
 Facts, from the sources of livekit-server v1.13.5 and from asking it: bad credentials are a 401 in plain text that repeats the
 token; ListParticipants of a room that does not exist is an empty list; an order to a room or participant that nobody hosts

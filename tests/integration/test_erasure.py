@@ -212,7 +212,7 @@ async def test_erasing_nobody_changes_nothing(pool: Pool, settings: Settings) ->
     async with pool.acquire() as conn, conn.transaction():
         erased = await erase_identity(conn, project_id, "nobody")
     assert (erased.sessions, erased.events, erased.set_aside) == (0, 0, 0)
-    assert "nothing that is stored" in describe(erased, "nobody")
+    assert "nothing stored in this project has the identity 'nobody'" in describe(erased, "nobody")
 
 
 async def test_a_mistyped_project_is_no_empty_one(pool: Pool) -> None:

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocat
 
 _TRIMMED = """
 import sys
-from shared.memory import give_back_free_memory
+from shared.infra.memory import give_back_free_memory
 def resident_mib():
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmRSS"))

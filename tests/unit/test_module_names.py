@@ -1,0 +1,44 @@
+"""Modules that are named in text, where no import fails when one moves: programs of subprocesses, `python -m`, patches."""
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ("shared", "services", "tests", "benchmarks", "faults")
+_NAMED = re.compile(
+    rf"(?<!\w)(?:from|import|-m|-m\",)\s+\"?((?:{'|'.join(FOLDERS)})(?:\.\w+)+)|setattr\(\s*\"([\w.]+)\""
+)
+
+
+def named_in(text: str) -> set[str]:
+    return {name or patched for name, patched in _NAMED.findall(text)}
+
+
+def exists(name: str) -> bool:
+    """A module, or what a module or a class in it holds."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        if (ROOT.joinpath(*parts[:length]).with_suffix(".py")).is_file():
+            return True
+        if ROOT.joinpath(*parts[:length]).is_dir():
+            return length == len(parts)
+    return find_spec(parts[0]) is not None
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_module_that_is_named_exists(folder: str) -> None:
+    missing = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for name in named_in(path.read_text(encoding="utf-8"))
+        if not exists(name)
+    }
+    assert missing == set()
+
+
+def test_a_module_that_has_moved_is_found() -> None:
+    text = 'run("-c", "from shared.' + 'memory import x")\nrun("-m", "services.' + 'nothing.main")\n'
+    assert {name for name in named_in(text) if not exists(name)} == {"shared.memory", "services.nothing.main"}
