@@ -25,7 +25,7 @@ RESET_LIFETIME = timedelta(hours=24)
 
 
 class Actor(NamedTuple):
-    """Whoever does something: an account, or without one the command line or an API key."""
+    """The author of an act: an account, the command line or an API key."""
 
     account_id: str | None
     name: str
@@ -140,7 +140,7 @@ async def invite(
 
 
 async def usable_invitation(conn: Connection, secret: str, now: datetime, *, lock: bool = False) -> Invitation:
-    """Raises ``InvitationUnusable``: unknown, used, withdrawn or expired, which a stranger is not told apart."""
+    """Raises ``InvitationUnusable`` if it is unknown, used, withdrawn or expired. The error does not say which."""
     found = await queries.invitation_by_digest(conn, secret_digest(secret), now, lock=lock)
     if found is None:
         raise InvitationUnusable

@@ -35,15 +35,15 @@ NOT_STORABLE = (
     asyncpg.ProgramLimitExceededError,
     UnicodeError,
 )
-# A defect of ours that one event brings to light, or a stored state that cannot be read: told of, and no reason to stop the
-# others. Nothing that is about the connection is among these.
+# A defect in Relay that one event reveals, or a stored state that cannot be read. It is logged and does not stop the other
+# events. Errors of the connection are not among these.
 _DEFECT = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, msgspec.MsgspecError)
 
 # Ids that Relay gives: to its own events, and to events that came without one.
 _HASHED = "sha256:"
 _OWN_IDS = (OWN_PREFIX, _HASHED)
 
-# How often a batch is tried before somebody else's locks, or a partition that was made meanwhile, count as a failure.
+# Attempts for a batch that meets another transaction's locks or a partition that was created meanwhile.
 ATTEMPTS = 5
 
 
@@ -170,7 +170,7 @@ async def _insert_new(conn: Connection, reads: Mapping[EventKey, _Read]) -> list
 async def _keep_sightings(conn: Connection, succeeded: Sequence[Room], now_ms: int) -> list[Observation]:
     """Turns the last confirmation of sessions that end with their room's succession into kept events."""
     bodies = await last_sightings(conn, succeeded)
-    # When the next room was created may lie just beyond the future that is believed; then it tells nothing yet.
+    # The creation time of the next room may be too far in the future to be plausible. Such a sighting is left out.
     reads = dict(read for body in bodies if (read := _readable(Received(now_ms, body))) is not None)
     return await _insert_new(conn, reads) if reads else []
 

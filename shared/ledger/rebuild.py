@@ -31,7 +31,7 @@ from shared.models.scope import AuditScope, DayRange, Scope
 from shared.models.usage.rollups import DayDifference, MediaKey
 from shared.usage.queries import groups as group_queries
 
-# States mended in one transaction; the fold waits for those it wants itself.
+# States corrected in one transaction. The fold waits for the locks of these.
 _BATCH = 200
 
 
@@ -67,8 +67,8 @@ async def _mend_states(conn: Connection, batch: Sequence[Found], now_ms: int) ->
         except (ConcurrentFold, asyncpg.DeadlockDetectedError):
             continue  # the fold stored it in this moment; the next audit says whether rightly
         except msgspec.MsgspecError:
-            # A state that cannot be read. What its events prove takes its place; its sums are found next. Without events
-            # nothing does: what is left of it may be all there is.
+            # A state that cannot be read. The state that its events prove replaces it; its sums are corrected next. Without
+            # events it stays, because nothing else is stored.
             if found.proven is not None and found.proven != found.stored:
                 with suppress(ConcurrentFold):
                     async with conn.transaction():

@@ -9,4 +9,4 @@ import asyncpg
 
 def socket_of(conn: "asyncpg.Connection[asyncpg.Record]") -> Any:
     """The connection's socket, for options that asyncpg cannot set (keep-alive). uvloop's stands in for the real one."""
-    return conn._transport.get_extra_info("socket")  # type: ignore[attr-defined] # private, hence this module
+    return conn._transport.get_extra_info("socket")  # type: ignore[attr-defined] # private, so only this module uses it

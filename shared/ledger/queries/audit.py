@@ -142,7 +142,7 @@ def _stored_session(row: asyncpg.Record) -> StoredSession:
         )
     try:
         state = _session(row["state"])
-    except msgspec.MsgspecError:  # knows nothing, then, and is found to differ from what its events tell
+    except msgspec.MsgspecError:  # an empty state, which differs from what the events prove
         state = Session(sid=row["sid"])
     return StoredSession(state, {name: row[name] for name in sessions.DERIVED}, room)
 
@@ -206,7 +206,7 @@ _ROOM_EVENT = "e.name ~ '^(room_|participant_|relay_participant_seen$)' AND e.ro
 
 
 async def events_of_rooms(conn: Connection, scope: AuditScope, span: DayRange | None) -> AsyncIterator[KeptEvent]:
-    """All kept events that tell of the rooms with an event in the span, ordered by room. ``scope`` must be owned."""
+    """All retained events about the rooms with an event in the span, ordered by room. ``scope`` must be owned."""
     chosen = _rooms_in(scope, span).format(sid="e.room_sid")
     query = _ordered(
         [

@@ -116,7 +116,7 @@ def _stretch(pieces: str, start: str, more: str = "") -> str:
     """Return SQL that combines ordered pieces of time into one stretch (shared/metering/peak.py).
 
     A piece has ``at``, ``change`` (of the level over the piece) and ``peak`` (relative to the level before it). A stretch
-    whose start has no piece of its own has level 0 there. Counts of participants are summed as integers: sums of bigint are
+    whose start has no piece has level 0 there. Counts of participants are summed as integers: sums of bigint are
     numeric, which costs several times as much.
     """
     return f"""
@@ -242,7 +242,7 @@ _LONGER: Final = ((HOUR_MS, _combined(HOUR_MS, MINUTE_MS)), (DAY_MS, _combined(D
 
 
 def minutes_statement() -> str:
-    """The statement that recomputes minutes, for whoever wants to see its plan."""
+    """The statement that recomputes minutes, for tests that look at its plan."""
     return _MINUTES
 
 

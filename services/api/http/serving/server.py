@@ -1,7 +1,7 @@
 """Uvicorn with an end in two steps, so that a process can be replaced without a client noticing.
 
 After the first signal it goes on answering for a set time, but `/readyz` says no and every answer closes its connection: load
-balancers and keep-alive clients move on by themselves. Then it stops accepting, answers what is in hand, and ends. A
+balancers and keep-alive clients move on by themselves. Then it stops accepting, answers running requests, and ends. A
 connection closed under a client that is about to use it would be a request that nobody answered.
 """
 
@@ -96,7 +96,7 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         self._bound_kernel_buffers()
         await self._accept_together()
-        # What is there now stays: looking through it again would stop all requests for a tenth of a second, now and then.
+        # The objects of the start stay. Collecting them again would stop all requests for a tenth of a second, now and then.
         gc.collect()
         gc.freeze()
 
