@@ -4,8 +4,10 @@ from shared.errors.base import RETRY_AFTER_S, Code, RelayError
 
 
 class WebhookRefused(RelayError):
-    """A webhook whose signature does not prove that LiveKit sent this body. ``code`` says why. ``signs_probe``: the signature
-    belongs to the body that `relay doctor` sends."""
+    """A webhook whose signature does not prove that LiveKit sent this body.
+
+    ``code`` says why. ``signs_probe``: the signature belongs to the body that `relay doctor` sends.
+    """
 
     status = 401
     codes = (

@@ -11,27 +11,27 @@ class InvalidRequest(RelayError):
         Code(
             "invalid_request",
             "A value has the wrong type, form or size. `param` names it.",
-            "ttl: expected `int` >= 1",
+            "`ttl`: expected `int` >= 1.",
             "ttl",
         ),
-        Code("invalid_json", "The body is not JSON.", "The body is not valid JSON: Input data was truncated"),
-        Code("missing_field", "A required field is missing. `param` names it.", "identity is required", "identity"),
+        Code("invalid_json", "The body is not JSON.", "The body is not valid JSON: input data was truncated."),
+        Code("missing_field", "A required field is missing. `param` names it.", "`identity` is required.", "identity"),
         Code(
             "unknown_field",
             "Relay does not know this field or query parameter. `param` names it.",
-            "grants.canPubish is not a field of this request",
+            "`grants.canPubish` is not a field of this request. Leave it out.",
             "grants.canPubish",
         ),
         Code(
             "range_too_long",
             "The range has more days than one request may ask for.",
-            "granularity=hour takes at most 31 days",
+            "`granularity=hour` accepts at most 31 days. Request a shorter range.",
             "from",
         ),
         Code(
             "too_many_groups",
             "The range holds more rooms or identities than Relay sorts by minutes.",
-            "This range holds too many room days to sort by minutes. Take a shorter one, or use order=name.",
+            "This range holds too many room days to sort by minutes. Request a shorter range, or use `order=name`.",
             "order",
         ),
         Code(

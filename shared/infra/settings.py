@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
@@ -16,6 +16,7 @@ from shared.infra.postgres.database_url import DatabaseUrl as DatabaseUrl
 from shared.infra.postgres.database_url import parse_database_url as parse_database_url
 from shared.infra.settings_table import LOG_FORMATS, SETTINGS, Setting, cleaned, is_quoted
 from shared.models.accounts import SIGN_UPS, SignUp
+from shared.models.key_pair import KeyPair
 
 _HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 _NUMBER = re.compile(r"[0-9]{1,9}")  # int() refuses a number of thousands of digits with an error of its own
@@ -25,16 +26,6 @@ DEFAULT_DATA_DIR = ".relay"
 DEFAULT_RECONCILE_INTERVAL_S = 30
 DEFAULT_EVENT_RETENTION_DAYS = 90
 DEFAULT_TRUSTED_PROXIES = ("127.0.0.1", "::1")
-
-
-class KeyPair(NamedTuple):
-    """One of the pairs in LiveKit's own configuration (``keys:``)."""
-
-    api_key: str
-    api_secret: str
-
-    def __repr__(self) -> str:
-        return "KeyPair(...)"
 
 
 class RateLimits(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,8 +13,8 @@ from hashlib import sha256
 import msgspec
 
 from shared.errors import WebhookRefused
-from shared.infra.settings import KeyPair
 from shared.livekit.access_token import TokenSigner
+from shared.models.key_pair import KeyPair
 
 LEEWAY_S = 60
 TOKEN_TTL_S = 300

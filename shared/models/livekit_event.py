@@ -54,7 +54,7 @@ class Present(Wire, gc=False):
 
 
 class EgressInfo(Wire, gc=False):
-    """livekit.EgressInfo. Times are unix nanoseconds; the field of its request that is there tells its type."""
+    """livekit.EgressInfo. Times are unix nanoseconds. The request field that is present tells its type."""
 
     egress_id: str = ""
     room_name: str = ""
@@ -86,7 +86,7 @@ class IngressInfo(Wire, gc=False):
 
 
 class Reconciled(Wire, gc=False):
-    """When reconciliation last saw what an event is about (unix ms, 0: never), and from when on it missed it."""
+    """When reconciliation last saw the subject of an event, and since when it is missing (unix ms, 0: never)."""
 
     seen_ms: int = 0
     gone_ms: int = 0
@@ -106,7 +106,7 @@ class LiveKitEvent(Wire, gc=False):
 
 
 class OwnEvent(LiveKitEvent, gc=False):
-    """An event that reconciliation makes of what LiveKit's API listed. No webhook is read as one."""
+    """An event that reconciliation creates from LiveKit's listings. No webhook is read as one."""
 
     participant: ListedParticipant | None = None
     relay: Reconciled | None = None
@@ -156,8 +156,11 @@ def decode_kept_event(body: bytes) -> LiveKitEvent:
 
 
 def routing_key(body: bytes) -> bytes:
-    """What decides an event's partition: egress id, else ingress id, else room name, as LiveKit's own queues are keyed
-    (livekit/protocol, webhook/resource_url_notifier.go). An undecodable body is its own key: it belongs to nobody."""
+    """The key that decides an event's partition: egress id, else ingress id, else room name.
+
+    LiveKit's own queues have the same keys (livekit/protocol, webhook/resource_url_notifier.go). A body that cannot be decoded
+    is its own key.
+    """
     try:
         routing = _routing_decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -44,8 +44,11 @@ class JobRun(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """One pass of reconciliation (unix ms). ``error``: why it failed. ``finished_ms`` is None while it runs, and after it was
-    killed. ``unproven``: participants that LiveKit lists but no node confirms."""
+    """One pass of reconciliation (unix ms).
+
+    ``error``: why it failed. ``finished_ms`` is None while it runs, and after it was killed. ``unproven``: participants that
+    LiveKit lists but no node confirms.
+    """
 
     started_ms: int
     finished_ms: int | None = None

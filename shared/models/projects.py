@@ -9,7 +9,7 @@ from shared.models.wire import Wire
 
 
 class CreatedKey(Wire):
-    """One of a new project's keys, the only time its secret exists outside its owner's hands."""
+    """A key of a new project, with its secret. Relay does not store the secret."""
 
     key_id: str
     key: str
@@ -31,8 +31,11 @@ class Project(Wire):
 
 
 class KeyInfo(Wire):
-    """A key as it may be shown: never its secret. ``prefix`` is like ``sk_live_``; ``last_used_at`` is to the minute;
-    ``rotated_to`` is the id of the key that replaced it; ``created_by`` is ``key:<id>`` for a key made with another key."""
+    """A key without its secret.
+
+    ``prefix`` is like ``sk_live_``. ``last_used_at`` is to the minute. ``rotated_to`` is the id of the key that replaced it.
+    ``created_by`` is ``key:<id>`` for a key created with another key.
+    """
 
     key_id: str
     project_id: str

@@ -5,7 +5,8 @@ Every rule is also held against a source that breaks it: a check that finds noth
 
 import ast
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -113,7 +114,122 @@ def unbounded_connections(name: str, tree: ast.Module) -> Iterator[str]:
             yield ast.unparse(node)
 
 
-RULES: tuple[Rule, ...] = (forbidden_imports, environment_reads, stray_sql, unbounded_connections)
+MAY_IMPORT_ROUTES = ("services/api/routes.py", "services/api/app.py", "services/api/portal/routes.py")
+
+
+def logic_from_routes(name: str, tree: ast.Module) -> Iterator[str]:
+    """Only the modules that put routes together import a `routes` module. Logic belongs in `service`, structs in `schemas`."""
+    if name in MAY_IMPORT_ROUTES:
+        return
+    for module in imported(name, tree):
+        if "routes" in module.split(".") and within(module, "services.api"):
+            yield module
+
+
+PURE = ("shared/metering/", "shared/livekit/access_token.py", "shared/livekit/webhook.py")
+DOES_IO = (
+    "asyncio", "asyncpg", "aiohttp", "dramatiq", "http", "httpx", "litestar", "os", "pathlib", "psycopg", "redis", "requests",
+    "socket", "sqlite3", "ssl", "subprocess", "tempfile", "threading", "urllib.request", "uvicorn", "yoyo",
+)  # fmt: skip
+
+
+def modules_of(name: str) -> str:
+    """The dotted name of a source file."""
+    return name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def graph(sources: Mapping[str, ast.Module]) -> dict[str, set[str]]:
+    """What each module imports of our own modules. A package counts only if its `__init__` holds code."""
+    known = {modules_of(name): tree for name, tree in sources.items() if not name.endswith("/__init__.py") or tree.body}
+    return {
+        modules_of(name): {module for module in imported(name, tree) if module in known} - {modules_of(name)}
+        for name, tree in sources.items()
+    }
+
+
+def reachable(start: str, edges: Mapping[str, set[str]]) -> set[str]:
+    """All modules that importing ``start`` imports, directly or not."""
+    found: set[str] = set()
+    waiting = [start]
+    while waiting:
+        for module in edges.get(waiting.pop(), set()) - found:
+            found.add(module)
+            waiting.append(module)
+    return found
+
+
+def circles(edges: Mapping[str, set[str]]) -> list[str]:
+    """Modules that import themselves through others."""
+    return sorted(module for module in edges if module in reachable(module, edges))
+
+
+def impurities(sources: Mapping[str, ast.Module]) -> dict[str, set[str]]:
+    """The modules that do I/O and are imported by the pure ones, directly or through other modules of ours."""
+    edges = graph(sources)
+    outside = {modules_of(name): set(imported(name, tree)) for name, tree in sources.items()}
+    found = {}
+    for name in sources:
+        if name.startswith(PURE):
+            start = modules_of(name)
+            imports = {module for each in (start, *reachable(start, edges)) for module in outside[each]}
+            if does_io := {module for module in imports if within(module, *DOES_IO)}:
+                found[name] = does_io
+    return found
+
+
+# Packages that still hold a circle or too many modules.
+TO_UNTANGLE = ("services.api.portal", "services.cli.simulate")
+
+
+def crowded(names: Iterable[str]) -> dict[str, int]:
+    """Folders of more than 14 modules."""
+    count = Counter(name.rpartition("/")[0] for name in names if not name.endswith("/__init__.py"))
+    return {folder: modules for folder, modules in count.items() if modules > 14}
+
+
+RULES: tuple[Rule, ...] = (forbidden_imports, environment_reads, stray_sql, unbounded_connections, logic_from_routes)
+
+
+@pytest.fixture(scope="module")
+def sources() -> dict[str, ast.Module]:
+    return {str(path.relative_to(ROOT)): ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
+
+
+def test_no_module_imports_itself_through_others(sources: dict[str, ast.Module]) -> None:
+    assert {module for module in circles(graph(sources)) if not within(module, *TO_UNTANGLE)} == set()
+
+
+def test_the_pure_packages_import_nothing_that_does_io(sources: dict[str, ast.Module]) -> None:
+    assert [name for name in PURE if not any(source.startswith(name) for source in sources)] == []
+    assert impurities(sources) == {}
+
+
+def test_no_folder_has_more_than_fourteen_modules(sources: dict[str, ast.Module]) -> None:
+    assert {folder for folder in crowded(sources) if folder.replace("/", ".") not in TO_UNTANGLE} == set()
+
+
+def test_what_is_still_to_untangle_is_tangled(sources: dict[str, ast.Module]) -> None:
+    tangled = {*circles(graph(sources)), *(folder.replace("/", ".") for folder in crowded(sources))}
+    assert [package for package in TO_UNTANGLE if not any(within(module, package) for module in tangled)] == []
+
+
+def test_circles_impurities_and_crowds_are_found() -> None:
+    texts = {
+        "shared/a.py": "from shared.b import x",
+        "shared/b.py": "def f():\n    from shared import c",
+        "shared/c.py": "import shared.a",
+        "shared/d.py": "import shared.a",
+        "shared/metering/state.py": "from shared.d import y",
+        "shared/metering/span.py": "import math",
+        "shared/e.py": "import redis.asyncio",
+    }
+    trees = {name: ast.parse(text) for name, text in texts.items()}
+    assert circles(graph(trees)) == ["shared.a", "shared.b", "shared.c"]
+    assert impurities(trees) == {}
+    trees["shared/c.py"] = ast.parse("from shared import e")
+    assert impurities(trees) == {"shared/metering/state.py": {"redis.asyncio"}}
+    assert crowded([f"shared/x/m{number}.py" for number in range(14)] + ["shared/x/__init__.py"]) == {}
+    assert crowded([f"shared/x/m{number}.py" for number in range(15)]) == {"shared/x": 15}
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -149,6 +265,9 @@ def test_every_source_keeps_the_rule(rule: Rule) -> None:
         (stray_sql, "services/api/usage/service.py", "q = 'WITH a AS (SELECT 1) TABLE a'"),
         (unbounded_connections, "services/api/usage/service.py", "async def f(self):\n    await self._pool.acquire()"),
         (unbounded_connections, "services/api/usage/service.py", "async def f(pool):\n    await pool.fetchval(q)"),
+        (logic_from_routes, "services/api/main.py", "from services.api.tokens import routes as tokens"),
+        (logic_from_routes, "services/api/events/routes.py", "from services.api.sessions.routes import answer"),
+        (logic_from_routes, "services/worker/jobs.py", "def f():\n    import services.api.usage.routes"),
     ],
 )
 def test_a_source_that_breaks_the_rule_is_found(rule: Rule, name: str, source: str) -> None:
@@ -166,6 +285,8 @@ def test_a_source_that_breaks_the_rule_is_found(rule: Rule, name: str, source: s
         (forbidden_imports, "services/cli/main.py", "from services.api.main import run\nimport services.worker.main"),
         (stray_sql, "shared/infra/clock.py", "def f():\n    'SELECT a FROM b'\nx = 'Select a room from the list'"),
         (environment_reads, "shared/infra/settings.py", "import os\nos.environ"),
+        (logic_from_routes, "services/api/app.py", "from services.api.tokens import routes"),
+        (logic_from_routes, "services/api/main.py", "from services.api.http.serving.hot_routes import HotRoutes"),
         (unbounded_connections, "services/worker/drain.py", "async def f(pool):\n    await pool.acquire()"),
         (unbounded_connections, "services/api/usage/service.py", "async def f(conn):\n    await conn.fetchval(q)"),
     ],

@@ -10,7 +10,8 @@ import yaml
 
 from services.cli.doctor.livekit_config import NEEDED_EVENTS, WANTED_DEPTH, check_livekit_config
 from services.cli.doctor.settings import check_settings
-from shared.infra.settings import KeyPair, Settings, load_settings
+from shared.infra.settings import Settings, load_settings
+from shared.models.key_pair import KeyPair
 from tests.unit.test_deployment_files import COMPLETE
 
 SETTINGS = load_settings({**COMPLETE, "LIVEKIT_API_KEY": "APIrelay", "LIVEKIT_API_SECRET": "s" * 40})

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from livekit import api
 
 from shared.errors import SettingsInvalid, WebhookRefused
-from shared.infra.settings import KeyPair, load_settings
+from shared.infra.settings import load_settings
 from shared.livekit.webhook import WebhookSigner, WebhookVerifier
+from shared.models.key_pair import KeyPair
 from tests.unit.test_deployment_files import COMPLETE
 
 NOW = 1_795_000_000

@@ -1,5 +1,7 @@
-"""The page of `/docs`: the OpenAPI document as HTML, rendered here. No script, nothing from elsewhere
-(decision 0012: docs/decisions/0012-reference-page-rendered-here.md)."""
+"""Renders the page of `/docs`: the OpenAPI document as HTML, without scripts or content from elsewhere.
+
+Decision: docs/decisions/0012-reference-page-rendered-here.md.
+"""
 
 import json
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ _LIMITS = {
 
 
 class Field(NamedTuple):
-    """A line of a table; ``name`` is a dotted path, ``choices`` what it may be."""
+    """A line of a table. ``name`` is a dotted path, ``choices`` are the allowed values."""
 
     name: str
     type: str
@@ -49,7 +51,7 @@ class Operation(NamedTuple):
 
 
 def render_reference(document: dict[str, Any]) -> str:
-    """The whole page."""
+    """Render the whole page."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -68,7 +70,7 @@ def render_reference(document: dict[str, Any]) -> str:
 
 
 def _coded(text: str) -> list[tuple[bool, str]]:
-    """(is code, piece) of a text with backticks, for the template to escape and mark up."""
+    """Split a text with backticks into (is code, piece), for the template to escape and mark up."""
     return [(number % 2 == 1, piece) for number, piece in enumerate(text.split("`")) if piece]
 
 
@@ -153,7 +155,7 @@ def _schema(document: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _resolved(schema: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
-    """Without reference and without the null side of what may be null."""
+    """Resolve a reference, and drop the null side of a nullable."""
     if "$ref" in schema:
         return {
             **_schema(document, schema["$ref"].rpartition("/")[2]),
@@ -167,7 +169,7 @@ def _resolved(schema: dict[str, Any], document: dict[str, Any]) -> dict[str, Any
 
 
 def _fields(schema: dict[str, Any], document: dict[str, Any], prefix: str = "", depth: int = 0) -> Iterator[Field]:
-    """The properties of an object, and of what is in it, down to the fourth level."""
+    """The properties of an object and of the objects in it, down to the fourth level."""
     whole = _resolved(schema, document)
     required = whole.get("required", ())
     for name, of_field in whole.get("properties", {}).items():

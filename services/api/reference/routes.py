@@ -1,4 +1,4 @@
-"""`GET /openapi.json`, and `GET /docs`, which is the same for people."""
+"""`GET /openapi.json`, and `GET /docs`: the same as a page for people."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -11,7 +11,7 @@ from litestar.types import ControllerRouterHandler
 from services.api.http.openapi import build_document
 from services.api.reference.page import TEMPLATES, render_reference
 
-# The page consists of itself and its style sheet.
+# The page loads nothing but its own style sheet.
 PAGE_HEADERS = {
     "content-security-policy": (
         "default-src 'none'; style-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
@@ -24,7 +24,7 @@ PAGE_HEADERS = {
 def reference_routes(
     described: Sequence[ControllerRouterHandler], dependencies: dict[str, Any], api_url: str
 ) -> list[ControllerRouterHandler]:
-    """Routes that describe the routes ``described``; nothing is built before it is asked for."""
+    """Build the routes that document ``described``. Document and page are built at the first request."""
 
     @lru_cache(1)
     def document() -> dict[str, Any]:

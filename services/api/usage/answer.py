@@ -1,4 +1,4 @@
-"""Puts the answer of `GET /v1/usage` together from milliseconds."""
+"""Builds the answer of `GET /v1/usage` from milliseconds."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +28,7 @@ _NO_KINDS: Mapping[str, Amounts] = {}
 
 
 class Measured(NamedTuple):
-    """What was read of a span, by the start of each of its hours, days or months. ``names``: (rooms, identities) of days."""
+    """Amounts read for a span, by the start of each hour, day or month. ``names``: (rooms, identities) of days."""
 
     usage: Mapping[int, Mapping[str, Amounts]]
     media: Mapping[int, Mapping[tuple[str, str], MediaUsage]]
@@ -38,7 +38,7 @@ class Measured(NamedTuple):
 
 
 class Series(NamedTuple):
-    """The objects of a span, what they add up to, and the same by kind: (date, part) of each."""
+    """The parts of a span and their sum. ``of_kinds`` has (date, part) of each kind of participant."""
 
     spans: list[UsageOfSpan]
     totals: UsageTotals
@@ -51,7 +51,7 @@ def minutes(shown: int) -> float:
 
 
 def metered(shown: Shown) -> dict[str, Any]:
-    """The fields of ``Metered``, by name."""
+    """The fields of a ``Metered`` by name."""
     return {
         "participant_minutes": minutes(shown.participant),
         "video_minutes": minutes(shown.video),
@@ -65,7 +65,7 @@ def metered(shown: Shown) -> dict[str, Any]:
 
 
 def series(span: Span, measured: Measured) -> Series:
-    """Each hour, day or month of the span, without gaps."""
+    """Build each hour, day or month of the span, without gaps."""
     rounding, media = Rounding(), _Media()
     spans: list[UsageOfSpan] = []
     shown_of_spans: list[Shown] = []
@@ -101,7 +101,7 @@ def series(span: Span, measured: Measured) -> Series:
 
 @lru_cache(maxsize=4096)
 def _date(start_ms: int) -> str:
-    """Of an hour, day or month: the same ones are asked for again and again."""
+    """The start of a part as text. Cached: most requests ask for the same days."""
     return rfc3339(start_ms)
 
 
@@ -110,7 +110,7 @@ def _names(measured: Measured, start_ms: int) -> tuple[int | UnsetType, int | Un
 
 
 def kinds(span: Span, found: Series) -> list[UsageOfGroup]:
-    """The kinds of participants by name, each with its hours, days or months."""
+    """Build the kinds of participants by name, each with its hours, days or months."""
     return [_kind(span, kind, cells) for kind, cells in sorted(found.of_kinds.items())]
 
 
@@ -125,7 +125,7 @@ def _kind(span: Span, kind: str, cells: Sequence[tuple[str, Shown]]) -> UsageOfG
 
 
 def groups(by: GroupBy, rows: Iterable[GroupAmounts], rounding: Rounding) -> tuple[list[UsageOfGroup], Shown]:
-    """Rooms or identities in the order given, and what they add up to. ``rounding`` knows those shown before."""
+    """Build rooms or identities in the given order, and their sum. ``rounding`` continues from earlier pages."""
     found: list[UsageOfGroup] = []
     total = Shown()
     for row in rows:
@@ -138,7 +138,7 @@ def groups(by: GroupBy, rows: Iterable[GroupAmounts], rounding: Rounding) -> tup
 
 
 def rest(total: Shown, shown: Shown) -> Metered:
-    """The usage in ``total`` that is not in ``shown``."""
+    """The difference of ``total`` and the groups that are listed."""
     return Metered(**metered(total.less(shown)))
 
 
@@ -161,14 +161,14 @@ def _late_change(change: LateChanges) -> LateChange:
 
 
 class _Media:
-    """Shows egress and ingress, one hour, day or month after the other."""
+    """Rounds egress and ingress, one hour, day or month after the other."""
 
     def __init__(self) -> None:
         self._sums: defaultdict[tuple[str, str, int], RunningSum] = defaultdict(RunningSum)
         self._totals: dict[tuple[str, str], list[int]] = {}
 
     def show(self, usage: Mapping[tuple[str, str], MediaUsage] | None) -> tuple[MediaMinutes, MediaMinutes]:
-        """Egress and ingress."""
+        """Egress and ingress of the next hour, day or month."""
         if not usage:
             return _NO_MINUTES, _NO_MINUTES
         shown: dict[tuple[str, str], list[int]] = {}
@@ -195,5 +195,5 @@ def _meter(meter: str, shown: Mapping[tuple[str, str], Sequence[int]]) -> MediaM
     )
 
 
-# Shared by all answers, and changed by none.
+# Shared by all answers. Nothing changes it.
 _NO_MINUTES = _meter("", {})

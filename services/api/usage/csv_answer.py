@@ -1,4 +1,7 @@
-"""The answer of `GET /v1/usage` as CSV (RFC 4180), with the numbers of the JSON: a row an hour, day or month, or a group."""
+"""Writes the answer of `GET /v1/usage` as CSV (RFC 4180).
+
+The numbers are those of the JSON. A row is an hour, a day, a month or a group.
+"""
 
 import re
 from collections.abc import Iterable
@@ -16,14 +19,14 @@ _METERED = (
 )  # fmt: skip
 _OF_DAYS = ("rooms", "identities")
 _LATE = ("lateChangeAt", "lateChangeParticipantMinutes", "lateChangeVideoMinutes", "lateChangeAudioMinutes")
-# A spreadsheet takes a cell that begins so for a formula, and names of identities come from strangers.
+# A spreadsheet reads a cell that begins like this as a formula, and anybody can choose an identity.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-# Quoted: what separates cells here, or in a spreadsheet of another language, which would start a formula after it.
+# A cell with one of these is quoted: they separate cells here or in a spreadsheet of another language.
 _QUOTED = re.compile(r'[,;"\t\r\n]')
 
 
 def usage_csv(answer: UsageAnswer) -> bytes:
-    """UTF-8. With ``groupBy=kind`` a row is a kind's part of an hour, day or month."""
+    """Write UTF-8. With ``groupBy=kind`` a row is one kind in one hour, day or month."""
     series = SERIES[answer.granularity]
     if answer.group_by == "kind":
         groups = [msgspec.to_builtins(group) for group in answer.groups or ()]
@@ -64,14 +67,14 @@ def _quoted(cell: str) -> str:
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        # As plain decimals: a spreadsheet may not read 1e-06.
+        # Plain decimals: a spreadsheet may not read 1e-06.
         return f"{value:.6f}".rstrip("0").rstrip(".")
     text = str(value)
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def wants_csv(accept: str | None) -> bool:
-    """Whether an Accept header puts text/csv before JSON; JSON is what is answered to everything else."""
+    """Whether an Accept header prefers text/csv to JSON. The answer to every other header is JSON."""
     if not accept:
         return False
     quality: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""What happens in a project right now."""
+"""What happens in a project at this moment."""
 
 from typing import NamedTuple
 
@@ -21,8 +21,10 @@ class LiveNow(NamedTuple):
 
 
 class Webhooks(NamedTuple):
-    """Receipt of the newest event (unix ms) of the project and of the instance. ``recent``: the project's events of the last
-    five minutes."""
+    """Receipt of the newest event (unix ms) of the project and of the instance.
+
+    ``recent``: number of the project's events in the last five minutes.
+    """
 
     last_ms: int | None
     instance_last_ms: int | None
