@@ -21,8 +21,9 @@ from services.api.http.problems import answer_error
 from services.api.http.requests import JsonRequest, check_parameters, require_secret_key
 from services.api.http.serving.hot_routes import HotRoutes
 from services.api.http.serving.server import Drain
+from services.api.portal.error_pages import with_pages
 from services.api.portal.portal import create_portal
-from services.api.portal.routes import portal_router, with_pages
+from services.api.portal.routes import portal_router
 from services.api.reference.routes import reference_routes
 from services.api.tokens import routes as tokens
 from services.api.tokens.service import Minter
@@ -73,7 +74,16 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
     drain = drain or Drain()
     stream_backlog = StreamBacklog(redis)
     context = Context(authentication, pool, redis, stream_backlog, clock, backlog, stale_ms, drain, livekit)
-    portal = create_portal(settings, context)
+    portal = create_portal(
+        settings,
+        pool=pool,
+        redis=redis,
+        livekit=livekit,
+        backlog=stream_backlog,
+        stale_ms=stale_ms,
+        clock=clock,
+        drain=drain,
+    )
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:

@@ -14,6 +14,8 @@ from shared.errors import (
     InvitationUnusable,
     LastOwner,
     SignUpClosed,
+    TooManyInvitations,
+    TooManyProjects,
 )
 from shared.infra.ids import new_id
 from shared.infra.postgres.pool import Connection
@@ -22,6 +24,10 @@ from shared.models.projects import KeyInfo
 
 INVITATION_LIFETIME = timedelta(days=7)
 RESET_LIFETIME = timedelta(hours=24)
+# Open links of one kind, of a project or of the instance. The portal lists all of them, so that each can be withdrawn.
+MAX_OPEN_INVITATIONS = 100
+# Projects that an account owns and has not archived.
+MAX_OWNED_PROJECTS = 200
 
 
 class Actor(NamedTuple):
@@ -118,7 +124,11 @@ async def invite(
     account_id: str | None = None,
     note: str = "",
 ) -> str:
-    """Makes a link's secret, which is returned once and stored as its SHA-256."""
+    """Create the secret of a link, which is returned once and stored as its SHA-256. Raises ``TooManyInvitations``."""
+    if purpose != "password":  # only administrators create those, and they are not listed
+        await queries.lock_invitations(conn)
+        if await queries.count_open_invitations(conn, project_id, purpose, now) >= MAX_OPEN_INVITATIONS:
+            raise TooManyInvitations(MAX_OPEN_INVITATIONS)
     secret = secrets.token_urlsafe(32)
     lifetime = RESET_LIFETIME if purpose == "password" else INVITATION_LIFETIME
     await queries.insert_invitation(
@@ -220,6 +230,15 @@ async def change_role(
         only: Role | None = "owner" if role == "admin" else None
         await queries.revoke_invitations_by(conn, account_id, now, project_id=project_id, only=only)
     return member.email
+
+
+async def own_new_project(conn: Connection, account_id: str, project_id: str, now: datetime) -> None:
+    """Make an account the owner of a new project. Raises ``TooManyProjects``."""
+    # Locked, so that projects created at once cannot pass the limit.
+    await account_queries.lock_credentials(conn, account_id)
+    if await queries.count_owned_projects(conn, account_id) >= MAX_OWNED_PROJECTS:
+        raise TooManyProjects(MAX_OWNED_PROJECTS)
+    await queries.insert_membership(conn, project_id, account_id, "owner", now)
 
 
 async def disable(conn: Connection, account_id: str, now: datetime) -> None:

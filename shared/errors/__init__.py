@@ -1,6 +1,14 @@
 """Everything that can go wrong, named for the fact. Each error carries its HTTP status and its stable code."""
 
-from shared.errors.accounts import AccountNotFound, AddressTaken, InvitationUnusable, LastOwner, SignUpClosed
+from shared.errors.accounts import (
+    AccountNotFound,
+    AddressTaken,
+    InvitationUnusable,
+    LastOwner,
+    SignUpClosed,
+    TooManyInvitations,
+    TooManyProjects,
+)
 from shared.errors.base import Code, RelayError
 from shared.errors.keys import (
     KeyInactive,
@@ -95,7 +103,9 @@ __all__ = [
     "SignUpClosed",
     "StoreUnavailable",
     "TooManyBodies",
+    "TooManyInvitations",
     "TooManyKeys",
+    "TooManyProjects",
     "TrackNotFound",
     "Unauthenticated",
     "UnfoldableEvent",

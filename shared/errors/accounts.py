@@ -31,6 +31,20 @@ class InvitationUnusable(RelayError):
         super().__init__("This link was used or withdrawn, or has expired.")
 
 
+class TooManyInvitations(RelayError):
+    """A project, or the instance, has as many open invitations as it may have (``limit``)."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"There are {limit} open invitations, the most that are possible. Withdraw some first.")
+
+
+class TooManyProjects(RelayError):
+    """An account owns as many projects as it may own (``limit``)."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"You own {limit} projects, the most that an account can own. Archive some first.")
+
+
 class LastOwner(RelayError):
     """A project would be left without an owner."""
 

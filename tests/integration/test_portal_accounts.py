@@ -9,7 +9,7 @@ import httpx
 import msgspec
 import pytest
 
-from services.api.portal.throttle import subjects_of
+from services.api.portal.passwords.attempts import subjects_of
 from services.cli.accounts import invitation_link, password_link
 from services.cli.keys import create_key
 from services.cli.projects import rename_project
@@ -41,7 +41,7 @@ async def new_browser(settings: Settings) -> AsyncIterator[NewBrowser]:
 async def test_the_first_account_administers_and_closes_sign_up(new_browser: NewBrowser) -> None:
     ada, eve = new_browser(), new_browser()
     assert (await ada.follow(await ada.get("/"))).headers["location"] == "/sign-up"
-    assert "Make the first account" in (await ada.get("/sign-up")).text
+    assert "Create the first account" in (await ada.get("/sign-up")).text
     await ada.sign_up("ada")
     assert (await ada.get("/projects")).headers["location"] == "/projects/new"
     assert "by invitation only" in (await eve.get("/sign-up")).text
@@ -247,7 +247,7 @@ async def test_links_from_the_command_line(settings: Settings, pool: Pool) -> No
     """Where nobody may sign up without one, and where the only administrator has forgotten the password."""
     closed = msgspec.structs.replace(settings, sign_up="invite")
     async with serving(closed) as url, Browser(url) as ada, Browser(url) as elsewhere:
-        assert "By invitation" in (await ada.follow(await ada.get("/sign-in"))).text
+        assert "Invitation needed" in (await ada.follow(await ada.get("/sign-in"))).text
         path = (await invitation_link(closed, "the first")).removeprefix(closed.relay_api_url)
         await ada.sign_up("ada", path)
         assert await pool.fetchval("SELECT is_admin FROM account")

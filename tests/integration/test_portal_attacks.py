@@ -8,8 +8,8 @@ import httpx
 import msgspec
 import pytest
 
-from services.api.portal.live import STREAMS_PER_ACCOUNT
-from services.api.portal.passwords import Passwords, TooBusy
+from services.api.portal.overview.live_updates import STREAMS_PER_ACCOUNT
+from services.api.portal.passwords.hashing import Passwords, TooBusy
 from services.cli.accounts import password_link
 from shared.infra.postgres.pool import Pool
 from shared.infra.settings import Settings

@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from services.api.portal import live
+from services.api.portal.overview import live_updates as live
 from services.cli.keys import create_key
 from shared.infra.postgres.pool import Pool
 from shared.infra.settings import Settings

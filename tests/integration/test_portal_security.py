@@ -434,7 +434,7 @@ async def test_a_fault_of_ours_is_shown_with_the_number_it_has_in_the_log(
     async def fails(*_: Any, **__: Any) -> None:
         raise RuntimeError("a secret of the inside")
 
-    monkeypatch.setattr("services.api.portal.controllers.account.queries.sessions_of", fails)
+    monkeypatch.setattr("services.api.portal.account.routes.queries.sessions_of", fails)
     answer = await stage.ada.get("/account")
     assert answer.status_code == 500
     assert answer.headers["x-request-id"] in answer.text

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.api.portal.password_rules import _COMMON, MAX_LENGTH, objection_to
+from services.api.portal.passwords.rules import _COMMON, MAX_LENGTH, objection_to
 
 EMAIL = "ada.lovelace@example.com"
 ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm", "abcdefghijklmnopqrstuvwxyz", "0123456789")

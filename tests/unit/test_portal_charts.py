@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.api.portal.charts import Column, bar_chart, nice_step
+from services.api.portal.usage.charts import Column, bar_chart, nice_step
 
 amounts = st.floats(0, 1e9, allow_nan=False)
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from services.api.portal.livekit_patience import (
+from services.api.portal.rooms.livekit_patience import (
     FORGOTTEN_AFTER_S,
     PATIENCE_S,
     SHORT_PATIENCE_S,

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.api.portal.admission import safe_path
 from services.api.portal.cookies import Cookies
-from services.api.portal.gate import safe_path
-from services.api.portal.password_rules import objection_to
-from services.api.portal.passwords import Passwords, TooBusy
-from services.api.portal.throttle import subjects_of
+from services.api.portal.passwords.attempts import subjects_of
+from services.api.portal.passwords.hashing import Passwords, TooBusy
+from services.api.portal.passwords.rules import objection_to
 
 cookies = Cookies("a secret of sixteen or more", secure=False)
 

@@ -1,9 +1,9 @@
 """The portal's cookies, and the token that its forms carry.
 
-A browser is known by 256 random bits, signed with AUTH_SECRET so that a made-up value costs no query. The bits become a
-signed-in session only through a row in Postgres (by their SHA-256), so a session can be revoked there, and changing AUTH_SECRET
-signs everybody out where AUTH_SECRET_PREVIOUS does not vouch for the old one. Signing in always takes fresh bits: whoever
-planted a cookie beforehand holds nothing.
+256 random bits identify a browser. They are signed with AUTH_SECRET, so a made-up value costs no query. A row in Postgres (by
+the SHA-256 of the bits) makes them a signed-in session, so a session can be revoked there. A change of AUTH_SECRET signs
+everybody out, unless AUTH_SECRET_PREVIOUS holds the old one. Signing in always creates new bits, so a cookie that somebody
+planted before is worth nothing.
 """
 
 import base64
@@ -30,8 +30,10 @@ def _same(expected: str, given: str) -> bool:
 
 
 class Cookies:
-    """Reads and writes the cookie. ``secure``: the instance is reached by https. What ``previous`` has signed is taken too, and
-    nothing is signed with it."""
+    """Reads and writes the cookies.
+
+    ``secure``: the instance is reached by https. Cookies signed with ``previous`` are accepted, but not created.
+    """
 
     def __init__(self, auth_secret: str, secure: bool, previous: str | None = None) -> None:
         secrets_taken = [auth_secret, *([previous] if previous is not None else [])]
@@ -39,7 +41,7 @@ class Cookies:
         self._form_keys = [_derived(secret, "form") for secret in secrets_taken]
         self._device_keys = [_derived(secret, "device") for secret in secrets_taken]
         self.secure = secure
-        # The prefix makes browsers refuse one that another host of the domain, or plain http, tries to set.
+        # Browsers accept a cookie with this prefix only from this host and over https.
         self.name = "__Host-relay" if secure else "relay"
         self.device_name = f"{self.name}-device"
 
@@ -47,7 +49,7 @@ class Cookies:
         return secrets.token_urlsafe(32)
 
     def read(self, value: str | None) -> tuple[str, bool] | None:
-        """The browser's bits, if we signed them; and whether with the present secret, or the cookie is to be written anew."""
+        """The browser's bits if Relay signed them, and whether with the current secret. If not, write the cookie again."""
         browser, _, signature = (value or "").partition(".")
         for number, key in enumerate(self._session_keys):
             if _same(_signature(key, browser), signature):
@@ -66,7 +68,7 @@ class Cookies:
         return any(_same(_signature(key, f"{nonce} {email}"), signature) for key in self._device_keys)
 
     def device_cookie(self, email: str) -> Cookie:
-        """A cookie by which a browser is known to have signed in to the account (OWASP's device cookie). It signs nobody in."""
+        """A cookie that proves that this browser has signed in to the account (OWASP's device cookie). It signs nobody in."""
         nonce = secrets.token_urlsafe(16)
         return Cookie(
             self.device_name,
@@ -78,9 +80,9 @@ class Cookies:
         )
 
     def form_token(self, browser: str) -> str:
-        """What each form of this browser must carry."""
+        """The token that each form of this browser must carry."""
         return _signature(self._form_keys[0], browser)
 
     def form_token_is_right(self, browser: str, token: str) -> bool:
-        """Also of a page that was open when the secret changed."""
+        """Whether a form carries the right token. Pages opened before a change of the secret count."""
         return any(_same(_signature(key, browser), token) for key in self._form_keys)

@@ -1,4 +1,4 @@
-"""What a form sent, and what is wrong with it, field by field."""
+"""The fields that a form sent, and the errors in them."""
 
 import re
 from collections.abc import Mapping
@@ -8,13 +8,15 @@ from litestar.exceptions import ClientException
 
 MAX_FIELDS = 100
 _EMAIL = re.compile(r"[^\s@<>\"'()\[\],;:\\]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,250}[A-Za-z0-9])?")
-# Control characters and those that turn the direction of text around: a name must not disguise what stands beside it.
+# Control characters and those that change the direction of text: a name must not change how the text beside it reads.
 _INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufffd]")
 
 
 class Form:
-    """Values as sent, and ``errors`` by field name in sentences. Reading a field checks it and collects its error, so a page
-    can name all of them at once."""
+    """The values as sent, and ``errors`` as sentences by field name.
+
+    Reading a field checks it and adds its error, so a page can show all errors at once.
+    """
 
     def __init__(self, values: Mapping[str, str]) -> None:
         self._values = values
@@ -31,14 +33,14 @@ class Form:
         self.errors.setdefault(name, sentence)
 
     def text(self, name: str, what: str, *, longest: int, required: bool = True) -> str:
-        """One line of visible text."""
+        """A field that holds one line of visible text. ``what`` completes "Enter …"."""
         value = self[name].strip()
         if not value and required:
             self.fail(name, f"Enter {what}.")
         elif len(value) > longest:
             self.fail(name, f"Use at most {longest} characters.")
         elif _INVISIBLE.search(value):
-            self.fail(name, "It holds a character that cannot be seen.")
+            self.fail(name, "It contains an invisible character.")
         return value
 
     def email(self, name: str) -> str:
@@ -46,7 +48,7 @@ class Form:
         if not value:
             self.fail(name, "Enter your e-mail address.")
         elif len(value) > 254 or not _EMAIL.fullmatch(value) or _INVISIBLE.search(value):
-            self.fail(name, "This is no e-mail address.")
+            self.fail(name, "This is not an e-mail address.")
         return value
 
     def choice(self, name: str, choices: tuple[str, ...]) -> str:
@@ -58,8 +60,11 @@ class Form:
 
 
 def parse_form(body: bytes) -> Form:
-    """An urlencoded body; of a field sent twice the last counts. NUL, for which Postgres has no room, becomes the replacement
-    character, as bytes do that are no UTF-8. Raises ``ClientException``."""
+    """Parse an urlencoded body. The last value of a repeated field counts.
+
+    NUL, which Postgres does not store, and bytes that are not UTF-8 become the replacement character. Raises
+    ``ClientException``.
+    """
     try:
         pairs = parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=MAX_FIELDS)
     except ValueError:

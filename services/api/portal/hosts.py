@@ -1,6 +1,6 @@
 """Checks the ``Host`` of requests to the portal's pages, against DNS rebinding.
 
-A page of another site can have its own name resolve to this machine and then read and send forms as if it were ours. Its
+Another site can let its own name resolve to this machine, and then read pages and send forms as if it were the portal. Its
 requests still carry that name as ``Host``.
 """
 
@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-# Nobody can register a name under these.
+# Nobody can register names under these suffixes.
 _PRIVATE_SUFFIXES = (".localhost", ".internal")
 
 
 class AllowedHosts:
-    """Allows the host of ``relay_api_url``, ``further`` names, addresses, and names that no DNS of the internet answers."""
+    """Allows the host of ``relay_api_url``, ``further`` names, IP addresses, and names that public DNS cannot resolve."""
 
     def __init__(self, relay_api_url: str, further: Iterable[str]) -> None:
         self._names = {(urlsplit(relay_api_url).hostname or "").lower(), *(name.lower() for name in further)}
@@ -23,12 +23,12 @@ class AllowedHosts:
         name = _name_of(host or "")
         if name is None:
             return False
-        # A name of one label, such as a service of Compose, is searched in the machine's own network only.
+        # A name of one label, such as a service of Compose, resolves only in the machine's own network.
         return "." not in name or name in self._names or name.endswith(_PRIVATE_SUFFIXES) or _is_address(name)
 
 
 def _name_of(host: str) -> str | None:
-    """The name in ``host[:port]``, without a closing dot; None if there is none."""
+    """The name in ``host[:port]``, without a trailing dot; None if the header is malformed."""
     try:
         parts = urlsplit(f"//{host}")
         _ = parts.port

@@ -1,4 +1,4 @@
-"""What a page says after something was done. The address carries only the key, so nobody can make us say anything else."""
+"""What a page says after a change. The address carries only the key, so a link cannot make it say anything else."""
 
 from typing import Final
 
@@ -11,24 +11,24 @@ NOTICES: Final[dict[str, str]] = {
     "joined": "Welcome to the project.",
     "project_renamed": "Project renamed.",
     "project_archived": "Project archived. Its keys no longer work.",
-    "project_restored": "Project restored. Its keys work again, except those that were revoked.",
+    "project_restored": "Project restored. Its keys work again, except revoked ones.",
     "role_changed": "Role changed.",
     "member_removed": "Member removed.",
     "left": "You have left the project.",
     "invitation_withdrawn": "Invitation withdrawn. Its link no longer works.",
-    "key_revoked": "Key revoked. It stops working within a second, everywhere.",
+    "key_revoked": "Key revoked. It stops working within a second.",
     "room_ended": "Room ended. Everybody in it was disconnected.",
     "participant_removed": "Participant removed.",
-    "event_replayed": "Event sent to be counted again.",
+    "event_replayed": "Event replayed. A worker counts it in a moment.",
     "event_dismissed": "Event dismissed.",
     "account_disabled": "Account disabled and signed out everywhere.",
     "account_enabled": "Account enabled.",
-    "admin_given": "This account administers the instance now.",
+    "admin_given": "This account now administers the instance.",
     "admin_taken": "This account no longer administers the instance.",
 }
 
 
 def spoken(error: Exception) -> str:
-    """An error of ours as a sentence of its own."""
-    text = str(error)
+    """An error of Relay as a sentence."""
+    text = str(error).rstrip(".")
     return f"{text[:1].upper()}{text[1:]}."

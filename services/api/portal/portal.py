@@ -1,28 +1,36 @@
-"""What all pages share: opened by the application, one for the process."""
+"""What all pages of the process share. The application creates it once."""
 
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from jinja2 import Environment
 
-from services.api.context import Context
+from services.api.http.serving.server import Drain
 from services.api.portal.cookies import Cookies
 from services.api.portal.hosts import AllowedHosts
-from services.api.portal.live import LiveUpdates
-from services.api.portal.livekit_patience import LiveKitPatience
-from services.api.portal.passwords import Passwords
+from services.api.portal.overview.live_updates import LiveUpdates
+from services.api.portal.passwords.hashing import Passwords
+from services.api.portal.rooms.livekit_patience import LiveKitPatience
 from services.api.portal.static_files import StaticFiles
 from services.api.portal.templating import create_templates
+from services.api.usage.stream_backlog import StreamBacklog
 from shared.infra.clock import Clock
 from shared.infra.postgres.pool import Pool
+from shared.infra.redis.event_stream import Redis
 from shared.infra.settings import Settings
 from shared.livekit.access_token import TokenSigner
+from shared.livekit.room_service import RoomService
 
 
 class Portal(NamedTuple):
+    """``stale_ms``: how long an open session counts without confirmation (None: without limit). ``started_ms``: unix ms."""
+
     settings: Settings
-    context: Context
     pool: Pool
+    redis: Redis
+    livekit: RoomService
+    backlog: StreamBacklog
+    stale_ms: int | None
     clock: Clock
     cookies: Cookies
     hosts: AllowedHosts
@@ -35,14 +43,27 @@ class Portal(NamedTuple):
     started_ms: int
 
 
-def create_portal(settings: Settings, context: Context) -> Portal:
-    """Reads templates and static files; opens nothing."""
+def create_portal(
+    settings: Settings,
+    *,
+    pool: Pool,
+    redis: Redis,
+    livekit: RoomService,
+    backlog: StreamBacklog,
+    stale_ms: int | None,
+    clock: Clock,
+    drain: Drain,
+) -> Portal:
+    """Read templates and static files. Opens no connection."""
     static = StaticFiles()
     return Portal(
         settings=settings,
-        context=context,
-        pool=context.pool,
-        clock=context.clock,
+        pool=pool,
+        redis=redis,
+        livekit=livekit,
+        backlog=backlog,
+        stale_ms=stale_ms,
+        clock=clock,
         cookies=Cookies(
             settings.auth_secret,
             secure=urlsplit(settings.relay_api_url).scheme == "https",
@@ -53,7 +74,7 @@ def create_portal(settings: Settings, context: Context) -> Portal:
         templates=create_templates(static),
         static=static,
         signer=TokenSigner(settings.livekit_api_key, settings.livekit_api_secret),
-        live=LiveUpdates(context.pool),
+        live=LiveUpdates(pool, clock, drain),
         patience=LiveKitPatience(),
-        started_ms=context.clock.now_ms(),
+        started_ms=clock.now_ms(),
     )

@@ -1,4 +1,4 @@
-"""Style, script and pictures of the portal: read once, served from memory under an address that changes with the content."""
+"""The style sheet, script and pictures of the portal, served from memory under addresses that change with the content."""
 
 import hashlib
 from pathlib import Path
@@ -23,8 +23,10 @@ class StaticFiles:
         return f"/static/{self._versions[name]}/{name}"
 
     def answer(self, version: str, name: str) -> Response[bytes]:
-        """Raises ``NotFoundException``. Content of another version is given as well, but not kept by the browser: after an
-        update, pages that were rendered before it still ask for the old one."""
+        """Answer with a file. Raises ``NotFoundException``.
+
+        A request for another version gets the current content, uncached: pages rendered before an update ask for it.
+        """
         if name not in self._files:
             raise NotFoundException
         body, media_type = self._files[name]

@@ -1,4 +1,4 @@
-"""Jinja as the portal uses it: all HTML escaped, a missing value is an error, times and numbers written in one way."""
+"""Jinja for the portal: HTML is escaped, a missing value is an error, times and numbers have one format."""
 
 import re
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 def create_templates(static: StaticFiles) -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
-        # Snippets are text: they are escaped as a whole by the page that shows them.
+        # Snippets are plain text. The page that shows them escapes them.
         autoescape=select_autoescape(disabled_extensions=("txt",), default=True, default_for_string=True),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -34,13 +34,13 @@ def create_templates(static: StaticFiles) -> Environment:
 
 
 def number(value: float) -> str:
-    """``12,345``; one decimal only where there is one."""
+    """``12,345``, with one decimal if the number has one."""
     text = f"{value:,.1f}"
     return text.removesuffix(".0")
 
 
 def fixed(value: float) -> str:
-    """For columns: always one decimal, so that points stand below each other; a plain 0 where there is nothing."""
+    """A number for columns: always one decimal, so that the points are aligned; ``0`` for zero."""
     return f"{value:,.1f}" if value else "0"
 
 
@@ -114,7 +114,7 @@ _SYSTEMS = (("Android", "Android"), ("iPhone", "iPhone"), ("iPad", "iPad"), ("Ma
 
 
 def browser(user_agent: str) -> str:
-    """``Firefox on Linux``; whatever is not known is shown as it was sent, cut short."""
+    """``Firefox on Linux``. An unknown user agent is shown as sent, shortened."""
     name = next((name for mark, name in _BROWSERS if mark in user_agent), None)
     system = next((name for mark, name in _SYSTEMS if mark in user_agent), None)
     if name is None:
@@ -138,5 +138,5 @@ def instant(at: str) -> int:
 
 
 def date(given: str) -> str:
-    """What a date field can show: the day of a time, and nothing of what is no time."""
+    """The day of a time, for a date field. Empty if it is not a time."""
     return given[:10] if _DATE.match(given) else ""

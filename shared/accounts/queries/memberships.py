@@ -7,6 +7,8 @@ import asyncpg
 from shared.infra.postgres.pool import Connection
 from shared.models.accounts import Invitation, Member, ProjectAccess, ProjectRow, Purpose, Role
 
+_INVITATIONS_LOCK = 0x52454C4159 + 2
+
 
 async def insert_membership(conn: Connection, project_id: str, account_id: str, role: Role, now: datetime) -> None:
     """Gives an account a role in a project; a member keeps the role they have."""
@@ -158,11 +160,51 @@ async def invitation_by_digest(
     return None if row is None else Invitation(*row)
 
 
+async def lock_invitations(conn: Connection) -> None:
+    """Until the end of the transaction nobody else creates an invitation."""
+    await conn.execute("SELECT pg_advisory_xact_lock($1)", _INVITATIONS_LOCK)
+
+
+async def count_open_invitations(conn: Connection, project_id: str | None, purpose: Purpose, now: datetime) -> int:
+    """The links of a kind that can still be used, of a project or, with None, of the instance."""
+    count: int = await conn.fetchval(
+        """
+        SELECT count(*)
+        FROM invitation
+        WHERE project_id IS NOT DISTINCT FROM $1
+          AND purpose = $2
+          AND used_at IS NULL
+          AND revoked_at IS NULL
+          AND expires_at > $3
+        """,
+        project_id,
+        purpose,
+        now,
+    )
+    return count
+
+
+async def count_owned_projects(conn: Connection, account_id: str) -> int:
+    """The projects that the account owns and that are not archived."""
+    count: int = await conn.fetchval(
+        """
+        SELECT count(*)
+        FROM membership m
+        JOIN project p ON p.id = m.project_id
+        WHERE m.account_id = $1
+          AND m.role = 'owner'
+          AND p.archived_at IS NULL
+        """,
+        account_id,
+    )
+    return count
+
+
 async def open_invitations(conn: Connection, project_id: str | None, now: datetime) -> list[Invitation]:
-    """Those of a project, or with None those to the instance, that can still be used, newest first."""
+    """Usable links to a project, or with None those to sign up, newest first. Password links are not listed."""
     rows = await conn.fetch(
-        _INVITATION + " WHERE i.project_id IS NOT DISTINCT FROM $1 AND i.used_at IS NULL AND i.revoked_at IS NULL"
-        " AND i.expires_at > $2 ORDER BY i.created_at DESC, i.id LIMIT 200",
+        _INVITATION + " WHERE i.project_id IS NOT DISTINCT FROM $1 AND i.purpose <> 'password' AND i.used_at IS NULL"
+        " AND i.revoked_at IS NULL AND i.expires_at > $2 ORDER BY i.created_at DESC, i.id LIMIT 200",
         project_id,
         now,
     )

@@ -1,7 +1,7 @@
-// What the portal does beyond plain HTML. Everything works without it: it copies, keeps pages up to date, and saves a click.
+// Copy buttons, live pages and keyboard navigation of charts. Every page works without this script.
 "use strict";
 
-// Copy buttons are of no use without a script, so they are hidden until there is one.
+// Copy buttons need a script, so they are hidden without one.
 for (const button of document.querySelectorAll("[data-copy]")) button.hidden = false;
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("[data-copy]");
@@ -12,20 +12,20 @@ document.addEventListener("click", async (event) => {
     await navigator.clipboard.writeText(source.textContent);
     said.textContent = "Copied";
   } catch {
-    // No clipboard without https: select it, so that one key press copies.
+    // Browsers give no clipboard without https: select the text, so that one key press copies it.
     getSelection().selectAllChildren(source);
     said.textContent = "Press Ctrl+C";
   }
   setTimeout(() => { said.textContent = "Copy"; }, 2000);
 });
 
-// On a phone the navigation is a row wider than the screen: bring the page that is open into view.
+// On a phone the navigation is wider than the screen: scroll the current page into view.
 for (const here of document.querySelectorAll("nav [aria-current]")) {
   const nav = here.closest("nav"), row = nav.getBoundingClientRect(), link = here.getBoundingClientRect();
   nav.scrollLeft += link.left - row.left - (row.width - link.width) / 2;
 }
 
-// A form is sent once, however often its button is pressed.
+// Send a form only once, even if its button is pressed again.
 document.addEventListener("submit", (event) => {
   if (event.defaultPrevented || event.target.method !== "post") return;
   if (event.target.dataset.sent) { event.preventDefault(); return; }
@@ -33,7 +33,7 @@ document.addEventListener("submit", (event) => {
 });
 addEventListener("pageshow", () => { for (const form of document.forms) delete form.dataset.sent; });
 
-// Live pages: the server says that something changed, and the parts marked data-live are fetched anew, rendered as ever.
+// Live pages: when the server reports a change, load the page again and replace the parts marked data-live.
 const live = document.querySelector("[data-live-from]");
 if (live && "EventSource" in window) {
   let busy = false, again = false;
@@ -53,7 +53,7 @@ if (live && "EventSource" in window) {
       if (!other) { part.remove(); continue; }
       if (part.isEqualNode(other)) continue;
       const focused = part.contains(document.activeElement) ? document.activeElement.id : null;
-      if (focused === "") continue; // taking away what the keyboard stands on would lose its place
+      if (focused === "") continue; // replacing the focused element would lose the focus
       part.replaceWith(document.importNode(other, true));
       if (focused) document.getElementById(focused)?.focus();
     }
@@ -74,7 +74,7 @@ if (live && "EventSource" in window) {
   open();
 }
 
-// Charts: one stop for the tab key, and the arrow keys inside.
+// Charts: one tab stop; the arrow keys move inside the chart.
 for (const plot of document.querySelectorAll(".plot")) rove(plot);
 function rove(plot) {
   const spots = [...plot.querySelectorAll(".spot")];
