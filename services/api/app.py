@@ -11,7 +11,6 @@ from litestar.exceptions import NotFoundException
 from litestar.types import ASGIApp
 
 from services.api import routes
-from services.api.context import Context
 from services.api.dependencies import KEY_DEPENDENCIES, shared_dependencies
 from services.api.http.access.authentication import Authentication
 from services.api.http.access.key_store import KeyStore
@@ -73,7 +72,6 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
     livekit = RoomService(settings.livekit_api_url, settings.livekit_api_key, settings.livekit_api_secret, clock)
     drain = drain or Drain()
     stream_backlog = StreamBacklog(redis)
-    context = Context(authentication, pool, redis, stream_backlog, clock, backlog, stale_ms, drain, livekit)
     portal = create_portal(
         settings,
         pool=pool,

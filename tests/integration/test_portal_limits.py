@@ -7,7 +7,7 @@ import pytest
 
 from services.api.app import POOL_SIZE
 from shared.accounts import service as accounts
-from shared.infra.postgres.pool import Pool
+from shared.infra.postgres.pool import Pool, in_transaction
 from shared.infra.settings import Settings
 from shared.keys import service as keys
 from tests.integration.conftest import serving
@@ -97,10 +97,8 @@ async def test_a_refused_form_writes_nothing(settings: Settings, pool: Pool) -> 
 async def test_a_page_reads_in_one_read_only_snapshot(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, page: str
 ) -> None:
-    from services.api.portal import transactions
-
     opened: list[bool] = []
-    real = transactions.in_transaction
+    real = in_transaction
 
     def counted(conn: object, *, snapshot: bool = False) -> object:
         opened.append(snapshot)
@@ -109,6 +107,6 @@ async def test_a_page_reads_in_one_read_only_snapshot(
     async with serving(settings) as url, Browser(url) as ada:
         await ada.sign_up("ada")
         project = await ada.create_project("acme")
-        monkeypatch.setattr(transactions, "in_transaction", counted)
+        monkeypatch.setattr("services.api.portal.transactions.in_transaction", counted)
         assert (await ada.get(f"/projects/{project}{page}")).status_code == 200
         assert opened == [True]
