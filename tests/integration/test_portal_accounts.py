@@ -44,7 +44,7 @@ async def test_the_first_account_administers_and_closes_sign_up(new_browser: New
     assert "Create the first account" in (await ada.get("/sign-up")).text
     await ada.sign_up("ada")
     assert (await ada.get("/projects")).headers["location"] == "/projects/new"
-    assert "by invitation only" in (await eve.get("/sign-up")).text
+    assert "need an invitation" in (await eve.get("/sign-up")).text
     await eve.get("/sign-in")
     refused = await eve.submit("/sign-up", name="eve", email="eve@example.com", password=PASSWORD)
     assert refused.status_code == 403
