@@ -13,7 +13,7 @@ from rich.table import Table
 from faults import memory
 from faults.scenarios import FAULTS, Fault
 from faults.sender import FaultCounts, FaultSender
-from faults.stack import API_KEY, API_SECRET, Stack, faults_found, running
+from faults.stack import API_KEY, API_SECRET, FaultStack, faults_found, running
 from services.cli.projects import create_project
 from services.cli.simulate.traffic import Meeting, make_meeting
 from shared.livekit.webhook import WebhookSigner
@@ -94,7 +94,7 @@ async def _run(chosen: list[Fault], arguments: argparse.Namespace) -> int:
 
 
 async def _round(
-    stack: Stack, fault: Fault, arguments: argparse.Namespace, number: int
+    stack: FaultStack, fault: Fault, arguments: argparse.Namespace, number: int
 ) -> tuple[FaultCounts, float, list[str]]:
     projects = [await create_project(stack.database, f"{fault.name} {number}.{index}") for index in range(2)]
     rng, now_ms = random.Random(f"{arguments.seed}-{fault.name}-{number}"), time.time_ns() // 1_000_000

@@ -22,7 +22,7 @@ from rich.table import Table
 from faults.attackers import KINDS
 from faults.memory_limit import MemoryLimit, memory_limit
 from faults.parts import ROOT, Part
-from faults.stack import Stack, running
+from faults.stack import FaultStack, running
 from services.cli.projects import create_project
 from shared.infra.settings import inherited_environment
 from tests.ports import free_port
@@ -99,7 +99,7 @@ async def run(limit_mib: int, seconds: float, only: str | None, caddy: str | Non
     return 1 if wrong else 0
 
 
-async def _attacked(stack: Stack, attack: str, limit_bytes: int, seconds: float, caddy: str | None) -> Outcome:
+async def _attacked(stack: FaultStack, attack: str, limit_bytes: int, seconds: float, caddy: str | None) -> Outcome:
     project = await create_project(stack.database, attack)
     key = next(key.key for key in project.keys if key.mode == "live" and key.type == "secret")
     with memory_limit(limit_bytes) as limit, contextlib.ExitStack() as context:
@@ -140,7 +140,7 @@ async def _attacked(stack: Stack, attack: str, limit_bytes: int, seconds: float,
         )
 
 
-def _limited_api(stack: Stack, limit: MemoryLimit) -> Part:
+def _limited_api(stack: FaultStack, limit: MemoryLimit) -> Part:
     """Run an api process inside the group. It is started again if the kernel kills it, as by an orchestrator."""
     log = stack.home / "api.log"
 
@@ -165,7 +165,7 @@ def _limited_api(stack: Stack, limit: MemoryLimit) -> Part:
 
 
 @contextlib.contextmanager
-def _proxy(caddy: str, stack: Stack):  # type: ignore[no-untyped-def]
+def _proxy(caddy: str, stack: FaultStack):  # type: ignore[no-untyped-def]
     port = free_port()
     env = {
         "RELAY_SITE": f":{port}",

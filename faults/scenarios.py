@@ -9,7 +9,7 @@ import asyncpg
 import redis
 
 from faults.parts import Part
-from faults.stack import Stack
+from faults.stack import FaultStack
 
 _DOWN_S = 1.0
 _FULL_S = 5.0
@@ -19,7 +19,7 @@ class Fault(NamedTuple):
     """One fault. ``worker`` is the module that runs as the first worker."""
 
     name: str
-    strike: Callable[[Stack, float], Awaitable[None]]
+    strike: Callable[[FaultStack, float], Awaitable[None]]
     worker: str = "services.worker.main"
 
 
@@ -29,23 +29,23 @@ async def _restart(part: Part) -> None:
     await asyncio.to_thread(part.start)
 
 
-async def kill_api(stack: Stack, _: float) -> None:
+async def kill_api(stack: FaultStack, _: float) -> None:
     await _restart(stack.api)
 
 
-async def kill_worker(stack: Stack, _: float) -> None:
+async def kill_worker(stack: FaultStack, _: float) -> None:
     await _restart(stack.workers[0])
 
 
-async def kill_redis(stack: Stack, _: float) -> None:
+async def kill_redis(stack: FaultStack, _: float) -> None:
     await _restart(stack.redis)
 
 
-async def kill_postgres(stack: Stack, _: float) -> None:
+async def kill_postgres(stack: FaultStack, _: float) -> None:
     await _restart(stack.postgres)
 
 
-async def redis_full(stack: Stack, _: float) -> None:
+async def redis_full(stack: FaultStack, _: float) -> None:
     """Redis gets no more memory and evicts nothing, so every append fails until the limit is removed."""
     client = redis.Redis.from_url(stack.redis_url)
     try:
@@ -57,7 +57,7 @@ async def redis_full(stack: Stack, _: float) -> None:
         client.close()
 
 
-async def postgres_refuses(stack: Stack, outage_s: float) -> None:
+async def postgres_refuses(stack: FaultStack, outage_s: float) -> None:
     """Postgres runs, but refuses all connections to the database."""
     conn = await asyncpg.connect(stack.database.dsn.replace("/relay?", "/postgres?"))
     try:
@@ -69,7 +69,7 @@ async def postgres_refuses(stack: Stack, outage_s: float) -> None:
         await conn.close()
 
 
-async def two_workers(stack: Stack, _: float) -> None:
+async def two_workers(stack: FaultStack, _: float) -> None:
     """A second worker joins; the first is killed and starts again; the second is stopped."""
     second = await asyncio.to_thread(stack.add_worker)
     await asyncio.sleep(2)
@@ -78,7 +78,7 @@ async def two_workers(stack: Stack, _: float) -> None:
     await asyncio.to_thread(second.stop)
 
 
-async def clock_jumps(stack: Stack, _: float) -> None:
+async def clock_jumps(stack: FaultStack, _: float) -> None:
     process = stack.workers[0].process
     assert process is not None
     for _ in range(3):

@@ -27,7 +27,7 @@ API_KEY, API_SECRET = "devkey", "a-secret-of-the-fault-harness-alone"
 _DRAINED_WITHIN_S = 180.0
 
 
-class Stack:
+class FaultStack:
     """Postgres, Redis, one api, and the workers that were started."""
 
     def __init__(self, home: Path) -> None:
@@ -133,7 +133,7 @@ class Stack:
 
 
 async def faults_found(
-    stack: Stack, projects: Sequence[CreatedProject], acknowledged: Sequence[bytes], stays: list[Stay]
+    stack: FaultStack, projects: Sequence[CreatedProject], acknowledged: Sequence[bytes], stays: list[Stay]
 ) -> list[str]:
     """Return what is wrong after a fault.
 
@@ -155,12 +155,12 @@ async def faults_found(
 
 
 @contextmanager
-def running(below: Path | None = None) -> Iterator[Stack]:
+def running(below: Path | None = None) -> Iterator[FaultStack]:
     """Start everything with one worker, in a new directory below ``below``, else on a disk. Remove it afterwards."""
     with tempfile.TemporaryDirectory(prefix="relay-faults-", dir=below, ignore_cleanup_errors=True) as directory:
         home = Path(directory)
         home.chmod(0o711)
-        stack = Stack(home)
+        stack = FaultStack(home)
         try:
             for part in (stack.postgres, stack.redis):
                 part.start()

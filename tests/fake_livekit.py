@@ -28,7 +28,7 @@ class Call(NamedTuple):
     grants: dict[str, Any]
 
 
-class Failure(NamedTuple):
+class FakeFailure(NamedTuple):
     """What to answer instead."""
 
     status: int
@@ -42,8 +42,8 @@ class _Refused(Exception):
         self.status, self.code = status, code
 
 
-def twirp_failure(status: int, code: str, message: str = "") -> Failure:
-    return Failure(status, json.dumps({"code": code, "msg": message}).encode(), "application/json")
+def twirp_failure(status: int, code: str, message: str = "") -> FakeFailure:
+    return FakeFailure(status, json.dumps({"code": code, "msg": message}).encode(), "application/json")
 
 
 _NOT_A_ROOM = _Refused(404, "not_found", "twirp error unknown: requested room does not exist")
@@ -66,8 +66,8 @@ class FakeLiveKit:
         self.ingresses: list[ingress.IngressInfo] = []
         self.sent: list[room.SendDataRequest] = []
         self.calls: list[Call] = []
-        self.failure: Failure | None = None
-        self.failures: list[Failure] = []
+        self.failure: FakeFailure | None = None
+        self.failures: list[FakeFailure] = []
         self.delay_s = 0.0
         self.gate: asyncio.Event | None = None
         self.waiting = 0
@@ -117,7 +117,7 @@ class FakeLiveKit:
         claims = self._claims(request.headers.get("authorization", ""))
         known = _METHODS.get(f"{request.match_info['service']}/{method}")
         if failure is None and claims is None:
-            failure = Failure(401, b"invalid token: " + request.headers["authorization"].encode(), "text/plain")
+            failure = FakeFailure(401, b"invalid token: " + request.headers["authorization"].encode(), "text/plain")
         if known is None or method in self.unknown_methods:
             failure = failure or twirp_failure(404, "bad_route", f"no handler for path {request.path!r}")
         else:

@@ -50,7 +50,7 @@ def until(true: Callable[[], bool], what: str) -> None:
         time.sleep(0.05)
 
 
-class Cluster:
+class PostgresServer:
     """A server of Postgres on a free TCP port, with trust for everybody."""
 
     def __init__(self, directory: Path) -> None:
@@ -72,7 +72,7 @@ class Cluster:
     def init(self) -> None:
         self.run("initdb", "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "-D", str(self.data))
 
-    def copy(self, primary: "Cluster") -> None:
+    def copy(self, primary: "PostgresServer") -> None:
         """Become a standby of ``primary``."""
         source = ["-h", "127.0.0.1", "-p", str(primary.port), "-U", "postgres"]
         self.run("pg_basebackup", *source, "-R", "-c", "fast", "-D", str(self.data))
@@ -113,9 +113,9 @@ class Cluster:
 
 
 @contextmanager
-def cluster(directory: Path, *settings: str) -> Iterator[Cluster]:
+def cluster(directory: Path, *settings: str) -> Iterator[PostgresServer]:
     """A running server with an empty database `relay`."""
-    made = Cluster(directory)
+    made = PostgresServer(directory)
     try:
         made.init()
         made.start(*settings)
@@ -126,7 +126,7 @@ def cluster(directory: Path, *settings: str) -> Iterator[Cluster]:
 
 
 @contextmanager
-def pgbouncer(directory: Path, server: Cluster, pool_mode: str, extra: str = "") -> Iterator[int]:
+def pgbouncer(directory: Path, server: PostgresServer, pool_mode: str, extra: str = "") -> Iterator[int]:
     """PgBouncer before ``server``; yields its port."""
     program = require_pgbouncer()
     port = free_port()

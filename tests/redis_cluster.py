@@ -59,7 +59,7 @@ class Node:
         return bool(self.client.info("replication")["master_link_status"] == "up")
 
 
-class Cluster:
+class LocalRedisCluster:
     """Its nodes; the first ones hold the slots, the others are replicas of them in turn."""
 
     def __init__(self, nodes: list[Node]) -> None:
@@ -77,10 +77,10 @@ class Cluster:
 @contextmanager
 def redis_cluster(
     directory: Path, *, primaries: int = 3, replicas: int = 0, settings: Mapping[str, str] | None = None
-) -> Iterator[Cluster]:
+) -> Iterator[LocalRedisCluster]:
     """Nodes that know each other and hold all slots, killed when the block ends."""
     nodes = [Node(directory / f"node-{number}", settings or {}) for number in range(primaries + replicas)]
-    cluster = Cluster(nodes)
+    cluster = LocalRedisCluster(nodes)
     try:
         for node in nodes:
             node.start()

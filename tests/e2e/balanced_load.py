@@ -32,7 +32,7 @@ class Wanted(NamedTuple):
     repeated: bool
 
 
-class Outcome(msgspec.Struct):
+class LoadOutcome(msgspec.Struct):
     """Of one kind of request. ``gap_s``: the longest time between two answers of 200; ``rate``: answers of 200 a second;
     ``latest_s``: how far the load fell behind its own rate at most."""
 
@@ -223,13 +223,13 @@ class _Load:
 
     def __init__(self, balancer: Balancer) -> None:
         self.balancer = balancer
-        self.outcome = Outcome()
+        self.outcome = LoadOutcome()
         self.idle: list[_Client] = []
 
 
 async def drive(
     balancer: Balancer, requests: Iterator[Wanted], rate: float, connections: int, stop: Callable[[], bool]
-) -> Outcome:
+) -> LoadOutcome:
     """Sends ``rate`` requests a second, of one kind, over at most ``connections`` until ``stop`` or the last one, and waits
     for the answers. What became of them."""
     load = _Load(balancer)

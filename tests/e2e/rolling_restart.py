@@ -23,7 +23,7 @@ from services.local.embedded import embedded_servers
 from shared.infra.migrations.migrate import migrate
 from shared.infra.postgres.pool import create_pool
 from shared.infra.settings import Settings, parse_database_url
-from tests.e2e.balanced_load import Balancer, OnePort, Outcome, drive
+from tests.e2e.balanced_load import Balancer, LoadOutcome, OnePort, drive
 from tests.e2e.fleet import environment_of, fleet, folded, mints, webhooks
 from tests.e2e.proxy import shipped_proxy
 from tests.integration.test_volume import Owners, traffic_for
@@ -41,7 +41,7 @@ class Figures(msgspec.Struct):
 
     rounds: int
     seconds: float
-    outcomes: dict[str, Outcome]
+    outcomes: dict[str, LoadOutcome]
     lost: int
     verified: bool
     slowest_stop_s: float

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from faults.parts import ROOT
-from faults.stack import Stack, running
+from faults.stack import FaultStack, running
 from services.cli.doctor.livekit_config import WANTED_DEPTH
 from services.cli.projects import create_project
 from services.cli.simulate.cli import MAX_WAIT_S, QUEUE_DEPTH
@@ -23,12 +23,12 @@ BURST = 3 * PEOPLE + 1
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
+def stack() -> Iterator[FaultStack]:
     with running(in_memory()) as stack:
         yield stack
 
 
-def simulate(stack: Stack, *options: str) -> Any:
+def simulate(stack: FaultStack, *options: str) -> Any:
     done = subprocess.run(
         [sys.executable, "-m", "services.cli.main", "simulate", "--close-at-once", "--json", "--rooms", "1", *options],
         cwd=ROOT,
@@ -42,7 +42,7 @@ def simulate(stack: Stack, *options: str) -> Any:
     return json.loads(done.stdout)
 
 
-async def test_nothing_is_dropped_and_nothing_lost(stack: Stack) -> None:
+async def test_nothing_is_dropped_and_nothing_lost(stack: FaultStack) -> None:
     """With the depth that `relay doctor` asks for. The last event waits for all before it, so the time Relay takes to
     acknowledge one decides whether it gets too old for LiveKit: half of them have to be acknowledged in time for that. A moment
     in which this machine stands still says nothing of Relay, so nothing gets too old here."""
@@ -62,7 +62,7 @@ async def test_nothing_is_dropped_and_nothing_lost(stack: Stack) -> None:
     print(f"{BURST} events at once: {queueing}")
 
 
-async def test_the_model_has_livekit_s_limits(stack: Stack) -> None:
+async def test_the_model_has_livekit_s_limits(stack: FaultStack) -> None:
     """At LiveKit's own depth most of the burst is dropped before Relay could have it, whatever Relay does."""
     report = await asyncio.to_thread(simulate, stack, "--people", "200", "--rate", "1000", "--mode", "test")
     assert report["queueing"]["deepest"] == QUEUE_DEPTH

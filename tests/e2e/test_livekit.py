@@ -30,7 +30,7 @@ _SETTLED_WITHIN_S = 90.0
 _PAUSE_S = 2.5
 
 
-class Scope(NamedTuple):
+class ProjectClient(NamedTuple):
     """One project in one mode, as the holder of its secret key sees it."""
 
     stack: Stack
@@ -78,7 +78,7 @@ async def eventually(holds: Callable[[], Awaitable[bool]], what: str) -> None:
         await asyncio.sleep(0.25)
 
 
-async def cut_off(scope: Scope, room: str, identity: str, after_s: float) -> Person:
+async def cut_off(scope: ProjectClient, room: str, identity: str, after_s: float) -> Person:
     """A participant in a separate process, killed with SIGKILL. When it is gone LiveKit has to say (``noticed``)."""
     url, token = await scope.mint(room, identity)
     process = await asyncio.create_subprocess_exec(
@@ -114,7 +114,7 @@ async def noticed(recorder: Recorder, person: Person) -> None:
     await eventually(left, f"LiveKit never noticed that {person.identity} is gone")
 
 
-async def lobby(scope: Scope) -> list[Person]:
+async def lobby(scope: ProjectClient) -> list[Person]:
     """Ada shows herself for a part of the time, bob listens, carol leaves and comes back: three at once."""
     ada = await scope.join("lobby", "ada")
     bob = await scope.join("lobby", "bob")
@@ -132,7 +132,7 @@ async def lobby(scope: Scope) -> list[Person]:
     return [ada, bob, carol, again]
 
 
-async def stage(scope: Scope) -> list[Person]:
+async def stage(scope: ProjectClient) -> list[Person]:
     """Dave is cut off; grace films until room service deletes the room around her."""
     filming = await scope.join("stage", "grace")
     await asyncio.sleep(_PAUSE_S)
@@ -149,7 +149,7 @@ async def stage(scope: Scope) -> list[Person]:
     return [filming, dave]
 
 
-async def rehearsal(scope: Scope) -> list[Person]:
+async def rehearsal(scope: ProjectClient) -> list[Person]:
     """Test mode: frank may listen only, and LiveKit holds him to it."""
     frank = await scope.join("lobby", "frank", canPublish=False)
     with pytest.raises(frank.rtc.participant.PublishTrackError) as refused:
@@ -172,7 +172,7 @@ def check(totals: dict[str, float], people: list[Person]) -> None:
     assert video - _TOLERANCE_S * filming <= billed["video"] <= longest_video + _TOLERANCE_S * filming
 
 
-async def check_sessions(scope: Scope, people: list[Person]) -> None:
+async def check_sessions(scope: ProjectClient, people: list[Person]) -> None:
     """Compare session by session, so that errors cannot cancel out. Prints the comparison (pytest -s)."""
     ordered = sorted(people, key=lambda person: person.connected)
     for person, (identity, start_ms, end_ms) in zip(ordered, await scope.sessions(), strict=True):
@@ -187,7 +187,11 @@ async def check_sessions(scope: Scope, people: list[Person]) -> None:
 
 async def test_bills_what_the_participants_clocks_say(stack: Stack) -> None:
     acme, globex = [await create_project(stack.database, name) for name in ("acme", "globex")]
-    scopes = [Scope(stack, acme, "live"), Scope(stack, globex, "live"), Scope(stack, acme, "test")]
+    scopes = [
+        ProjectClient(stack, acme, "live"),
+        ProjectClient(stack, globex, "live"),
+        ProjectClient(stack, acme, "test"),
+    ]
     calls = [lobby(scopes[0]), stage(scopes[1]), rehearsal(scopes[2])]
     groups = await asyncio.gather(*calls)
     peaks = [3, 2, 1]
@@ -212,5 +216,5 @@ async def test_bills_what_the_participants_clocks_say(stack: Stack) -> None:
         await check_sessions(scope, people)
         check(usage["totals"], people)
         assert max(day["peakParticipants"] for day in usage["daily"]) == peak
-    nobody = await Scope(stack, globex, "test").usage()
+    nobody = await ProjectClient(stack, globex, "test").usage()
     assert nobody["totals"]["participantMinutes"] == 0

@@ -31,7 +31,7 @@ from tests.e2e.conftest import Stack, relay_up
 from tests.e2e.livekit_server import API_KEY, API_SECRET, LiveKit, binary, livekit_server, unavailable
 from tests.e2e.participant import Person
 from tests.e2e.recorder import recording
-from tests.e2e.test_livekit import Scope
+from tests.e2e.test_livekit import ProjectClient
 from tests.ports import free_port
 
 pytestmark = pytest.mark.livekit
@@ -43,7 +43,7 @@ SLACK_S = 3.0
 LATE_S = 15.0
 
 
-class Site:
+class BreakableRelay:
     """A Relay and a LiveKit, either of which can be taken away and brought back."""
 
     def __init__(self, program: str, directory: Path, webhook_url: str, relay_port: int) -> None:
@@ -79,7 +79,7 @@ class Site:
 
 
 @asynccontextmanager
-async def site() -> AsyncIterator[tuple[Site, Scope]]:
+async def site() -> AsyncIterator[tuple[BreakableRelay, ProjectClient]]:
     program = binary()
     if find_spec("livekit.rtc") is None:
         unavailable("the livekit package (LiveKit's client SDK) is not installed")
@@ -88,21 +88,21 @@ async def site() -> AsyncIterator[tuple[Site, Scope]]:
     url = f"http://127.0.0.1:{port}"
     try:
         async with recording(free_port(), f"{url}/api/webhooks/livekit") as recorder:
-            running = Site(program, directory, recorder.url, port)
+            running = BreakableRelay(program, directory, recorder.url, port)
             try:
                 await running.start_livekit()
                 await running.start_relay()
                 database = parse_database_url(DataDir(directory / "data").stored()["DATABASE_URL"])
                 async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as api:
                     stack = Stack(api, database, running.livekit, recorder)
-                    yield running, Scope(stack, await create_project(database, "acme"), "live")
+                    yield running, ProjectClient(stack, await create_project(database, "acme"), "live")
             finally:
                 await running.stop()
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-async def settled(scope: Scope, count: int, within_s: float = 90) -> dict[str, tuple[float, str]]:
+async def settled(scope: ProjectClient, count: int, within_s: float = 90) -> dict[str, tuple[float, str]]:
     """(billed seconds, ended by) by identity, of everybody's first session, once so many and all there are have ended and a
     pass of reconciliation has looked at them since."""
     deadline, ended_ms = time.monotonic() + within_s, 0
@@ -128,7 +128,7 @@ async def settled(scope: Scope, count: int, within_s: float = 90) -> dict[str, t
     return {row["identity"]: ((row["ended_ms"] - row["started_ms"]) / 1000, row["ended_by"]) for row in rows}
 
 
-async def longest_gap_s(scope: Scope, from_s: float, to_s: float) -> float:
+async def longest_gap_s(scope: ProjectClient, from_s: float, to_s: float) -> float:
     """Between two passes that concluded something: the T of the bound."""
     conn = await connect(scope.stack.database, "tests")
     try:
@@ -157,7 +157,7 @@ def compare(what: str, people: list[Person], billed: dict[str, tuple[float, str]
         assert person.connected_s - short_s <= seconds <= person.calling_s + over_s
 
 
-async def webhooks_blocked(running: Site, scope: Scope) -> None:
+async def webhooks_blocked(running: BreakableRelay, scope: ProjectClient) -> None:
     """Nothing gets through for a minute, longer than LiveKit tries. Then LiveKit dies in a call."""
     recorder, began = scope.stack.recorder, time.time()
     stays = await scope.join("lobby", "stays")
@@ -188,7 +188,7 @@ async def webhooks_blocked(running: Site, scope: Scope) -> None:
     await livekit_killed(running, scope)
 
 
-async def livekit_killed(running: Site, scope: Scope) -> None:
+async def livekit_killed(running: BreakableRelay, scope: ProjectClient) -> None:
     began = time.time()
     killed = [await scope.join("call", f"killed-{number}") for number in range(3)]
     await killed[0].publish(camera=True)
@@ -208,7 +208,7 @@ async def livekit_killed(running: Site, scope: Scope) -> None:
     assert {billed[person.identity][1] for person in killed} == {"reconciled"}
 
 
-async def relay_away(running: Site, scope: Scope) -> None:
+async def relay_away(running: BreakableRelay, scope: ProjectClient) -> None:
     """Two minutes: longer than LiveKit tries, so every webhook of that time is lost."""
     began = time.time()
     stays = await scope.join("lobby", "stays")
@@ -240,7 +240,7 @@ async def relay_away(running: Site, scope: Scope) -> None:
 async def test_usage_ends_within_the_bound_of_the_participants_own_clocks() -> None:
     """Both run at once, each with a separate Relay and LiveKit, because most of the time is waiting."""
 
-    async def at_a_site_of_its_own(story: Callable[[Site, Scope], Awaitable[None]]) -> None:
+    async def at_a_site_of_its_own(story: Callable[[BreakableRelay, ProjectClient], Awaitable[None]]) -> None:
         async with site() as (running, scope):
             await story(running, scope)
 

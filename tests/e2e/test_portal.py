@@ -27,7 +27,7 @@ _WAIT_MS = 30_000
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 
 
-class Site(NamedTuple):
+class PortalSite(NamedTuple):
     url: str
     browser: Any
 
@@ -75,11 +75,11 @@ def running(**settings: str) -> Iterator[str]:
 
 
 @pytest.fixture
-async def fresh_site() -> AsyncIterator[Site]:
+async def fresh_site() -> AsyncIterator[PortalSite]:
     """A site without an account, for one test."""
     async with chromium() as browser:
         with running() as url:
-            yield Site(url, browser)
+            yield PortalSite(url, browser)
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +97,9 @@ async def _sign_up_root(url: str) -> None:
 
 
 @pytest.fixture
-async def site(shared_url: str) -> AsyncIterator[Site]:
+async def site(shared_url: str) -> AsyncIterator[PortalSite]:
     async with chromium() as browser:
-        yield Site(shared_url, browser)
+        yield PortalSite(shared_url, browser)
 
 
 async def sign_up(page: Any, name: str = "ada") -> None:
@@ -128,7 +128,7 @@ async def shows(place: Any, text: str) -> None:
     await expect(place).to_have_text(text, timeout=_WAIT_MS)
 
 
-async def test_first_visit(fresh_site: Site) -> None:
+async def test_first_visit(fresh_site: PortalSite) -> None:
     """From signing up to the first usage, seen without reloading."""
     site, started = fresh_site, time.monotonic()
     page = await site.page(viewport=DESKTOP)
@@ -190,7 +190,7 @@ OF_INSTANCE = (
 OF_STRANGERS = ("/sign-in", "/sign-up", "/invitations/unknown")
 
 
-async def test_every_page_in_light_and_dark_on_desktop_and_phone(site: Site) -> None:
+async def test_every_page_in_light_and_dark_on_desktop_and_phone(site: PortalSite) -> None:
     """No sideways scrolling, no complaint of the browser, nothing that axe-core finds, no request to anybody else."""
     first = await site.page()
     await first.goto("/sign-in")
@@ -222,7 +222,7 @@ async def test_every_page_in_light_and_dark_on_desktop_and_phone(site: Site) -> 
     assert problems == []
 
 
-async def _look(page: Any, path: str, variant: Variant, site: Site) -> list[str]:
+async def _look(page: Any, path: str, variant: Variant, site: PortalSite) -> list[str]:
     console, foreign = Console(page), []
     page.on("request", lambda request: None if request.url.startswith(site.url) else foreign.append(request.url))
     answer = await page.goto(path, wait_until="load")
@@ -248,7 +248,7 @@ async def violations(page: Any) -> list[str]:
     return [f"axe {rule['id']}: {[node['html'][:200] for node in rule['nodes'][:2]]}" for rule in found]
 
 
-async def test_without_javascript(site: Site) -> None:
+async def test_without_javascript(site: PortalSite) -> None:
     page = await site.page(java_script_enabled=False, viewport=DESKTOP)
     await sign_up(page, "paula")
     project = await create_project(page, "Plain")
@@ -275,7 +275,7 @@ async def test_without_javascript(site: Site) -> None:
     await page.get_by_role("heading", name="Sign in").wait_for()
 
 
-async def test_by_keyboard_alone(site: Site) -> None:
+async def test_by_keyboard_alone(site: PortalSite) -> None:
     page = await site.page(viewport=DESKTOP)
     keys = page.keyboard
     await page.goto("/sign-up")

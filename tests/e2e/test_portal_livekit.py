@@ -8,7 +8,7 @@ from shared.infra.ids import Mode
 from tests.e2e.browser import chromium
 from tests.e2e.conftest import Stack
 from tests.e2e.participant import Person
-from tests.e2e.test_portal import DESKTOP, VARIANTS, Site, create_project, shows, sign_up, violations
+from tests.e2e.test_portal import DESKTOP, VARIANTS, PortalSite, create_project, shows, sign_up, violations
 
 pytestmark = pytest.mark.livekit
 _SEEN_WITHIN_S = 2.0
@@ -17,7 +17,7 @@ _MODE: Mode = "test"
 
 async def test_joining_is_seen_and_removing_removes(stack: Stack) -> None:
     async with chromium() as browser:
-        site = Site(str(stack.api.base_url).rstrip("/"), browser)
+        site = PortalSite(str(stack.api.base_url).rstrip("/"), browser)
         page = await site.page(viewport=DESKTOP)
         await sign_up(page)
         project = await create_project(page, "Calls")

@@ -48,7 +48,7 @@ class Holding(NamedTuple):
         return {self.mark, self.room, self.identity, self.track, self.session, self.key_id, self.prefix}
 
 
-class World(NamedTuple):
+class IsolationWorld(NamedTuple):
     """Everything there is."""
 
     api: httpx.AsyncClient
@@ -109,11 +109,11 @@ async def inhabit(pool: Pool, livekit: FakeLiveKit, project: CreatedProject, mod
 
 async def build_world(
     api: httpx.AsyncClient, pool: Pool, livekit: FakeLiveKit, projects: list[CreatedProject]
-) -> World:
+) -> IsolationWorld:
     holdings = [
         await inhabit(pool, livekit, project, mode, f"{project.name}{mode}") for project in projects for mode in MODES
     ]
-    return World(api, pool, livekit, holdings)
+    return IsolationWorld(api, pool, livekit, holdings)
 
 
 def reached(livekit: FakeLiveKit) -> set[str]:

@@ -61,7 +61,7 @@ def in_path(name: str) -> str:
     return quote(name, safe="").replace(".", "%2E")
 
 
-class Site(NamedTuple):
+class NamesSite(NamedTuple):
     """One API, its LiveKit, and two projects; ``ada`` owns ``ours`` in the portal."""
 
     api: httpx.AsyncClient
@@ -94,7 +94,7 @@ class Site(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-async def site(servers: EmbeddedServers, migrated_template: str) -> AsyncIterator[Site]:
+async def site(servers: EmbeddedServers, migrated_template: str) -> AsyncIterator[NamesSite]:
     with fresh_database(servers, migrated_template) as database:
         async with fake_livekit() as livekit, create_pool(database, "tests", init=remember_times) as pool:
             given_settings = msgspec.structs.replace(
@@ -103,7 +103,7 @@ async def site(servers: EmbeddedServers, migrated_template: str) -> AsyncIterato
             ours, theirs = await create_project(database, "ours"), await create_project(database, "theirs")
             async with client_of_api(given_settings) as api, Browser(str(api.base_url)) as ada:
                 await ada.sign_up("ada")  # the first account administers the instance and owns every project
-                yield Site(api, livekit, pool, ours, theirs, ada, database)
+                yield NamesSite(api, livekit, pool, ours, theirs, ada, database)
 
 
 generated = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -115,7 +115,7 @@ generated = settings(max_examples=60, deadline=None, suppress_health_check=[Heal
 @example(name="..", identity="..")
 @example(name="a%2Fb", identity="a%2Fb")
 @given(name=names(ROOM_BYTES), identity=names(IDENTITY_BYTES))
-async def test_the_api_shows_changes_and_ends_what_livekit_holds(site: Site, name: str, identity: str) -> None:
+async def test_the_api_shows_changes_and_ends_what_livekit_holds(site: NamesSite, name: str, identity: str) -> None:
     others = site.inhabit(name, identity)
     headers = key_of(site.ours)
 
@@ -152,7 +152,7 @@ def link(page: str, pattern: str) -> str:
 @example(name="\0", identity="\0")
 @example(name=" x ", identity="https://idp.example/u/1")
 @given(name=names(ROOM_BYTES), identity=names(IDENTITY_BYTES))
-async def test_the_portal_shows_and_ends_what_livekit_holds(site: Site, name: str, identity: str) -> None:
+async def test_the_portal_shows_and_ends_what_livekit_holds(site: NamesSite, name: str, identity: str) -> None:
     """By its own links and forms alone."""
     others = site.inhabit(name, identity)
     home = f"/projects/{site.ours.project_id}"
@@ -176,7 +176,7 @@ async def test_the_portal_shows_and_ends_what_livekit_holds(site: Site, name: st
 
 
 @pytest.mark.parametrize("name", ["", "x" * 237, "é" * 119, "\U0001f600" * 60])
-async def test_a_name_that_no_room_can_have_reaches_nobody(site: Site, name: str) -> None:
+async def test_a_name_that_no_room_can_have_reaches_nobody(site: NamesSite, name: str) -> None:
     site.inhabit("lobby", "ada")
     if name:
         answer = await site.api.delete(f"/v1/rooms/{in_path(name)}", headers=key_of(site.ours))
@@ -196,7 +196,7 @@ async def test_a_name_that_no_room_can_have_reaches_nobody(site: Site, name: str
 @example(identity="é" * 129)
 @example(identity="x" * 256)
 @example(identity="x" * 257)
-async def test_a_token_is_made_for_every_printable_identity(site: Site, identity: str) -> None:
+async def test_a_token_is_made_for_every_printable_identity(site: NamesSite, identity: str) -> None:
     sent = msgspec.json.encode({"room": "lobby", "identity": identity})
     headers = {**key_of(site.ours), "Content-Type": "application/json"}
     answer = await site.api.post("/v1/tokens", content=sent, headers=headers)
@@ -213,7 +213,7 @@ async def test_a_token_is_made_for_every_printable_identity(site: Site, identity
         st.tuples(names(ROOM_BYTES), names(IDENTITY_BYTES)), min_size=4, max_size=8, unique_by=lambda pair: pair[0]
     )
 )
-async def test_usage_sessions_and_events_are_found_by_every_name(site: Site, drawn: list[tuple[str, str]]) -> None:
+async def test_usage_sessions_and_events_are_found_by_every_name(site: NamesSite, drawn: list[tuple[str, str]]) -> None:
     start_s = 1_795_000_000
     project = await create_project(site.database, "metered")  # nothing of the example before is counted
     pairs = [(name, identity) for name, identity in drawn if "\0" not in name + identity]

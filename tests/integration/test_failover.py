@@ -24,19 +24,19 @@ from shared.infra.postgres.pool import (
 )
 from shared.infra.settings import Settings
 from tests.integration.conftest import serving
-from tests.postgres_servers import Cluster, cluster, switch
+from tests.postgres_servers import PostgresServer, cluster, switch
 
 WITHIN_S = 30.0
 READ_ONLY = "ALTER SYSTEM SET default_transaction_read_only = on"
 
 
 @pytest.fixture
-def pair(short_tmp: Path) -> Iterator[tuple[Cluster, Cluster]]:
+def pair(short_tmp: Path) -> Iterator[tuple[PostgresServer, PostgresServer]]:
     """A primary with Relay's tables, and its standby."""
     number = len(list(short_tmp.glob("primary-*")))
     with cluster(short_tmp / f"primary-{number}", "wal_level=replica", "max_connections=60") as primary:
         migrate(parse_database_url(primary.url()))
-        standby = Cluster(short_tmp / f"standby-{number}")
+        standby = PostgresServer(short_tmp / f"standby-{number}")
         try:
             standby.copy(primary)
             standby.start("max_connections=60")
@@ -45,13 +45,13 @@ def pair(short_tmp: Path) -> Iterator[tuple[Cluster, Cluster]]:
             standby.stop()
 
 
-def demote(primary: Cluster) -> None:
+def demote(primary: PostgresServer) -> None:
     """Make the server read-only. It still answers, and existing sessions become read-only too."""
     primary.execute(READ_ONLY)
     primary.execute("SELECT pg_reload_conf()")
 
 
-def promote(standby: Cluster) -> None:
+def promote(standby: PostgresServer) -> None:
     standby.execute("SELECT pg_promote(true, 60)", "postgres")
 
 
@@ -63,7 +63,7 @@ async def eventually(holds: Callable[[], Awaitable[bool]], what: str) -> None:
 
 
 async def test_the_api_moves_to_the_new_primary(
-    pair: tuple[Cluster, Cluster], settings: Settings, caplog: pytest.LogCaptureFixture
+    pair: tuple[PostgresServer, PostgresServer], settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     primary, standby = pair
     async with switch(primary.port) as led:
@@ -86,11 +86,11 @@ async def test_the_api_moves_to_the_new_primary(
     assert [record for record in caplog.records if record.exc_info] == []
 
 
-def listens(server: Cluster) -> bool:
+def listens(server: PostgresServer) -> bool:
     return server.execute("SELECT 1 FROM pg_stat_activity WHERE application_name = 'relay api keys'") != []
 
 
-async def test_a_pool_moves_to_the_new_primary(pair: tuple[Cluster, Cluster]) -> None:
+async def test_a_pool_moves_to_the_new_primary(pair: tuple[PostgresServer, PostgresServer]) -> None:
     primary, standby = pair
     async with switch(primary.port) as led:
         database = parse_database_url(f"postgresql://postgres@127.0.0.1:{led.port}/relay")
@@ -119,7 +119,7 @@ async def test_a_pool_moves_to_the_new_primary(pair: tuple[Cluster, Cluster]) ->
     assert standby.execute("SELECT to_regclass('written') IS NOT NULL") == [(True,)]
 
 
-async def test_the_first_host_that_takes_writes_is_used(pair: tuple[Cluster, Cluster]) -> None:
+async def test_the_first_host_that_takes_writes_is_used(pair: tuple[PostgresServer, PostgresServer]) -> None:
     primary, standby = pair
     database = parse_database_url(f"postgresql://postgres@127.0.0.1:{standby.port},127.0.0.1:{primary.port}/relay")
     conn = await connect(database)

@@ -36,7 +36,7 @@ _INSTANTS = [MIDNIGHT + at for at in (-HOUR_MS, -60_000, -1_000, -1, 0, 0, 1, 50
 _CREATED = [None, *[MIDNIGHT - HOUR_MS] * 4, *[MIDNIGHT - 60_000] * 3, MIDNIGHT]
 
 
-class Room(NamedTuple):
+class GeneratedRoom(NamedTuple):
     sid: str
     name: str
     created_ms: int | None
@@ -58,7 +58,7 @@ def some(rng: Random, most: int, *names: str) -> list[str]:
     return rng.choices(names, k=rng.randint(0, most))
 
 
-def stay(rng: Random, sid: str, room: Room, reconciled: bool) -> list[Event]:
+def stay(rng: Random, sid: str, room: GeneratedRoom, reconciled: bool) -> list[Event]:
     """The events of one participant sid, some of them from reconciliation."""
     joined_ms, told = rng.choice(_INSTANTS), []
     who = {"sid": sid, "identity": rng.choice(["ada", "ada", "bob"])}
@@ -86,13 +86,13 @@ def stay(rng: Random, sid: str, room: Room, reconciled: bool) -> list[Event]:
     return told
 
 
-def found(name: str, seen_ms: int, at_ms: int, room: Room, who: dict[str, str], **parts: Any) -> Event:
+def found(name: str, seen_ms: int, at_ms: int, room: GeneratedRoom, who: dict[str, str], **parts: Any) -> Event:
     relay = {"seenMs": seen_ms} if name.endswith("seen") else {"seenMs": seen_ms, "goneMs": at_ms}
     where = room.full() if name.endswith("seen") else {"sid": room.sid, "name": room.name}
     return event(name, max(seen_ms, at_ms), room=where, participant=who, relay=relay, **parts)
 
 
-def recording(rng: Random, room: Room) -> list[Event]:
+def recording(rng: Random, room: GeneratedRoom) -> list[Event]:
     """The events of an egress, not always with its room."""
     started_ms, told = rng.choice(_INSTANTS), []
     for name in some(rng, 3, "egress_started", "egress_updated", "egress_ended"):
@@ -108,7 +108,7 @@ def history(rng: Random, reconciled: bool) -> list[Event]:
     events: list[Event] = []
     for number in range(rng.randint(2, 6)):
         name = rng.choice([LOBBY] * 6 + [OTHER, TEST_LOBBY])
-        room = Room(f"RM_{number}", name, rng.choice(_CREATED), rng.random() < 0.5)
+        room = GeneratedRoom(f"RM_{number}", name, rng.choice(_CREATED), rng.random() < 0.5)
         for what in some(rng, 3, "room_started", "room_finished"):
             events.append(event(what, rng.choice(_INSTANTS), room=room.full()))
         for person in range(rng.randint(0, 3)):
@@ -117,19 +117,19 @@ def history(rng: Random, reconciled: bool) -> list[Event]:
     return [{**one, "id": f"EV_{index}"} for index, one in enumerate(events)]
 
 
-class Delivery(NamedTuple):
+class EventBatches(NamedTuple):
     """Events in the order they come, some again; cut into batches."""
 
     batches: list[list[Event]]
 
     @staticmethod
-    def of(events: list[Event], rng: Random) -> "Delivery":
+    def of(events: list[Event], rng: Random) -> "EventBatches":
         sent = [*events, *(rng.choices(events, k=rng.randint(0, 6)) if events else ())]
         # Mixed altogether, or room after room, more or less: else all rooms would be known after the first batch.
         turns, spread = [rng.random() for _ in range(6)], rng.choice([0.0, 0.1, 99.0])
         sent.sort(key=lambda one: turns[_room_number(one)] + spread * rng.random())
         cuts = sorted(rng.randint(0, len(sent)) for _ in range(rng.randint(0, 9)))
-        return Delivery([sent[a:b] for a, b in pairwise([0, *cuts, len(sent)])])
+        return EventBatches([sent[a:b] for a, b in pairwise([0, *cuts, len(sent)])])
 
 
 def _room_number(one: Event) -> int:
@@ -137,7 +137,7 @@ def _room_number(one: Event) -> int:
     return int(sid.removeprefix("RM_"))
 
 
-async def fold(conn: Connection, delivery: Delivery) -> None:
+async def fold(conn: Connection, delivery: EventBatches) -> None:
     for batch in delivery.batches:
         partitions: dict[int, list[Received]] = {}
         for one in batch:
@@ -235,7 +235,7 @@ async def test_what_is_billed_is_what_the_definition_says(pool: Pool, seed: int)
     events = history(rng, reconciled=False)
     async with pool.acquire() as conn:
         await emptied(conn)
-        await fold(conn, Delivery.of(events, rng))
+        await fold(conn, EventBatches.of(events, rng))
         meter = Meter(events, RECEIVED_MS)
         assert await sums(conn) == meter.usage
         assert await levels(conn) == brute_levels(meter)
@@ -248,9 +248,9 @@ async def test_any_order_ends_in_the_same_rows_and_they_are_proven(pool: Pool, s
     events = history(rng, reconciled=True)
     async with pool.acquire() as conn:
         await emptied(conn)
-        await fold(conn, Delivery.of(events, rng))
+        await fold(conn, EventBatches.of(events, rng))
         once = await everything(conn)
         assert await differences(conn) == []
         await emptied(conn)
-        await fold(conn, Delivery.of(events, rng))
+        await fold(conn, EventBatches.of(events, rng))
         assert await everything(conn) == once

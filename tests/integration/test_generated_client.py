@@ -30,7 +30,7 @@ pytestmark = [
 PACKAGE = "relay_client_of_this_test"
 
 
-class Site(NamedTuple):
+class ClientSite(NamedTuple):
     """An API with a LiveKit, and a project of it."""
 
     url: str
@@ -38,7 +38,7 @@ class Site(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-async def site(servers: EmbeddedServers, migrated_template: str) -> AsyncIterator[Site]:
+async def site(servers: EmbeddedServers, migrated_template: str) -> AsyncIterator[ClientSite]:
     with fresh_database(servers, migrated_template) as database:
         project = await create_project(database, "acme")
         settings = settings_for(database, servers.redis_url)
@@ -46,11 +46,11 @@ async def site(servers: EmbeddedServers, migrated_template: str) -> AsyncIterato
             fake_livekit() as livekit,
             serving(msgspec.structs.replace(settings, livekit_api_url=livekit.url)) as url,
         ):
-            yield Site(url, project)
+            yield ClientSite(url, project)
 
 
 @pytest.fixture(scope="module")
-async def generated(site: Site, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[None]:
+async def generated(site: ClientSite, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[None]:
     """Made once for all tests: the generator takes much longer than they do."""
     directory = tmp_path_factory.mktemp("generated")
     # Fetched here: the generator itself waits no more than five seconds for it.
@@ -77,7 +77,7 @@ def part(name: str) -> Any:
 
 
 @pytest.mark.usefixtures("generated")
-async def test_mint_create_list_end(site: Site) -> None:
+async def test_mint_create_list_end(site: ClientSite) -> None:
     models = part("models")
     key = key_of(site.project)["Authorization"].removeprefix("Bearer ")
     async with part("client").AuthenticatedClient(
@@ -113,7 +113,7 @@ async def _mint_create_list_end(client: Any, models: Any, project: CreatedProjec
 
 
 @pytest.mark.usefixtures("generated")
-async def test_errors_are_read_too(site: Site) -> None:
+async def test_errors_are_read_too(site: ClientSite) -> None:
     body = part("models").TokenRequest(room="lobby", identity="ada")
     async with part("client").AuthenticatedClient(base_url=site.url, token="sk_live_mistyped") as client:
         problem = await part("api.tokens.create_token").asyncio(client=client, body=body)

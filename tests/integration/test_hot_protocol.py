@@ -38,7 +38,7 @@ class Got(NamedTuple):
     body: bytes
 
 
-class Wire:
+class RawConnection:
     """A connection, and the answers it brings in turn."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -57,11 +57,11 @@ class Wire:
 
 
 @asynccontextmanager
-async def connected(url: str) -> AsyncIterator[Wire]:
+async def connected(url: str) -> AsyncIterator[RawConnection]:
     host, _, port = url.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
-        yield Wire(reader, writer)
+        yield RawConnection(reader, writer)
     finally:
         writer.close()
         await asyncio.gather(writer.wait_closed(), return_exceptions=True)

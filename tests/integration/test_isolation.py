@@ -18,7 +18,7 @@ from shared.infra.postgres.pool import Pool
 from shared.infra.settings import Settings
 from shared.models.projects import CreatedProject
 from tests.fake_livekit import FakeLiveKit, fake_livekit
-from tests.integration.isolation import Holding, World, build_world, reached
+from tests.integration.isolation import Holding, IsolationWorld, build_world, reached
 
 Asked = Callable[[Holding], Any]
 
@@ -130,7 +130,7 @@ def settings(settings: Settings, livekit: FakeLiveKit) -> Settings:
 @pytest.fixture
 async def world(
     api: httpx.AsyncClient, pool: Pool, livekit: FakeLiveKit, project: CreatedProject, settings: Settings
-) -> World:
+) -> IsolationWorld:
     return await build_world(api, pool, livekit, [project, await create_project(settings.database, "globex")])
 
 
@@ -159,7 +159,9 @@ async def test_what_is_served_is_what_has_cases(api: httpx.AsyncClient) -> None:
     assert {(method, path) for method, path in served if path.startswith("/v1/")} == set(CASES)
 
 
-async def ask(world: World, asker: Holding, owner: Holding, endpoint: tuple[str, str], case: Case) -> httpx.Response:
+async def ask(
+    world: IsolationWorld, asker: Holding, owner: Holding, endpoint: tuple[str, str], case: Case
+) -> httpx.Response:
     """``asker`` asks for what is ``owner``'s."""
     method, template = endpoint
     path = template.format(**(case.path(owner) or {}))
@@ -171,7 +173,7 @@ def sent(answer: httpx.Response) -> str:
     return answer.request.url.path + str(answer.request.url.params) + answer.request.content.decode()
 
 
-async def test_a_stranger_sees_and_changes_nothing(world: World) -> None:
+async def test_a_stranger_sees_and_changes_nothing(world: IsolationWorld) -> None:
     for stranger, owner in world.pairs():
         for endpoint, cases in CASES.items():
             for case in cases:
@@ -193,7 +195,7 @@ async def test_a_stranger_sees_and_changes_nothing(world: World) -> None:
                 world.livekit.rooms.pop(stranger.name(owner.room), None)
 
 
-async def test_an_owner_can_do_all_of_it(world: World) -> None:
+async def test_an_owner_can_do_all_of_it(world: IsolationWorld) -> None:
     """Else the strangers above may have failed for another reason."""
     owner = world.holdings[0]
     for endpoint, cases in CASES.items():
@@ -202,7 +204,7 @@ async def test_an_owner_can_do_all_of_it(world: World) -> None:
             assert answer.status_code < 300, (endpoint, answer.text)
 
 
-async def test_nobodys_cursor_turns_another_page(world: World) -> None:
+async def test_nobodys_cursor_turns_another_page(world: IsolationWorld) -> None:
     """A page asked for with the cursor of another: refused, or one's own."""
     listings = ["/v1/rooms", "/v1/sessions", "/v1/events", "/v1/keys", "/v1/rooms/lobby/participants"]
     for owner in world.holdings:
@@ -216,7 +218,7 @@ async def test_nobodys_cursor_turns_another_page(world: World) -> None:
             assert not any(secret in answer.text for secret in owner.secrets), answer.text
 
 
-async def test_a_key_made_by_a_key_belongs_where_that_belongs(world: World) -> None:
+async def test_a_key_made_by_a_key_belongs_where_that_belongs(world: IsolationWorld) -> None:
     for owner in world.holdings:
         made = await world.api.post("/v1/keys", json={"name": "made"}, headers=owner.headers)
         headers = {"Authorization": f"Bearer {made.json()['key']}"}
@@ -225,7 +227,7 @@ async def test_a_key_made_by_a_key_belongs_where_that_belongs(world: World) -> N
         assert {room["metadata"] for room in rooms} == {owner.mark}
 
 
-async def test_rooms_of_nobody_are_shown_to_nobody(world: World) -> None:
+async def test_rooms_of_nobody_are_shown_to_nobody(world: IsolationWorld) -> None:
     """Of LiveKit's other users, of a project that is gone, and names that only look like ours."""
     some = world.holdings[0].project.project_id
     strangers = [

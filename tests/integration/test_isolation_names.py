@@ -17,7 +17,7 @@ from shared.infra.postgres.pool import Pool
 from shared.infra.settings import Settings
 from shared.models.projects import CreatedProject
 from tests.fake_livekit import FakeLiveKit, fake_livekit
-from tests.integration.isolation import Holding, World, build_world, reached
+from tests.integration.isolation import Holding, IsolationWorld, build_world, reached
 
 # What a token may say, whatever is asked for.
 CLAIMS = {"iss", "nbf", "exp", "sub", "name", "metadata", "attributes", "video", "roomConfig"}
@@ -40,7 +40,7 @@ def settings(settings: Settings, livekit: FakeLiveKit) -> Settings:
 @pytest.fixture
 async def world(
     api: httpx.AsyncClient, pool: Pool, livekit: FakeLiveKit, project: CreatedProject, settings: Settings
-) -> World:
+) -> IsolationWorld:
     return await build_world(api, pool, livekit, [project, await create_project(settings.database, "globex")])
 
 
@@ -82,7 +82,7 @@ async def raw(api: httpx.AsyncClient, method: str, target: str, headers: dict[st
     return int(answer.split(b" ", 2)[1]), answer
 
 
-async def test_a_crafted_name_stays_in_its_project(world: World) -> None:
+async def test_a_crafted_name_stays_in_its_project(world: IsolationWorld) -> None:
     owner, stranger = world.holdings[0], world.holdings[2]
     before = await world.state_of(owner)
     for name in crafted(owner):
@@ -103,7 +103,7 @@ async def test_a_crafted_name_stays_in_its_project(world: World) -> None:
     assert await world.state_of(owner) == before
 
 
-async def test_a_malformed_name_reaches_nobody(world: World) -> None:
+async def test_a_malformed_name_reaches_nobody(world: IsolationWorld) -> None:
     stranger = world.holdings[2]
     world.livekit.calls.clear()
     for name in MALFORMED:
@@ -118,7 +118,7 @@ async def test_a_malformed_name_reaches_nobody(world: World) -> None:
     assert world.livekit.calls == []
 
 
-async def test_an_address_is_what_it_looks_like(world: World) -> None:
+async def test_an_address_is_what_it_looks_like(world: IsolationWorld) -> None:
     """Encoded slashes, dots, empty parts and double encoding, sent byte for byte."""
     owner = world.holdings[0]
     everything = [await world.state_of(holding) for holding in world.holdings]
@@ -156,7 +156,7 @@ async def test_an_address_is_what_it_looks_like(world: World) -> None:
     assert [await world.state_of(holding) for holding in world.holdings] == everything
 
 
-async def test_a_token_holds_one_room_and_no_other_right(world: World) -> None:
+async def test_a_token_holds_one_room_and_no_other_right(world: IsolationWorld) -> None:
     full = {
         "name": "Ada", "metadata": "m", "attributes": {"a": "b"}, "ttl": 60,
         "grants": {"canPublishSources": ["camera"], "canUpdateOwnMetadata": True, "hidden": True},
@@ -177,7 +177,7 @@ async def test_a_token_holds_one_room_and_no_other_right(world: World) -> None:
                 assert claims["sub"] == "ada"
 
 
-async def test_no_field_asks_for_more(world: World) -> None:
+async def test_no_field_asks_for_more(world: IsolationWorld) -> None:
     """Everything livekit-api can put into a token that Relay's do not hold."""
     holder = world.holdings[0]
     body: dict[str, Any] = {"room": "lobby", "identity": "ada"}
@@ -219,14 +219,14 @@ async def test_no_field_asks_for_more(world: World) -> None:
         {},
     ],
 )
-async def test_a_token_records_nothing(world: World, egress: dict[str, Any]) -> None:
+async def test_a_token_records_nothing(world: IsolationWorld, egress: dict[str, Any]) -> None:
     """A recording goes where LiveKit's own storage is, beside those of all other projects."""
     body = {"room": "lobby", "identity": "ada", "roomConfig": {"egress": egress}}
     answer = await world.api.post("/v1/tokens", json=body, headers=world.holdings[0].headers)
     assert (answer.status_code, answer.json()["param"]) == (400, "roomConfig.egress")
 
 
-async def test_a_recording_nested_as_deep_as_json_is_read_is_no_fault_of_ours(world: World) -> None:
+async def test_a_recording_nested_as_deep_as_json_is_read_is_no_fault_of_ours(world: IsolationWorld) -> None:
     """What can be read must not fail further in: between the two lay a depth that was answered with a 500."""
     for depth in range(900, 1001):
         nested = '{"a":' * depth + "1" + "}" * depth

@@ -16,7 +16,7 @@ from shared.models.projects import CreatedProject
 from tests.integration.conftest import Standing, key_of
 
 
-class Client:
+class KeyClient:
     """One key."""
 
     def __init__(self, api: httpx.AsyncClient, headers: dict[str, str]) -> None:
@@ -37,24 +37,24 @@ class Client:
         assert answer.headers["content-type"] == "application/problem+json", answer.text
         return answer.status_code, answer.json()["code"], answer.json().get("param")
 
-    def using(self, key: str) -> "Client":
-        return Client(self._api, {"Authorization": f"Bearer {key}"})
+    def using(self, key: str) -> "KeyClient":
+        return KeyClient(self._api, {"Authorization": f"Bearer {key}"})
 
     async def me(self) -> str:
         return str(next(key["keyId"] for key in (await self.ok("GET"))["keys"] if key["current"]))
 
 
 @pytest.fixture
-def live(api: httpx.AsyncClient, project: CreatedProject) -> Client:
-    return Client(api, key_of(project))
+def live(api: httpx.AsyncClient, project: CreatedProject) -> KeyClient:
+    return KeyClient(api, key_of(project))
 
 
 @pytest.fixture
-def test_mode(api: httpx.AsyncClient, project: CreatedProject) -> Client:
-    return Client(api, key_of(project, "test"))
+def test_mode(api: httpx.AsyncClient, project: CreatedProject) -> KeyClient:
+    return KeyClient(api, key_of(project, "test"))
 
 
-async def test_a_key_from_its_making_to_its_end(live: Client) -> None:
+async def test_a_key_from_its_making_to_its_end(live: KeyClient) -> None:
     made = await live.ok("POST", json={"name": "server", "expiresAt": "2030-01-01T01:00:00+01:00"})
     assert parse_key(made["key"]) is not None
     assert made == {
@@ -85,7 +85,7 @@ async def test_a_key_from_its_making_to_its_end(live: Client) -> None:
     assert await other.problem("GET") == (401, "revoked_key", None)
 
 
-async def test_rotation_over_the_api(live: Client) -> None:
+async def test_rotation_over_the_api(live: KeyClient) -> None:
     old = await live.ok("POST", json={"name": "server"})
     new = await live.using(old["key"]).ok("POST", f"/{old['keyId']}/rotate", json={"graceSeconds": 60})
     assert new["createdBy"] == f"key:{old['keyId']}"
@@ -102,7 +102,7 @@ async def test_rotation_over_the_api(live: Client) -> None:
     assert await live.problem("POST", f"/{new['keyId']}/rotate", json={}) == (409, "key_inactive", None)
 
 
-async def test_a_leaked_key_goes_with_its_successors(live: Client) -> None:
+async def test_a_leaked_key_goes_with_its_successors(live: KeyClient) -> None:
     leaked = await live.ok("POST", json={"name": "leaked"})
     made = await live.using(leaked["key"]).ok("POST", json={"name": "by the thief"})
     successor = await live.using(made["key"]).ok("POST", f"/{made['keyId']}/rotate", json={})
@@ -114,9 +114,9 @@ async def test_a_leaked_key_goes_with_its_successors(live: Client) -> None:
 
 
 async def test_a_mode_and_a_project_see_their_own_keys_only(
-    api: httpx.AsyncClient, live: Client, test_mode: Client, settings: Settings
+    api: httpx.AsyncClient, live: KeyClient, test_mode: KeyClient, settings: Settings
 ) -> None:
-    stranger = Client(api, key_of(await create_project(settings.database, "stranger")))
+    stranger = KeyClient(api, key_of(await create_project(settings.database, "stranger")))
     mine = await live.ok("POST", json={"name": "mine"})
     for other in (test_mode, stranger):
         assert mine["keyId"] not in {key["keyId"] for key in (await other.ok("GET"))["keys"]}
@@ -133,7 +133,7 @@ async def test_a_mode_and_a_project_see_their_own_keys_only(
     assert (await test_mode.ok("POST", json={"name": "x"}))["mode"] == "test"
 
 
-async def test_pages_hold_still_while_keys_are_made(live: Client) -> None:
+async def test_pages_hold_still_while_keys_are_made(live: KeyClient) -> None:
     names = [f"key {number}" for number in range(5)]
     for name in names:
         await live.ok("POST", json={"name": name})
@@ -149,7 +149,7 @@ async def test_pages_hold_still_while_keys_are_made(live: Client) -> None:
     assert seen == [*reversed(names), "default", "default"]
 
 
-async def test_no_secret_is_ever_listed(live: Client, settings: Settings, project: CreatedProject) -> None:
+async def test_no_secret_is_ever_listed(live: KeyClient, settings: Settings, project: CreatedProject) -> None:
     secrets = [
         (await live.ok("POST", json={"name": f"k{n}", "type": kind}))["key"]
         for n, kind in enumerate(("secret", "publishable"))
@@ -161,7 +161,7 @@ async def test_no_secret_is_ever_listed(live: Client, settings: Settings, projec
         assert secret[12:-4] not in str(info)
 
 
-async def expiring(client: Client, at: str) -> object:
+async def expiring(client: KeyClient, at: str) -> object:
     return await client.problem("POST", json={"name": "x", "expiresAt": at})
 
 
@@ -183,18 +183,18 @@ async def expiring(client: Client, at: str) -> object:
         (lambda c: c.problem("GET", params={"cursor": "x"}), (400, "invalid_cursor", "cursor")),
     ],
 )  # fmt: skip
-async def test_bad_input_names_its_field(standing: Standing, ask: Callable[[Client], Any], problem: object) -> None:
-    assert await ask(Client(standing.api, key_of(standing.project))) == problem
+async def test_bad_input_names_its_field(standing: Standing, ask: Callable[[KeyClient], Any], problem: object) -> None:
+    assert await ask(KeyClient(standing.api, key_of(standing.project))) == problem
 
 
 async def test_only_secret_keys_come_in(api: httpx.AsyncClient, project: CreatedProject) -> None:
-    publishable = Client(api, key_of(project, "live", "publishable"))
+    publishable = KeyClient(api, key_of(project, "live", "publishable"))
     for method, path, body in (("GET", "", None), ("POST", "", {"name": "x"}), ("DELETE", "/x", None)):
         assert await publishable.problem(method, path, json=body) == (403, "publishable_key", None)
-        assert await Client(api, {}).problem(method, path, json=body) == (401, "missing_key", None)
+        assert await KeyClient(api, {}).problem(method, path, json=body) == (401, "missing_key", None)
 
 
-async def test_a_repeated_request_makes_no_second_key_and_keeps_no_secret(live: Client, pool: Pool) -> None:
+async def test_a_repeated_request_makes_no_second_key_and_keeps_no_secret(live: KeyClient, pool: Pool) -> None:
     once = {"Idempotency-Key": "3f1c"}
     made = await live.ok("POST", json={"name": "server"}, headers=once)
     again = await live("POST", json={"name": "server"}, headers=once)

@@ -29,7 +29,7 @@ from shared.models.projects import CreatedProject
 from shared.models.received import Received
 from tests.fake_livekit import fake_livekit, twirp_failure
 from tests.integration.conftest import SetClock, key_of, serving
-from tests.integration.test_reconcile import START_MS, World
+from tests.integration.test_reconcile import START_MS, ReconcileWorld
 from tests.livekit_bodies import BASE_S, body, participant, room
 from tests.naive_meter import NaiveMeter
 
@@ -38,12 +38,12 @@ HOOK = "/api/webhooks/livekit"
 
 
 @pytest.fixture
-async def call(settings: Settings, pool: Pool, project: CreatedProject) -> AsyncIterator[World]:
+async def call(settings: Settings, pool: Pool, project: CreatedProject) -> AsyncIterator[ReconcileWorld]:
     """A LiveKit of this test's own, reconciled by its clock."""
     clock = SetClock(START_MS)
     secret = settings.livekit_api_key, settings.livekit_api_secret
     async with fake_livekit(*secret) as livekit, RoomService(livekit.url, *secret, clock) as service:
-        yield World(livekit, clock, pool, service, project.project_id)
+        yield ReconcileWorld(livekit, clock, pool, service, project.project_id)
 
 
 def naive_of(person: models.ParticipantInfo, *told: tuple[str, int]) -> NaiveMeter:
@@ -65,7 +65,7 @@ async def fold(pool: Pool, *bodies: bytes, received_ms: int = (BASE_S + 3600) * 
         await fold_batch(conn, 0, [Received(received_ms, one) for one in bodies])
 
 
-async def test_02_left_lost_and_the_rooms_end_too(call: World) -> None:
+async def test_02_left_lost_and_the_rooms_end_too(call: ReconcileWorld) -> None:
     """Naive: never closed. Closed at the last confirmation, marked inferred; a real ``left`` that comes later overrides."""
     ada = call.joins("ada")
     await call.webhook("participant_joined", ada)
@@ -84,7 +84,7 @@ async def test_02_left_lost_and_the_rooms_end_too(call: World) -> None:
     assert await billed(call.pool) == 125_000
 
 
-async def test_13_livekit_crashed(call: World) -> None:
+async def test_13_livekit_crashed(call: ReconcileWorld) -> None:
     """Naive: the night is billed. An API that does not answer closes nobody and confirms nobody; after two polls that miss the
     participant it ends where it was last seen."""
     ada = call.joins("ada")
@@ -106,7 +106,7 @@ async def test_13_livekit_crashed(call: World) -> None:
     assert await billed(call.pool) == 60_000
 
 
-async def test_14_webhook_and_poll_race(call: World) -> None:
+async def test_14_webhook_and_poll_race(call: ReconcileWorld) -> None:
     """Naive, with a poll that reports joins too: the poll's join, a minute after the real one, replaces it. Here the poll
     opens the session with LiveKit's joining time, and the webhook that comes after it finds the same session."""
     ada = call.joins("ada")

@@ -12,17 +12,17 @@ from shared.infra.migrations.startup import ensure_migrated
 from shared.infra.postgres.database_url import DatabaseUrl, parse_database_url
 from shared.infra.postgres.errors import ReadOnlySession, TransactionPooling
 from shared.infra.postgres.pool import connect, create_pool
-from tests.postgres_servers import Cluster, cluster, pgbouncer, require_pgbouncer
+from tests.postgres_servers import PostgresServer, cluster, pgbouncer, require_pgbouncer
 
 
 @pytest.fixture(scope="module")
-def server(short_tmp: Path) -> Iterator[Cluster]:
+def server(short_tmp: Path) -> Iterator[PostgresServer]:
     require_pgbouncer()
     with cluster(short_tmp / "pooled", "max_connections=100") as running:
         yield running
 
 
-def tables(server: Cluster) -> dict[str, int]:
+def tables(server: PostgresServer) -> dict[str, int]:
     """Tables of each schema."""
     found = "SELECT schemaname, count(*) FROM pg_tables WHERE schemaname !~ '^(pg_|information_)' GROUP BY 1"
     return {str(schema): int(str(count)) for schema, count in server.execute(found)}
@@ -34,7 +34,7 @@ def through(port: int, query: str = "") -> DatabaseUrl:
 
 # The last is what people set so that other clients' parameters are no error. PgBouncer then drops them in silence.
 @pytest.mark.parametrize("extra", ["", "ignore_startup_parameters = extra_float_digits,search_path,options\n"])
-async def test_session_mode_keeps_the_schema(server: Cluster, short_tmp: Path, extra: str) -> None:
+async def test_session_mode_keeps_the_schema(server: PostgresServer, short_tmp: Path, extra: str) -> None:
     before = tables(server)
     schema = "ignoring" if extra else "strict"
     with pgbouncer(short_tmp / schema, server, "session", extra) as port:
@@ -51,7 +51,9 @@ async def test_session_mode_keeps_the_schema(server: Cluster, short_tmp: Path, e
 
 @pytest.mark.parametrize("extra", ["", "server_round_robin = 1\n", "ignore_startup_parameters = search_path,options\n"])
 @pytest.mark.parametrize("mode", ["transaction", "statement"])
-async def test_modes_that_share_sessions_are_refused(server: Cluster, short_tmp: Path, mode: str, extra: str) -> None:
+async def test_modes_that_share_sessions_are_refused(
+    server: PostgresServer, short_tmp: Path, mode: str, extra: str
+) -> None:
     before = tables(server)
     directory = short_tmp / f"{mode}-{abs(hash(extra))}"
     with pgbouncer(directory, server, mode, extra) as port:
@@ -64,7 +66,7 @@ async def test_modes_that_share_sessions_are_refused(server: Cluster, short_tmp:
     assert server.execute(locks) == [(0,)]
 
 
-def test_migrating_refuses_transaction_mode_at_once(server: Cluster, short_tmp: Path) -> None:
+def test_migrating_refuses_transaction_mode_at_once(server: PostgresServer, short_tmp: Path) -> None:
     with (
         pgbouncer(short_tmp / "at-once", server, "transaction") as port,
         pytest.raises(TransactionPooling, match="transaction mode"),
@@ -72,7 +74,9 @@ def test_migrating_refuses_transaction_mode_at_once(server: Cluster, short_tmp: 
         ensure_migrated(through(port, "?schema=nowhere"))
 
 
-async def test_a_read_only_session_of_the_pooler_is_not_used_again_and_again(server: Cluster, short_tmp: Path) -> None:
+async def test_a_read_only_session_of_the_pooler_is_not_used_again_and_again(
+    server: PostgresServer, short_tmp: Path
+) -> None:
     server.execute("ALTER DATABASE relay SET default_transaction_read_only = on")
     with pgbouncer(short_tmp / "read-only", server, "session") as port:
         database = through(port)

@@ -39,7 +39,7 @@ from tests.integration.test_periodic import until
 START_MS = 1_795_000_000_000
 
 
-class World(NamedTuple):
+class ReconcileWorld(NamedTuple):
     """A LiveKit, the clock that both it and Relay go by, and Relay's pass."""
 
     livekit: FakeLiveKit
@@ -52,7 +52,7 @@ class World(NamedTuple):
     def lobby(self) -> str:
         return livekit_room(self.project, "live", "lobby")
 
-    def after(self, seconds: float) -> "World":
+    def after(self, seconds: float) -> "ReconcileWorld":
         self.clock.at_ms += int(seconds * 1000)
         return self
 
@@ -94,19 +94,19 @@ def _since(at_ms: int | None) -> int | None:
 
 
 @pytest.fixture
-async def world(settings: Settings, pool: Pool, project: CreatedProject) -> AsyncIterator[World]:
+async def world(settings: Settings, pool: Pool, project: CreatedProject) -> AsyncIterator[ReconcileWorld]:
     clock = SetClock(START_MS)
     async with (
         fake_livekit(settings.livekit_api_key, settings.livekit_api_secret) as livekit,
         RoomService(livekit.url, settings.livekit_api_key, settings.livekit_api_secret, clock) as service,
     ):
-        yield World(livekit, clock, pool, service, project.project_id)
+        yield ReconcileWorld(livekit, clock, pool, service, project.project_id)
     # Whatever was concluded, the kept events prove it, and the sums are those of the sessions.
     async with pool.acquire() as conn:
         assert [wrong.difference async for wrong in verify(conn, None, Checked(), lambda _: None)] == []
 
 
-async def test_opens_participants_without_webhooks_and_confirms_the_others(world: World) -> None:
+async def test_opens_participants_without_webhooks_and_confirms_the_others(world: ReconcileWorld) -> None:
     ada = world.joins("ada")
     await world.webhook("participant_joined", ada)
     world.joins("bob", kind=models.ParticipantInfo.Kind.AGENT)
@@ -123,7 +123,7 @@ async def test_opens_participants_without_webhooks_and_confirms_the_others(world
         assert await conn.fetchval("SELECT min(confirmed_ms) FROM session") == world.clock.at_ms
 
 
-async def test_closes_the_vanished_at_the_last_confirmation_after_two_polls(world: World) -> None:
+async def test_closes_the_vanished_at_the_last_confirmation_after_two_polls(world: ReconcileWorld) -> None:
     world.joins("ada")
     await world.after(30).poll()
     await world.after(30).poll()
@@ -140,7 +140,7 @@ async def test_closes_the_vanished_at_the_last_confirmation_after_two_polls(worl
     assert inferred == 60_000
 
 
-async def test_polls_in_quick_succession_close_nobody(world: World) -> None:
+async def test_polls_in_quick_succession_close_nobody(world: ReconcileWorld) -> None:
     """LiveKit's listing lags: an entry can be missing for a moment while its participant is there."""
     world.joins("ada")
     await world.after(30).poll()
@@ -156,7 +156,7 @@ async def test_polls_in_quick_succession_close_nobody(world: World) -> None:
     assert (await world.after(10).poll()).closed == 1
 
 
-async def test_a_real_leave_overrides_what_was_inferred(world: World) -> None:
+async def test_a_real_leave_overrides_what_was_inferred(world: ReconcileWorld) -> None:
     ada = world.joins("ada")
     await world.after(30).poll()
     world.leaves("ada")
@@ -168,7 +168,7 @@ async def test_a_real_leave_overrides_what_was_inferred(world: World) -> None:
     assert (await world.sessions())["ada"] == (0, 65_000, "left")
 
 
-async def test_one_who_was_closed_too_soon_is_opened_again(world: World) -> None:
+async def test_one_who_was_closed_too_soon_is_opened_again(world: ReconcileWorld) -> None:
     person = world.joins("ada")
     await world.after(30).poll()
     world.leaves("ada")
@@ -180,7 +180,7 @@ async def test_one_who_was_closed_too_soon_is_opened_again(world: World) -> None
     assert (await world.sessions())["ada"] == (0, None, None)
 
 
-async def test_an_error_is_no_absence(world: World) -> None:
+async def test_an_error_is_no_absence(world: ReconcileWorld) -> None:
     world.joins("ada")
     await world.after(30).poll()
     world.leaves("ada")
@@ -194,7 +194,7 @@ async def test_an_error_is_no_absence(world: World) -> None:
         assert [run.error is not None for run in await last_passes(conn, 9)] == [True] * 5 + [False]
 
 
-async def test_an_empty_answer_from_nobody_is_no_absence(world: World, settings: Settings) -> None:
+async def test_an_empty_answer_from_nobody_is_no_absence(world: ReconcileWorld, settings: Settings) -> None:
     """LiveKit away altogether, and a secret that is not its own."""
     world.joins("ada")
     await world.after(30).poll()
@@ -208,7 +208,7 @@ async def test_an_empty_answer_from_nobody_is_no_absence(world: World, settings:
     assert (await world.sessions())["ada"] == (0, None, None)
 
 
-async def test_half_of_the_rooms_failing_concludes_only_about_the_others(world: World) -> None:
+async def test_half_of_the_rooms_failing_concludes_only_about_the_others(world: ReconcileWorld) -> None:
     rooms = [livekit_room(world.project, "live", f"room-{number}") for number in range(20)]
     for number, room in enumerate(rooms):
         world.joins(f"person-{number}", room)
@@ -231,7 +231,7 @@ async def test_half_of_the_rooms_failing_concludes_only_about_the_others(world: 
     assert ends == {30_000}
 
 
-async def test_a_pass_over_a_slow_livekit_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_pass_over_a_slow_livekit_ends(world: ReconcileWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rooms that time did not suffice for are as if they had failed, and the pass concludes about the others."""
     for number in range(60):
         world.joins(f"person-{number}", livekit_room(world.project, "live", f"room-{number}"))
@@ -248,7 +248,7 @@ async def test_a_pass_over_a_slow_livekit_ends(world: World, monkeypatch: pytest
     assert sum(1 for _, end, _ in (await world.sessions()).values() if end is None) == 60 - done.closed
 
 
-async def test_joins_newer_than_the_poll_are_not_missed(world: World) -> None:
+async def test_joins_newer_than_the_poll_are_not_missed(world: ReconcileWorld) -> None:
     """The webhook of a join is folded while the pass is asking: the listing cannot know of it."""
     world.livekit.add_room(world.lobby)
     for number in range(3):
@@ -265,19 +265,19 @@ async def test_joins_newer_than_the_poll_are_not_missed(world: World) -> None:
             assert not await conn.fetchval("SELECT count(*) FROM absence WHERE sid = $1", newer.sid)
 
 
-async def test_a_join_of_this_moment_is_left_to_its_webhook(world: World) -> None:
+async def test_a_join_of_this_moment_is_left_to_its_webhook(world: ReconcileWorld) -> None:
     world.joins("ada")
     assert (await world.after(1).poll()).opened == 0
     assert (await world.after(30).poll()).opened == 1
 
 
-async def test_one_who_never_became_active_is_not_opened_and_not_missed(world: World) -> None:
+async def test_one_who_never_became_active_is_not_opened_and_not_missed(world: ReconcileWorld) -> None:
     world.joins("slow", state=models.ParticipantInfo.State.JOINED)
     assert (await world.after(30).poll()).opened == 0
     assert await world.sessions() == {}
 
 
-async def test_lost_track_events(world: World) -> None:
+async def test_lost_track_events(world: ReconcileWorld) -> None:
     camera = models.TrackInfo(sid="TR_1", type=models.TrackType.VIDEO, source=models.TrackSource.CAMERA)
     ada = world.joins("ada")
     await world.webhook("participant_joined", ada)
@@ -295,7 +295,7 @@ async def test_lost_track_events(world: World) -> None:
     assert tuple(row or ()) == (150_000, 30_000, 0)
 
 
-async def test_a_join_that_only_a_track_event_reports(world: World) -> None:
+async def test_a_join_that_only_a_track_event_reports(world: ReconcileWorld) -> None:
     ada = world.joins("ada", kind=models.ParticipantInfo.Kind.SIP)
     ada.tracks.append(models.TrackInfo(sid="TR_1", type=models.TrackType.AUDIO))
     world.after(60)
@@ -315,7 +315,7 @@ async def test_a_join_that_only_a_track_event_reports(world: World) -> None:
     assert (await world.after(30).poll()).corrected == 0
 
 
-async def test_rooms_of_nobodys_project_are_left_alone(world: World) -> None:
+async def test_rooms_of_nobodys_project_are_left_alone(world: ReconcileWorld) -> None:
     for name in ("lobby", "p_nosuchproject__lobby", "x_y__z"):
         world.joins("stranger", name)
     world.joins("recorder", kind=models.ParticipantInfo.Kind.EGRESS)
@@ -326,14 +326,14 @@ async def test_rooms_of_nobodys_project_are_left_alone(world: World) -> None:
     assert (await world.after(30).poll()).opened == 0
 
 
-async def test_test_mode_is_reconciled_too(world: World) -> None:
+async def test_test_mode_is_reconciled_too(world: ReconcileWorld) -> None:
     world.joins("ada", livekit_room(world.project, "test", "lobby"))
     assert (await world.after(30).poll()).opened == 1
     async with world.pool.acquire() as conn:
         assert await conn.fetchval("SELECT mode FROM session") == "test"
 
 
-async def test_a_ghost_of_a_dead_node_ends_at_its_last_sign_of_life(world: World) -> None:
+async def test_a_ghost_of_a_dead_node_ends_at_its_last_sign_of_life(world: ReconcileWorld) -> None:
     """LiveKit crashed and its Redis still lists everybody: no node answers for them, in two questions far apart."""
     world.joins("ada")
     await world.after(30).poll()
@@ -363,7 +363,7 @@ async def test_a_ghost_of_a_dead_node_ends_at_its_last_sign_of_life(world: World
     assert (await world.sessions())["ada"] == (0, None, None)
 
 
-async def test_a_ghost_in_a_room_that_is_served_is_closed_at_its_last_sign_of_life(world: World) -> None:
+async def test_a_ghost_in_a_room_that_is_served_is_closed_at_its_last_sign_of_life(world: ReconcileWorld) -> None:
     """After the crash somebody came back to the room; ada did not, and her entry stays in LiveKit's Redis."""
     world.joins("ada")
     await world.after(30).poll()
@@ -384,7 +384,7 @@ async def test_a_ghost_in_a_room_that_is_served_is_closed_at_its_last_sign_of_li
     assert (await world.sessions())["ada"] == (0, None, None)
 
 
-async def test_ghosts_from_before_relay_came_are_not_opened(world: World) -> None:
+async def test_ghosts_from_before_relay_came_are_not_opened(world: ReconcileWorld) -> None:
     world.joins("ada")
     world.livekit.ghosts = {"ada"}
     world.after(86_400)
@@ -393,7 +393,7 @@ async def test_ghosts_from_before_relay_came_are_not_opened(world: World) -> Non
     assert set(await world.sessions()) == {"bob"}
 
 
-async def test_a_livekit_that_cannot_be_asked_for_a_proof_is_believed(world: World) -> None:
+async def test_a_livekit_that_cannot_be_asked_for_a_proof_is_believed(world: ReconcileWorld) -> None:
     world.joins("ada")
     await world.after(30).poll()
     world.after(PROVE_AFTER_MS / 1000)
@@ -402,7 +402,7 @@ async def test_a_livekit_that_cannot_be_asked_for_a_proof_is_believed(world: Wor
     assert (done.confirmed, done.unproven) == (1, 0)
 
 
-async def test_egresses_and_ingresses(world: World) -> None:
+async def test_egresses_and_ingresses(world: ReconcileWorld) -> None:
     world.joins("ada")
     room = world.livekit.rooms[world.lobby]
     started_ns = START_MS * 1_000_000
@@ -440,7 +440,7 @@ async def test_egresses_and_ingresses(world: World) -> None:
     ]
 
 
-async def test_two_passes_at_once_do_no_harm(world: World) -> None:
+async def test_two_passes_at_once_do_no_harm(world: ReconcileWorld) -> None:
     for number in range(20):
         world.joins(f"person-{number}")
     world.after(30)
@@ -458,7 +458,7 @@ async def test_two_passes_at_once_do_no_harm(world: World) -> None:
         assert await conn.fetchval("SELECT count(*) FROM event") == 40
 
 
-async def test_one_worker_at_a_time_on_schedule(world: World, settings: Settings) -> None:
+async def test_one_worker_at_a_time_on_schedule(world: ReconcileWorld, settings: Settings) -> None:
     import msgspec
 
     world.joins("ada")
@@ -478,7 +478,7 @@ async def test_one_worker_at_a_time_on_schedule(world: World, settings: Settings
         assert [run.opened for run in await last_passes(conn, 9)] == [1]
 
 
-async def test_the_command(world: World, settings: Settings) -> None:
+async def test_the_command(world: ReconcileWorld, settings: Settings) -> None:
     import time
 
     import msgspec
@@ -500,7 +500,7 @@ async def test_the_command(world: World, settings: Settings) -> None:
             await command.run_once(own, wait_s=1.0)
 
 
-async def test_thousands_of_rooms(world: World) -> None:
+async def test_thousands_of_rooms(world: ReconcileWorld) -> None:
     """Prints what a pass costs (pytest -s)."""
     import time
 

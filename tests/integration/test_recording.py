@@ -25,7 +25,7 @@ _FILE = Path(__file__).parents[1] / "fixtures" / "livekit-v1.13.5" / "webhooks.j
 _MODES = {"p": "live", "t": "test"}
 
 
-class Delivery(NamedTuple):
+class RecordedWebhook(NamedTuple):
     """One recorded webhook."""
 
     authorization: str
@@ -39,9 +39,9 @@ class Delivery(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def deliveries() -> list[Delivery]:
+def deliveries() -> list[RecordedWebhook]:
     return [
-        Delivery(one["headers"]["authorization"], base64.b64decode(one["bodyBase64"]), one["receivedMs"])
+        RecordedWebhook(one["headers"]["authorization"], base64.b64decode(one["bodyBase64"]), one["receivedMs"])
         for one in json.loads(_FILE.read_bytes())
     ]
 
@@ -51,7 +51,7 @@ def scope_of(event: dict[str, Any]) -> Scope:
     return Scope(project_id, _MODES[prefix])
 
 
-def computed(deliveries: list[Delivery]) -> dict[Scope, tuple[int, int]]:
+def computed(deliveries: list[RecordedWebhook]) -> dict[Scope, tuple[int, int]]:
     """Participant and video milliseconds of each project and mode, straight from the JSON: everybody in the recording has
     joined, left and shown at most one camera."""
     start: dict[str, int] = {}
@@ -85,7 +85,7 @@ def computed(deliveries: list[Delivery]) -> dict[Scope, tuple[int, int]]:
     return dict(sums)
 
 
-def test_the_recording_holds_what_it_is_for(deliveries: list[Delivery]) -> None:
+def test_the_recording_holds_what_it_is_for(deliveries: list[RecordedWebhook]) -> None:
     events = [delivery.event for delivery in deliveries]
     assert {event["event"] for event in events} == {
         "room_started",
@@ -101,7 +101,7 @@ def test_the_recording_holds_what_it_is_for(deliveries: list[Delivery]) -> None:
     assert sum(video_ms > 0 for _, video_ms in computed(deliveries).values()) == 2
 
 
-def test_every_signature_is_good_and_no_other_would_be(deliveries: list[Delivery]) -> None:
+def test_every_signature_is_good_and_no_other_would_be(deliveries: list[RecordedWebhook]) -> None:
     verifier, other = WebhookVerifier(API_KEY, API_SECRET), WebhookVerifier(API_KEY, API_SECRET + "x")
     for delivery in deliveries:
         now_s = delivery.received_ms / 1000
@@ -113,7 +113,7 @@ def test_every_signature_is_good_and_no_other_would_be(deliveries: list[Delivery
 
 
 @pytest.mark.parametrize("seed", [None, 1, 2, 3, 4])
-async def test_folds_to_the_same_in_any_order(pool: Pool, deliveries: list[Delivery], seed: int | None) -> None:
+async def test_folds_to_the_same_in_any_order(pool: Pool, deliveries: list[RecordedWebhook], seed: int | None) -> None:
     """Seed None: as received. Else shuffled, with duplicates, in batches of any size."""
     expected = computed(deliveries)
     batch = [Received(delivery.received_ms, delivery.body) for delivery in deliveries]

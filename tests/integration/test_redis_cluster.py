@@ -15,18 +15,18 @@ from shared.infra.settings import Settings
 from shared.models.received import Received
 from tests.e2e.test_worker_killed import kill_under_load
 from tests.ports import bus_free_port
-from tests.redis_cluster import Cluster, Node, redis_cluster
+from tests.redis_cluster import LocalRedisCluster, Node, redis_cluster
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
+def cluster(tmp_path: Path) -> Iterator[LocalRedisCluster]:
     """Three nodes that hold all slots."""
     with redis_cluster(tmp_path) as running:
         yield running
 
 
 @pytest.fixture
-def clustered(settings: Settings, cluster: Cluster) -> Settings:
+def clustered(settings: Settings, cluster: LocalRedisCluster) -> Settings:
     return msgspec.structs.replace(settings, redis_streams_url=cluster.url)
 
 
@@ -54,7 +54,7 @@ async def test_partitions_lie_on_all_nodes_and_one_append_reaches_them(clustered
         await streams.aclose()
 
 
-async def test_the_doctor_looks_into_each_node(clustered: Settings, cluster: Cluster) -> None:
+async def test_the_doctor_looks_into_each_node(clustered: Settings, cluster: LocalRedisCluster) -> None:
     now_ms = SystemClock().now_ms()
     findings = await check_redis(clustered, now_ms)
     assert [(finding.check, finding.level) for finding in findings] == [
@@ -78,7 +78,7 @@ async def test_the_doctor_looks_into_each_node(clustered: Settings, cluster: Clu
     await streams.aclose()
 
 
-async def test_the_doctor_names_the_node_that_is_away(clustered: Settings, cluster: Cluster) -> None:
+async def test_the_doctor_names_the_node_that_is_away(clustered: Settings, cluster: LocalRedisCluster) -> None:
     cluster.nodes[2].kill()
     findings = await check_redis(clustered, SystemClock().now_ms())
     told = [finding for finding in findings if finding.level == "error"]

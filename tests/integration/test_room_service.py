@@ -26,7 +26,7 @@ from shared.errors import (
 from shared.infra.clock import SystemClock
 from shared.livekit.bounded_answers import BoundedAnswers
 from shared.livekit.room_service import RoomService
-from tests.fake_livekit import Failure, FakeLiveKit, fake_livekit, twirp_failure
+from tests.fake_livekit import FakeFailure, FakeLiveKit, fake_livekit, twirp_failure
 
 ROOM = "p_aaaaaaaaaaaaaaaa__lobby"
 
@@ -106,13 +106,13 @@ async def test_what_is_not_there_is_named_as_its_project_named_it(service: RoomS
 @pytest.mark.parametrize(
     ("failure", "fact", "asked"),
     [
-        (Failure(500, b"<html>oops</html>", "text/html"), LiveKitFailed, 2),
-        (Failure(502, b"", "text/plain"), LiveKitFailed, 2),
-        (Failure(404, b"not here", "text/plain"), LiveKitFailed, 2),
-        (Failure(500, b"[1]", "application/json"), LiveKitFailed, 2),
-        (Failure(500, b'{"code": 7, "msg": null}', "application/json"), LiveKitFailed, 2),
-        (Failure(200, b"<html>a captive portal</html>", "text/html"), LiveKitFailed, 2),
-        (Failure(403, b"forbidden", "text/plain"), LiveKitCredentialsRefused, 1),
+        (FakeFailure(500, b"<html>oops</html>", "text/html"), LiveKitFailed, 2),
+        (FakeFailure(502, b"", "text/plain"), LiveKitFailed, 2),
+        (FakeFailure(404, b"not here", "text/plain"), LiveKitFailed, 2),
+        (FakeFailure(500, b"[1]", "application/json"), LiveKitFailed, 2),
+        (FakeFailure(500, b'{"code": 7, "msg": null}', "application/json"), LiveKitFailed, 2),
+        (FakeFailure(200, b"<html>a captive portal</html>", "text/html"), LiveKitFailed, 2),
+        (FakeFailure(403, b"forbidden", "text/plain"), LiveKitCredentialsRefused, 1),
         (twirp_failure(500, "internal", "p_x__y broke"), LiveKitFailed, 2),
         (twirp_failure(501, "unimplemented"), LiveKitFailed, 2),
         (twirp_failure(503, "unavailable", "no response from servers"), LiveKitFailed, 2),
@@ -125,7 +125,7 @@ async def test_what_is_not_there_is_named_as_its_project_named_it(service: RoomS
     ],
 )
 async def test_livekits_failures_are_facts_and_only_questions_are_repeated(
-    service: RoomService, livekit: FakeLiveKit, failure: Failure, fact: type[LiveKitError], asked: int
+    service: RoomService, livekit: FakeLiveKit, failure: FakeFailure, fact: type[LiveKitError], asked: int
 ) -> None:
     livekit.add_room(ROOM)
     livekit.failure = failure

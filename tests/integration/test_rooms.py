@@ -12,7 +12,7 @@ from livekit.protocol import models
 from shared.infra.ids import Mode, livekit_room
 from shared.infra.settings import Settings
 from shared.models.projects import CreatedProject
-from tests.fake_livekit import Failure, FakeLiveKit, fake_livekit, twirp_failure
+from tests.fake_livekit import FakeFailure, FakeLiveKit, fake_livekit, twirp_failure
 from tests.integration.conftest import key_of
 
 
@@ -27,7 +27,7 @@ def settings(settings: Settings, livekit: FakeLiveKit) -> Settings:
     return msgspec.structs.replace(settings, livekit_api_url=livekit.url)
 
 
-class Client:
+class RoomClient:
     """One project in one mode."""
 
     def __init__(self, api: httpx.AsyncClient, project: CreatedProject, mode: Mode = "live") -> None:
@@ -58,11 +58,11 @@ class Client:
 
 
 @pytest.fixture
-def acme(api: httpx.AsyncClient, project: CreatedProject) -> Client:
-    return Client(api, project)
+def acme(api: httpx.AsyncClient, project: CreatedProject) -> RoomClient:
+    return RoomClient(api, project)
 
 
-async def test_a_room_from_its_opening_to_its_end(acme: Client, livekit: FakeLiveKit) -> None:
+async def test_a_room_from_its_opening_to_its_end(acme: RoomClient, livekit: FakeLiveKit) -> None:
     created = await acme(
         "POST", "", json={"name": "lobby", "maxParticipants": 12, "emptyTimeout": 60, "metadata": "a__b"}
     )
@@ -90,16 +90,16 @@ async def test_a_room_from_its_opening_to_its_end(acme: Client, livekit: FakeLiv
     assert await acme.problem("DELETE", "/lobby") == (404, "room_not_found", None)
 
 
-async def test_opening_a_room_that_is_open_answers_it_as_it_is(acme: Client) -> None:
+async def test_opening_a_room_that_is_open_answers_it_as_it_is(acme: RoomClient) -> None:
     room = await acme.ok("POST", "", json={"name": "lobby", "maxParticipants": 12})
     again = await acme("POST", "", json={"name": "lobby", "maxParticipants": 3, "metadata": "new"})
     assert (again.status_code, again.json()) == (201, room)
 
 
 async def test_live_and_test_mode_have_separate_rooms(
-    api: httpx.AsyncClient, acme: Client, project: CreatedProject, livekit: FakeLiveKit
+    api: httpx.AsyncClient, acme: RoomClient, project: CreatedProject, livekit: FakeLiveKit
 ) -> None:
-    test = Client(api, project, "test")
+    test = RoomClient(api, project, "test")
     await acme.ok("POST", "", json={"name": "lobby"})
     await test.ok("POST", "", json={"name": "lobby", "metadata": "test"})
     assert sorted(livekit.rooms) == [f"p_{project.project_id}__lobby", f"t_{project.project_id}__lobby"]
@@ -107,7 +107,7 @@ async def test_live_and_test_mode_have_separate_rooms(
     assert [room["metadata"] for room in (await acme.ok("GET", ""))["rooms"]] == [""]
 
 
-async def test_pages_by_name_that_stay_right_while_rooms_come_and_go(acme: Client, livekit: FakeLiveKit) -> None:
+async def test_pages_by_name_that_stay_right_while_rooms_come_and_go(acme: RoomClient, livekit: FakeLiveKit) -> None:
     for number in range(25):
         livekit.add_room(acme.name(f"room-{number:02}"))
         livekit.add_room(f"p_someoneelse000000__room-{number:02}")
@@ -127,7 +127,7 @@ async def test_pages_by_name_that_stay_right_while_rooms_come_and_go(acme: Clien
     assert "nextCursor" not in exact
 
 
-async def test_participants_with_their_tracks_and_rights(acme: Client, livekit: FakeLiveKit) -> None:
+async def test_participants_with_their_tracks_and_rights(acme: RoomClient, livekit: FakeLiveKit) -> None:
     tracks = [
         {
             "sid": "TR_1",
@@ -203,7 +203,7 @@ async def test_participants_with_their_tracks_and_rights(acme: Client, livekit: 
     assert await acme.problem("GET", "/hall") == (404, "room_not_found", None)
 
 
-async def test_values_of_a_newer_livekit_are_unknown_and_no_error(acme: Client, livekit: FakeLiveKit) -> None:
+async def test_values_of_a_newer_livekit_are_unknown_and_no_error(acme: RoomClient, livekit: FakeLiveKit) -> None:
     ada = livekit.add_participant(acme.name("lobby"), "ada", tracks=[{"sid": "TR_1"}])
     newer = models.ParticipantInfo.FromString(ada.SerializeToString() + b"\x70\x63")  # field 14, kind: 99
     newer.tracks[0].MergeFrom(models.TrackInfo.FromString(b"\x48\x63\x10\x63"))  # source and type: 99
@@ -212,7 +212,7 @@ async def test_values_of_a_newer_livekit_are_unknown_and_no_error(acme: Client, 
     assert (person["kind"], person["tracks"][0]["source"], person["tracks"][0]["type"]) == ("unknown",) * 3
 
 
-async def test_a_participant_is_changed_and_what_is_not_given_stays(acme: Client, livekit: FakeLiveKit) -> None:
+async def test_a_participant_is_changed_and_what_is_not_given_stays(acme: RoomClient, livekit: FakeLiveKit) -> None:
     ada = livekit.add_participant(acme.name("lobby"), "ada", name="Ada", metadata="m", attributes={"a": "1", "b": "2"})
     ada.permission.recorder = True  # not in our API, and not ours to take away
     path = "/lobby/participants/ada"
@@ -255,7 +255,7 @@ async def test_a_participant_is_changed_and_what_is_not_given_stays(acme: Client
     )
 
 
-async def test_removing_and_muting(acme: Client, livekit: FakeLiveKit) -> None:
+async def test_removing_and_muting(acme: RoomClient, livekit: FakeLiveKit) -> None:
     tracks = [
         {"sid": "TR_1", "type": "AUDIO", "source": "MICROPHONE"},
         {"sid": "TR_2", "type": "VIDEO", "source": "CAMERA"},
@@ -284,7 +284,7 @@ async def test_removing_and_muting(acme: Client, livekit: FakeLiveKit) -> None:
     assert await acme.problem("DELETE", "/lobby/participants/ada") == (404, "participant_not_found", None)
 
 
-async def test_data_to_some_or_to_all(acme: Client, livekit: FakeLiveKit) -> None:
+async def test_data_to_some_or_to_all(acme: RoomClient, livekit: FakeLiveKit) -> None:
     livekit.add_room(acme.name("lobby"))
     await acme.ok("POST", "/lobby/data", json={"data": "héllo"})
     packet = {
@@ -333,14 +333,14 @@ async def test_data_to_some_or_to_all(acme: Client, livekit: FakeLiveKit) -> Non
     ],
 )
 async def test_bad_rooms_name_their_field_and_reach_nobody(
-    acme: Client, livekit: FakeLiveKit, body: dict[str, Any], param: str
+    acme: RoomClient, livekit: FakeLiveKit, body: dict[str, Any], param: str
 ) -> None:
     status, _, named = await acme.problem("POST", "", json=body)
     assert (status, named) == (400, param)
     assert livekit.calls == []
 
 
-async def test_bad_paths_and_pages_name_what_is_wrong(acme: Client, livekit: FakeLiveKit) -> None:
+async def test_bad_paths_and_pages_name_what_is_wrong(acme: RoomClient, livekit: FakeLiveKit) -> None:
     for path, params, expected in (
         ("/" + "x" * 257, {}, "name"),
         ("/lobby/participants/" + "x" * 257, {}, "identity"),
@@ -372,12 +372,12 @@ ENDPOINTS: list[tuple[str, str, Any]] = [
 ]
 
 
-async def test_livekits_failures_are_reported_without_secrets(acme: Client, livekit: FakeLiveKit) -> None:
+async def test_livekits_failures_are_reported_without_secrets(acme: RoomClient, livekit: FakeLiveKit) -> None:
     livekit.add_participant(acme.name("lobby"), "ada", tracks=[{"sid": "TR_1"}])
     for failure, expected in (
-        (Failure(500, b"Traceback: p_x__lobby", "text/plain"), (502, "livekit_failed", None)),
-        (Failure(200, b"<html>", "text/html"), (502, "livekit_failed", None)),
-        (Failure(401, b"invalid token: eyJh", "text/plain"), (502, "livekit_credentials", None)),
+        (FakeFailure(500, b"Traceback: p_x__lobby", "text/plain"), (502, "livekit_failed", None)),
+        (FakeFailure(200, b"<html>", "text/html"), (502, "livekit_failed", None)),
+        (FakeFailure(401, b"invalid token: eyJh", "text/plain"), (502, "livekit_credentials", None)),
         (twirp_failure(408, "deadline_exceeded"), (504, "livekit_timeout", None)),
     ):
         livekit.failure = failure
@@ -391,6 +391,6 @@ async def test_without_livekit_rooms_are_502_and_tokens_go_on(settings: Settings
 
     settings = msgspec.structs.replace(settings, livekit_api_url=f"http://127.0.0.1:{free_port()}")
     async with serving(settings) as url, httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as api:
-        assert await Client(api, project).problem("GET", "") == (502, "livekit_unreachable", None)
+        assert await RoomClient(api, project).problem("GET", "") == (502, "livekit_unreachable", None)
         body = {"room": "lobby", "identity": "ada"}
         assert (await api.post("/v1/tokens", json=body, headers=key_of(project))).status_code == 200

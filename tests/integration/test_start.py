@@ -16,11 +16,11 @@ from shared.infra.postgres.errors import DatabaseUnusable
 from shared.infra.postgres.pool import connect
 from shared.infra.settings import Settings, inherited_environment
 from tests.ports import free_port
-from tests.postgres_servers import Cluster, cluster
+from tests.postgres_servers import PostgresServer, cluster
 
 
 @pytest.fixture(scope="module")
-def server(short_tmp: Path) -> Iterator[Cluster]:
+def server(short_tmp: Path) -> Iterator[PostgresServer]:
     """A server with passwords and a role that may do little."""
     with cluster(short_tmp / "strict", "max_connections=12", "reserved_connections=0") as running:
         running.execute("CREATE ROLE weak LOGIN PASSWORD 'right'")
@@ -55,7 +55,7 @@ KINDS: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_each_kind_is_one_line(server: Cluster, kind: str) -> None:
+async def test_each_kind_is_one_line(server: PostgresServer, kind: str) -> None:
     url, said = KINDS[kind]
     database = parse_database_url(url.format(port=server.port))
     with pytest.raises(DatabaseUnusable) as refused:
@@ -94,7 +94,7 @@ async def test_no_answer_is_one_line() -> None:
     assert refused.value.passing
 
 
-async def test_a_server_that_comes_up_is_found(server: Cluster) -> None:
+async def test_a_server_that_comes_up_is_found(server: PostgresServer) -> None:
     port = free_port()
     late = parse_database_url(f"postgresql://postgres@127.0.0.1:{port}/relay")
     waiting = asyncio.create_task(_missing_within(late, wait_s=30.0))
@@ -114,7 +114,7 @@ async def test_a_server_that_comes_up_is_found(server: Cluster) -> None:
 
 
 @pytest.mark.parametrize("command", [["migrate"], ["projects", "list"], ["doctor", "--json"]])
-def test_commands_say_it_in_one_line(server: Cluster, settings: Settings, command: list[str]) -> None:
+def test_commands_say_it_in_one_line(server: PostgresServer, settings: Settings, command: list[str]) -> None:
     url = f"postgresql://weak:wrong@127.0.0.1:{server.port}/relay"
     done = subprocess.run(
         [sys.executable, "-m", "services.cli.main", *command],

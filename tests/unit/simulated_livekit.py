@@ -20,7 +20,7 @@ NEVER = 1 << 62
 _KINDS = ("STANDARD", "STANDARD", "STANDARD", "AGENT", "SIP", "INGRESS", "EGRESS")
 
 
-class Stay(msgspec.Struct):
+class SimulatedStay(msgspec.Struct):
     """One participant sid as it really was, from connecting to being gone; ``active_ms`` None: it never got through.
     ``crashed``: LiveKit's crash ended it. ``tracks``: (sid, type, source, from, to)."""
 
@@ -41,7 +41,7 @@ class Opening(msgspec.Struct):
     name: str
     open_ms: int
     close_ms: int
-    stays: list[Stay]
+    stays: list[SimulatedStay]
     crashed: bool = False
     served_again_ms: int = NEVER
 
@@ -93,13 +93,13 @@ class SimulatedLiveKit:
             if opening.crashed and crash is not None:
                 at_ms = max(at_ms, crash.back_ms + 1)
 
-    def _visits(self, identity: str, opening: Opening, length_ms: int) -> Iterator[Stay]:
+    def _visits(self, identity: str, opening: Opening, length_ms: int) -> Iterator[SimulatedStay]:
         rng = self._random
         joined_ms = opening.open_ms + rng.choice([0, rng.randrange(max(1, length_ms // 2))])
         for _ in range(rng.choice([1, 1, 2, 3])):
             end_ms = joined_ms + rng.choice([0, 300, 900, 4000, rng.randrange(length_ms), rng.randrange(length_ms)])
             active_ms = joined_ms + rng.choice([0, 200, 1500])
-            stay = Stay(self._sid("PA"), identity, rng.choice(_KINDS), joined_ms, end_ms, active_ms, [])
+            stay = SimulatedStay(self._sid("PA"), identity, rng.choice(_KINDS), joined_ms, end_ms, active_ms, [])
             if active_ms > end_ms:
                 stay.active_ms = None
             else:
@@ -121,7 +121,7 @@ class SimulatedLiveKit:
             for other in later:
                 _cut(stay, other.joined_ms + 150)
         opening.stays = [stay for stay in opening.stays if stay.end_ms >= stay.joined_ms]
-        seen: dict[tuple[str, int], Stay] = {(s.identity, s.joined_ms): s for s in opening.stays}
+        seen: dict[tuple[str, int], SimulatedStay] = {(s.identity, s.joined_ms): s for s in opening.stays}
         opening.stays = list(seen.values())
 
     def _interrupt(self, opening: Opening, crash: Crash) -> None:
@@ -147,7 +147,7 @@ class SimulatedLiveKit:
         else:
             opening.close_ms = NEVER
 
-    def stays(self) -> Iterator[tuple[Opening, Stay]]:
+    def stays(self) -> Iterator[tuple[Opening, SimulatedStay]]:
         for opening in self.openings:
             for stay in opening.stays:
                 yield opening, stay
@@ -192,7 +192,7 @@ class SimulatedLiveKit:
                 rooms[opening.name] = RoomListing(info, at_ms, {person.sid: person for person in people.values()})
         return Listing(at_ms, rooms)
 
-    def _is_ghost(self, stay: Stay) -> bool:
+    def _is_ghost(self, stay: SimulatedStay) -> bool:
         return stay.crashed and self.crash is not None and self.crash.redis
 
     def serves_participant(self, sid: str, at_ms: int) -> bool:
@@ -212,7 +212,7 @@ class SimulatedLiveKit:
         )
 
 
-def _cut(stay: Stay, end_ms: int) -> None:
+def _cut(stay: SimulatedStay, end_ms: int) -> None:
     stay.end_ms = min(stay.end_ms, end_ms)
     if stay.active_ms is not None and stay.active_ms > stay.end_ms:
         stay.active_ms, stay.tracks = None, []
@@ -221,14 +221,14 @@ def _cut(stay: Stay, end_ms: int) -> None:
     ]
 
 
-def _shift(stay: Stay, by_ms: int) -> None:
+def _shift(stay: SimulatedStay, by_ms: int) -> None:
     stay.joined_ms += by_ms
     stay.end_ms += by_ms
     stay.active_ms = None if stay.active_ms is None else stay.active_ms + by_ms
     stay.tracks = [(sid, kind, source, on + by_ms, off + by_ms) for sid, kind, source, on, off in stay.tracks]
 
 
-def _told_of(stay: Stay, room: Event, brief: Event) -> Iterator[tuple[int, Event]]:
+def _told_of(stay: SimulatedStay, room: Event, brief: Event) -> Iterator[tuple[int, Event]]:
     who = {"sid": stay.sid, "identity": stay.identity}
     full = {**who, "joinedAt": str(stay.joined_ms // 1000), "joinedAtMs": str(stay.joined_ms), "state": "ACTIVE"}
     if stay.kind != "STANDARD":
@@ -245,7 +245,7 @@ def _told_of(stay: Stay, room: Event, brief: Event) -> Iterator[tuple[int, Event
         yield stay.end_ms, {"event": f"participant_{ending}", "room": room, "participant": full}
 
 
-def _info(stay: Stay, at_ms: int) -> ListedParticipant:
+def _info(stay: SimulatedStay, at_ms: int) -> ListedParticipant:
     active = stay.active_ms is not None and stay.active_ms <= at_ms
     return ListedParticipant(
         sid=stay.sid,

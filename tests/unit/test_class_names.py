@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # benchmarks/peers holds programs that Relay is compared with. They are not part of the project.
 SOURCES = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
-    for folder in ("shared", "services", "benchmarks", "faults")
+    for folder in ("shared", "services", "benchmarks", "faults", "tests")
     for path in (ROOT / folder).rglob("*.py")
     if "peers" not in path.parts
 }

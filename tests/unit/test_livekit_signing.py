@@ -111,7 +111,7 @@ def signed(claims: Any, secret: str = SECRET, alg: str = "HS256") -> str:
     return f"{content}.{b64(hmac.digest(secret.encode(), content.encode(), 'sha256'))}"
 
 
-class FrozenDatetime(datetime.datetime):
+class SigningDatetime(datetime.datetime):
     @classmethod
     def now(cls, tz: datetime.tzinfo | None = None) -> Any:
         return datetime.datetime.fromtimestamp(NOW, tz)
@@ -128,7 +128,7 @@ def refusal(body: bytes, token: str, secret: str = SECRET, now_s: float = NOW) -
 def verdicts(body: bytes, token: str, secret: str = SECRET) -> tuple[bool, bool]:
     """(ours, theirs) at the instant ``NOW``."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jwt.api_jwt.datetime", FrozenDatetime)
+        patch.setattr("jwt.api_jwt.datetime", SigningDatetime)
         try:
             api.WebhookReceiver(api.TokenVerifier(KEY, secret)).receive(body.decode(), token)
             theirs = True

@@ -13,7 +13,7 @@ from services.api.portal.rooms.livekit_patience import (
 from shared.errors import LiveKitUnreachable, RoomNotFound
 
 
-class Clock:
+class SteppedClock:
     now = 100.0
 
     def __call__(self) -> float:
@@ -59,7 +59,7 @@ async def test_only_the_first_page_waits(waited_s: list[float]) -> None:
 
 
 async def test_the_verdict_is_forgotten_after_a_while_however_often_it_was_confirmed(waited_s: list[float]) -> None:
-    clock = Clock()
+    clock = SteppedClock()
     patience = LiveKitPatience(clock)
     with pytest.raises(LiveKitUnreachable):
         await patience.ask(refused())

@@ -13,7 +13,7 @@ MINUTE = 30_000_000  # a window's number
 START_MS = MINUTE * WINDOW_MS
 
 
-class SetClock:
+class WindowClock:
     def __init__(self, now_ms: int = START_MS) -> None:
         self.at = now_ms
 
@@ -55,16 +55,16 @@ class Counters:
             return answers
 
 
-def process(redis: Any, clock: SetClock) -> RateWindows:
+def process(redis: Any, clock: WindowClock) -> RateWindows:
     return RateWindows(redis, clock)
 
 
-def took(windows: RateWindows, clock: SetClock, limit: int, times: int) -> int:
+def took(windows: RateWindows, clock: WindowClock, limit: int, times: int) -> int:
     return sum(windows.take([("key", limit)], clock.at).wait_s == 0 for _ in range(times))
 
 
 def test_the_limit_is_what_gets_through() -> None:
-    clock = SetClock()
+    clock = WindowClock()
     windows = process(Counters(), clock)
     assert took(windows, clock, 10, 25) == 10
     verdict = windows.take([("key", 10)], clock.at)
@@ -72,7 +72,7 @@ def test_the_limit_is_what_gets_through() -> None:
 
 
 def test_the_nearest_limit_is_reported_and_a_refusal_uses_up_no_other() -> None:
-    clock = SetClock()
+    clock = WindowClock()
     windows = process(Counters(), clock)
     both = [("key", 5), ("project", 8)]
     assert [windows.take(both, clock.at).left for _ in range(6)] == [4, 3, 2, 1, 0, 0]
@@ -83,7 +83,7 @@ def test_the_nearest_limit_is_reported_and_a_refusal_uses_up_no_other() -> None:
 
 
 def test_the_last_minute_still_counts_for_its_part() -> None:
-    clock = SetClock(START_MS + 59_000)
+    clock = WindowClock(START_MS + 59_000)
     windows = process(Counters(), clock)
     assert took(windows, clock, 100, 200) == 100
     clock.at = START_MS + WINDOW_MS + 15_000
@@ -93,7 +93,7 @@ def test_the_last_minute_still_counts_for_its_part() -> None:
 
 
 def test_half_a_minute_later_half_of_the_last_minute_still_counts() -> None:
-    windows, minute = process(Counters(), SetClock()), 29_000_000 * WINDOW_MS
+    windows, minute = process(Counters(), WindowClock()), 29_000_000 * WINDOW_MS
     limits = [("key", 10), ("project", 100)]
     verdicts = [windows.take(limits, minute + 59_000) for _ in range(12)]
     assert [verdict.left for verdict in verdicts] == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 0, 0]
@@ -107,7 +107,7 @@ def test_half_a_minute_later_half_of_the_last_minute_still_counts() -> None:
 
 @given(st.integers(1, 50), st.integers(0, 2 * WINDOW_MS), st.integers(0, WINDOW_MS - 1))
 def test_retry_after_is_long_enough_and_not_much_too_long(limit: int, later_ms: int, start_ms: int) -> None:
-    clock = SetClock(START_MS + start_ms)
+    clock = WindowClock(START_MS + start_ms)
     windows = process(Counters(), clock)
     took(windows, clock, limit, limit)
     clock.at += later_ms
@@ -124,7 +124,7 @@ def test_retry_after_is_long_enough_and_not_much_too_long(limit: int, later_ms: 
 async def test_processes_count_together_within_the_bound() -> None:
     """Three processes under 1,200 requests a second exchange at different moments: what passes the limit is at most what
     arrives in two exchanges."""
-    counters, clock = Counters(), SetClock()
+    counters, clock = Counters(), WindowClock()
     processes = [process(counters, clock) for _ in range(3)]
     limit, each_ms, admitted = 2_000, 400 / 1000, 0
     exchange_ms = int(EXCHANGE_S * 1000)
@@ -143,7 +143,7 @@ async def test_processes_count_together_within_the_bound() -> None:
 
 
 async def test_nothing_is_counted_twice_over_the_turn_of_a_minute() -> None:
-    counters, clock = Counters(), SetClock(START_MS + WINDOW_MS - 1)
+    counters, clock = Counters(), WindowClock(START_MS + WINDOW_MS - 1)
     windows, other = process(counters, clock), process(counters, clock)
     assert took(windows, clock, 100, 30) == 30
     clock.at = START_MS + WINDOW_MS
@@ -156,7 +156,7 @@ async def test_nothing_is_counted_twice_over_the_turn_of_a_minute() -> None:
 
 
 async def test_without_redis_each_process_limits_alone_and_shares_its_count_later() -> None:
-    counters, clock = Counters(), SetClock()
+    counters, clock = Counters(), WindowClock()
     processes = [process(counters, clock) for _ in range(2)]
     counters.away = True
     for windows in processes:
@@ -185,7 +185,7 @@ async def test_a_request_while_the_numbers_travel_is_not_lost() -> None:
 
 
 async def test_what_is_over_is_forgotten() -> None:
-    counters, clock = Counters(), SetClock()
+    counters, clock = Counters(), WindowClock()
     windows = process(counters, clock)
     for number in range(100):
         windows.take([(str(number), 5)], clock.at)
@@ -196,7 +196,7 @@ async def test_what_is_over_is_forgotten() -> None:
 
 
 async def test_the_exchange_goes_on_after_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
-    windows = process(Counters(), SetClock())
+    windows = process(Counters(), WindowClock())
     calls = 0
     again = asyncio.Event()
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from shared.metering.reconcile import GRACE_MS, PROVE_AFTER_MS, SETTLE_MS
 from shared.metering.state import Session
 from shared.metering.usage import UNMETERED_KINDS, counted_until, interval_of, stale_after_ms, usage_of
-from tests.unit.simulated_livekit import START_MS, SimulatedLiveKit, Stay
+from tests.unit.simulated_livekit import START_MS, SimulatedLiveKit, SimulatedStay
 from tests.unit.simulated_relay import SimulatedRelay, refold
 
 FLOOR_MS = 1000  # LiveKit's createdAt is whole seconds
@@ -32,7 +32,7 @@ class Bound(NamedTuple):
     over_ms: int
 
 
-def bound_of(stay: Stay, livekit: SimulatedLiveKit, gap_ms: int) -> Bound:
+def bound_of(stay: SimulatedStay, livekit: SimulatedLiveKit, gap_ms: int) -> Bound:
     """docs/metering.md states it. ``gap_ms``: the longest time between two polls that were answered."""
     short_ms = gap_ms + SETTLE_MS + FLOOR_MS
     # Its leave was lost, and its room ended before any poll could miss it: nobody is missed before they are known.
@@ -86,7 +86,7 @@ def metered_ms(relay: SimulatedRelay, session: Session | None, until_ms: int, in
     return sum(hour.participant_ms for hour in hours), sum(hour.video_ms for hour in hours)
 
 
-def real_ms(stay: Stay) -> tuple[int, int]:
+def real_ms(stay: SimulatedStay) -> tuple[int, int]:
     if stay.active_ms is None or stay.kind in UNMETERED_KINDS:
         return 0, 0
     edges = sorted(edge for _, kind, _, on, off in stay.tracks if kind == "VIDEO" for edge in ((on, 1), (off, -1)))
