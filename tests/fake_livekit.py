@@ -52,11 +52,14 @@ _NO_ANSWER = _Refused(503, "unavailable", "twirp error unknown: no response from
 
 
 class FakeLiveKit:
-    """``rooms`` and ``people`` (by room, then identity) are its state, which a test may change. ``failure`` and ``delay_s``
-    hold for every call while they are set, ``failures`` are used up first, one a call. ``calls`` is what came in. ``ghosts``:
-    identities that are listed and that no node serves; ``dead``: rooms of which that is true as a whole. ``refusing``:
-    rooms whose participants cannot be listed. ``unknown_methods``: those that this LiveKit does not have. ``gate``: what calls
-    wait for before they are answered; ``waiting``: how many of them do."""
+    """A LiveKit whose state a test sets and changes.
+
+    ``rooms`` and ``people`` (by room, then identity) are its state. ``failure`` and ``delay_s`` apply to every call while they
+    are set. ``failures`` are used up first, one a call. ``calls`` records the calls. ``ghosts`` are identities that are listed
+    and that no node serves; in the rooms of ``dead`` that is true for everybody. The participants of rooms in ``refusing``
+    cannot be listed. ``unknown_methods`` are those that this LiveKit does not have. Calls wait for ``gate`` before they are
+    answered; ``waiting`` is their number.
+    """
 
     def __init__(self, api_key: str, api_secret: str) -> None:
         self.url = ""

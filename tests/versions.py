@@ -1,7 +1,6 @@
-"""The integration tests once more, against other versions of Postgres and Redis (or Valkey) than `relay up` brings:
-`make test-versions`.
+"""`make test-versions`: runs the integration tests with other versions of Postgres and Redis or Valkey.
 
-    python -m tests.versions --postgres /usr/lib/postgresql/15/bin --redis /usr/bin/redis-server [pytest arguments]
+python -m tests.versions --postgres /usr/lib/postgresql/15/bin --redis /usr/bin/redis-server [pytest arguments]
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""Clients behind a load balancer, in one: requests at a set rate over keep-alive connections to whichever process says on
-`/readyz` that it is ready, as a balancer with health checks would spread them.
+"""Simulates clients behind a load balancer: requests at a set rate over keep-alive connections.
 
-A request that found no connection is sent to another process, as every balancer does; one that was sent and not answered is a
+Each request goes to a process whose `/readyz` reports ready, as with a balancer that checks health. If the connection fails
+before the request is sent, another process gets it, as with every balancer. A request that was sent and not answered is a
 failure, because only the client can know whether it may be repeated.
 
-Thousands of requests a second have to leave most of two cores to those who answer them: a request costs one write and
-one callback, and no task.
+At thousands of requests a second, most of two cores must be left to the servers. So a request costs one write and one
+callback, and no task.
 """
 
 import asyncio
@@ -33,8 +33,11 @@ class Wanted(NamedTuple):
 
 
 class LoadOutcome(msgspec.Struct):
-    """Of one kind of request. ``gap_s``: the longest time between two answers of 200; ``rate``: answers of 200 a second;
-    ``latest_s``: how far the load fell behind its own rate at most."""
+    """The result for one kind of request.
+
+    ``gap_s`` is the longest time between two responses of 200. ``rate`` is responses of 200 a second. ``latest_s`` is the
+    longest delay of the load behind its own rate.
+    """
 
     answered: int = 0
     repeated: int = 0
@@ -230,8 +233,10 @@ class _Load:
 async def drive(
     balancer: Balancer, requests: Iterator[Wanted], rate: float, connections: int, stop: Callable[[], bool]
 ) -> LoadOutcome:
-    """Sends ``rate`` requests a second, of one kind, over at most ``connections`` until ``stop`` or the last one, and waits
-    for the answers. What became of them."""
+    """Send ``rate`` requests a second of one kind, until ``stop`` or the last one. Return the outcome.
+
+    At most ``connections`` are open. Waits for all responses.
+    """
     load = _Load(balancer)
     clients = [_Client(load) for _ in range(connections)]
     load.idle += clients

@@ -74,8 +74,10 @@ class Fleet:
 
 @asynccontextmanager
 async def fleet(settings: Settings, log: Path, drain_s: int = 1) -> AsyncIterator[tuple[Fleet, Balancer]]:
-    """All four running and ready. ``drain_s``: as in production it must be longer than the balancer takes to notice, which on
-    busy processors is long."""
+    """Run all four processes until they are ready.
+
+    ``drain_s`` must be longer than the balancer takes to notice a stop, as in production. That is long on busy processors.
+    """
     running = Fleet(settings, log, drain_s)
     balancer = Balancer(running.ports)
     watching = asyncio.create_task(balancer.run())

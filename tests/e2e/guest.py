@@ -18,8 +18,11 @@ _CHANGES = (
 
 
 class Guest(Person):
-    """``met`` holds identities, ``tracks`` (identity, kind) of what was received, ``heard`` (sender or None, topic, payload),
-    and ``changes`` the names of the events that something changed."""
+    """A participant that records what it receives.
+
+    ``met`` holds identities, ``tracks`` (identity, kind) of received tracks, ``heard`` (sender or None, topic, payload), and
+    ``changes`` the names of the change events.
+    """
 
     def __init__(self, identity: str) -> None:
         super().__init__(identity)

@@ -1,5 +1,7 @@
-"""The proxy that the compose file ships: Caddy with deploy/Caddyfile. Only the lookup of the api's addresses is replaced,
-because outside of compose the processes listen on ports of one address."""
+"""Runs the proxy of the compose file: Caddy with deploy/Caddyfile.
+
+Only the lookup of the api's addresses is replaced, because outside of compose the processes listen on ports of one address.
+"""
 
 import json
 import socket

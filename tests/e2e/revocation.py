@@ -1,5 +1,6 @@
-"""How long a revoked key goes on working: two API processes under load, whatever happens meanwhile. Run by a test; and by hand,
-for figures:
+"""Measures how long a revoked key still works, with two API processes under load and faults.
+
+A test runs it. By hand it prints figures:
 
     python -m tests.e2e.revocation --rounds 10
 """
@@ -42,8 +43,11 @@ LISTENERS = (
 
 
 class Round(NamedTuple):
-    """``last_sent_ms``: when, after the call returned, the last request was sent that still got through (negative: before it).
-    ``by_staying``: answers of 200 to the other key in the same time."""
+    """One revocation.
+
+    ``last_sent_ms`` is the time from the end of the call to the last request that was still accepted; it is negative if that
+    was sent before. ``by_staying`` counts responses of 200 to the other key in the same time.
+    """
 
     case: str
     last_sent_ms: float

@@ -1,5 +1,6 @@
-"""A rolling restart of two API processes and two workers under load, with figures. Run by a test; and by hand, against
-servers named in the environment or embedded ones:
+"""Restarts two API processes and two workers one after the other under load, and measures it.
+
+A test runs it. By hand it prints figures, with the servers that the environment names or embedded ones:
 
     python -m tests.e2e.rolling_restart --rounds 10 --tokens 3000 --webhooks 3000
 """
@@ -35,9 +36,12 @@ def connections_for(rate: float) -> int:
 
 
 class Figures(msgspec.Struct):
-    """What a run found. ``lost``: events acknowledged and not stored. An event cannot be stored twice (its id is the key);
-    that none was counted twice is what ``relay usage verify`` proves: ``verified``. ``client_cpu_us``: what a
-    request costs those who send it, all in this process; the processors have to do that as well."""
+    """The results of a run.
+
+    ``lost`` counts events that were acknowledged and not stored. An event cannot be stored twice, because its id is the key.
+    ``verified`` is the result of ``relay usage verify``, which proves that none was counted twice. ``client_cpu_us`` is the
+    cost of a request for the senders, which all run in this process and use the same processors.
+    """
 
     rounds: int
     seconds: float
@@ -60,9 +64,11 @@ async def rolling_restart(
     drain_s: int = 1,
     proxy: bool = False,
 ) -> Figures:
-    """Restarts everything one after the other, ``rounds`` times, while both kinds of request go on. ``events``: the most
-    webhooks there are to send. ``proxy``: the requests go through the proxy of compose, which does not ask for readiness, and
-    not through a balancer that does."""
+    """Restart everything one after the other, ``rounds`` times, while both kinds of request continue.
+
+    ``events`` is the maximum number of webhooks. With ``proxy`` the requests go through the proxy of compose, which does not
+    check readiness, instead of a balancer that does.
+    """
     projects = [await create_project(settings.database, name) for name in ("one", "two")]
     owners: Owners = [(project.project_id, project.name) for project in projects]
     key = next(k.key for k in projects[0].keys if k.mode == "live" and k.type == "secret")

@@ -43,9 +43,12 @@ def simulate(stack: FaultStack, *options: str) -> Any:
 
 
 async def test_nothing_is_dropped_and_nothing_lost(stack: FaultStack) -> None:
-    """With the depth that `relay doctor` asks for. The last event waits for all before it, so the time Relay takes to
-    acknowledge one decides whether it gets too old for LiveKit: half of them have to be acknowledged in time for that. A moment
-    in which this machine stands still says nothing of Relay, so nothing gets too old here."""
+    """No event is dropped with the queue depth that `relay doctor` recommends.
+
+    The last event waits for all before it, so Relay's time for one acknowledgement decides whether it becomes too old for
+    LiveKit. Half of the events must be acknowledged fast enough for that. A pause of this machine says nothing about Relay, so
+    no event becomes too old here.
+    """
     project = await create_project(stack.database, "closing")
     options = ("--people", str(PEOPLE), "--rate", "400", "--queue-depth", str(WANTED_DEPTH), "--queue-age", "600")
     report = await asyncio.to_thread(simulate, stack, *options)

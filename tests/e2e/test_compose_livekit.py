@@ -1,5 +1,7 @@
-"""The LiveKit of compose's profile: its configuration, filled in from the demo's settings, is one that the real server starts
-with and that the doctor has nothing to say against."""
+"""The configuration of compose's LiveKit starts the real server, and the doctor finds no fault in it.
+
+The configuration is filled in from the demo's settings.
+"""
 
 import os
 import re

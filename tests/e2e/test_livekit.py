@@ -100,8 +100,10 @@ async def cut_off(scope: ProjectClient, room: str, identity: str, after_s: float
 
 
 async def noticed(recorder: Recorder, person: Person) -> None:
-    """Waits for LiveKit's participant_left and takes its time as the end: the billed time of someone who vanishes runs
-    until LiveKit gives them up, which no other clock can know."""
+    """Wait for LiveKit's participant_left, and return its time as the end.
+
+    The billed time of a participant who vanishes runs until LiveKit gives them up, which no other clock can know.
+    """
 
     async def left() -> bool:
         for event in recorder.events():

@@ -1,5 +1,8 @@
-"""The meter on its worst days, with a real livekit-server and people who keep their own clocks: webhooks that do not arrive,
-`kill -9` of LiveKit in a call, Relay away for two minutes. Figures are printed (pytest -s)."""
+"""Failures with a real livekit-server, measured against participants who record their own times.
+
+Webhooks do not arrive, LiveKit is killed with SIGKILL during a call, and Relay is down for two minutes. `pytest -s` prints
+figures.
+"""
 
 import asyncio
 import os
@@ -103,8 +106,10 @@ async def site() -> AsyncIterator[tuple[BreakableRelay, ProjectClient]]:
 
 
 async def settled(scope: ProjectClient, count: int, within_s: float = 90) -> dict[str, tuple[float, str]]:
-    """(billed seconds, ended by) by identity, of everybody's first session, once so many and all there are have ended and a
-    pass of reconciliation has looked at them since."""
+    """Return (billed seconds, ended by) by identity, of everybody's first session.
+
+    Waits until so many sessions exist and all have ended, and until a later pass of reconciliation has checked them.
+    """
     deadline, ended_ms = time.monotonic() + within_s, 0
     while True:
         conn = await connect(scope.stack.database, "tests")
@@ -260,8 +265,10 @@ def redis_server(directory: Path) -> Iterator[str]:
 
 
 async def test_livekits_list_outlives_its_crash_and_its_nodes_know_better(tmp_path: Path) -> None:
-    """What reconciliation builds on (docs/decisions/0005-…): after `kill -9` a LiveKit with Redis goes on listing everybody,
-    with the old room sid; only a question that reaches the node tells who is there."""
+    """After SIGKILL, a LiveKit with Redis still lists everybody, with the old room sid.
+
+    Only a question that reaches the node shows who is connected. Reconciliation relies on this (docs/decisions/0005-…).
+    """
     program, port, clock = binary(), free_port(), SystemClock()
     if find_spec("livekit.rtc") is None:
         unavailable("the livekit package (LiveKit's client SDK) is not installed")

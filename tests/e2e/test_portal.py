@@ -1,5 +1,7 @@
-"""The portal in a real browser: the first visit on a fresh instance, every page in light and dark on desktop and phone, by
-keyboard alone, without JavaScript, and under axe-core's eyes."""
+"""The portal in a real browser, on a new instance and on one with data.
+
+Every page is visited in light and dark, on desktop and phone, by keyboard alone, without JavaScript, and with axe-core.
+"""
 
 import asyncio
 import re
@@ -122,7 +124,10 @@ async def create_project(page: Any, name: str) -> str:
 
 
 async def shows(place: Any, text: str) -> None:
-    """Waits until an element shows this text, without reloading. (Waiting by a script of ours is what the policy forbids.)"""
+    """Wait until an element shows this text, without a reload.
+
+    The content security policy forbids a script of ours that waits.
+    """
     from playwright.async_api import expect
 
     await expect(place).to_have_text(text, timeout=_WAIT_MS)

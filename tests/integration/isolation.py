@@ -83,8 +83,10 @@ class IsolationWorld(NamedTuple):
 
 
 async def inhabit(pool: Pool, livekit: FakeLiveKit, project: CreatedProject, mode: Mode, tag: str) -> Holding:
-    """A room with a participant, ended sessions with their events and usage, and a key to spare; and a ``lobby`` with an
-    ``ada``, as everybody has."""
+    """Create a room with a participant, ended sessions with events and usage, and a spare key.
+
+    Also creates a ``lobby`` with an ``ada``, which every project has.
+    """
     mark = f"only-for-{tag}"
     livekit_name = livekit_room(project.project_id, mode, f"room-of-{tag}")
     now_s = int(time.time())

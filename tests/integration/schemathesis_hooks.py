@@ -9,10 +9,10 @@ import schemathesis
 
 @schemathesis.hook
 def before_call(_ctx: schemathesis.HookContext, case: schemathesis.Case[Any], _kwargs: dict[str, Any]) -> None:
-    """Requests that the schema allows are to be accepted, so those that only a sentence forbids are not to be sent: a cursor
-    from nowhere, times in the wrong order or over, a recording that LiveKit does not know, and the whole number 1.0.
+    """Drop requests that the schema allows and only the description forbids, because they are refused.
 
-    What exists is asked for now and then: of ``lobby`` and ``ada`` the test has made sure.
+    These are an unknown cursor, times in the wrong order or in the past, a recording that LiveKit does not know, and the whole
+    number 1.0. Some requests ask for what exists: the test created ``lobby`` and ``ada``.
     """
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return

@@ -1,6 +1,8 @@
-"""Laws of the fold through Postgres, over generated histories with many ties: rooms and people share their names and instants.
-Whatever the order, the repetitions, the batches and the partitions, every table ends the same, the sums are those of the
-second meter, and nothing is found to verify."""
+"""Laws of the fold through Postgres, over generated histories in which names and times collide.
+
+The order, repetitions, batches and partitions do not matter: every table is the same at the end, the sums are those of the
+second meter, and `verify` finds no difference.
+"""
 
 import json
 from itertools import pairwise

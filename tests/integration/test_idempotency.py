@@ -169,8 +169,10 @@ async def test_what_is_made_in_postgres_is_committed_with_its_answer(pool: Pool,
 
 
 async def test_failures_of_all_connections_at_once_release_them(pool: Pool, attempt: Attempt) -> None:
-    """A failed attempt is given up on another connection. If each of them held the connection that it failed on, the pool would
-    stay empty."""
+    """A failed attempt is released on another connection.
+
+    If each kept the connection on which it failed, the pool would stay empty.
+    """
     size = pool.get_max_size()
     all_in = asyncio.Barrier(size)
 

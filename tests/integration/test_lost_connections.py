@@ -52,8 +52,10 @@ async def at_once(_conn: Connection) -> AsyncIterator[None]:
 async def test_a_query_that_hangs_releases_its_borrower(
     pool: Pool, way: Callable[[Connection], AbstractAsyncContextManager[None]], within_s: float, cancelled: bool
 ) -> None:
-    """A process that stands still takes no request to give the query up either. Left to itself asyncpg waits 30 s for that, and
-    a time-out around it does not end before."""
+    """A stopped Postgres does not accept a request to cancel the query either.
+
+    asyncpg itself waits 30 s for that, and a time-out around it does not end earlier.
+    """
     hangs: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     async def ask() -> None:
@@ -76,8 +78,10 @@ async def test_a_query_that_hangs_releases_its_borrower(
 
 
 async def test_a_borrower_without_a_connection_can_still_be_cancelled(pool: Pool) -> None:
-    """It may be busy with something else when its time is over: then it has no connection that could be cut off again. An error
-    instead of the cancellation would let the task continue as if Postgres were away."""
+    """A task that has no connection at its time-out must be cancelled.
+
+    An error instead of the cancellation would let the task continue as if Postgres were down.
+    """
     failures: list[dict[str, object]] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _loop, context: failures.append(context))

@@ -1,5 +1,8 @@
-"""The known ways to meter wrongly that need a database, a LiveKit to ask, or a crash: what "store the join, subtract at the
-leave" (tests/naive_meter.py) bills, and beside it what is right. The others: tests/unit/test_metering_scenarios.py."""
+"""Known metering errors that need a database, a LiveKit or a crash.
+
+Each test shows what "store the join, subtract at the leave" (tests/naive_meter.py) bills, and what is right. The others are in
+tests/unit/test_metering_scenarios.py.
+"""
 
 import json
 import os
@@ -85,8 +88,11 @@ async def test_02_left_lost_and_the_rooms_end_too(call: ReconcileWorld) -> None:
 
 
 async def test_13_livekit_crashed(call: ReconcileWorld) -> None:
-    """Naive: the night is billed. An API that does not answer closes nobody and confirms nobody; after two polls that miss the
-    participant it ends where it was last seen."""
+    """Naive: the night is billed.
+
+    An API that does not answer closes and confirms no session. After two polls without the participant, the session ends where
+    it was last seen.
+    """
     ada = call.joins("ada")
     await call.webhook("participant_joined", ada)
     await call.after(60).poll()
@@ -107,8 +113,10 @@ async def test_13_livekit_crashed(call: ReconcileWorld) -> None:
 
 
 async def test_14_webhook_and_poll_race(call: ReconcileWorld) -> None:
-    """Naive, with a poll that reports joins too: the poll's join, a minute after the real one, replaces it. Here the poll
-    opens the session with LiveKit's joining time, and the webhook that comes after it finds the same session."""
+    """Naive, with a poll that reports joins too: its join, a minute late, replaces the real one.
+
+    Here the poll opens the session with LiveKit's joining time, and the later webhook finds the same session.
+    """
     ada = call.joins("ada")
     await call.after(60).poll()
     assert (await call.sessions())["ada"] == (0, None, None)
@@ -144,8 +152,11 @@ async def test_12_still_open_is_counted_up_to_now_and_marked(
 async def test_17_neither_redis_nor_postgres(
     settings: Settings, pool: Pool, project: CreatedProject, signed: Callable[[bytes], dict[str, str]]
 ) -> None:
-    """Naive: an error while handling is a 4xx, or a 200 for what was not kept; the event is gone, and the session costs 0. Here
-    it is 503 and LiveKit comes again; with Redis alone away the event is kept, and counted once however often it was sent."""
+    """Naive: an error is a 4xx, or a 200 for an event that was not stored. The session costs 0.
+
+    Here the response is 503 and LiveKit sends the event again. If only Redis is down, the event is stored, and counted once
+    however often it was sent.
+    """
     where = room(livekit_room(project.project_id, "live", "lobby"))
     who = participant("PA_1", "ada", BASE_S * 1000)
     left = body("participant_left", "EV_1", BASE_S + 60, room=where, participant=who)
@@ -163,8 +174,10 @@ async def test_17_neither_redis_nor_postgres(
 
 
 async def test_18_redis_was_killed_and_then_lost_its_data(pool: Pool, project: CreatedProject, short_tmp: Path) -> None:
-    """Naive, with sessions in Redis: the join is gone, and the leave finds nothing. What was acknowledged survives the kill;
-    what was folded is in Postgres, where no loss of Redis reaches it."""
+    """Naive, with sessions in Redis: the join is gone, and the leave finds nothing.
+
+    Here an acknowledged event survives the kill. Folded events are in Postgres, which no loss of Redis affects.
+    """
     where = room(livekit_room(project.project_id, "live", "lobby"))
     who = participant("PA_1", "ada", BASE_S * 1000)
     joined = body("participant_joined", "EV_1", BASE_S, room=where, participant=who)

@@ -1,5 +1,8 @@
-"""Every page and form of the portal, taken from the route table, as nobody, as a viewer, as a member of another project and as
-an account that does not administer; forms from elsewhere; redirects; what strangers can write into pages."""
+"""Every page and form of the portal, from the route table, for users without the needed rights.
+
+The users are nobody, a viewer, a member of another project, and an account that is not an administrator. Also tests forms from
+other sites, redirects, and text that others can write into pages.
+"""
 
 import re
 from collections.abc import AsyncIterator, Callable

@@ -52,8 +52,10 @@ def scope_of(event: dict[str, Any]) -> Scope:
 
 
 def computed(deliveries: list[RecordedWebhook]) -> dict[Scope, tuple[int, int]]:
-    """Participant and video milliseconds of each project and mode, straight from the JSON: everybody in the recording has
-    joined, left and shown at most one camera."""
+    """Compute participant and video milliseconds of each project and mode from the JSON.
+
+    Everybody in the recording has joined, left and shown at most one camera.
+    """
     start: dict[str, int] = {}
     end: dict[str, int] = {}
     scopes: dict[str, Scope] = {}

@@ -92,8 +92,11 @@ async def test_any_order_ends_the_same(pool: Pool, project: CreatedProject, orde
 async def test_two_created_at_once_are_over_together(
     pool: Pool, project: CreatedProject, order: tuple[int, ...]
 ) -> None:
-    """LiveKit may tell whole seconds only: a room deleted and made again within one leaves two of the same creation. Of the two
-    nothing is told, but both were over when the next one was created, and neither when a later one was."""
+    """Two rooms of one name created in the same second end together.
+
+    LiveKit may report whole seconds only, so a room that is deleted and created again within one has the same creation time.
+    Their order is unknown, but both had ended when the next one was created, and neither ended when a later one was.
+    """
     name = livekit_room(project.project_id, "live", "lobby")
     created = [T, T, T + 500, T + 900]
     await fold(pool, *[[joined(name, number, created[number])] for number in order])

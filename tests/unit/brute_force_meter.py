@@ -25,8 +25,11 @@ class Row(NamedTuple):
 
 
 class Meter:
-    """``usage``: (participant ms, video ms, screen share ms, sessions begun) by row, of ended sessions. ``intervals``: when
-    each metered session that ended was connected, by project and mode; ``still_open``: since when each of the others is."""
+    """Usage computed from the definition.
+
+    ``usage`` holds (participant ms, video ms, screen share ms, sessions begun) by row, of ended sessions. ``intervals`` holds
+    the connected times of ended sessions, by project and mode. ``still_open`` holds the start of each other session.
+    """
 
     def __init__(self, events: list[Event], received_ms: int) -> None:
         self._events = [event for event in events if credible(event, received_ms) and not of_a_stranger(event)]

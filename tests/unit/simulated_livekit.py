@@ -1,8 +1,9 @@
-"""A LiveKit that exists only as a timeline: what really happened in its rooms, the webhooks it sent, and what it would list at
-any moment, its ghosts after a crash included. Everything follows from a seed. Times are unix ms.
+"""A simulated LiveKit: a timeline of its rooms, the webhooks it sent, and its list at any moment.
 
-How it lists and forgets is livekit-server v1.13.5's: one entry an identity and room name, kept in memory or in Redis; a crash
-loses the first and leaves the second as it was; a stored room that is opened again keeps its sid.
+The list includes the ghosts after a crash. Everything follows from a seed. Times are unix ms.
+
+It lists and forgets like livekit-server v1.13.5: one entry for each identity and room name, kept in memory or in Redis. A crash
+loses those in memory and leaves those in Redis unchanged. A stored room that is opened again keeps its sid.
 """
 
 from collections.abc import Iterator
@@ -21,8 +22,11 @@ _KINDS = ("STANDARD", "STANDARD", "STANDARD", "AGENT", "SIP", "INGRESS", "EGRESS
 
 
 class SimulatedStay(msgspec.Struct):
-    """One participant sid as it really was, from connecting to being gone; ``active_ms`` None: it never got through.
-    ``crashed``: LiveKit's crash ended it. ``tracks``: (sid, type, source, from, to)."""
+    """One participant sid as it really was, from connecting to leaving.
+
+    ``active_ms`` is None if the connection was never completed. ``crashed`` means that LiveKit's crash ended it. ``tracks``
+    holds (sid, type, source, from, to).
+    """
 
     sid: str
     identity: str

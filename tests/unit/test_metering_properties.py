@@ -1,5 +1,7 @@
-"""Laws of the meter, over generated meetings: order, repetition and batching change nothing, and the sums are those of a
-second meter that was written from the definition alone."""
+"""Laws of the meter, over generated meetings.
+
+Order, repetition and batching change nothing. The sums are those of a second meter that was written from the definition alone.
+"""
 
 import json
 from collections.abc import Iterable, Sequence

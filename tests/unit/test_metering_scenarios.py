@@ -1,5 +1,7 @@
-"""The known ways to meter wrongly, by name. Each shows what "store the join, subtract at the leave" (tests/naive_meter.py)
-bills, and beside it what is right. Those that need a database or LiveKit: tests/integration/test_metering_scenarios_stored.py.
+"""Known metering errors, by name.
+
+Each test shows what "store the join, subtract at the leave" (tests/naive_meter.py) bills, and what is right. Those that need a
+database or LiveKit are in tests/integration/test_metering_scenarios_stored.py.
 """
 
 from typing import Any
@@ -107,8 +109,11 @@ def test_04_aborted_and_a_joined_not_earlier(joined_ms: int) -> None:
     ids=["joined earlier", "published", "unpublished"],
 )
 def test_05_aborted_after_it_was_connected(proof: Event) -> None:
-    """Naive: an abort is no usage. But this one was connected (a failed migration): counted to the abort, and marked.
-    An unpublish is proof too: the event of its publish was lost."""
+    """Naive: an abort is no usage.
+
+    This one was connected before it aborted (a failed migration), so it counts up to the abort, and is marked. An unpublish
+    proves the connection too; the event of its publish was lost.
+    """
     events = (proof, of("connection_aborted", NOON + MINUTE))
     assert naive(*events) == (0, 0)
     assert interval(*events) == Interval(NOON, NOON + MINUTE, "aborted")
@@ -263,8 +268,10 @@ def test_16_early() -> None:
 
 
 def test_16_finished_within_the_second_of_the_join() -> None:
-    """Naive: 400 ms "before" the join, so another opening's end, and never closed. LiveKit floors the end to its second. An
-    end in the second before still belongs to another opening."""
+    """Naive: the end seems to be 400 ms before the join, so it is taken for another opening's, and the session never closes.
+
+    LiveKit rounds the end down to its second. An end in the second before still belongs to another opening.
+    """
     assert interval(of("joined", NOON, NOON + 400), room("finished", NOON)) == Interval(
         NOON + 400, NOON + 400, "room_finished"
     )

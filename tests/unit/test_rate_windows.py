@@ -122,8 +122,10 @@ def test_retry_after_is_long_enough_and_not_much_too_long(limit: int, later_ms: 
 
 
 async def test_processes_count_together_within_the_bound() -> None:
-    """Three processes under 1,200 requests a second exchange at different moments: what passes the limit is at most what
-    arrives in two exchanges."""
+    """Three processes under 1,200 requests a second exchange their counts at different moments.
+
+    At most the requests that arrive in two exchanges pass above the limit.
+    """
     counters, clock = Counters(), WindowClock()
     processes = [process(counters, clock) for _ in range(3)]
     limit, each_ms, admitted = 2_000, 400 / 1000, 0

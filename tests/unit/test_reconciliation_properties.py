@@ -1,8 +1,10 @@
-"""Laws of the meter with losses: whatever webhooks are lost, with reconciliation running every T the usage of each session is
-within a stated bound of what really happened; and the kept events, in any order, prove all of it.
+"""Laws of the meter with lost webhooks, while reconciliation runs every T.
 
-Each example is a LiveKit of a seed (printed where it fails), with rooms that open again, people who reconnect, kinds, tracks,
-a crash, failing polls and lost webhooks.
+Whatever webhooks are lost, the usage of each session is within a stated bound of what really happened. The stored events, in
+any order, prove all of it.
+
+Each example is a LiveKit of a seed, which a failure prints, with rooms that open again, participants who reconnect, kinds,
+tracks, a crash, failing polls and lost webhooks.
 """
 
 from itertools import pairwise

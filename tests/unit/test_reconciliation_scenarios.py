@@ -1,5 +1,7 @@
-"""The known ways to meter wrongly that no webhook can help against, by the numbers of tests/unit/test_metering_scenarios.py.
-Each docstring says what "store the join, subtract at the leave" would answer, or what a careless reconciliation would."""
+"""Known metering errors that no webhook can prevent, by the numbers of tests/unit/test_metering_scenarios.py.
+
+Each docstring says what "store the join, subtract at the leave" or a careless reconciliation would answer.
+"""
 
 import json
 
