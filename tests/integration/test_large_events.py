@@ -54,7 +54,7 @@ async def test_a_backlog_of_large_events_is_read_in_bounded_pieces_and_folded(
     assert 0 < sum(len(received.body) for _, received in batch) <= event_stream.BATCH_BYTES + 50 * 200_000
     # Nobody folded that: it is still the first to be read, all of it and nothing else.
     assert await event_stream.read_batch(redis, partition, 2000) == batch
-    assert await drain_partition(pool, redis, partition) == FoldResult(folded=400)
+    assert await drain_partition(pool, redis, partition, run_s=600) == FoldResult(folded=400)
     assert sum(await event_stream.lengths(redis)) == 0
 
 
