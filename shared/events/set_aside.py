@@ -1,9 +1,8 @@
-"""Replay and dismiss events that were set aside, for the command line and the portal.
+"""Replays or dismisses events that were set aside, for the command line and the portal.
 
-Every function takes a connection inside the caller's transaction.
-
-A replay is as if LiveKit had sent the event again: it goes through the inbox to the worker, which judges it by the time of the
-replay and, if it is still of no use, sets it aside again under a new id.
+Every function takes a connection inside the caller's transaction. A replay works as if LiveKit had sent the event again: it
+goes through the inbox to the worker, which judges it at the time of the replay. If it is still of no use, the worker sets
+it aside again under a new id.
 """
 
 from collections.abc import Sequence

@@ -156,8 +156,10 @@ class _Growing:
 
 
 def _grow(levels: Sequence[_Growing], at_ms: int, piece: Stretch, number: int = 0) -> Iterator[tuple[int, _Grown]]:
-    """Adds a piece to the first of these levels, and to each the ones that it completes of the level before. Gives out what
-    is complete with the level's number, which is ``number`` for the first; seconds are not given out."""
+    """Add a piece to the first of these levels, and to each level the stretches that it completes below.
+
+    Yield what is complete with the number of its level; the first level has ``number``. Seconds are not yielded.
+    """
     for done in levels[0].add(at_ms, piece):
         if number:
             yield number, done

@@ -1,7 +1,7 @@
-"""Merges what was observed into what is stored, and changes the rollups by exactly the difference.
+"""Merges observed states into the stored ones, and changes the rollups by exactly the difference.
 
-The invariant, at every commit: the rollups are the sum of ``usage_of`` over all sessions that have ended (and of
-``usage_of_run`` over all egresses and ingress runs).
+The invariant at every commit: the rollups are the sum of ``usage_of`` over all sessions that have ended, and of
+``usage_of_run`` over all egresses and ingress runs.
 """
 
 from collections import defaultdict
@@ -26,7 +26,7 @@ from shared.usage.queries import groups as group_queries
 
 
 class SessionChange(msgspec.Struct):
-    """Sessions by sid as they were and as they shall be, with the rooms their ends may hang on."""
+    """Sessions by sid before and after a change, with the rooms on which their ends may depend."""
 
     before: Mapping[str, Session]
     after: Mapping[str, Session]
@@ -34,7 +34,7 @@ class SessionChange(msgspec.Struct):
     rooms_after: Mapping[str, Room]
 
     def bills_before(self) -> dict[str, Bill]:
-        """By sid."""
+        """Return the bills before the change, by sid."""
         return _bills(self.before, self.rooms_before)
 
     def bills_after(self) -> dict[str, Bill]:
@@ -56,8 +56,10 @@ async def fold_sessions(
     now_ms: int,
     media: RunSums | None = None,
 ) -> None:
-    """Merges observed states into the stored ones, and adds what ``fold_runs`` came to. ``now_ms``: a day before it is over,
-    and changing it is told of."""
+    """Merge observed states into the stored ones, and add the changes that ``fold_runs`` returned.
+
+    ``now_ms``: the present (unix ms). A change of an earlier day is recorded as a late change.
+    """
     rooms = merged_rooms(observed_rooms)
     sessions: dict[str, Session] = {}
     for session in observed_sessions:
@@ -79,8 +81,10 @@ async def fold_sessions(
 
 
 async def apply_change(conn: Connection, change: SessionChange, now_ms: int, media: RunSums | None = None) -> None:
-    """Stores the states of ``change`` and bills the difference. The sessions and rooms of ``before`` must be locked. Raises
-    ``ConcurrentFold``."""
+    """Store the states of ``change`` and bill the difference.
+
+    The sessions and rooms of ``before`` must be locked. Raises ``ConcurrentFold``.
+    """
     bills_before, bills_after = change.bills_before(), change.bills_after()
     await _store(conn, change, bills_before, bills_after)
     await _bill(conn, change, bills_before, bills_after, now_ms, media)
@@ -117,8 +121,11 @@ async def _bill(
     now_ms: int,
     media: RunSums | None,
 ) -> None:
-    """Adds usage_of(after) - usage_of(before) to the rollups and recomputes the peaks of the minutes that changed. All scopes,
-    those of ``media`` too, are locked at once and last: two folds that hold some and want others would wait in a circle."""
+    """Add usage_of(after) - usage_of(before) to the rollups and recompute the peaks of the changed minutes.
+
+    All scopes, those of ``media`` included, are locked at once and last: two folds that hold some scopes and wait for others
+    would deadlock.
+    """
     changes: defaultdict[RollupKey, list[int]] = defaultdict(lambda: [0] * len(Usage._fields))
     groups: defaultdict[GroupKey, list[int]] = defaultdict(lambda: [0] * (len(Usage._fields) + 1))
     stays = LongStays()
@@ -178,7 +185,7 @@ def _add(sums: list[int], amounts: Usage, sign: int) -> None:
 
 
 def _edges(session: Session | None, bill: Bill | None) -> tuple[tuple[Scope, int], ...]:
-    """Where a session's metered time starts and ends."""
+    """Return the instants at which a session's metered time starts and ends."""
     if session is None or session.project_id is None or session.mode is None or bill is None or bill.interval is None:
         return ()
     scope, (start_ms, end_ms, _) = Scope(session.project_id, session.mode), bill.interval
@@ -186,8 +193,10 @@ def _edges(session: Session | None, bill: Bill | None) -> tuple[tuple[Scope, int
 
 
 def _late_changes(change: SessionChange, now_ms: int) -> dict[tuple[Scope, int], DayDifference]:
-    """By how much days that are over change in what is *shown*: there, a session still open counts up to the day's end, so
-    one that simply ends on a later day changes nothing."""
+    """Return by how much the *shown* usage of past days changes.
+
+    An open session is shown as counting up to the end of the day. So a session that ends on a later day changes nothing.
+    """
     today_ms = floor_to(now_ms, DAY_MS)
     late: defaultdict[tuple[Scope, int], list[int]] = defaultdict(lambda: [0, 0])
     levels: Levels[Scope] = Levels()
@@ -220,8 +229,10 @@ def _add_late(sums: list[int], usage: Usage, sign: int) -> None:
 
 
 async def fold_runs(conn: Connection, observed: Sequence[MediaRun]) -> RunSums | None:
-    """Merge observed egresses and runs of ingresses into the stored ones. Return by how much their rollups have to change,
-    for ``fold_sessions`` to add."""
+    """Merge observed egresses and runs of ingresses into the stored ones.
+
+    Return by how much their rollups change; ``fold_sessions`` adds that.
+    """
     runs: dict[tuple[str, str], MediaRun] = {}
     for run in observed:
         key = (run.meter, run.id)

@@ -1,4 +1,4 @@
-"""The rollups of a UTC day, summed up from the stored sessions."""
+"""Sums the rollups of UTC days from the stored sessions."""
 
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -41,8 +41,11 @@ class DaySums:
 
 
 async def sums_by_day(conn: Connection, scope: Scope, span: DayRange | None) -> AsyncIterator[tuple[int, DaySums]]:
-    """(day, its sums) of each UTC day with any, ascending. Sessions come by their start, so a day is complete when one starts
-    later; in memory are the days that open sessions reach into."""
+    """Yield (day, its sums) for each UTC day with usage, ascending.
+
+    Sessions come ordered by start, so a day is complete once a session starts later. Memory holds the days that open sessions
+    reach into.
+    """
     days: defaultdict[int, DaySums] = defaultdict(DaySums)
     stays = _Stays(scope)
     async for row in queries.ended_sessions(conn, scope, span):
@@ -71,7 +74,7 @@ async def sums_by_day(conn: Connection, scope: Scope, span: DayRange | None) -> 
 
 
 def _days_in(whole: Sequence[WholeHours], span: DayRange | None) -> Iterator[int]:
-    """The days that whole hours lie in: of a span, for one day must not cost a year."""
+    """Yield the days of whole hours, limited to the span: an audit of one day must not read a year."""
     for from_ms, to_ms, _ in whole:
         first_ms = from_ms if span is None else max(from_ms, span.from_ms)
         last_ms = to_ms if span is None else min(to_ms, span.to_ms)
@@ -79,7 +82,7 @@ def _days_in(whole: Sequence[WholeHours], span: DayRange | None) -> Iterator[int
 
 
 class _Stays:
-    """The whole hours and days of long sessions, read a day after the other."""
+    """The whole hours and days of long sessions, read day by day."""
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
@@ -94,7 +97,7 @@ class _Stays:
                 self._names.add(name, from_ms, to_ms, (*usage, 1))
 
     def added(self, day_ms: int, sums: DaySums) -> DaySums:
-        """A day's sums with what is whole in it. To be asked for ascending days."""
+        """Return a day's sums including its whole hours and days. Call it with ascending days."""
         for hour_ms in range(day_ms, day_ms + DAY_MS, HOUR_MS):
             for kind, amounts in self._hours.at(hour_ms).items():
                 key = RollupKey(*self._scope, hour_ms, kind)

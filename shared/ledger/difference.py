@@ -1,4 +1,4 @@
-"""Something stored that is not what it should be."""
+"""A stored row that differs from what it should be."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -24,8 +24,11 @@ State = Session | Room | MediaRun
 
 
 class Difference(Wire):
-    """One row. ``key`` names it, times in RFC 3339; ``fields`` holds what is stored and what it should be, by column or by
-    register of the state, with nulls where there should be no row or is none."""
+    """One stored row that is wrong.
+
+    ``key`` names the row, with times in RFC 3339. ``fields`` holds (stored value, right value) by column or by register of
+    the state. A value is None where there is no row or should be none.
+    """
 
     table: Table
     project_id: str | None
@@ -35,8 +38,11 @@ class Difference(Wire):
 
 
 class Found(msgspec.Struct):
-    """A difference, and what it takes to mend it: the state as it is and as the events prove it (None: should not be there), or
-    the instant (unix ms) whose rollups are wrong. Both states None: only columns beside the state are wrong."""
+    """A difference, and what is needed to repair it.
+
+    That is the stored state and the state that the events prove (None: should not exist), or the instant (unix ms) whose
+    rollups are wrong. If both states are None, only columns beside the state are wrong.
+    """
 
     difference: Difference
     scope: AuditScope
@@ -47,11 +53,11 @@ class Found(msgspec.Struct):
 
 
 def differing(stored: Mapping[str, object], right: Mapping[str, object]) -> dict[str, tuple[object, object]]:
-    """The fields in which two rows differ; a row that is not there has none."""
+    """Return the fields in which two rows differ. A missing row has no fields."""
     names = [*stored, *(name for name in right if name not in stored)]
     return {name: (stored.get(name), right.get(name)) for name in names if stored.get(name) != right.get(name)}
 
 
 def registers(state: State | None) -> dict[str, object]:
-    """A state's registers, as they are shown; those that never saw anything are left out."""
+    """Return a state's registers as they are shown, without the empty ones."""
     return {} if state is None else {k: v for k, v in msgspec.to_builtins(state).items() if v not in (None, [], {}, ())}

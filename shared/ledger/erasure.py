@@ -1,8 +1,8 @@
-"""Takes one identity's personal data out of everything that is stored, without changing a total.
+"""Removes one identity's personal data from everything that is stored, without changing a total.
 
-A pseudonym takes the identity's place everywhere at once, in one transaction: sessions, usage by identity, kept events. So
-sessions stay as distinct as they were and the kept events still prove them (`relay usage verify`). Why a pseudonym and no
-deletion: docs/decisions/0014-erasing-an-identity.md.
+A pseudonym replaces the identity everywhere in one transaction: in sessions, in usage by identity and in stored events. So
+sessions stay as distinct as they were, and the stored events still prove them (`relay usage verify`).
+docs/decisions/0014-erasing-an-identity.md says why this is a pseudonym and not a deletion.
 """
 
 import secrets
@@ -25,8 +25,8 @@ from shared.models.usage.rollups import GroupKey, GroupUsage
 from shared.projects import queries as project_queries
 from shared.usage.queries.groups import add_group_usage
 
-# The greatest of two names wins when a session learns another (shared/metering/state.py). `~` is greater than every letter, so
-# an event of an erased session that arrives late does not bring the identity back into it.
+# The greatest of two names wins when a session learns another (shared/metering/state.py). `~` is greater than every letter,
+# so an event of an erased session that arrives late does not bring the identity back into it.
 PSEUDONYM_PREFIX = "~erased-"
 # Fields that tell who somebody is, beside the identity they stand next to.
 _PERSONAL = {"name", "metadata", "attributes", "participantName", "participantMetadata"}
@@ -34,7 +34,7 @@ _IDENTITY = ("identity", "participantIdentity")
 
 
 class IdentityConnected(RelayError):
-    """Somebody of this identity is in a room: the next event would bring it back. ``count`` open sessions."""
+    """The identity is in a room, so the next event would bring it back. ``count``: its open sessions."""
 
     def __init__(self, identity: str, count: int) -> None:
         super().__init__(
@@ -45,7 +45,7 @@ class IdentityConnected(RelayError):
 
 
 class Erased(msgspec.Struct, frozen=True, rename="camel"):
-    """What was changed. ``pseudonym`` is random: nothing leads back from it."""
+    """What an erasure changed. ``pseudonym`` is random, so nothing leads back from it."""
 
     pseudonym: str
     sessions: int
@@ -54,10 +54,12 @@ class Erased(msgspec.Struct, frozen=True, rename="camel"):
 
 
 async def erase_identity(conn: Connection, project_id: str, identity: str) -> Erased:
-    """In the caller's transaction, for both modes of the project. Raises ``ProjectNotFound``, ``IdentityConnected``.
+    """Replace the identity in both modes of the project, inside the caller's transaction.
 
-    The fold goes on meanwhile. The sessions of now are locked and renamed, and with them exactly their events and their share
-    of the usage: one that comes while this runs stays whole under its own name, to be erased by asking again."""
+    The fold continues meanwhile. The present sessions are locked and renamed, together with exactly their events and their
+    share of the usage. A session that comes meanwhile stays whole under its own name; a second erasure removes it. Raises
+    ``ProjectNotFound`` and ``IdentityConnected``.
+    """
     if not await project_queries.project_exists(conn, project_id):
         # Else a mistyped id would look like a person of whom nothing is stored.
         raise ProjectNotFound(project_id)
@@ -88,8 +90,10 @@ async def erase_identity(conn: Connection, project_id: str, identity: str) -> Er
 async def _rewrite_events(
     conn: Connection, project_id: str, identity: str, pseudonym: str, names: Mapping[str, str]
 ) -> int:
-    """Returns how many there were. ``names``: what the sessions that are locked are called from now on, by sid; of one that was
-    erased before, the name it got then."""
+    """Rewrite the events of an identity and return how many there were.
+
+    ``names``: the new identity of each locked session, by sid. A session that was erased before keeps its earlier pseudonym.
+    """
     count = 0
     async for event in queries.events_about(conn, project_id, identity, msgspec.json.encode(identity), list(names)):
         name = pseudonym
@@ -106,7 +110,7 @@ async def _rewrite_events(
 async def _move_usage(
     conn: Connection, project_id: str, identity: str, before: Sequence[Session], after: Sequence[Session]
 ) -> None:
-    """The share of these sessions in the usage by identity. Locks rooms and scopes in the fold's order."""
+    """Move the share of these sessions in the usage by identity. Locks rooms and scopes in the order of the fold."""
     rooms = await lock_rooms(conn, sorted({session.room_sid for session in before if session.room_sid}))
     changes: dict[GroupKey, GroupUsage] = {}
     stays = LongStays()
@@ -129,7 +133,7 @@ async def _move_usage(
 
 
 def without_person(body: bytes, identity: str, pseudonym: str) -> bytes | None:
-    """A webhook's body with another name for this identity, and without what stood beside it; None for what is no JSON."""
+    """Return a webhook's body with the pseudonym and without the data beside the identity; None if it is no JSON."""
     try:
         event = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):

@@ -1,8 +1,8 @@
 """Folds a batch of events in one transaction.
 
-The order of the steps is what makes it exact: events are kept first (a known id drops out), then the touched rooms and
-sessions are locked, loaded and merged, then the rollups change by the difference between what the sessions cost before and
-after. Repeating a batch finds all its ids known and changes nothing.
+The order of the steps makes it exact. Events are stored first, and a known id drops out. Then the touched rooms and
+sessions are locked, loaded and merged. Then the rollups change by the difference between the bills before and after. A
+repeated batch finds all its ids known and changes nothing.
 """
 
 import logging
@@ -67,8 +67,11 @@ class _Read(msgspec.Struct, gc=False):
 
 
 async def fold_batch(conn: Connection, partition: int, batch: Sequence[Received], *, own: bool = False) -> FoldResult:
-    """Fold events of one partition and commit (if the caller has a transaction, with it). An event that cannot be used is
-    set aside with its reason. ``own``: reconciliation made these events; no event that arrived is one of its."""
+    """Fold events of one partition and commit, or join the transaction of the caller.
+
+    An event that cannot be used is set aside with its reason. ``own``: reconciliation made these events. Events that
+    arrived are never read as such.
+    """
     attempt = 0
     while True:
         attempt += 1
@@ -94,12 +97,12 @@ async def fold_batch(conn: Connection, partition: int, batch: Sequence[Received]
 
 
 async def _set_aside(conn: Connection, received: Received, reason: str, detail: str, own: bool) -> None:
-    """Own events about the same thing are set aside once: every pass of reconciliation makes another while it lasts."""
+    """Set an event aside. Own events about one thing are set aside once, because every pass makes another."""
     await event_queries.set_aside(conn, received, reason, detail, _about(received.body) if own else None)
 
 
 def _about(body: bytes) -> bytes:
-    """What an own event is about, whenever it was made: its name, and the ids in it."""
+    """Return what an own event is about, whenever it was made: its name and the ids in it."""
     event = decode_own_event(body)
     return msgspec.json.encode(
         (
@@ -129,7 +132,7 @@ def _sum(a: FoldResult, b: FoldResult) -> FoldResult:
 async def fold_in_transaction(
     conn: Connection, partition: int, batch: Sequence[Received], *, own: bool = False
 ) -> FoldResult:
-    """The same inside the caller's transaction, which holds the partition's lock."""
+    """Fold a batch inside the caller's transaction, which must hold the partition's lock."""
     result = FoldResult()
     reads: dict[EventKey, _Read] = {}
     for received in batch:
@@ -162,13 +165,13 @@ async def fold_in_transaction(
 
 
 async def _insert_new(conn: Connection, reads: Mapping[EventKey, _Read]) -> list[Observation]:
-    """Keeps events; returns what those tell that were not kept before."""
+    """Store events and return the observations of those that were not stored before."""
     new_keys = await event_queries.insert_events(conn, {key: read.row(key) for key, read in reads.items()})
     return [read.observation for key, read in reads.items() if key in new_keys]
 
 
 async def _keep_sightings(conn: Connection, succeeded: Sequence[Room], now_ms: int) -> list[Observation]:
-    """Turns the last confirmation of sessions that end with their room's succession into kept events."""
+    """Store, as events, the last confirmations of sessions that end because a newer room followed."""
     bodies = await last_sightings(conn, succeeded)
     # The creation time of the next room may be too far in the future to be plausible. Such a sighting is left out.
     reads = dict(read for body in bodies if (read := _readable(Received(now_ms, body))) is not None)
@@ -199,7 +202,7 @@ def _read(received: Received, own: bool) -> tuple[EventKey, _Read]:
 
 
 async def _attribute(conn: Connection, reads: Mapping[EventKey, _Read]) -> None:
-    """Takes away the owner of events whose room only looks like one of ours: no such project exists."""
+    """Remove the owner from events whose room name only looks like ours: there is no such project."""
     owners = {read.observation.owner for read in reads.values()}
     claimed = {owner.project_id for owner in owners if owner is not None}
     known = await project_queries.existing_projects(conn, sorted(claimed)) if claimed else set()

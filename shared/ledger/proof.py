@@ -1,9 +1,9 @@
-"""States from events: each session, room and run must be what folding its kept events again gives.
+"""Audits states: each session, room and run must equal the fold of its stored events.
 
-Events are kept for a time. A state all of whose events are still kept is proven: it must be exactly what they give. Of one
-that began before, the kept events must be part: they may teach nothing that the state does not know. Which of both holds is
-decided by the state itself: every event leaves a time in it that is not later than its own by more than ``_SLACK_MS``, so a
-state whose every time lies after the horizon had no event before it.
+Events are stored for a limited time. A state whose events are all stored is proven: it must equal what they give. For an
+older state, the stored events must be a part: they may add nothing to the state. The state itself decides which case holds.
+Every event leaves a time in it that is at most ``_SLACK_MS`` later than the event's own. So a state whose times are all
+after the horizon had no event before it.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -32,14 +32,14 @@ _RUNS_AT_ONCE = 100_000
 
 
 class Checked:
-    """Counts what was looked at; ``unproven``: states older than the kept events."""
+    """Counts what an audit has read. ``unproven``: states older than the stored events."""
 
     def __init__(self) -> None:
         self.states = self.unproven = self.rollups = self.events = 0
 
 
 def first_time_of(state: State) -> int | None:
-    """The earliest time a state has (unix ms); None if it has none."""
+    """Return the earliest time of a state (unix ms); None if it has none."""
     times: list[int | None]
     if isinstance(state, Session):
         times = [state.joined_ms, state.first_seen_ms, state.active_ms, state.left_ms, state.aborted_ms]
@@ -54,7 +54,7 @@ def first_time_of(state: State) -> int | None:
 
 
 def is_proven(state: State, horizon_ms: int | None) -> bool:
-    """Whether all events of a state are still kept, when all before ``horizon_ms`` may be gone."""
+    """Return whether all events of a state are still stored. Those before ``horizon_ms`` may be gone."""
     if horizon_ms is None:
         return True
     first_ms = first_time_of(state)
@@ -75,7 +75,7 @@ def _observed(event: KeptEvent) -> Observation | None:
 async def audit_sessions(
     conn: Connection, scope: AuditScope, span: DayRange | None, horizon_ms: int | None, checked: Checked
 ) -> AsyncIterator[Found]:
-    """Sessions against their events, and their columns against their states."""
+    """Compare sessions with their events, and their columns with their states."""
     events = queries.events_of_participants(conn, scope, span)
     proven = _folded(events, checked, lambda seen: seen.session, merge_session)
     stored = queries.sessions_by_sid(conn, scope, span)
@@ -96,7 +96,7 @@ def _wrong_columns(row: StoredSession) -> dict[str, tuple[object, object]]:
 async def audit_rooms(
     conn: Connection, scope: AuditScope, span: DayRange | None, horizon_ms: int | None, checked: Checked
 ) -> AsyncIterator[Found]:
-    """Rooms against their events."""
+    """Compare rooms with their events."""
     proven = _folded(queries.events_of_rooms(conn, scope, span), checked, lambda seen: seen.room, merge_room)
     stored = queries.rooms_by_sid(conn, scope, span)
     async for row, state in _joined(stored, lambda row: row.state.sid, proven, lambda room: room.sid):
@@ -114,8 +114,11 @@ async def audit_rooms(
 async def audit_runs(
     conn: Connection, scope: AuditScope, horizon_ms: int | None, checked: Checked
 ) -> AsyncIterator[Found]:
-    """Egresses and runs of ingresses against their events, and their columns against their states. Their ids are in the events'
-    bodies alone, so they are taken in memory, in as many passes over their events as it takes."""
+    """Compare egresses and ingress runs with their events, and their columns with their states.
+
+    The ids of runs are only in the bodies of events. So the runs are held in memory, in as many passes over the events as
+    needed.
+    """
     passes = 1 + await queries.count_runs(conn, scope) // _RUNS_AT_ONCE
     for number in range(passes):
         proven: dict[tuple[str, str], MediaRun] = {}
@@ -176,7 +179,7 @@ async def _folded(
     part: Callable[[Observation], T | None],
     merge: Callable[[T, T], T],
 ) -> AsyncIterator[T]:
-    """One state for each sid of a stream that is ordered by sid."""
+    """Yield one state for each sid of a stream that is ordered by sid."""
     sid, state = "", None
     async for event in events:
         checked.events += 1
@@ -195,7 +198,7 @@ async def _folded(
 async def _joined(
     left: AsyncIterator[S], left_key: Callable[[S], str], right: AsyncIterator[T], right_key: Callable[[T], str]
 ) -> AsyncIterator[tuple[S | None, T | None]]:
-    """A full outer join of two streams that ascend by their keys (by code point, as Postgres' "C" collation orders UTF-8)."""
+    """Full outer join of two ascending streams. Keys ascend by code point, as in Postgres' "C" collation."""
     a, b = await anext(left, None), await anext(right, None)
     while a is not None or b is not None:
         key_a, key_b = (left_key(a) if a is not None else None), (right_key(b) if b is not None else None)

@@ -1,5 +1,7 @@
-"""Mends what an audit found. Everything is judged again under the locks of the fold, so what was folded since is not undone: a
-state is replaced only while it is still the one that was found wrong, and rollups are summed up anew from the states of now.
+"""Repairs what an audit found.
+
+Everything is judged again under the locks of the fold, so the repair does not undo later events. A state is replaced only
+if it is still the one that was found wrong. Rollups are summed again from the present states.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -43,8 +45,11 @@ async def rebuild(
     now_ms: int,
     progress: Callable[[AuditScope], None],
 ) -> AsyncIterator[Found]:
-    """Mends everything ``verify`` would find and yields it. A scope's states come first, in transactions of their own, then its
-    rollups, from the states as they are then. Two connections: one reads on a snapshot, one writes."""
+    """Repair everything that ``verify`` finds, and yield it.
+
+    The states of a scope come first, each in its own transaction. Its rollups follow, from the states as they are then.
+    ``reader`` reads on a snapshot, ``writer`` writes.
+    """
     for scope in await queries.scopes(reader):
         for audit, mend in ((verify_states, _mend_states), (verify_rollups, _mend_rollups)):
             batch: list[Found] = []
@@ -104,7 +109,7 @@ async def _mend_session(conn: Connection, found: Found, now_ms: int) -> None:
 
 
 async def _replace(conn: Connection, proven: State) -> None:
-    """The columns beside the state may be as wrong as the state: nothing of the row is used."""
+    """Replace a row by its proven state. The stored columns may be wrong too, so none of them is used."""
     if isinstance(proven, MediaRun):
         await media_queries.delete_run(conn, proven.meter, proven.id)
         await media_queries.insert_runs(conn, [proven])
@@ -157,7 +162,7 @@ async def _mend_run(conn: Connection, found: Found) -> None:
 
 
 async def _mend_rollups(conn: Connection, batch: Sequence[Found], now_ms: int) -> None:
-    """Sums a day's (or for egress an hour's) rollups up anew. The fold of this scope waits meanwhile, a day at a time."""
+    """Sum the rollups of days and of media hours again. The fold of the scope waits for one day at a time."""
     days: set[tuple[Scope, int]] = set()
     media_hours: set[tuple[Scope, int]] = set()
     instants: set[tuple[Scope, int]] = set()

@@ -1,7 +1,7 @@
-"""One pass of reconciliation: ask LiveKit who is there, judge (shared/metering/reconcile.py), and put right what differs.
+"""Runs one pass of reconciliation: list from LiveKit, judge (shared/metering/reconcile.py), correct.
 
-Runs on the worker's schedule, at start included, and as `relay reconcile`. LiveKit is asked first and the database read after
-it, so that a leave that was folded meanwhile is not taken for an absence. Nothing is held while LiveKit is asked.
+It runs on the schedule of the worker, at its start, and as `relay reconcile`. LiveKit is asked first and the database read
+after it, so that a leave folded meanwhile is not taken for an absence. No connection is held while LiveKit is asked.
 """
 
 import asyncio
@@ -58,8 +58,10 @@ class PassReport(NamedTuple):
 
 
 async def reconcile(pool: Pool, service: RoomService, clock: Clock) -> PassReport:
-    """One pass. The caller sees to it that it is the only one; two at once do no harm. Raises a ``LiveKitError`` if not even
-    the rooms can be listed."""
+    """Run one pass. Two passes at once do no harm, but the caller should run only one.
+
+    Raises a ``LiveKitError`` if not even the rooms can be listed.
+    """
     started_ms = clock.now_ms()
     try:
         report = await _pass(pool, service, clock, started_ms)
@@ -165,7 +167,7 @@ def _summary(
 
 
 async def _fold(conn: Connection, clock: Clock, events: Iterable[OwnEvent]) -> None:
-    """Through the same fold as LiveKit's events: kept first, then merged; a repetition changes nothing."""
+    """Fold these events like LiveKit's: stored first, then merged. A repetition changes nothing."""
     partitions: defaultdict[int, list[Received]] = defaultdict(list)
     for event in events:
         body = _encode(event)
@@ -175,18 +177,18 @@ async def _fold(conn: Connection, clock: Clock, events: Iterable[OwnEvent]) -> N
 
 
 class _TimeOver(LiveKitError):
-    """A question that was not asked any more."""
+    """A request that was not sent because the time was over."""
 
 
 class _Asking:
-    """Questions to LiveKit, so many at once, until the time for asking is over."""
+    """Runs requests to LiveKit, ``AT_ONCE`` at a time, for at most ``ASK_WITHIN_S`` seconds."""
 
     def __init__(self) -> None:
         self._turn = asyncio.Semaphore(AT_ONCE)
         self._until = time.monotonic() + ASK_WITHIN_S
 
     async def all(self, questions: list[Callable[[], Awaitable[T]]]) -> list[T | LiveKitError]:
-        """The answers in order; a failure takes the place of its answer."""
+        """Return the answers in order. A failure takes the place of its answer."""
         return list(await asyncio.gather(*(self._one(question) for question in questions)))
 
     async def _one(self, question: Callable[[], Awaitable[T]]) -> T | LiveKitError:
@@ -226,8 +228,11 @@ async def _list_runs(
 async def _prove(
     service: RoomService, clock: Clock, asking: _Asking, questions: list[Question]
 ) -> dict[str, tuple[Verdict, Proof | None]]:
-    """Asks the nodes. Where none answers for a participant, its room is asked for, once: if that is served, the participant is
-    gone; if not, nothing is known. A LiveKit that does not know the question leaves the listing believed."""
+    """Ask the nodes for these participants and return the verdict and the proof of each, by sid.
+
+    If no node answers for a participant, its room is asked for once. If the room is served, the participant is gone;
+    otherwise nothing is known. If LiveKit does not know the request, the listing is believed.
+    """
     by_room: defaultdict[str, list[Question]] = defaultdict(list)
     for question in questions:
         by_room[question.room].append(question)

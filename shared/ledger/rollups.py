@@ -29,8 +29,10 @@ def usage_rows(session: Session, usage: Mapping[int, Usage]) -> list[tuple[Rollu
 def group_rows(
     session: Session, usage: Mapping[int, Usage], parts: Iterable[tuple[int, Usage]] = ()
 ) -> list[tuple[GroupKey, GroupUsage]]:
-    """What a session's ``usage_of`` adds to the rollups of its room and of its identity, by day. ``parts``: what ``days_of``
-    finds of a long session's whole hours."""
+    """Return what a session's usage adds to the rollups of its room and of its identity, by day.
+
+    ``parts``: the incomplete days that ``days_of`` finds in the whole hours of a long session.
+    """
     if session.project_id is None or session.mode is None:
         return []
     days: dict[int, Usage] = {}

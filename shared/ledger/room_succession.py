@@ -1,4 +1,4 @@
-"""A newer room of the same name proves the older one over, whichever of their events comes first."""
+"""Ends the older room of a name when a newer one exists, whichever of their events comes first."""
 
 from collections.abc import Sequence
 
@@ -14,8 +14,10 @@ _encode = msgspec.json.Encoder().encode
 
 
 async def succeeded_rooms(conn: Connection, observed: Sequence[Room]) -> list[Room]:
-    """What the rooms just observed and the stored ones of their names tell of one another: states to be merged. Events of a
-    room name are in one partition, and the caller holds its lock."""
+    """Return states that say which of the observed and stored rooms a newer room of the same name followed.
+
+    Events of a room name are in one partition, and the caller holds its lock.
+    """
     # One that was observed without its creation is among the stored ones, if it is known.
     dated = merged_rooms(room for room in observed if room.created_ms is not None)
     if not dated:
@@ -25,8 +27,10 @@ async def succeeded_rooms(conn: Connection, observed: Sequence[Room]) -> list[Ro
 
 
 async def last_sightings(conn: Connection, succeeded: Sequence[Room]) -> list[bytes]:
-    """Bodies of events that keep when LiveKit last listed the open sessions of rooms that are over: confirmations are no part
-    of a session's state, and it ends at its last sign."""
+    """Return bodies of events that store when LiveKit last listed the open sessions of finished rooms.
+
+    A confirmation is not part of a session's state, and the session ends at its last sign.
+    """
     superseded = {room.sid: room.superseded_ms for room in succeeded}
     if not superseded:
         return []

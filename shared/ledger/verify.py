@@ -1,4 +1,4 @@
-"""The audit of a whole instance, a scope at a time, each on a snapshot of its own."""
+"""Audits a whole instance, one scope at a time, each on its own snapshot."""
 
 from collections.abc import AsyncIterator, Callable
 
@@ -39,8 +39,11 @@ async def verify_rollups(
 async def verify(
     conn: Connection, span: DayRange | None, checked: Checked, progress: Callable[[AuditScope], None]
 ) -> AsyncIterator[Found]:
-    """Everything that is not as it should be. ``progress`` hears of each scope that is done. The fold goes on meanwhile: a
-    scope's events, states and rollups change in the same transactions, so each snapshot is whole."""
+    """Yield everything that is wrong, one scope at a time. ``progress`` is called after each scope.
+
+    The fold continues meanwhile. Events, states and rollups of a scope change in the same transaction, so each snapshot is
+    consistent.
+    """
     for scope in await queries.scopes(conn):
         async with queries.snapshot(conn):
             for audit in (verify_states, verify_rollups):

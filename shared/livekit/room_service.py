@@ -4,9 +4,10 @@ Requests and answers are livekit-api's protobuf messages, sent by its Twirp clie
 names are LiveKit's. Each call carries a token for this call alone. Everything that goes wrong is raised as a fact of
 ``shared/errors``.
 
-Facts, from the sources of livekit-server v1.13.5 and from asking it: bad credentials are a 401 in plain text that repeats the
-token; ListParticipants of a room that does not exist is an empty list; an order to a room or participant that nobody hosts
-(mute, send data) is a 503 "unavailable" after three seconds; CreateRoom of a room that is open changes nothing and answers it.
+Facts, from the sources of livekit-server v1.13.5 and from asking it: bad credentials are a 401 in plain text that repeats
+the token; ListParticipants of a room that does not exist is an empty list; an order to a room or participant that nobody
+hosts (mute, send data) is a 503 "unavailable" after three seconds; CreateRoom of a room that is open changes nothing and
+answers it.
 """
 
 import asyncio
@@ -146,15 +147,21 @@ class RoomService:
         await self._order(_ROOMS, "RemoveParticipant", request, _admin(name), answer_type, missing)
 
     async def update_participant(self, request: room.UpdateParticipantRequest) -> models.ParticipantInfo:
-        """LiveKit takes an empty name or metadata for "leave it", an empty attribute for "delete it", and a permission as
-        a whole. Raises ``ParticipantNotFound``."""
+        """Change a participant.
+
+        LiveKit takes an empty name or metadata for "leave it", an empty attribute for "delete it", and a permission as a
+        whole. Raises ``ParticipantNotFound``.
+        """
         missing = ParticipantNotFound(display_name(request.room), request.identity)
         admin = _admin(request.room)
         return await self._order(_ROOMS, "UpdateParticipant", request, admin, models.ParticipantInfo, missing)
 
     async def mute_track(self, name: str, identity: str, track_sid: str, muted: bool) -> models.TrackInfo:
-        """Raises ``TrackNotFound``, and ``LiveKitRefusedState`` for unmuting where LiveKit's configuration forbids it. Ask for
-        the participant first: for one who is not there LiveKit takes three seconds to fail."""
+        """Mute or unmute a track.
+
+        Ask for the participant first: for a missing one LiveKit takes three seconds to fail. Raises ``TrackNotFound``, and
+        ``LiveKitRefusedState`` for unmuting where LiveKit's configuration forbids it.
+        """
         request = room.MuteRoomTrackRequest(room=name, identity=identity, track_sid=track_sid, muted=muted)
         missing = TrackNotFound(display_name(name), identity, track_sid)
         answer_type = room.MuteRoomTrackResponse
@@ -164,8 +171,10 @@ class RoomService:
         return answer.track
 
     async def send_data(self, request: room.SendDataRequest) -> None:
-        """To those of the named identities who are there, or to all. Ask for the room first: for one that does not exist
-        LiveKit takes three seconds to fail."""
+        """Send data to the named identities that are in the room, or to everybody.
+
+        Ask for the room first: for a missing room LiveKit takes three seconds to fail.
+        """
         missing = RoomNotFound(display_name(request.room))
         await self._order(_ROOMS, "SendData", request, _admin(request.room), room.SendDataResponse, missing)
 
@@ -205,17 +214,22 @@ class RoomService:
             return []
 
     def _size_with(self, size: int, page: Message) -> int:
-        """The size of a listing with one more page. All pages together are limited like one answer; an empty page counts, so
-        that pages without end have one."""
+        """Return the size of a listing with one more page.
+
+        All pages together are limited like one answer. An empty page counts too, so that endless pages reach the limit.
+        """
         size += page.ByteSize() + _PAGE_BYTES
         if size > self._answers.max_bytes:
             raise LiveKitAnswerTooLarge
         return size
 
     async def serves_participant(self, name: str, identity: str) -> bool:
-        """Whether the node that has this participant answers for it. The list of participants survives a crash of the node;
-        this question reaches the node itself. It is an order to change no subscription, which changes nothing
-        (pkg/rtc/room.go, UpdateSubscriptions): there is no mere question that goes to the node. False after seconds."""
+        """Return whether the node that has this participant answers for it. False after seconds.
+
+        The list of participants survives a crash of the node; this request reaches the node itself. It is an order to
+        change no subscription, which changes nothing (pkg/rtc/room.go, UpdateSubscriptions): no plain question goes to the
+        node.
+        """
         request = room.UpdateSubscriptionsRequest(room=name, identity=identity)
         missing = ParticipantNotFound(display_name(name), identity)
         answer_type = room.UpdateSubscriptionsResponse
@@ -310,7 +324,8 @@ class RoomService:
         except aiohttp.ClientError:
             raise LiveKitUnreachable from None
         except (DecodeError, AttributeError):
-            # Not protobuf where protobuf should be, or an error in JSON that is no object: whatever answered, it is no LiveKit.
+            # Not protobuf where protobuf should be, or an error in JSON that is no object: whatever answered, it is no
+            # LiveKit.
             raise LiveKitFailed(200, "malformed") from None
 
 

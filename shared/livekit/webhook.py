@@ -54,8 +54,10 @@ def _algorithm(header: bytes) -> str:
 
 
 class WebhookVerifier:
-    """Verifies with a LiveKit API key pair and, while that is being changed, with the previous one as well. An empty secret
-    never verifies anything."""
+    """Verifies with a LiveKit API key pair and, during a rotation, with the previous pair as well.
+
+    An empty secret never verifies anything.
+    """
 
     def __init__(self, api_key: str, api_secret: str, previous: KeyPair | None = None) -> None:
         pairs = (KeyPair(api_key, api_secret), *((previous,) if previous is not None else ()))
@@ -78,8 +80,11 @@ class WebhookVerifier:
             raise WebhookRefused("body_mismatch", "the body is not the one that was signed")
 
     def check(self, authorization: str | None, *, now_s: float) -> bytes:
-        """The SHA-256 of the body that the token in ``authorization`` signs. Raises ``WebhookRefused`` unless the token is
-        LiveKit's and valid now. It needs no body: what LiveKit did not send need not be read."""
+        """Return the SHA-256 of the body that the token in ``authorization`` signs.
+
+        It needs no body, so a request that LiveKit did not send is never read. Raises ``WebhookRefused`` unless the token
+        is LiveKit's and valid now.
+        """
         if not self._pairs:
             raise WebhookRefused("no_secret", "this instance has no LiveKit secret to verify with")
         if not authorization:

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
-from services.api.webhooks.intake import GROUP_BYTES, WAITING_BYTES, Intake
+from services.api.webhooks.intake import GROUP_BYTES, LARGE_BYTES, WAITING_BYTES, Intake
 from services.worker.drain import drain_inbox, drain_partition
 from shared.errors import EventNotKept
 from shared.events.queries import events as event_queries
@@ -56,6 +57,34 @@ async def test_a_backlog_of_large_events_is_read_in_bounded_pieces_and_folded(
     assert await event_stream.read_batch(redis, partition, 2000) == batch
     assert await drain_partition(pool, redis, partition, run_s=600) == FoldResult(folded=400)
     assert sum(await event_stream.lengths(redis)) == 0
+
+
+@pytest.mark.parametrize("small", [0, 1, 8, 71, 200])
+async def test_no_answer_of_redis_holds_more_than_the_largest_piece_of_stream_events(
+    redis: event_stream.Redis, monkeypatch: pytest.MonkeyPatch, small: int
+) -> None:
+    """Small events first make the reader ask for many; the largest that a stream takes follow."""
+    sizes = [100] * small + [LARGE_BYTES] * 80
+    for start in range(0, len(sizes), 20):
+        group = [Received(RECEIVED_MS, b"x" * size) for size in sizes[start : start + 20]]
+        await event_stream.append(redis, [(3, one) for one in group])
+    answers: list[tuple[int, int]] = []
+    xrange: Any = redis.xrange
+
+    async def recorded(*args: Any, **options: Any) -> Any:
+        found = await xrange(*args, **options)
+        answers.append((len(found), sum(len(fields[3]) for _, fields in found)))
+        return found
+
+    monkeypatch.setattr(redis, "xrange", recorded)
+    batch = await event_stream.read_batch(redis, 3, 4000)
+    assert sum(size for _, size in answers) == sum(len(received.body) for _, received in batch)
+    before = 0
+    for count, size in answers:
+        # At most 500 entries: 125 MiB, should only such events follow small ones.
+        assert count <= (8 if before == 0 else min(500, 8 * before))
+        assert size <= count * LARGE_BYTES
+        before += count
 
 
 async def test_small_events_fill_a_batch(redis: event_stream.Redis) -> None:

@@ -21,13 +21,13 @@ def _utc(at_ms: int) -> datetime:
     return datetime.fromtimestamp(at_ms / 1000, UTC)
 
 
-# What an event is known by: the second LiveKit created it in (unix ms), and its id. As the row, a plain tuple: two more objects
-# with names an event would be a tenth of what folding costs.
+# What an event is known by: the second LiveKit created it in (unix ms), and its id. As the row, a plain tuple: two more
+# objects with names an event would be a tenth of what folding costs.
 EventKey: TypeAlias = tuple[int, str]
-# An event as it is kept, in the order of ``_COLUMNS``.
+# An event as it is stored, in the order of ``EVENT_COLUMNS``.
 EventRow: TypeAlias = tuple[object, ...]
 
-_COLUMNS = (
+EVENT_COLUMNS = (
     "created_at", "id", "received_at", "name", "project_id", "mode", "room", "room_sid", "participant_sid", "identity", "body",
 )  # fmt: skip
 
@@ -55,11 +55,12 @@ def event_row(
 
 
 async def insert_events(conn: Connection, rows: Mapping[EventKey, EventRow]) -> Set[EventKey]:
-    """Keeps events and returns the keys of those that were not kept before.
+    """Store events and return the keys of those that were not stored before.
 
-    Events of one partition are folded by one at a time, so what is not there now will not appear meanwhile: the new ones are
-    copied, at half the price of an insert that has to expect conflicts. If another transaction was faster nevertheless, the
-    insert that expects conflicts follows."""
+    Only one transaction at a time folds the events of a partition, so what is missing now does not appear meanwhile. The
+    new events are copied, at half the cost of an INSERT that expects conflicts. If another transaction was faster, that
+    INSERT follows.
+    """
     # Seconds, and not times: those would cost more to send than to find. The range leaves out all other days' partitions.
     seconds = [created_ms // 1000 for created_ms, _ in rows]
     found = await conn.fetch(
@@ -84,7 +85,7 @@ async def insert_events(conn: Connection, rows: Mapping[EventKey, EventRow]) -> 
         return set()
     try:
         async with conn.transaction():
-            await conn.copy_records_to_table("event", records=new.values(), columns=_COLUMNS)
+            await conn.copy_records_to_table("event", records=new.values(), columns=EVENT_COLUMNS)
     except asyncpg.UniqueViolationError:
         return await _insert_unless_known(conn, list(new.values()))
     return new.keys()
@@ -97,10 +98,13 @@ async def _insert_unless_known(conn: Connection, rows: Sequence[EventRow]) -> se
         INSERT INTO event AS e (
             created_at, id, received_at, name, project_id, mode, room, room_sid, participant_sid, identity, body
         )
-        SELECT *
+        SELECT
+            created_at, id, received_at, name, project_id, mode, room, room_sid, participant_sid, identity, body
         FROM unnest(
             $1::timestamptz[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::text[],
             $8::text[], $9::text[], $10::text[], $11::bytea[]
+        ) AS n (
+            created_at, id, received_at, name, project_id, mode, room, room_sid, participant_sid, identity, body
         )
         ON CONFLICT DO NOTHING
         RETURNING (extract(epoch FROM e.created_at) * 1000)::bigint, e.id
@@ -113,8 +117,10 @@ async def _insert_unless_known(conn: Connection, rows: Sequence[EventRow]) -> se
 async def set_aside(
     conn: Connection, received: Received, reason: str, detail: str, same_as: bytes | None = None
 ) -> None:
-    """Puts an event that cannot be folded where it can be looked at; a body seen before changes nothing. ``same_as``: what to
-    compare in place of the body."""
+    """Store an event that cannot be folded, so that it can be examined. A body stored before changes nothing.
+
+    ``same_as``: bytes that are compared instead of the body.
+    """
     await conn.execute(
         """
         INSERT INTO set_aside_event (body_sha256, received_at, reason, detail, body)
@@ -130,12 +136,12 @@ async def set_aside(
 
 
 async def put_in_inbox(conn: Connection, entries: Sequence[tuple[int, Received]]) -> None:
-    """Keeps (partition, event) pairs while Redis is away."""
+    """Store (partition, event) pairs: all of them while Redis is away, large events at any time."""
     await conn.execute(
         """
         INSERT INTO webhook_inbox (partition, received_ms, body)
-        SELECT *
-        FROM unnest($1::integer[], $2::bigint[], $3::bytea[])
+        SELECT partition, received_ms, body
+        FROM unnest($1::integer[], $2::bigint[], $3::bytea[]) AS n (partition, received_ms, body)
         """,
         [partition for partition, _ in entries],
         [received.received_ms for _, received in entries],
@@ -149,8 +155,10 @@ async def inbox_partitions(conn: Connection) -> list[int]:
 
 
 async def take_from_inbox(conn: Connection, partition: int, limit: int, max_bytes: int) -> list[Received]:
-    """Removes and returns the oldest entries of a partition, up to the one that makes it ``max_bytes``; they come back if the
-    transaction does not commit."""
+    """Remove and return the oldest entries of a partition, up to the one that reaches ``max_bytes``.
+
+    They come back if the transaction does not commit.
+    """
     rows = await conn.fetch(
         """
         DELETE FROM webhook_inbox
@@ -184,8 +192,10 @@ async def lock_partition(conn: Connection, partition: int) -> None:
 
 @asynccontextmanager
 async def partition_reader(conn: Connection, partition: int) -> AsyncIterator[bool]:
-    """Makes this connection the only reader of a partition's stream; False where another is. The lock is the connection's: it
-    ends with the block, or with the process that holds it."""
+    """Make this connection the only reader of a partition's stream; yield False if another one is.
+
+    The lock belongs to the connection. It ends with the block, or with the process that holds it.
+    """
     ours = await conn.fetchval(
         "SELECT pg_try_advisory_lock(hashtext('relay_read_' || current_schema()), $1)", partition
     )
@@ -215,8 +225,10 @@ ALL_PARTITIONS = -1
 
 
 async def record_complete(conn: Connection, complete_ms: int) -> None:
-    """Notes that everything acknowledged before ``complete_ms`` was folded. A worker whose clock is ahead of Postgres' claims
-    no more than the present."""
+    """Record that everything acknowledged before ``complete_ms`` was folded.
+
+    A worker whose clock is ahead of Postgres' records no more than the present.
+    """
     await conn.execute(
         """
         INSERT INTO fold_progress (partition, received_ms)

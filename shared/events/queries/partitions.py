@@ -1,8 +1,8 @@
-"""The day partitions of `event`: made, filled from the default partition, dropped.
+"""Creates, fills and drops the day partitions of `event`.
 
-A day's table is made apart and then attached: that takes a lock on the default partition, and none that stops the fold from
-writing to the other days. A statement that waits for a lock which the fold needs gives up after ``LOCK_TIMEOUT_MS``, because
-later statements wait behind it. Days are unix ms of their UTC midnight.
+A day's table is created separately and then attached. That locks the default partition, but nothing that stops the fold
+from writing to the other days. A statement that needs a lock of the fold gives up after ``LOCK_TIMEOUT_MS``, because
+everybody who comes later waits behind it. Days are unix ms of their UTC midnight.
 """
 
 import re
@@ -10,10 +10,13 @@ from datetime import UTC, datetime
 
 import asyncpg
 
+from shared.events.queries.events import EVENT_COLUMNS
 from shared.infra.clock import DAY_MS
 from shared.infra.postgres.pool import Connection
 
 LOCK_TIMEOUT_MS = 250
+# All columns of `event`: a row that moves to its day keeps every one.
+_COLUMNS = ", ".join(EVENT_COLUMNS)
 _NAME = re.compile(r"event_(\d{8})")
 
 
@@ -67,9 +70,11 @@ async def _lock(conn: Connection, timeout_ms: int = LOCK_TIMEOUT_MS) -> None:
 
 
 async def add_day(conn: Connection, day_ms: int) -> int | None:
-    """Gives a day its partition and moves its rows there out of the default partition, which nobody reads or writes
-    meanwhile: for a default partition that is small. Returns how many were moved, None if the day had its partition already.
-    Raises ``asyncpg.LockNotAvailableError``."""
+    """Add the partition of a day and move the rows of the day there out of the default partition.
+
+    Nobody reads or writes the default partition meanwhile, so it should be small. Returns how many rows were moved, None if
+    the day had its partition already. Raises ``asyncpg.LockNotAvailableError``.
+    """
     name, (start, end) = _name(day_ms), _bounds(day_ms)
     async with conn.transaction():
         await _lock(conn)
@@ -83,10 +88,10 @@ async def add_day(conn: Connection, day_ms: int) -> int | None:
                 DELETE FROM event_default
                 WHERE created_at >= {start}
                   AND created_at < {end}
-                RETURNING *
+                RETURNING {_COLUMNS}
             )
-            INSERT INTO {name}
-            SELECT *
+            INSERT INTO {name} ({_COLUMNS})
+            SELECT {_COLUMNS}
             FROM moved
             """
         )
@@ -95,9 +100,12 @@ async def add_day(conn: Connection, day_ms: int) -> int | None:
 
 
 async def add_future_day(conn: Connection, day_ms: int) -> bool:
-    """Gives a day that has no event yet its partition, however large the default partition is. It is read through for rows of
-    that day while others write to it; the locks that stop them are held for moments. Returns False if the day had one already.
-    Raises ``asyncpg.LockNotAvailableError``, ``asyncpg.CheckViolationError`` if the day has a row after all."""
+    """Add the partition of a day without events, however large the default partition is.
+
+    The default partition is scanned for rows of that day while others write to it. Locks that stop them are held for
+    moments only. Returns False if the day had a partition already. Raises ``asyncpg.LockNotAvailableError``, and
+    ``asyncpg.CheckViolationError`` if the day has a row after all.
+    """
     name, (start, end) = _name(day_ms), _bounds(day_ms)
     proof = f"without_{name}"
     try:
@@ -107,8 +115,10 @@ async def add_future_day(conn: Connection, day_ms: int) -> bool:
                 return False
             await _drop_proof(conn, proof)
             await conn.execute(
-                f"ALTER TABLE event_default ADD CONSTRAINT {proof}"
-                f" CHECK (created_at < {start} OR created_at >= {end}) NOT VALID"
+                f"""
+                ALTER TABLE event_default
+                ADD CONSTRAINT {proof} CHECK (created_at < {start} OR created_at >= {end}) NOT VALID
+                """
             )
         await conn.execute(f"ALTER TABLE event_default VALIDATE CONSTRAINT {proof}", timeout=3600)
         async with conn.transaction():
@@ -125,8 +135,12 @@ async def add_future_day(conn: Connection, day_ms: int) -> bool:
 async def _make_apart(conn: Connection, name: str, start: str, end: str) -> None:
     # The CHECK proves to ATTACH that it need not look at the rows.
     await conn.execute(
-        f"CREATE TABLE {name} (LIKE event INCLUDING ALL,"
-        f" CONSTRAINT of_its_day CHECK (created_at >= {start} AND created_at < {end}))"
+        f"""
+        CREATE TABLE {name} (
+            LIKE event INCLUDING ALL,
+            CONSTRAINT of_its_day CHECK (created_at >= {start} AND created_at < {end})
+        )
+        """
     )
 
 

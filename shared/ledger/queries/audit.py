@@ -1,6 +1,6 @@
-"""What an audit reads: states beside the events and the rollups they must agree with, as ordered streams on one snapshot.
+"""Reads for the audit: states, events and rollups as ordered streams on one snapshot.
 
-Everything is read a scope at a time. The scope (None, None) holds what belongs to no project.
+Everything is read one scope at a time. The scope (None, None) holds what belongs to no project.
 """
 
 from collections.abc import AsyncIterator
@@ -25,15 +25,18 @@ _run = msgspec.json.Decoder(MediaRun).decode
 
 @asynccontextmanager
 async def snapshot(conn: Connection) -> AsyncIterator[None]:
-    """Reads in the block see the database as of one instant, whatever the fold commits. No partition of events can be dropped
-    meanwhile: the lock comes first, because a table that is dropped is gone from every snapshot."""
+    """Run the block on one snapshot, whatever the fold commits meanwhile.
+
+    No partition of events can be dropped meanwhile. The lock comes first, because a dropped table is gone from every
+    snapshot.
+    """
     async with conn.transaction(isolation="repeatable_read", readonly=True):
         await conn.execute("LOCK TABLE event IN ACCESS SHARE MODE")
         yield
 
 
 async def scopes(conn: Connection) -> list[AuditScope]:
-    """Every project and mode there is, those that only a rollup names included, and at last what belongs to nobody."""
+    """Return every project and mode, those that only a rollup names included; (None, None) comes last."""
     rows = await conn.fetch(
         """
         -- A row whose owner does not exist is wrong, and must be seen.
@@ -79,7 +82,7 @@ async def scopes(conn: Connection) -> list[AuditScope]:
 
 
 async def weight(conn: Connection, scope: AuditScope) -> int:
-    """How many sessions a scope has, roughly: for a progress bar."""
+    """Estimate how many sessions a scope has, for a progress bar."""
     if scope.owned is None:
         return 1
     query = """
@@ -295,7 +298,10 @@ async def runs_of_a_project(conn: Connection, keys: list[tuple[str, str]]) -> se
         SELECT meter, id
         FROM media_run
         WHERE project_id IS NOT NULL
-          AND (meter, id) IN (SELECT * FROM unnest($1::text[], $2::text[]))
+          AND (meter, id) IN (
+              SELECT keys.meter, keys.id
+              FROM unnest($1::text[], $2::text[]) AS keys (meter, id)
+          )
         """,
         [meter for meter, _ in keys],
         [run_id for _, run_id in keys],

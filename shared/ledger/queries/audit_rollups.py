@@ -197,9 +197,27 @@ async def stored_stretches(
 async def clear_day(conn: Connection, scope: Scope, day_ms: int) -> None:
     """Empties a day's rollups of sessions, to be filled again. The scope must be locked."""
     for statement in (
-        "DELETE FROM usage_hour WHERE project_id = $1 AND mode = $2 AND hour >= $3 AND hour < $4",
-        "DELETE FROM usage_day WHERE project_id = $1 AND mode = $2 AND day >= $3 AND day < $4",
-        "DELETE FROM usage_group WHERE project_id = $1 AND mode = $2 AND day >= $3 AND day < $4",
+        """
+        DELETE FROM usage_hour
+        WHERE project_id = $1
+          AND mode = $2
+          AND hour >= $3
+          AND hour < $4
+        """,
+        """
+        DELETE FROM usage_day
+        WHERE project_id = $1
+          AND mode = $2
+          AND day >= $3
+          AND day < $4
+        """,
+        """
+        DELETE FROM usage_group
+        WHERE project_id = $1
+          AND mode = $2
+          AND day >= $3
+          AND day < $4
+        """,
         """
         DELETE FROM usage_group_count
         WHERE project_id = $1

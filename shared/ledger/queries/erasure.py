@@ -1,4 +1,4 @@
-"""Every place where an identity is stored, and how another name takes its place."""
+"""Finds and replaces an identity everywhere it is stored."""
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
@@ -16,8 +16,10 @@ TIMEOUT_S = 3600.0
 
 
 class StoredEvent(NamedTuple):
-    """Where it stands and what LiveKit sent. ``own``: it is about this identity, in the session ``sid``, which by now is
-    called ``called``."""
+    """A stored event that names the identity.
+
+    ``own``: it is about this identity, in the session ``sid``. ``called``: the present identity of that session.
+    """
 
     created_at: datetime
     id: str
@@ -28,7 +30,7 @@ class StoredEvent(NamedTuple):
 
 
 async def count_open(conn: Connection, project_id: str, identity: str) -> int:
-    """Sessions of this identity that have not ended."""
+    """Count the open sessions of this identity."""
     count: int = await conn.fetchval(
         """
         SELECT count(*)
@@ -46,8 +48,10 @@ async def count_open(conn: Connection, project_id: str, identity: str) -> int:
 
 
 async def lock_sessions_of(conn: Connection, project_id: str, identity: str, erased_prefix: str) -> list[Session]:
-    """All sessions of this identity in both modes, locked in the fold's order; with those that were erased before and of which
-    an event has come since, which may have told more of the person than the identity."""
+    """Lock and return all sessions of this identity in both modes, in the order of the fold.
+
+    Includes sessions that were erased before and have had an event since: it may have added personal data again.
+    """
     rows = await conn.fetch(
         """
         SELECT state
@@ -93,8 +97,11 @@ async def rename_sessions(conn: Connection, sessions: Sequence[Session]) -> None
 
 
 async def hold_events(conn: Connection) -> None:
-    """No day gets its partition, and none is dropped, until the transaction ends. A statement that is planned while a day's
-    rows move out of the default partition knows the one without and not yet the other, and finds them in neither."""
+    """Prevent that a partition is added or dropped before the transaction ends.
+
+    While the rows of a day move out of the default partition, a statement planned earlier knows the default partition but
+    not the new one, and finds the rows in neither.
+    """
     await conn.execute("LOCK TABLE event IN ACCESS SHARE MODE", timeout=TIMEOUT_S)
 
 
@@ -119,8 +126,10 @@ async def forget_usage(conn: Connection, project_id: str, identity: str) -> None
 async def events_about(
     conn: Connection, project_id: str, identity: str, quoted: bytes, sids: Sequence[str]
 ) -> AsyncIterator[StoredEvent]:
-    """The kept events that name this identity, those of these sessions that name no room included. ``quoted``: as it stands in
-    JSON, with its quotation marks. Others can be asked and written between two of them."""
+    """Yield the stored events that name this identity, including those of these sessions that name no room.
+
+    ``quoted``: the identity as JSON, with its quotation marks. The caller may run other statements between two events.
+    """
     query = """
         SELECT e.created_at, e.id, e.body, e.identity IS NOT DISTINCT FROM $2 AS own, e.participant_sid AS sid,
             s.identity AS called

@@ -1,6 +1,7 @@
 """Egresses and runs of ingresses, and their rollups by hour."""
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import msgspec
 
@@ -19,7 +20,10 @@ async def lock_runs(conn: Connection, keys: Sequence[tuple[str, str]]) -> dict[t
         """
         SELECT state
         FROM media_run
-        WHERE (meter, id) IN (SELECT * FROM unnest($1::text[], $2::text[]))
+        WHERE (meter, id) IN (
+            SELECT keys.meter, keys.id
+            FROM unnest($1::text[], $2::text[]) AS keys (meter, id)
+        )
         ORDER BY meter, id
         FOR UPDATE
         """,
@@ -60,10 +64,10 @@ def _columns(runs: Sequence[MediaRun]) -> list[list[object]]:
     return columns
 
 
-_UNNEST = (
-    "unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::bigint[],"
-    " $9::boolean[], $10::bigint[], $11::bytea[])"
-)
+_UNNEST: Final = """unnest(
+            $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
+            $7::bigint[], $8::bigint[], $9::boolean[], $10::bigint[], $11::bytea[]
+        ) AS n (id, meter, type, project_id, mode, room, started_ms, ended_ms, inferred, last_sign_ms, state)"""
 
 
 async def insert_runs(conn: Connection, runs: Sequence[MediaRun]) -> int:
@@ -73,7 +77,7 @@ async def insert_runs(conn: Connection, runs: Sequence[MediaRun]) -> int:
         INSERT INTO media_run (
             id, meter, type, project_id, mode, room, started_ms, ended_ms, inferred, last_sign_ms, state
         )
-        SELECT *
+        SELECT id, meter, type, project_id, mode, room, started_ms, ended_ms, inferred, last_sign_ms, state
         FROM {_UNNEST}
         ON CONFLICT DO NOTHING
         """,
@@ -98,9 +102,7 @@ async def update_runs(conn: Connection, runs: Sequence[MediaRun]) -> None:
             inferred = n.inferred,
             last_sign_ms = n.last_sign_ms,
             state = n.state
-        FROM {_UNNEST} AS n (
-            id, meter, type, project_id, mode, room, started_ms, ended_ms, inferred, last_sign_ms, state
-        )
+        FROM {_UNNEST}
         WHERE media_run.meter = n.meter
           AND media_run.id = n.id
         """,
@@ -114,11 +116,10 @@ async def add_usage(conn: Connection, changes: Mapping[MediaKey, RunUsage]) -> N
     await conn.execute(
         """
         INSERT INTO media_hour AS h (project_id, mode, hour, meter, type, active_ms, inferred_ms, runs)
-        SELECT *
+        SELECT project_id, mode, hour, meter, type, active_ms, inferred_ms, runs
         FROM unnest(
-            $1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::bigint[], $7::bigint[],
-            $8::bigint[]
-        )
+            $1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::bigint[]
+        ) AS n (project_id, mode, hour, meter, type, active_ms, inferred_ms, runs)
         ON CONFLICT (project_id, mode, hour, meter, type)
         DO UPDATE SET
             active_ms = h.active_ms + excluded.active_ms,

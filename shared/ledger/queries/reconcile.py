@@ -1,4 +1,4 @@
-"""What reconciliation reads of sessions and runs, what it confirms, and what it remembers between two passes."""
+"""Reads sessions and runs for reconciliation, and stores confirmations, absences and proofs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -31,8 +31,11 @@ async def open_sessions(conn: Connection) -> dict[str, Known]:
 
 
 async def other_sessions(conn: Connection, sids: Sequence[str]) -> dict[str, Known]:
-    """Of these sids, the sessions that are stored and not open. One without a project is left out: it waits for somebody to
-    tell whose it is. One that is never metered (a recorder, an aborted connection) is "aborted"."""
+    """Return the stored sessions of these sids that are not open.
+
+    A session without a project is left out until an event says whose it is. A session that is never metered (a recorder, an
+    aborted connection) has ``ended_by`` "aborted".
+    """
     rows = await conn.fetch(
         """
         SELECT sid, state, confirmed_ms, coalesce(ended_by, 'aborted') AS ended_by
@@ -53,7 +56,10 @@ async def known_runs(conn: Connection, keys: Sequence[RunKey]) -> dict[RunKey, K
         SELECT state, confirmed_ms, started_ms IS NOT NULL AND ended_ms IS NULL AS is_open
         FROM media_run
         WHERE (started_ms IS NOT NULL AND ended_ms IS NULL)
-           OR (meter, id) IN (SELECT * FROM unnest($1::text[], $2::text[]))
+           OR (meter, id) IN (
+              SELECT keys.meter, keys.id
+              FROM unnest($1::text[], $2::text[]) AS keys (meter, id)
+           )
         """,
         [meter for meter, _ in keys],
         [run_id for _, run_id in keys],
@@ -63,8 +69,10 @@ async def known_runs(conn: Connection, keys: Sequence[RunKey]) -> dict[RunKey, K
 
 
 async def confirm_sessions(conn: Connection, confirmed: Mapping[str, int]) -> None:
-    """Notes when LiveKit listed these sessions (unix ms by sid). Locks rows in the fold's order, so that the two can wait for
-    each other and never in a circle."""
+    """Record when LiveKit listed these sessions (unix ms by sid).
+
+    Rows are locked in the order of the fold, so that the two can wait for each other but never deadlock.
+    """
     sids = sorted(confirmed)
     for start in range(0, len(sids), _CHUNK):
         chunk = sids[start : start + _CHUNK]
@@ -90,13 +98,13 @@ async def confirm_sessions(conn: Connection, confirmed: Mapping[str, int]) -> No
 
 
 async def confirm_runs(conn: Connection, confirmed: Mapping[RunKey, int]) -> None:
-    """The same for egresses and runs of ingresses."""
+    """Record when LiveKit listed these egresses and runs of ingresses (unix ms by key)."""
     keys = sorted(confirmed)
     if keys:
         await conn.execute(
             """
             WITH n AS (
-                SELECT *
+                SELECT meter, id, at
                 FROM unnest($1::text[], $2::text[], $3::bigint[]) AS n (meter, id, at)
             ),
             locked AS (
@@ -120,13 +128,13 @@ async def confirm_runs(conn: Connection, confirmed: Mapping[RunKey, int]) -> Non
 
 
 async def absences(conn: Connection) -> dict[tuple[str, str], Absence]:
-    """By (sid, track sid or '')."""
+    """Return the stored absences by (sid, track sid or '')."""
     rows = await conn.fetch("SELECT sid, track, since_ms, seen_ms FROM absence")
     return {(row["sid"], row["track"]): Absence(row["since_ms"], row["seen_ms"]) for row in rows}
 
 
 async def replace_absences(conn: Connection, found: Mapping[tuple[str, str], Absence]) -> None:
-    """From now on exactly these are missed."""
+    """Replace the stored absences by exactly these."""
     keys = sorted(found)
     columns = [sid for sid, _ in keys], [track for _, track in keys]
     async with conn.transaction():
@@ -144,8 +152,8 @@ async def replace_absences(conn: Connection, found: Mapping[tuple[str, str], Abs
         await conn.execute(
             """
             INSERT INTO absence (sid, track, since_ms, seen_ms)
-            SELECT *
-            FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[])
+            SELECT sid, track, since_ms, seen_ms
+            FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[]) AS n (sid, track, since_ms, seen_ms)
             ON CONFLICT DO NOTHING
             """,
             *columns,
@@ -160,13 +168,13 @@ async def proofs(conn: Connection) -> dict[str, Proof]:
 
 
 async def record_proofs(conn: Connection, asked: Mapping[str, Proof], listed: Sequence[str] | None) -> None:
-    """Stores what came of asking nodes, and forgets the participants that are not ``listed`` any more (None: not known)."""
+    """Store the answers of nodes, and drop participants that are not ``listed`` any more (None: not known)."""
     sids = sorted(asked)
     await conn.execute(
         """
         INSERT INTO proof AS p (sid, asked_ms, answered_ms)
-        SELECT *
-        FROM unnest($1::text[], $2::bigint[], $3::bigint[])
+        SELECT sid, asked_ms, answered_ms
+        FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS n (sid, asked_ms, answered_ms)
         ON CONFLICT (sid)
         DO UPDATE SET
             asked_ms = excluded.asked_ms,
@@ -193,7 +201,7 @@ _COLUMNS = ", ".join(Pass._fields)
 
 
 async def record_pass(conn: Connection, done: Pass) -> None:
-    """Keeps a pass for a week."""
+    """Store a pass. Passes are dropped after a week."""
     values = ", ".join(f"${number}" for number in range(1, len(Pass._fields) + 1))
     await conn.execute(
         f"""
@@ -207,6 +215,6 @@ async def record_pass(conn: Connection, done: Pass) -> None:
 
 
 async def last_passes(conn: Connection, limit: int) -> list[Pass]:
-    """The newest first."""
+    """Return the last passes, newest first."""
     rows = await conn.fetch(f"SELECT {_COLUMNS} FROM reconcile_run ORDER BY started_ms DESC LIMIT $1", limit)
     return [Pass(**row) for row in rows]

@@ -1,7 +1,7 @@
 """Sessions and rooms. Their state is msgspec's JSON of shared/metering/state.py; the columns beside it are derived."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import asyncpg
 import msgspec
@@ -16,7 +16,10 @@ _decode = msgspec.json.Decoder(Session).decode
 
 
 async def lock_sessions(conn: Connection, sids: list[str], room_sids: list[str]) -> dict[str, Session]:
-    """Loads and locks, in a fixed order, the sessions of these sids and those whose end hangs on one of these rooms."""
+    """Load and lock the sessions of these sids, and those whose end depends on one of these rooms.
+
+    Rows are locked in the order of their sids.
+    """
     rows = await conn.fetch(
         """
         SELECT state
@@ -101,20 +104,26 @@ def _literal(value: object) -> object:
     return "{" + ",".join(map(str, value)) + "}" if isinstance(value, list) else value
 
 
-_UNNEST = (
-    "(SELECT sid, project_id, mode, room, room_sid, identity, kind, started_ms, ended_ms, ended_by, video_ms,"
-    " screen_share_ms, video_edges::bigint[], screen_share_edges::bigint[], last_sign_ms, state"
-    " FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[],"
-    " $9::bigint[], $10::text[], $11::bigint[], $12::bigint[], $13::text[], $14::text[], $15::bigint[],"
-    " $16::bytea[])"
-    " AS u (sid, project_id, mode, room, room_sid, identity, kind, started_ms, ended_ms, ended_by, video_ms, screen_share_ms,"
-    " video_edges, screen_share_edges, last_sign_ms, state))"
-)
+_UNNEST: Final = """(
+            SELECT
+                sid, project_id, mode, room, room_sid, identity, kind, started_ms, ended_ms, ended_by,
+                video_ms, screen_share_ms, video_edges::bigint[], screen_share_edges::bigint[], last_sign_ms, state
+            FROM unnest(
+                $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+                $8::bigint[], $9::bigint[], $10::text[], $11::bigint[], $12::bigint[], $13::text[], $14::text[],
+                $15::bigint[], $16::bytea[]
+            ) AS u (
+                sid, project_id, mode, room, room_sid, identity, kind, started_ms, ended_ms, ended_by,
+                video_ms, screen_share_ms, video_edges, screen_share_edges, last_sign_ms, state
+            )
+        )"""
 
 
 async def insert_sessions(conn: Connection, pairs: Sequence[tuple[Session, Bill]]) -> None:
-    """Stores new sessions: copied, at two thirds of what an insert costs. Raises ``ConcurrentFold`` where another transaction
-    knew one of them first; this one is then lost."""
+    """Store new sessions by COPY, which costs two thirds of an INSERT.
+
+    Raises ``ConcurrentFold`` if another transaction stored one of them first. The present transaction is then lost.
+    """
     try:
         records = [_record(session, bill) for session, bill in pairs]
         await conn.copy_records_to_table("session", records=records, columns=[*DERIVED, "state"])
@@ -192,9 +201,11 @@ async def update_rooms(conn: Connection, rooms: Sequence[Room]) -> None:
 
 
 async def namesakes(conn: Connection, rooms: Sequence[Room]) -> list[Room]:
-    """Of rooms that are not stored yet with this creation: the stored rooms of the same name before each, and after. These are
-    several where they were created in the same millisecond, as rooms of a LiveKit that tells whole seconds may be. A room that
-    is known as it is costs a look at its row."""
+    """Return the stored rooms of the same name just before and just after each of these rooms.
+
+    Rooms that are already stored with this creation time are skipped: they cost one look at their row. Several rooms can
+    share a creation time, because some versions of LiveKit send whole seconds.
+    """
     rows = await conn.fetch(
         """
         SELECT DISTINCT near.sid, near.name, near.created_ms

@@ -11,8 +11,10 @@ from shared.models.usage.rollups import DayDifference, RollupKey
 
 
 async def lock_scopes(conn: Connection, scopes: Iterable[Scope]) -> None:
-    """Waits until no other transaction changes these scopes' rollups, always in the same order, until this one ends. Peaks
-    need it: a minute is recomputed from all its sessions, so two transactions must not each see half of them."""
+    """Lock the rollups of these scopes until the transaction ends, always in the same order.
+
+    Peaks need the lock: a minute is recomputed from all its sessions, so two transactions must not each see half of them.
+    """
     ordered = sorted(set(scopes))
     await conn.execute(
         """
@@ -134,8 +136,8 @@ def _stretch(pieces: str, start: str, more: str = "") -> str:
 # LATERAL and OFFSET 0 force a loop over the seconds with two index scans each. Without them the planner takes a hash or merge
 # join over the whole table as long as it has no statistics, and a batch costs seconds.
 _SECOND_START: Final = "t.start_ms + s.second * 1000"
-# The starts and ends of sessions in one second. A comparison with started_ms in the WHERE of the second branch would imply that
-# it is not NULL, and make the index by start look as good as the one by end.
+# The starts and ends of sessions in one second. A comparison with started_ms in the WHERE of the second branch would imply
+# that it is not NULL, and make the index by start look as good as the one by end.
 _EDGES: Final = f"""
     SELECT at, sum(change)::int AS change, sum(change)::int AS peak
     FROM (
@@ -247,9 +249,11 @@ def minutes_statement() -> str:
 
 
 async def recompute_peaks(conn: Connection, touched: Iterable[tuple[Scope, int]], *, anew: bool = False) -> None:
-    """Recomputes the minutes in which sessions of a scope came to start or end elsewhere (unix ms of any such start or end,
-    old or new), then the hours and days over them. The scopes must be locked (``lock_scopes``). ``anew``: without relying on
-    what is stored of these minutes."""
+    """Recompute the minutes in which sessions of a scope start or end, then the hours and days above them.
+
+    ``touched``: any such start or end, old or new (unix ms). The scopes must be locked (``lock_scopes``). ``anew``: ignore
+    what is stored for these minutes.
+    """
     seconds = sorted({(scope, at_ms // 1000) for scope, at_ms in touched})
     await conn.execute(
         _MINUTES,

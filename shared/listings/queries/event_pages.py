@@ -1,4 +1,4 @@
-"""A project's kept events, for those who read them."""
+"""Pages of a project's stored events."""
 
 from datetime import UTC, datetime
 
@@ -19,8 +19,10 @@ _AROUND_SESSION_MS = 60_000
 async def page_of_events(
     conn: Connection, scope: Scope, wanted: EventFilter, after: tuple[int, str] | None, limit: int
 ) -> EventPage:
-    """Those that LiveKit created last come first. ``after``: the ``next_key`` (unix ms, id) of the page before. A page ends
-    early where its bodies would be more than ``PAGE_BYTES``."""
+    """Return a page of events, the latest creation first.
+
+    ``after``: the ``next_key`` (unix ms, id) of the page before. A page ends early if its bodies would exceed ``PAGE_BYTES``.
+    """
     from_ms, to_ms = wanted.from_ms, wanted.to_ms
     if wanted.session is not None:
         row = await conn.fetchrow(

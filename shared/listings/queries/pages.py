@@ -29,8 +29,11 @@ class Condition(NamedTuple):
 
 
 class PageSource(NamedTuple):
-    """``indexed``: what an index answers. ``filters``: which of those rows are wanted. ``key``: the two columns that sort.
-    ``shown``: what is read of the page's rows, where that is not the ``columns`` as they are; it may look at the whole page."""
+    """What a page is read from.
+
+    ``indexed``: conditions that an index answers. ``filters``: conditions on those rows. ``key``: the two columns that sort.
+    ``shown``: what is selected from the rows of the page, if not ``columns``; it may use window functions over the page.
+    """
 
     table: str
     columns: str
@@ -54,7 +57,7 @@ async def page_of(conn: Connection, listing: PageSource, after: tuple[Any, Any] 
         return _page(rows, limit, listing.key, None)
     bounds = tuple(values)
     wanted = f"""
-        SELECT *
+        SELECT {listing.columns}
         FROM (SELECT {listing.columns} {found} LIMIT {SCANNED}) AS found
         WHERE {_all(listing.filters, values)}
         LIMIT {limit + 1}

@@ -1,4 +1,4 @@
-"""A project's metered sessions, for those who read them."""
+"""Pages of a project's metered sessions."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
 """Usage by room and by identity: rollups by UTC day, and pages of them by name.
 
-A page costs (days of the range) x (names of the page) rows, however many rooms or identities there are: a name among the first
-n of the whole range is among the first n of each day it has a row in.
+A page costs (days of the range) x (names of the page) rows, however many rooms or identities there are: a name among the
+first n of the whole range is among the first n of each day it has a row in.
 """
 
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ from shared.models.usage.ranges import GroupAmounts, TopGroups, UsageClock
 from shared.models.usage.rollups import Dimension, GroupKey, GroupUsage
 from shared.usage.queries.usage_ranges import COUNTED_UNTIL
 
-# The second step adds to the number of names of a day: a name counts while it has visits. The visits before this statement are
-# those after it, less this difference.
+# The second step adds to the number of names of a day: a name counts while it has visits. The visits before this statement
+# are those after it, less this difference.
 _ADD: Final = """
     WITH n AS (
         SELECT
@@ -81,7 +81,7 @@ async def add_group_usage(conn: Connection, changes: Mapping[GroupKey, GroupUsag
 
 
 def _covered(edges: str) -> str:
-    """Return SQL for the part of ``[on_ms, off_ms)`` that lies between the edges on, off, on, …"""
+    """Return SQL for the part of ``[on_ms, off_ms)`` between the edges, which alternate between on and off."""
     return f"""(
             SELECT coalesce(sum(CASE WHEN n % 2 = 1 THEN -1 ELSE 1 END * least(greatest(edge, on_ms), off_ms)), 0)
             FROM unnest({edges}) WITH ORDINALITY AS e (edge, n)
@@ -139,7 +139,9 @@ _ENDED_COLUMNS: Final = "name, participant_ms, video_ms, screen_share_ms, inferr
 _PAGE: Final = f"""
     WITH {_OPEN},
     pieces AS (
-        SELECT found.*
+        SELECT
+            found.name, found.participant_ms, found.video_ms, found.screen_share_ms,
+            found.inferred_ms, found.provisional_ms, found.sessions
         FROM generate_series($5::bigint, $6::bigint - 1, 86400000) AS d (at)
         CROSS JOIN LATERAL (
             SELECT {_ENDED_COLUMNS}

@@ -1,4 +1,4 @@
-"""What is happening in a project right now, for pages that are looked at while it happens."""
+"""The present state of a project, for pages that show it live."""
 
 from shared.infra.postgres.pool import Connection
 from shared.models.scope import Scope
@@ -6,20 +6,27 @@ from shared.models.usage.overview import LiveNow, LiveRoom, Webhooks
 from shared.models.usage.ranges import UsageClock
 from shared.usage.queries.usage_ranges import COUNTED_UNTIL
 
-# Sessions that nothing has confirmed for a while do not count on, so they are not shown as being there either.
-_LIVE = (
-    "FROM session WHERE project_id = $1 AND mode = $2 AND started_ms IS NOT NULL AND ended_ms IS NULL"
-    f" AND {COUNTED_UNTIL} = $3"
-)
-
 
 async def live_now(conn: Connection, scope: Scope, asked: UsageClock, limit: int) -> LiveNow:
-    """Who is connected, and the ``limit`` rooms with the most of them."""
+    """Count who is connected, and return the ``limit`` rooms with the most participants.
+
+    A session that nothing has confirmed for a while has stopped counting, so it is not counted as connected either.
+    """
     rows = await conn.fetch(
         f"""
-        SELECT coalesce(room, '') AS room, count(*) AS people,
-            count(*) FILTER (WHERE cardinality(video_edges) % 2 = 1) AS with_video, min(started_ms) AS since_ms,
-            sum(count(*)) OVER ()::bigint AS everybody, count(*) OVER () AS rooms {_LIVE}
+        SELECT
+            coalesce(room, '') AS room,
+            count(*) AS people,
+            count(*) FILTER (WHERE cardinality(video_edges) % 2 = 1) AS with_video,
+            min(started_ms) AS since_ms,
+            sum(count(*)) OVER ()::bigint AS everybody,
+            count(*) OVER () AS rooms
+        FROM session
+        WHERE project_id = $1
+          AND mode = $2
+          AND started_ms IS NOT NULL
+          AND ended_ms IS NULL
+          AND {COUNTED_UNTIL} = $3
         GROUP BY 1
         ORDER BY people DESC, room
         LIMIT $5
@@ -34,7 +41,10 @@ async def live_now(conn: Connection, scope: Scope, asked: UsageClock, limit: int
 
 
 async def fingerprint(conn: Connection, scope: Scope) -> str:
-    """Changes whenever somebody joins, leaves, publishes or stops, and whenever a session that ended is counted."""
+    """Return a value that changes whenever what the live pages show changes.
+
+    That is when somebody joins, leaves, publishes or stops, and when a session that ended is counted.
+    """
     value: str = await conn.fetchval(
         """
         SELECT md5(

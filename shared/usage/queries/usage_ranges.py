@@ -19,7 +19,8 @@ from shared.metering.rounding import Amounts
 from shared.models.scope import Scope
 from shared.models.usage.ranges import LateChanges, MediaUsage, RangeUsage, UsageClock
 
-# In all statements: $1 project, $2 mode, $3 and $4 the UsageClock, $5 and $6 the range, $7 unit_ms, $8 the end of the last day.
+# In all statements: $1 project, $2 mode, $3 and $4 the UsageClock, $5 and $6 the range, $7 unit_ms, $8 the end of the last
+# day.
 
 # The SQL of counted_until (shared/metering/usage.py).
 COUNTED_UNTIL: Final = f"""least(
@@ -149,9 +150,9 @@ media AS (
     GROUP BY start_ms, meter, type
 )"""
 
-# The level before the range is the present level less every change since. So the years before the range are not read: only the
-# range, the hours up to the next midnight ($8), and whole days after that. Without an upper bound on those days the planner
-# expects a third of the table, and plans every request again to avoid that.
+# The level before the range is the present level less every change since. So the years before the range are not read: only
+# the range, the hours up to the next midnight ($8), and whole days after that. Without an upper bound on those days the
+# planner expects a third of the table, and plans every request again to avoid that.
 _LEVELS: Final = f"""
 stretches AS (
     SELECT start_ms, change, peak, (start_ms < $6)::int AS is_in_range
