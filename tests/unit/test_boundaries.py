@@ -178,7 +178,7 @@ def impurities(sources: Mapping[str, ast.Module]) -> dict[str, set[str]]:
 
 
 # Packages that still hold a circle or too many modules.
-TO_UNTANGLE = ("services.api.portal", "services.cli.simulate")
+TO_UNTANGLE = ("services.cli.simulate",)
 
 
 def crowded(names: Iterable[str]) -> dict[str, int]:

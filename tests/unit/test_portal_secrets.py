@@ -108,3 +108,12 @@ def test_an_ipv6_customer_counts_as_one() -> None:
     assert len(set(subjects_of("a", "::ffff:192.0.2.1")) & set(subjects_of("a", "::ffff:192.0.2.2"))) == 1
     assert subjects_of("Ada@Example.com ", "192.0.2.1") == subjects_of("ada@example.com", "192.0.2.1")
     assert len(set(subjects_of("a", "192.0.2.1")) & set(subjects_of("b", "192.0.2.1"))) == 1
+
+
+@given(st.emails())
+def test_a_device_cookie_is_recognised_for_its_account_alone(email: str) -> None:
+    cookie = cookies.device_cookie(email)
+    assert cookie.path == "/"
+    assert cookies.device_is_known(cookie.value, email)
+    assert not cookies.device_is_known(cookie.value, f"x{email}")
+    assert not cookies.device_is_known("", email)

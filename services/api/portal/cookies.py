@@ -72,7 +72,7 @@ class Cookies:
         nonce = secrets.token_urlsafe(16)
         return Cookie(
             self.device_name,
-            f"{nonce}.{_signature(self._device_keys[0], f'{nonce} {email}')}",
+            value=f"{nonce}.{_signature(self._device_keys[0], f'{nonce} {email}')}",
             max_age=DEVICE_MAX_AGE_S,
             httponly=True,
             samesite="lax",
