@@ -33,7 +33,7 @@ check: setup
 
 # The rules for prose, of .vale.ini. Needs vale (https://vale.sh) in the PATH; .ci/run builds it.
 VALE  ?= vale
-PROSE := README.md CONTRIBUTING.md SECURITY.md CHANGELOG.md docs benchmarks
+PROSE := README.md CONTRIBUTING.md SECURITY.md CHANGELOG.md docs shared services tests benchmarks faults
 prose:
 	$(VALE) --output=line $(PROSE)
 
