@@ -13,8 +13,8 @@ from faults.parts import ROOT
 from faults.stack import FaultStack, running
 from services.cli.doctor.livekit_config import WANTED_DEPTH
 from services.cli.projects import create_project
-from services.cli.simulate.cli import MAX_WAIT_S, QUEUE_DEPTH
 from services.cli.simulate.totals import DayExpected
+from services.cli.simulate.traffic_options import MAX_WAIT_S, QUEUE_DEPTH
 from shared.infra.settings import inherited_environment
 from tests.conftest import in_memory
 

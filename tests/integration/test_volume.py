@@ -6,9 +6,10 @@ import time
 import pytest
 
 from services.cli.projects import create_project
-from services.cli.simulate.cli import TrafficOptions, simulate
+from services.cli.simulate.cli import simulate
 from services.cli.simulate.run import Traffic, plan
 from services.cli.simulate.totals import DayExpected, expected
+from services.cli.simulate.traffic_options import TrafficOptions
 from services.worker.drain import AT_ONCE, drain_partition
 from shared.infra.clock import DAY_MS, rfc3339
 from shared.infra.postgres.pool import Pool

@@ -177,10 +177,6 @@ def impurities(sources: Mapping[str, ast.Module]) -> dict[str, set[str]]:
     return found
 
 
-# Packages that still hold a circle or too many modules.
-TO_UNTANGLE = ("services.cli.simulate",)
-
-
 def crowded(names: Iterable[str]) -> dict[str, int]:
     """Folders of more than 14 modules."""
     count = Counter(name.rpartition("/")[0] for name in names if not name.endswith("/__init__.py"))
@@ -196,7 +192,7 @@ def sources() -> dict[str, ast.Module]:
 
 
 def test_no_module_imports_itself_through_others(sources: dict[str, ast.Module]) -> None:
-    assert {module for module in circles(graph(sources)) if not within(module, *TO_UNTANGLE)} == set()
+    assert list(circles(graph(sources))) == []
 
 
 def test_the_pure_packages_import_nothing_that_does_io(sources: dict[str, ast.Module]) -> None:
@@ -205,12 +201,7 @@ def test_the_pure_packages_import_nothing_that_does_io(sources: dict[str, ast.Mo
 
 
 def test_no_folder_has_more_than_fourteen_modules(sources: dict[str, ast.Module]) -> None:
-    assert {folder for folder in crowded(sources) if folder.replace("/", ".") not in TO_UNTANGLE} == set()
-
-
-def test_what_is_still_to_untangle_is_tangled(sources: dict[str, ast.Module]) -> None:
-    tangled = {*circles(graph(sources)), *(folder.replace("/", ".") for folder in crowded(sources))}
-    assert [package for package in TO_UNTANGLE if not any(within(module, package) for module in tangled)] == []
+    assert crowded(sources) == {}
 
 
 def test_circles_impurities_and_crowds_are_found() -> None:

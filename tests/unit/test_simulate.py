@@ -8,11 +8,12 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from services.cli.simulate.cli import QUEUE_DEPTH, TrafficOptions, simulate
+from services.cli.simulate.cli import simulate
 from services.cli.simulate.run import plan
 from services.cli.simulate.sender import Sender
 from services.cli.simulate.totals import expected
 from services.cli.simulate.traffic import Event, Stay
+from services.cli.simulate.traffic_options import QUEUE_DEPTH, TrafficOptions
 from shared.infra.clock import DAY_MS
 from shared.livekit.webhook import WebhookSigner
 from shared.metering.observe import observe

@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from services.cli.output import print_error, print_json
-from services.cli.simulate.cli import TrafficOptions
 from services.cli.simulate.closing import make_closing_room
 from services.cli.simulate.sender import Sender
 from services.cli.simulate.totals import DayExpected, expected
 from services.cli.simulate.traffic import Event, Stay, make_meeting
+from services.cli.simulate.traffic_options import TrafficOptions
 from shared.errors import RelayError
 from shared.livekit.webhook import WebhookSigner
 

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 import httpx
 import msgspec
 
-from services.cli.simulate.cli import MAX_WAIT_S, QUEUE_DEPTH
 from services.cli.simulate.traffic import Event
+from services.cli.simulate.traffic_options import MAX_WAIT_S, QUEUE_DEPTH
 from shared.livekit.webhook import WebhookSigner
 
 PATH = "/api/webhooks/livekit"
