@@ -1,4 +1,4 @@
-"""The actors: thin shells over plain functions."""
+"""The worker's Dramatiq actors: thin wrappers around plain functions."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -8,15 +8,15 @@ import dramatiq
 from services.worker.broker import Resources
 from services.worker.drain import drain_partition
 from shared.infra import metrics
-from shared.infra.postgres.pool import UNAVAILABLE
-from shared.infra.redis import event_stream
+from shared.infra.postgres.errors import UNAVAILABLE as POSTGRES_UNAVAILABLE
 from shared.infra.redis.doorbell import ACTOR, QUEUE
+from shared.infra.redis.errors import UNAVAILABLE as REDIS_UNAVAILABLE
 
 log = logging.getLogger("relay.worker")
 
 
 def register_actors(broker: dramatiq.Broker, resources: Resources) -> None:
-    """Declares every actor on ``broker``."""
+    """Register every actor with ``broker``."""
     dramatiq.actor(actor_name=ACTOR, queue_name=QUEUE, broker=broker)(_fold_partition(resources))
 
 
@@ -26,8 +26,8 @@ def _fold_partition(resources: Resources) -> Callable[[int], Awaitable[None]]:
             result = await drain_partition(
                 resources.pool, resources.redis, partition, lambda: resources.pulse.stopping, resources.turns
             )
-        except (*UNAVAILABLE, *event_stream.UNAVAILABLE) as error:
-            # Nothing was acknowledged that was not committed; the sweep wakes this partition again.
+        except (*POSTGRES_UNAVAILABLE, *REDIS_UNAVAILABLE) as error:
+            # Only committed events were acknowledged. The sweep wakes this partition again.
             metrics.fold_failures.labels(type(error).__name__).inc()
             log.warning("partition %d: %s; the sweep will try again", partition, error or type(error).__name__)
             return

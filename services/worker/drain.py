@@ -1,4 +1,4 @@
-"""Drains what waits for the fold: a partition's stream, and the inbox in Postgres."""
+"""Folds the events that wait: in the stream of a partition, and in the inbox in Postgres."""
 
 import asyncio
 import time
@@ -13,15 +13,15 @@ from shared.infra.redis import event_stream
 from shared.ledger.fold import FoldResult, fold_batch
 
 BATCH = 4000
-# Partitions that one process folds at once: enough that Python and Postgres both always have one to work on. More of them only
-# hold memory, prepare the same statements on more connections, and wait for one another's locks.
+# Partitions that one process folds at the same time. With three, Python and Postgres both always have work. More of them only
+# use memory, prepare the same statements on more connections, and wait for the locks of one another.
 AT_ONCE = 3
 TURN_S = 0.5
-# Between two looks whether another worker has let go of a partition, and for how long to look: it reads to the end and lets go
-# at once, and of what it leaves all the same the sweep tells. One that hangs would be waited for by every thread there is.
+# How often, and for how long, to check whether another worker has released a partition. The holder drains to the end and
+# releases the lock, and the sweep wakes up whatever is left. Without a limit, every thread would wait for a holder that hangs.
 ANOTHER_S = 0.02
 PATIENCE_S = 1.0
-# One run folds for at most this long before other partitions get their turn.
+# A run folds for at most this long, then other partitions get their turn.
 RUN_S = 10.0
 
 
@@ -35,10 +35,14 @@ async def drain_partition(
     run_s: float = RUN_S,
     patience_s: float = PATIENCE_S,
 ) -> FoldResult:
-    """Folds a partition's stream until it is empty, ``run_s`` have passed or, asked between two batches, ``stopping``. One at a
-    time, across all workers: a second caller waits for the first, no longer than ``patience_s``, then finds nothing or goes
-    on. Every entry is acknowledged only after its commit. ``turns``: taken for ``TURN_S``, then it is the turn of another
-    partition; whoever waits for another worker takes none."""
+    """Fold a partition's stream until it is empty, ``run_s`` seconds have passed, or ``stopping`` returns true.
+
+    ``stopping`` is called between two batches. Only one caller of all workers folds a partition: a second one waits for the
+    first, for at most ``patience_s``, and then folds what is left. An entry is acknowledged only after its commit.
+
+    ``turns`` is held for ``TURN_S``, then another partition gets its turn. A caller that waits for another worker does not
+    hold it.
+    """
     total = FoldResult()
     deadline = time.monotonic() + run_s
     held_since: float | None = None
@@ -59,7 +63,10 @@ async def drain_partition(
 async def _take_turn(
     pool: Pool, redis: event_stream.Redis, partition: int, stopping: Callable[[], bool], total: FoldResult
 ) -> Literal["nothing", "more", "another's"]:
-    """Folds, adding to ``total``. Returns what is left: it may be more, or it is another worker's who reads just now."""
+    """Fold for one turn and add the result to ``total``.
+
+    Returns what is left: nothing, perhaps more, or ``another's`` where another worker reads the partition now.
+    """
     until = time.monotonic() + TURN_S
     async with pool.acquire() as conn, event_queries.partition_reader(conn, partition) as ours:
         if not ours:
@@ -96,7 +103,10 @@ def _count(result: FoldResult, oldest_ms: int, seconds: float) -> None:
 
 
 async def drain_inbox(conn: Connection) -> int:
-    """Folds what was acknowledged while Redis was away; returns how many events. Taking and folding commit together."""
+    """Fold the events that were acknowledged while Redis was away, and return their number.
+
+    Removing events from the inbox and folding them is one transaction for each batch.
+    """
     count = 0
     for partition in await event_queries.inbox_partitions(conn):
         while True:

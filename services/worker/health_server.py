@@ -1,6 +1,6 @@
-"""The worker's own small HTTP port: `/healthz`, `/readyz` and `/metrics`. Off unless WORKER_PORT is set.
+"""The worker's HTTP port, with `/healthz`, `/readyz` and `/metrics`. Off unless WORKER_PORT is set.
 
-It runs in threads of its own, so it answers while the fold computes; what it tells was found out by the heartbeat.
+It runs in its own threads, so it answers while the fold computes. It reports what the last heartbeat found.
 """
 
 import threading
@@ -20,22 +20,25 @@ _JSON = "application/json"
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """A thread a request; they must not keep a stopped worker alive."""
+    """Serves each request in a thread, which does not keep a stopped worker alive."""
 
     daemon_threads = True
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = 5  # seconds a client may take to say what it wants
+    timeout = 5  # seconds that a client may take to send its request
 
     def log_message(self, format: str, *args: Any) -> None:
-        """A line on stderr a probe would drown everything else."""
+        """Log nothing: a line for each probe would hide all other lines."""
 
 
 def answer(path: str, pulse: Pulse) -> Answer:
-    """(status, content type, body) of a GET."""
+    """Return status, content type and body for a GET of ``path``."""
     match path:
         case "/healthz":
+            if pulse.failed is not None:
+                failed = msgspec.json.encode({"status": "failed", "failed": pulse.failed})
+                return "503 Service Unavailable", _JSON, failed
             if pulse.is_stuck():
                 return "503 Service Unavailable", _JSON, b'{"status":"stuck"}'
             return "200 OK", _JSON, b'{"status":"ok"}'
@@ -43,6 +46,8 @@ def answer(path: str, pulse: Pulse) -> Answer:
             checks = {**pulse.troubles, **({"worker": "stopping"} if pulse.stopping else {})}
             if pulse.is_stuck():
                 checks["worker"] = "stuck"
+            if pulse.failed is not None:
+                checks["worker"] = f"failed: {pulse.failed}"
             body = msgspec.json.encode({"status": "unavailable" if checks else "ok", "checks": checks})
             return "503 Service Unavailable" if checks else "200 OK", _JSON, body
         case "/metrics":
@@ -53,7 +58,7 @@ def answer(path: str, pulse: Pulse) -> Answer:
 def _application(pulse: Pulse) -> Any:
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            status, content_type, body = "405 Method Not Allowed", _JSON, b'{"status":"only GET is known here"}'
+            status, content_type, body = "405 Method Not Allowed", _JSON, b'{"status":"only GET is supported"}'
         else:
             status, content_type, body = answer(environ["PATH_INFO"], pulse)
         start_response(status, [("Content-Type", content_type), ("Content-Length", str(len(body)))])
@@ -64,7 +69,7 @@ def _application(pulse: Pulse) -> Any:
 
 @contextmanager
 def probe(host: str, port: int, pulse: Pulse) -> Iterator[int]:
-    """Serves until left; yields the port that was taken (``port`` 0: any free one). Raises ``OSError``."""
+    """Serve inside the block. Yields the port (``port`` 0: any free one). Raises ``OSError``."""
     with make_server(host, port, _application(pulse), server_class=_Server, handler_class=_Handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.2}, name="probe", daemon=True)
         thread.start()

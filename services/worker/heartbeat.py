@@ -1,4 +1,4 @@
-"""A worker's signs of life: a row in Postgres for people and the portal, the age of the last one for the probe."""
+"""A worker's heartbeat: a row in Postgres for people and the portal, and its age for the health server."""
 
 import asyncio
 import logging
@@ -12,8 +12,9 @@ import msgspec
 from services.worker.periodic import Job, JobContext
 from shared.infra.clock import Clock, from_ms
 from shared.infra.ids import new_id
-from shared.infra.postgres.pool import UNAVAILABLE, Pool
-from shared.infra.redis.event_stream import UNAVAILABLE as REDIS_UNAVAILABLE
+from shared.infra.postgres.errors import UNAVAILABLE
+from shared.infra.postgres.pool import Pool
+from shared.infra.redis.errors import UNAVAILABLE as REDIS_UNAVAILABLE
 from shared.infra.redis.event_stream import Redis
 from shared.infra.version import VERSION
 from shared.models.operations import WorkerRow
@@ -24,28 +25,34 @@ log = logging.getLogger("relay.worker")
 
 BEAT_S = 5.0
 BEAT_TIMEOUT_S = 4.0
-# Dramatiq's event loop has not run at all for this long: nothing in this process folds any more.
+# If the event loop has not run for this long, this process does not fold any more.
 STUCK_S = 60.0
 
 
 class Pulse(msgspec.Struct):
-    """What the probe tells: monotonic seconds of the loop's last turn, and what the last beat found wrong."""
+    """The state of a worker, for the health server.
+
+    ``turned``: monotonic seconds at which the event loop last ran. ``troubles``: what the last heartbeat found wrong, by part.
+    ``failed``: the name of a background task or thread that ended by itself.
+    """
 
     turned: float
     troubles: dict[str, str]
     stopping: bool = False
+    failed: str | None = None
 
     def is_stuck(self) -> bool:
+        """Whether the event loop has not run for ``STUCK_S``."""
         return time.monotonic() - self.turned > STUCK_S
 
 
 def new_pulse() -> Pulse:
-    """Of a worker that has not booted: alive, not ready."""
+    """The state of a worker that has not booted: alive, but not ready."""
     return Pulse(time.monotonic(), {"worker": "starting"})
 
 
 class Heartbeat:
-    """Beats on the worker's event loop."""
+    """Records heartbeats. Runs on the worker's event loop."""
 
     def __init__(self, pool: Pool, redis: Redis, backlog: Backlog, clock: Clock, pulse: Pulse) -> None:
         self._pool, self._redis, self._backlog, self._clock, self._pulse = pool, redis, backlog, clock, pulse
@@ -53,7 +60,7 @@ class Heartbeat:
         self._started = from_ms(clock.now_ms())
 
     def job(self) -> Job:
-        """The beat as a periodic job of this worker."""
+        """The heartbeat as a periodic job, which runs in every worker."""
 
         async def run(_context: JobContext, _now_ms: int) -> None:
             await self.beat()
@@ -61,7 +68,7 @@ class Heartbeat:
         return Job("heartbeat", BEAT_S, run, alone=False)
 
     async def beat(self) -> None:
-        """Never raises: what is wrong goes into the pulse, and the next beat tries again."""
+        """Record one heartbeat. Never raises: problems go into the pulse, and the next beat tries again."""
         self._pulse.turned = time.monotonic()
         troubles: dict[str, str] = {}
         try:
@@ -80,7 +87,7 @@ class Heartbeat:
         await self._backlog.measure()
 
     async def stop(self) -> None:
-        """Tells that this worker ended in order, if Postgres still listens."""
+        """Record that this worker stopped in an orderly way, if Postgres can be reached."""
         try:
             async with asyncio.timeout(BEAT_TIMEOUT_S):
                 await self._record(stopped=True)

@@ -1,4 +1,4 @@
-"""Everything the worker does on a schedule."""
+"""The list of the worker's periodic jobs."""
 
 from services.worker import forget_attempts as attempts
 from services.worker import partitions, reconcile_job
@@ -13,12 +13,12 @@ async def _trim(_context: JobContext, _now_ms: int) -> None:
 
 
 def periodic_jobs(settings: Settings) -> list[Job]:
-    """The jobs of one worker; which of several workers runs one is decided when it is due."""
+    """The jobs of one worker. Of several workers, the first to get a job's lock runs it."""
     return [
         Job(JOB, settings.reconcile_interval_s, reconcile_job.reconcile_on_schedule, limit_s=reconcile_job.LIMIT_S),
-        # An hour late is early enough: days are made a week ahead.
+        # An hour late is early enough: days are created a week ahead.
         Job(partitions.JOB, 3600, partitions.partition_events, limit_s=3600),
         attempts.JOB,
-        # Every worker's own, like its heartbeat.
+        # Runs in every worker, like the heartbeat.
         Job("memory", 60, _trim, alone=False),
     ]

@@ -1,4 +1,4 @@
-"""One worker process: `python -m services.worker.main`. Start as many as wanted, on as many machines as wanted."""
+"""A worker process: `python -m services.worker.main`. Any number may run, on any number of machines."""
 
 import gc
 import logging
@@ -17,25 +17,31 @@ from shared.errors import RelayError, SettingsInvalid
 from shared.infra import metrics
 from shared.infra.logs import set_up_logging
 from shared.infra.migrations.startup import ensure_migrated
+from shared.infra.redis.dramatiq_internals import dead_thread
 from shared.infra.settings import load_settings
 from shared.infra.settings_risks import log_risks
 from shared.infra.tracing import set_up_tracing
 from shared.infra.version import VERSION
 
-# How long an idle consumer may sleep before it looks again; Dramatiq's default of a second would be most of the delay
-# between a webhook and its usage.
+# How long an idle consumer sleeps before it looks again. Dramatiq's default of a second would be most of the delay between a
+# webhook and its usage.
 POLL_MS = 100
 THREADS = 8
-# A batch makes some hundred thousand objects and frees them again, none of them in cycles. At Python's default of 700 the
-# collector looked for cycles in them a quarter of the worker's time.
+# A batch creates some hundred thousand objects and frees them again, none of them in cycles. With Python's default of 700, the
+# collector took a quarter of the worker's time to look for cycles in them.
 GC_THRESHOLD = 50_000
 STOP_TIMEOUT_MS = 20_000
+# How often the process checks that the threads of Dramatiq still run.
+CHECK_S = 1.0
 
 log = logging.getLogger("relay.worker")
 
 
 def run() -> int:
-    """Runs until SIGTERM or SIGINT; the batch in hand is finished first. Returns the exit code."""
+    """Run until SIGTERM or SIGINT, or until a background task or thread ends by itself. Returns the exit code.
+
+    The batch in hand is finished first. The code is 2 for wrong settings and 1 for every other failure.
+    """
     try:
         settings = load_settings()
         set_up_logging(settings.log_format, settings.log_level)
@@ -52,7 +58,7 @@ def run() -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    resources = Resources(settings)
+    resources = Resources(settings, on_failure=stop.set)
     broker = create_worker_broker(settings, resources)
     register_actors(broker, resources)
     worker = dramatiq.Worker(broker, worker_threads=THREADS, worker_timeout=POLL_MS)
@@ -69,15 +75,18 @@ def run() -> int:
             worker.start()
         except MiddlewareError as error:
             sys.stderr.write(f"relay worker: {error}\n")
+            worker.stop(timeout=STOP_TIMEOUT_MS)  # ends the event loop's thread, which would keep the process alive
             return 1
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD, 20)
         log.info("worker is ready")
-        stop.wait()
+        while not stop.wait(CHECK_S):
+            if (ended := dead_thread(worker)) is not None:
+                resources.fail(ended)
         log.info("worker is stopping")
         worker.stop(timeout=STOP_TIMEOUT_MS)
         log.info("worker has stopped")
-    return 0
+    return 0 if resources.pulse.failed is None else 1
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Keeps raw events in day partitions: made ahead of their day, dropped when they have been kept long enough.
+"""Creates a partition of raw events for each day ahead of time, and drops it when its retention ends.
 
-Events of a day without a partition lie in the default one, and every day found there gets its partition and its rows moved.
-Only a default partition that has grown large, on an installation older than its partitions, keeps its days until they are
-deleted bit by bit: moving them would stop the fold for as long as that takes.
+Events of a day without a partition are in the default partition. Each day found there gets a partition, and its rows are moved
+into it. A default partition can have grown large on an installation that is older than its partitions. Then its days stay and
+are deleted in small steps, because moving them would stop the fold for as long as the move takes.
 """
 
 import logging
@@ -19,15 +19,18 @@ log = logging.getLogger("relay.worker")
 
 JOB = "partitions"
 DAYS_AHEAD = 7
-# Up to here the default partition may be locked for as long as moving a day's rows takes: well under a second.
+# Up to this size, moving a day's rows locks the default partition for well under a second.
 SMALL_BYTES = 16 * 1024 * 1024
-# No event lies further in the future: the fold takes none that does (observe.FUTURE_TOLERANCE_MS is half of it).
+# No event is further in the future: the fold accepts none that is (observe.FUTURE_TOLERANCE_MS is half of this).
 SURELY_EMPTY_AFTER_MS = 2 * HOUR_MS
 DELETE_BATCH = 5_000
 
 
 class Kept(msgspec.Struct):
-    """What a run did: days by unix ms of their midnight, rows by number. ``busy`` days are tried again next time."""
+    """What a run did.
+
+    Days are unix ms of their midnight (UTC). ``moved`` and ``deleted`` count rows. ``busy`` days are tried again next time.
+    """
 
     created: list[int] = []
     moved: int = 0
@@ -37,18 +40,18 @@ class Kept(msgspec.Struct):
 
 
 class PartitionsBusy(Exception):
-    """Some partitions could not be made or dropped because a long query reads events; the job is to be run again soon."""
+    """A long query reads events, so partitions could not be created or dropped. Run the job again soon."""
 
 
 async def partition_events(context: JobContext, now_ms: int) -> None:
-    """The periodic job."""
+    """Run the periodic job. Raises ``PartitionsBusy``."""
     async with context.pool.acquire() as conn:
-        # A worker whose clock jumps ahead must not take a month of events with it: both clocks have to agree that it is time.
+        # A worker whose clock jumps ahead must not drop a month of events: both clocks must agree that their time has come.
         now_ms = min(now_ms, await queries.database_now_ms(conn))
         kept = await keep_partitions(conn, now_ms, context.settings.event_retention_days)
     if kept != Kept():
         log.info(
-            "events: %d days made, %d rows moved, %d days dropped, %d old rows deleted",
+            "events: %d days created, %d rows moved, %d days dropped, %d old rows deleted",
             len(kept.created),
             kept.moved,
             len(kept.dropped),
@@ -66,8 +69,11 @@ async def keep_partitions(
     small_bytes: int = SMALL_BYTES,
     delete_batch: int = DELETE_BATCH,
 ) -> Kept:
-    """Makes the partitions of today and of the days ahead, and of any day in the default partition; deletes what is older than
-    ``retention_days`` full days. Each step is a transaction of its own, and any number of workers may run it at once."""
+    """Create the partitions that are needed, and delete events older than ``retention_days`` full days.
+
+    Partitions are needed for today, for ``DAYS_AHEAD`` days ahead, and for each day in the default partition. Each step is its
+    own transaction. Any number of workers may run this at the same time.
+    """
     kept = Kept()
     today = floor_to(now_ms, DAY_MS)
     cutoff = today - retention_days * DAY_MS

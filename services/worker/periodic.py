@@ -1,8 +1,8 @@
-"""Jobs on a schedule. Each is due at start and then once an interval, in whichever worker gets to it first.
+"""Periodic jobs. Each is due at start and then once an interval, in the worker that gets its lock first.
 
-A job's lock in Postgres lets one worker run it at a time and dies with the worker that holds it; when it last began is
-stored, so that ten workers do not run it ten times as often. A connection that is lost in the middle of a run loses the lock
-too, and the job may then run twice at once: what a job does must be safe to repeat, as everything the worker does is.
+A lock in Postgres lets one worker at a time run a job. It ends with the worker that holds it. The time of the last start is
+stored, so that ten workers do not run a job ten times as often. A connection that is lost during a run loses the lock too, and
+the job may then run twice at the same time. So a job must be safe to repeat, like all work of the worker.
 """
 
 import asyncio
@@ -12,20 +12,22 @@ from typing import NamedTuple
 
 from shared.errors import RelayError
 from shared.infra.clock import Clock
-from shared.infra.postgres.pool import UNAVAILABLE, Pool
+from shared.infra.postgres.errors import UNAVAILABLE as POSTGRES_UNAVAILABLE
+from shared.infra.postgres.pool import Pool
 from shared.infra.redis import event_stream
+from shared.infra.redis.errors import UNAVAILABLE as REDIS_UNAVAILABLE
 from shared.infra.settings import Settings
-from shared.infra.tasks import end_tasks
+from shared.infra.tasks import Background
 from shared.models.operations import JobRun
 from shared.operations.queries import periodic as queries
 
 log = logging.getLogger("relay.worker")
 
-# Another worker has the lock, or Postgres is away: look again this soon, or after an interval if that is shorter.
+# Another worker holds the lock, or Postgres is away: look again after this long, or after an interval if that is shorter.
 LOOK_AGAIN_S = 5.0
 # A run that failed or was killed is repeated after this long, or after an interval if that is shorter.
 RETRY_S = 60.0
-_AWAY = (*UNAVAILABLE, *event_stream.UNAVAILABLE)
+_AWAY = (*POSTGRES_UNAVAILABLE, *REDIS_UNAVAILABLE)
 
 
 class JobContext(NamedTuple):
@@ -38,8 +40,11 @@ class JobContext(NamedTuple):
 
 
 class Job(NamedTuple):
-    """``run`` gets the context and the time it was started at (unix ms). ``interval_s`` 0: never. A run over ``limit_s`` is
-    cancelled. ``alone`` False: in every worker, without a lock and without a record (a heartbeat)."""
+    """A periodic job.
+
+    ``run`` gets the context and the time of its start (unix ms). ``interval_s`` 0 means never. A run longer than ``limit_s`` is
+    cancelled. ``alone`` False: the job runs in every worker, without a lock and without a record, like the heartbeat.
+    """
 
     name: str
     interval_s: float
@@ -49,21 +54,26 @@ class Job(NamedTuple):
 
 
 class Schedule:
-    """Runs jobs until it is stopped. A failure is logged (and recorded) and ends nothing."""
+    """Runs jobs until it is stopped. A job that fails is logged and recorded, and runs again.
 
-    def __init__(self, jobs: Sequence[Job], context: JobContext) -> None:
+    ``failed`` is called with the name of a task of the schedule that ends by itself.
+    """
+
+    def __init__(
+        self, jobs: Sequence[Job], context: JobContext, failed: Callable[[str], None] = lambda name: None
+    ) -> None:
         self._jobs = [job for job in jobs if job.interval_s > 0]
         self._context = context
-        self._tasks: list[asyncio.Task[None]] = []
+        self._background = Background(failed)
 
     def start(self) -> None:
-        """Must be called on the event loop that the context's pool belongs to."""
-        self._tasks = [asyncio.create_task(self._repeat(job), name=f"periodic {job.name}") for job in self._jobs]
+        """Start all jobs. Must be called on the event loop of the context's pool."""
+        for job in self._jobs:
+            self._background.start(f"periodic {job.name}", self._repeat(job))
 
     async def stop(self) -> None:
-        """Cancels what is running, and returns when it has let go of its locks. Every job is transactional."""
-        await end_tasks(self._tasks)
-        self._tasks.clear()
+        """Cancel the running jobs, and return when they have released their locks. Every job is transactional."""
+        await self._background.end()
 
     async def _repeat(self, job: Job) -> None:
         while True:
@@ -72,14 +82,14 @@ class Schedule:
             except _AWAY as error:
                 log.warning("%s: %s; trying again", job.name, error or type(error).__name__)
                 wait_s = min(job.interval_s, LOOK_AGAIN_S)
-            except Exception:  # a defect of one job must be told and must not end its schedule
+            except Exception:  # a defect of one job is logged and must not end its schedule
                 log.exception("%s: cannot be run", job.name)
                 wait_s = min(job.interval_s, RETRY_S)
             await asyncio.sleep(wait_s)
 
 
 async def run_if_due(job: Job, context: JobContext) -> float:
-    """Runs the job if it is due and nobody else does. Returns in how many seconds to look again."""
+    """Run the job if it is due and no other worker runs it. Returns the seconds until the next look."""
     if not job.alone:
         await _attempt(job, context, context.clock.now_ms())
         return job.interval_s
@@ -99,8 +109,11 @@ async def run_if_due(job: Job, context: JobContext) -> float:
 
 
 def due_in_s(job: Job, last: JobRun | None, now_ms: int) -> float:
-    """Seconds until the job is due; 0 or less: now. Asked by who holds the lock, so an unfinished run is one that was killed.
-    A run from the future is that of a machine whose clock was wrong, and holds nothing up."""
+    """Seconds until the job is due; 0 or less means now.
+
+    The caller holds the lock, so an unfinished run was killed. A run in the future comes from a machine whose clock was wrong,
+    and delays nothing.
+    """
     if last is None or last.started_ms > now_ms:
         return 0.0
     failed = last.finished_ms is None or last.error is not None
@@ -109,19 +122,21 @@ def due_in_s(job: Job, last: JobRun | None, now_ms: int) -> float:
 
 
 async def _attempt(job: Job, context: JobContext, now_ms: int, last_error: str | None = None) -> str | None:
-    """Runs the job once; what went wrong, if something did. A fact that is the last run's too is not told again: a LiveKit
-    that is away is away for more than one run."""
+    """Run the job once. Returns the error, or None.
+
+    An error that the last run had too is not logged again: a LiveKit that is away is away for more than one run.
+    """
     try:
         async with asyncio.timeout(job.limit_s) as limit:
             await job.run(context, now_ms)
     except Exception as error:  # whatever a job raises, the schedule goes on
         if limit.expired():
-            log.warning("%s: not done after %g s; given up for this time", job.name, job.limit_s)
+            log.warning("%s: not done after %g s; cancelled", job.name, job.limit_s)
             return f"not done after {job.limit_s:g} s"
-        told = f"{type(error).__name__}: {error}"
+        text = f"{type(error).__name__}: {error}"
         if not isinstance(error, (*_AWAY, RelayError)):
             log.exception("%s: failed", job.name)
-        elif told != last_error:
+        elif text != last_error:
             log.warning("%s: %s", job.name, error or type(error).__name__)
-        return told
+        return text
     return None

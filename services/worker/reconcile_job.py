@@ -1,4 +1,4 @@
-"""Reconciliation on the worker's schedule. The work is in ``shared/ledger/reconcile.py``."""
+"""Reconciliation as a periodic job. The work is in ``shared/ledger/reconcile.py``."""
 
 import logging
 
@@ -8,12 +8,12 @@ from shared.livekit.room_service import RoomService
 
 log = logging.getLogger("relay.worker")
 
-# A pass that is not done by then is given up; it has then put right a part, and the next does the rest.
+# A pass that takes longer is cancelled. Its corrections so far stay, and the next pass makes the others.
 LIMIT_S = 300.0
 
 
 async def reconcile_on_schedule(context: JobContext, now_ms: int) -> None:
-    """The periodic job. Raises what kept it from concluding anything, after having recorded it."""
+    """Run the periodic job. Raises the error that made a pass impossible, after it is recorded."""
     settings = context.settings
     service = RoomService(
         settings.livekit_api_url, settings.livekit_api_key, settings.livekit_api_secret, context.clock
@@ -24,7 +24,7 @@ async def reconcile_on_schedule(context: JobContext, now_ms: int) -> None:
     if done.opened or done.closed or done.corrected or done.rooms_failed or done.unproven:
         log.info(
             "reconciled %d participants in %d rooms: %d opened, %d corrected, %d closed; %d rooms could not be asked,"
-            " %d participants are listed and not there",
+            " %d participants are listed but not connected",
             done.participants,
             done.rooms,
             done.opened,

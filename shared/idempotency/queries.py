@@ -1,8 +1,13 @@
-"""Requests with an Idempotency-Key, and what they were answered."""
+"""SQL of requests with an Idempotency-Key, and of their answers."""
 
+from typing import Final
+
+from shared.infra.clock import DAY_MS
 from shared.infra.postgres.pool import Connection
 from shared.models.idempotency import Attempt, Earlier
 
+# How long the answer to a request is kept.
+KEPT_MS: Final = DAY_MS
 _ONE = "project_id = $1 AND mode = $2 AND endpoint = $3 AND key_digest = $4"
 
 
@@ -11,8 +16,11 @@ def _key(attempt: Attempt) -> tuple[str, str, str, bytes]:
 
 
 async def begin(conn: Connection, attempt: Attempt, now_ms: int, *, forgotten_ms: int, abandoned_ms: int) -> bool:
-    """Whether this is the first attempt, or takes the place of one begun before ``forgotten_ms``, or of one begun before
-    ``abandoned_ms`` and never ended."""
+    """Record the start of an attempt. Returns whether the caller may carry it out.
+
+    That is so for the first attempt. It is also so if the earlier one began before ``forgotten_ms``, or began before
+    ``abandoned_ms`` and never ended.
+    """
     begun = await conn.fetchval(
         """
         INSERT INTO attempt AS known (project_id, mode, endpoint, key_digest, request_digest, started_ms)
@@ -38,6 +46,7 @@ async def begin(conn: Connection, attempt: Attempt, now_ms: int, *, forgotten_ms
 
 
 async def earlier(conn: Connection, attempt: Attempt) -> Earlier | None:
+    """Return the earlier attempt with the same key."""
     row = await conn.fetchrow(
         f"SELECT request_digest, status, body, shown_once FROM attempt WHERE {_ONE}", *_key(attempt)
     )
@@ -47,7 +56,7 @@ async def earlier(conn: Connection, attempt: Attempt) -> Earlier | None:
 async def end(
     conn: Connection, attempt: Attempt, started_ms: int, status: int, body: bytes | None, shown_once: str | None
 ) -> None:
-    """Keeps the answer, unless another attempt took this one's place."""
+    """Store the answer, unless another attempt has replaced this one."""
     await conn.execute(
         f"""
         UPDATE attempt
@@ -65,14 +74,14 @@ async def end(
 
 
 async def give_up(conn: Connection, attempt: Attempt, started_ms: int) -> None:
-    """Forgets an attempt that has no answer, so that it can be made again."""
+    """Delete an attempt without an answer, so that it can be repeated."""
     await conn.execute(
         f"DELETE FROM attempt WHERE {_ONE} AND started_ms = $5 AND status IS NULL", *_key(attempt), started_ms
     )
 
 
 async def forget(conn: Connection, before_ms: int, limit: int) -> int:
-    """Deletes up to ``limit`` attempts begun before; how many it were."""
+    """Delete up to ``limit`` attempts that began before ``before_ms``, and return their number."""
     deleted = await conn.fetch(
         """
         DELETE FROM attempt

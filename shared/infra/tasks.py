@@ -1,4 +1,4 @@
-"""Background tasks: they run as long as their process, and end together."""
+"""Background tasks, which run as long as their process."""
 
 import asyncio
 import logging
@@ -11,8 +11,11 @@ _AGAIN_AFTER_S = 1.0
 
 
 async def end_tasks(tasks: Iterable["asyncio.Task[Any]"]) -> None:
-    """Cancels tasks until each has ended. One cancellation can get lost where it meets the end of a time-out inside a driver,
-    and a loop would go on for ever. That happens when a server vanishes at the same moment, as when a machine is shut down."""
+    """Cancel tasks, again and again, until each has ended.
+
+    One cancellation can get lost: where it meets the end of a time-out inside a driver, a loop would continue for ever. That
+    happens when a server vanishes at the same moment, as when a machine shuts down.
+    """
     given = list(tasks)
     pending = set(given)
     while pending:
@@ -23,8 +26,10 @@ async def end_tasks(tasks: Iterable["asyncio.Task[Any]"]) -> None:
 
 
 class Background:
-    """Tasks that must not end before ``end``. ``failed`` is called with the name of one that does, so that its process can end
-    instead of going on without it."""
+    """Tasks that must not end before ``end`` is called.
+
+    ``failed`` is called with the name of a task that does, so that its process can end instead of running without it.
+    """
 
     def __init__(self, failed: Callable[[str], None]) -> None:
         self._failed = failed
@@ -32,17 +37,18 @@ class Background:
         self._ending = False
 
     def start(self, name: str, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        """Start a task on the running event loop."""
         task = asyncio.create_task(coroutine, name=name)
         task.add_done_callback(self._ended)
         self._tasks.append(task)
         return task
 
     def expect_end(self) -> None:
-        """From now on a task may end by itself."""
+        """Allow tasks to end by themselves from now on."""
         self._ending = True
 
     async def end(self) -> None:
-        """Cancels what still runs, and returns when all of it has ended."""
+        """Cancel the tasks that still run, and return when all tasks have ended."""
         self._ending = True
         await end_tasks(self._tasks)
 

@@ -1,4 +1,4 @@
-"""How much waits for the fold, and who is there to fold it: measured when the metrics are read, at most every few seconds."""
+"""Measures the work that waits for the fold, and the workers, when metrics are read, at most every two seconds."""
 
 import asyncio
 import logging
@@ -9,9 +9,11 @@ from dramatiq.brokers.redis import RedisBroker
 
 from shared.infra import metrics
 from shared.infra.clock import Clock
-from shared.infra.postgres.pool import UNAVAILABLE, Pool, borrowed
+from shared.infra.postgres.errors import UNAVAILABLE as POSTGRES_UNAVAILABLE
+from shared.infra.postgres.pool import Pool, borrowed
 from shared.infra.redis import event_stream
-from shared.infra.redis.doorbell import dead_messages
+from shared.infra.redis.dramatiq_internals import dead_messages
+from shared.infra.redis.errors import UNAVAILABLE as REDIS_UNAVAILABLE
 from shared.operations.queries import workers as queries
 
 log = logging.getLogger("relay.backlog")
@@ -21,7 +23,7 @@ TIMEOUT_S = 2.0
 
 
 class Backlog:
-    """Keeps the gauges of waiting work up to date for whoever reads them."""
+    """Updates the gauges of waiting work."""
 
     def __init__(self, pool: Pool, redis: event_stream.Redis, broker: RedisBroker, clock: Clock) -> None:
         self._pool, self._redis, self._broker, self._clock = pool, redis, broker, clock
@@ -29,8 +31,10 @@ class Backlog:
         self._lock = asyncio.Lock()
 
     async def measure(self) -> None:
-        """Sets the gauges, unless they were set ``FRESH_S`` ago. A server that does not answer leaves its gauges as they were
-        and is told of in ``relay_backlog_unknown``."""
+        """Set the gauges, unless they are younger than ``FRESH_S`` seconds.
+
+        If a server does not answer, its gauges keep their values, and ``relay_backlog_unknown`` is 1.
+        """
         async with self._lock:
             if time.monotonic() - self._measured < FRESH_S:
                 return
@@ -45,8 +49,8 @@ class Backlog:
                 lengths = await event_stream.lengths(self._redis)
                 oldest_ms = await event_stream.oldest_unfolded_ms(self._redis)
                 dead = await asyncio.to_thread(dead_messages, self._broker)
-        except event_stream.UNAVAILABLE as error:
-            log.warning("Redis could not be asked what waits: %s", type(error).__name__)
+        except REDIS_UNAVAILABLE as error:
+            log.warning("cannot measure the waiting work in Redis: %s", type(error).__name__)
             return False
         metrics.stream_events.set(sum(lengths))
         metrics.dead_messages.set(dead)
@@ -58,8 +62,8 @@ class Backlog:
         try:
             async with borrowed(self._pool, TIMEOUT_S) as conn:
                 waiting = await queries.waiting_work(conn, self._clock.now_ms())
-        except (*UNAVAILABLE, asyncpg.PostgresError) as error:
-            log.warning("Postgres could not be asked what waits: %s", type(error).__name__)
+        except (*POSTGRES_UNAVAILABLE, asyncpg.PostgresError) as error:
+            log.warning("cannot measure the waiting work in Postgres: %s", type(error).__name__)
             return False
         metrics.inbox_events.set(waiting.inbox)
         metrics.set_aside_events.set(waiting.set_aside)

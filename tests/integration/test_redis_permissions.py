@@ -15,7 +15,7 @@ from services.cli.doctor.finding import Finding
 from services.cli.doctor.redis_commands import ACCESS_LIST
 from services.cli.doctor.redis_servers import check_redis
 from services.local.embedded import prepare_redis
-from shared.infra.redis import doorbell, event_stream
+from shared.infra.redis import doorbell, dramatiq_internals, event_stream
 from shared.infra.settings import Settings
 from shared.models.received import Received
 from tests.ports import free_port
@@ -64,7 +64,7 @@ async def works(settings: Settings) -> None:
         message = next(consumer)
         assert message is not None
         consumer.ack(message)
-        assert doorbell.dead_messages(broker) == 0
+        assert dramatiq_internals.dead_messages(broker) == 0
     finally:
         broker.close()
 

@@ -1,34 +1,63 @@
-"""The private parts of asyncpg and yoyo that Relay uses, behind one module each, are still where they were."""
+"""The private parts of libraries that Relay uses, each behind one module, are still where they were."""
 
+import ast
 import inspect
 import re
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
+import aiohttp
 import asyncpg
+import dramatiq
 import pytest
+from dramatiq.asyncio import EventLoopThread
+from dramatiq.brokers import redis as dramatiq_redis
+from redis.asyncio import Redis
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.asyncio.retry import Retry
 from yoyo.backends.base import DatabaseBackend
 from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 
 from shared.infra.migrations import yoyo_backend
 from shared.infra.postgres import asyncpg_internals
+from shared.infra.redis import dramatiq_internals, redis_batch
+from shared.livekit import bounded_answers
 
 ROOT = Path(__file__).resolve().parents[2]
-BEHIND = {"asyncpg": asyncpg_internals, "yoyo-migrations": yoyo_backend}
+# How many parts of the version the module names and pyproject.toml bounds: 1 is the major version, 2 the minor one.
+BEHIND: dict[str, tuple[ModuleType, int]] = {
+    "aiohttp": (bounded_answers, 2),
+    "asyncpg": (asyncpg_internals, 2),
+    "dramatiq": (dramatiq_internals, 2),
+    "redis": (redis_batch, 1),
+    "yoyo-migrations": (yoyo_backend, 2),
+}
+# Private names that are public: of named tuples.
+DOCUMENTED = {"_replace", "_asdict", "_fields", "_make"}
 
 
 def requirement(package: str) -> str:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    (found,) = [text for text in project["dependencies"] if text.startswith(package)]
+    (found,) = [text for text in project["dependencies"] if re.match(rf"{package}\b(?!-)", text)]
     return str(found)
 
 
 @pytest.mark.parametrize("package", BEHIND)
 def test_the_version_is_bounded_and_named(package: str) -> None:
-    installed = ".".join(version(package).split(".")[:2])
-    assert re.search(r">=[0-9.]+,<[0-9.]+", requirement(package))
-    assert installed in str(BEHIND[package].__doc__), "read the new version's code, then name it in the module"
+    module, parts = BEHIND[package]
+    installed = version(package).split(".")[:parts]
+    bound = re.search(r">=[0-9.]+,<([0-9.]+)", requirement(package))
+    assert bound is not None
+    above = [*installed[:-1], str(int(installed[-1]) + 1)]
+    assert bound[1] == ".".join(above), "the bound must exclude the first version that nobody has read"
+    named = re.search(
+        rf"{'yoyo' if package.startswith('yoyo') else package}(-py)? ([0-9.]*[0-9])", str(module.__doc__), re.I
+    )
+    assert named is not None
+    assert named[2] == ".".join(installed), "read the new version's code, then name it in the module"
 
 
 def test_asyncpg_keeps_its_transport() -> None:
@@ -47,18 +76,103 @@ def test_yoyo_connects_by_the_methods_that_the_backend_replaces() -> None:
     assert {"init_database", "break_lock", "lock", "to_apply", "apply_migrations"} <= set(dir(DatabaseBackend))
 
 
-def test_nothing_else_reaches_into_them() -> None:
-    allowed = {
-        "shared/infra/migrations/yoyo_backend.py",
-        "shared/infra/migrations/migrate.py",
-        "shared/infra/migrations/earlier_migrations.py",
-        "shared/infra/postgres/asyncpg_internals.py",
+def test_dramatiq_keeps_its_dead_messages_and_its_threads() -> None:
+    script = (Path(str(dramatiq_redis.__file__)).parent / "redis" / "dispatch.lua").read_text(encoding="utf-8")
+    assert "-- $namespace:$queue_name.XQ\n--   A sorted set" in script
+    assert "self.namespace = namespace" in inspect.getsource(dramatiq_redis.RedisBroker.__init__)
+    worker = inspect.getsource(dramatiq.Worker.__init__)
+    assert "self.workers:" in worker
+    assert "self.consumers:" in worker
+    assert "self.loop = asyncio.new_event_loop()" in inspect.getsource(EventLoopThread.__init__)
+    assert list(inspect.signature(EventLoopThread.run_coroutine).parameters) == ["self", "coro"]
+    # Only this error keeps the worker from starting.
+    assert "except MiddlewareError:\n                raise" in inspect.getsource(dramatiq.Broker.emit_before)
+
+
+def test_redis_py_sends_and_answers_as_before() -> None:
+    assert {"timeout"} <= set(inspect.signature(AbstractConnection.read_response).parameters)
+    assert list(inspect.signature(AbstractConnection.send_packed_command).parameters)[1] == "command"
+    assert list(inspect.signature(Retry.call_with_retry).parameters)[1:3] == ["do", "fail"]
+    assert {"get_connection", "release"} <= set(dir(ConnectionPool))
+    for client in (Redis, RedisCluster):
+        assert list(inspect.signature(client.set_response_callback).parameters) == ["self", "command", "callback"]
+    assert "self.response_callbacks[command_name](response, **options)" in inspect.getsource(Redis.parse_response)
+    assert "self.response_callbacks[command](response, **kwargs)" in inspect.getsource(ClusterNode.parse_response)
+    assert {"initialize", "get_nodes"} <= set(dir(RedisCluster))
+    assert "self.name = " in inspect.getsource(ClusterNode.__init__)
+    assert '"target_nodes"' in inspect.getsource(RedisCluster.execute_command)
+
+
+def test_aiohttp_keeps_a_body_that_was_read() -> None:
+    assert aiohttp.ClientResponse._body is None
+    for method in (aiohttp.ClientResponse.read, aiohttp.ClientResponse.text, aiohttp.ClientResponse.json):
+        assert "self._body" in inspect.getsource(method)
+
+
+def private_attributes(text: str) -> list[str]:
+    """Attributes with one leading underscore, of anything but ``self``, ``cls`` and the classes of this module."""
+    tree = ast.parse(text)
+    own = {
+        node.attr if isinstance(node, ast.Attribute) else node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        or (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self")
     }
-    reaching = re.compile(r"\byoyo\.backends|from yoyo |import yoyo|\b(conn|connection|pool)\._[a-z]")
+    return [
+        ast.unparse(node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and re.match(r"_[a-z]", node.attr)
+        and node.attr not in own | DOCUMENTED
+        and not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
+    ]
+
+
+def test_nothing_else_reaches_into_a_library() -> None:
     found = {
-        str(path.relative_to(ROOT))
+        str(path.relative_to(ROOT)): private
         for folder in ("shared", "services")
         for path in (ROOT / folder).rglob("*.py")
-        if reaching.search(path.read_text(encoding="utf-8"))
+        if (private := private_attributes(path.read_text(encoding="utf-8")))
     }
-    assert found <= allowed
+    assert found == {
+        "shared/infra/postgres/asyncpg_internals.py": ["conn._transport"],
+        "shared/livekit/bounded_answers.py": ["response._body"] * 4,
+        "services/local/supervisor.py": ["os._exit"],  # documented by Python under this name
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "private"),
+    [
+        ("conn._transport.close()", ["conn._transport"]),
+        ("import uvicorn\nuvicorn.config._x = 1", ["uvicorn.config._x"]),
+        ("class A:\n    def _f(self, other):\n        return other._f() + self._f()", []),
+        ("row._asdict()", []),
+        ("value.__dict__", []),
+    ],
+)
+def test_a_private_attribute_is_found(text: str, private: list[str]) -> None:
+    assert private_attributes(text) == private
+
+
+def test_each_library_is_imported_where_its_internals_are_known() -> None:
+    allowed = {
+        r"^from yoyo\b|^import yoyo\b": {
+            "shared/infra/migrations/yoyo_backend.py",
+            "shared/infra/migrations/migrate.py",
+            "shared/infra/migrations/earlier_migrations.py",
+        },
+        r"dramatiq\.(asyncio|common|worker)\b": {"shared/infra/redis/dramatiq_internals.py"},
+        r"hiredis\.|redis\.(asyncio\.)?connection\b|redis\.asyncio\.client|set_response_callback": {
+            "shared/infra/redis/redis_batch.py"
+        },
+    }
+    for pattern, modules in allowed.items():
+        found = {
+            str(path.relative_to(ROOT))
+            for folder in ("shared", "services")
+            for path in (ROOT / folder).rglob("*.py")
+            if re.search(pattern, path.read_text(encoding="utf-8"), re.MULTILINE)
+        }
+        assert found == modules, pattern

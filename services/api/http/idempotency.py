@@ -16,7 +16,7 @@ from litestar import Request, Response
 
 from shared.errors import AttemptUnderWay, IdempotencyKeyReused, InvalidRequest, ShownOnce, StoreUnavailable
 from shared.idempotency import queries
-from shared.infra.clock import DAY_MS, MINUTE_MS
+from shared.infra.clock import MINUTE_MS
 from shared.infra.ids import Mode
 from shared.infra.postgres.pool import UNAVAILABLE, Connection, Pool, borrowed, in_transaction
 from shared.models.idempotency import Attempt, Earlier
@@ -25,7 +25,7 @@ log = logging.getLogger("relay.api")
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotent-Replayed"
-KEPT_MS = DAY_MS
+KEPT_MS = queries.KEPT_MS
 # Longer than any request may take: the process of an older attempt has died.
 ABANDONED_MS = MINUTE_MS
 _MAX_LENGTH = 255

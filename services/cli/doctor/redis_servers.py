@@ -9,7 +9,8 @@ from redis.exceptions import AuthenticationError, RedisClusterException, RedisEr
 from services.cli.doctor.finding import Finding, duration
 from services.cli.doctor.redis_commands import check_commands, info_denied
 from shared.infra.redis import event_stream
-from shared.infra.redis.doorbell import create_broker, dead_messages
+from shared.infra.redis.doorbell import create_broker
+from shared.infra.redis.dramatiq_internals import dead_messages
 from shared.infra.settings import Settings
 
 OLDEST_REDIS = (6, 2)

@@ -1,6 +1,6 @@
-"""What a call raises while Redis is away."""
+"""The exceptions that a call raises while Redis is away."""
 
 from redis.exceptions import RedisClusterException, RedisError
 
-# Repeating later is right. A cluster's errors are not all `RedisError`.
+# The caller should try again later. Not all errors of a cluster are `RedisError`.
 UNAVAILABLE = (RedisError, RedisClusterException, OSError, TimeoutError)

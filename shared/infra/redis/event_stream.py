@@ -1,8 +1,8 @@
 """The Redis streams between webhook intake and the fold.
 
-One stream a partition; a partition's keys share a Redis Cluster hash tag. Whoever folds a partition holds its lock in Postgres,
-reads its stream from the start and deletes what was committed: what a crashed worker had read is simply still there. A consumer
-group would add nothing but its bookkeeping, which Redis writes to its append-only file, and syncs, with every reading.
+Each partition has one stream. The keys of a partition share a Redis Cluster hash tag. A worker that folds a partition holds its
+lock in Postgres, reads the stream from the start and deletes the committed entries. What a crashed worker had read is still in
+the stream. A consumer group would only add bookkeeping, which Redis writes to its append-only file, and syncs, with every read.
 """
 
 from collections.abc import Sequence
@@ -16,26 +16,26 @@ from redis.backoff import NoBackoff
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from shared.infra.redis.errors import UNAVAILABLE as UNAVAILABLE
-from shared.infra.redis.redis_batch import Command, execute_all, execute_by_pipeline
+from shared.infra.redis.redis_batch import Command, execute_all, execute_by_pipeline, keep_entries_as_sent
 from shared.infra.settings import Settings
 from shared.models.livekit_event import routing_key
 from shared.models.received import Received
 
 PARTITIONS = 16
-# A ring that was lost (a crash between ringing and waking) is forgotten after this long, and the next event rings again.
+# A bell whose wake message was lost (a crash in between) expires after this long. The next event then rings again.
 BELL_TTL_MS = 2000
 SOCKET_TIMEOUT_S = 2.0
-# A batch is full when it holds so much. An event can be 8 MiB; with metadata and attributes at LiveKit's limits it is 200 kB.
+# The size of a full batch. An event can be 8 MiB; with metadata and attributes at LiveKit's limits it is 200 kB.
 BATCH_BYTES = 8 * 1024 * 1024
-# Redis can be told how many entries to answer with, and not how many bytes. Asked for thousands of large ones at once it
-# would still be answering when the time-out comes, every time; so it is asked for a few, and for more when they are small.
+# A read can limit the number of entries, but not of bytes. An answer of thousands of large entries would exceed the time-out,
+# every time. So the first read asks for a few entries, and later ones for more if the entries are small.
 _FIRST_PIECE, _LARGEST_PIECE, _GROWTH = 8, 500, 8
 
 Redis = redis_asyncio.Redis
 
 
 def connect_redis(url: str) -> "Redis":
-    """A client whose connections give up after two seconds, so that an unreachable Redis delays an answer no longer."""
+    """Create a client that times out after two seconds, so that an unreachable Redis delays a response no longer."""
     client: Redis = redis_asyncio.from_url(
         url,
         protocol=2,
@@ -43,23 +43,18 @@ def connect_redis(url: str) -> "Redis":
         socket_connect_timeout=SOCKET_TIMEOUT_S,
         health_check_interval=15,
     )
-    client.set_response_callback("XRANGE", _as_sent)
+    keep_entries_as_sent(client)
     return client
 
 
-def _as_sent(response: Any, **_: Any) -> Any:
-    """redis-py makes a dictionary of each entry, which are half of what reading a batch costs; ``append`` always sends the same
-    fields in the same order."""
-    return response
-
-
 def connect_streams(settings: Settings) -> "Redis":
-    """The Redis of the streams: a cluster, where REDIS_STREAMS_URL names one of its nodes, else the Redis of everything.
+    """Create the client of the streams: of a cluster if REDIS_STREAMS_URL names one of its nodes, else of REDIS_URL.
 
-    What this module asks is the same of both. A cluster's client splits a pipeline by node and asks them at the same time; the
-    answers come back in the order of the commands. It joins the cluster with its first command, not here. It tries a command
-    again once, having looked afresh who holds what: enough for slots that have moved. Left to itself it would try for seconds,
-    and webhooks that could be in Postgres by then would wait for a lost node."""
+    This module sends the same commands to both. The client of a cluster splits a pipeline by node, sends the parts at the same
+    time, and returns the answers in the order of the commands. It connects with its first command, not here. It repeats a
+    failed command once, after reading the slots again, which is enough for slots that have moved. By default it would repeat
+    for seconds, and webhooks that could be in Postgres by then would wait for a lost node.
+    """
     if settings.redis_streams_url is None:
         return connect_redis(settings.redis_url)
     cluster = RedisCluster.from_url(
@@ -70,20 +65,22 @@ def connect_streams(settings: Settings) -> "Redis":
         socket_connect_timeout=SOCKET_TIMEOUT_S,
         health_check_interval=15,
     )
-    cluster.set_response_callback("XRANGE", _as_sent)
+    keep_entries_as_sent(cluster)
     return cast("Redis", cluster)
 
 
 def partition_of(body: bytes) -> int:
-    """The partition of an event, by its room (egress, ingress)."""
+    """Return the partition of an event, by its egress, ingress or room."""
     return crc32(routing_key(body)) % PARTITIONS
 
 
 def stream_key(partition: int) -> str:
+    """Return the key of a partition's stream."""
     return f"relay:{{fold{partition}}}:events"
 
 
 def bell_key(partition: int) -> str:
+    """Return the key that exists while a wake message for the partition is on its way."""
     return f"relay:{{fold{partition}}}:bell"
 
 
@@ -91,9 +88,11 @@ _STREAM_KEYS = [stream_key(partition) for partition in range(PARTITIONS)]
 
 
 async def append(redis: "Redis", entries: Sequence[tuple[int, Received]]) -> list[int]:
-    """Appends (partition, event) pairs in one round trip and rings the bells of their partitions. Returns the partitions
-    whose bell was silent before: the caller wakes their fold. Raises one of ``UNAVAILABLE``; entries may then have been
-    appended all the same, and appending them again is harmless."""
+    """Append (partition, event) pairs in one round trip, and ring the bells of their partitions.
+
+    Returns the partitions whose bell was silent before: the caller wakes their fold. Raises one of ``UNAVAILABLE``. Entries may
+    have been appended even then, and appending them again is harmless.
+    """
     commands: list[Command] = [
         ("XADD", _STREAM_KEYS[partition], "*", "t", received.received_ms, "b", received.body)
         if received.trace is None
@@ -104,24 +103,24 @@ async def append(redis: "Redis", entries: Sequence[tuple[int, Received]]) -> lis
     commands += [("SET", bell_key(partition), 1, "NX", "PX", BELL_TTL_MS) for partition in partitions]
     if isinstance(redis, Redis):
         results = await execute_all(redis, commands, SOCKET_TIMEOUT_S)
-    else:  # a cluster: its client knows which node each command is for
+    else:  # the client of a cluster knows the node of each command
         results = await execute_by_pipeline(redis, commands)
     return [partition for partition, rung in zip(partitions, results[len(entries) :], strict=True) if rung]
 
 
 async def unfolded(redis: "Redis") -> list[int]:
-    """The partitions that hold events."""
+    """Return the partitions that hold events."""
     return [partition for partition, length in enumerate(await lengths(redis)) if length]
 
 
 def is_full(error: RedisError) -> bool:
     """Whether Redis refused a command because it has reached its ``maxmemory``."""
-    # Of a script, Redis 6 tells it in the middle of another error.
+    # For a script, Redis 6 reports this inside another error.
     return isinstance(error, OutOfMemoryError) or (isinstance(error, ResponseError) and "OOM" in str(error))
 
 
 async def ring(redis: "Redis", waiting: Sequence[int]) -> list[int]:
-    """Rings for these partitions; returns those whose bell was silent. For the sweep, which finds the rings that were lost."""
+    """Ring the bells of these partitions, and return those whose bell was silent. Called by the sweep."""
     if not waiting:
         return []
     pipeline = redis.pipeline(transaction=False)
@@ -132,13 +131,15 @@ async def ring(redis: "Redis", waiting: Sequence[int]) -> list[int]:
 
 
 async def silence_bell(redis: "Redis", partition: int) -> None:
-    """Before reading: whatever is appended from now on rings again."""
+    """Delete the bell. Called before reading, so that an event appended later rings again."""
     await redis.delete(bell_key(partition))
 
 
 async def read_batch(redis: "Redis", partition: int, limit: int) -> list[tuple[bytes, Received]]:
-    """The first entries of a partition as (entry id, event): up to ``limit``, fewer when they are large (``BATCH_BYTES``). They
-    stay until they are acknowledged."""
+    """Read the first entries of a partition as (entry id, event).
+
+    Returns up to ``limit`` entries, fewer if they are large (``BATCH_BYTES``). They stay until they are acknowledged.
+    """
     entries: list[tuple[bytes, Received]] = []
     size = 0
     start = b"-"
@@ -156,27 +157,29 @@ async def read_batch(redis: "Redis", partition: int, limit: int) -> list[tuple[b
 
 
 def _piece(count: int, size: int) -> int:
-    """How many entries to ask for when ``count`` of ``size`` bytes have come."""
+    """Return how many entries to read next, after ``count`` entries of ``size`` bytes in all."""
     if not count:
         return _FIRST_PIECE
-    # By the average so far, which large events may follow: so in steps.
+    # Estimated by the average so far. Large events may follow, so the number grows in steps.
     return max(1, min(_LARGEST_PIECE, _GROWTH * count, (BATCH_BYTES - size) * count // max(1, size)))
 
 
 def _received(fields: Sequence[bytes]) -> Received:
-    """Of names and values in turn, as ``append`` sent them."""
+    """Build an event from alternating names and values, in the order in which ``append`` sends them."""
     return Received(int(fields[1]), fields[3], fields[5].decode() if len(fields) > 4 else None)
 
 
 async def acknowledge(redis: "Redis", partition: int, entry_ids: Sequence[bytes]) -> None:
-    """After the commit: takes the entries off the stream. By their ids and not up to the last of them: after a failover to a
-    node whose clock is behind, what was appended since may have lesser ids."""
+    """Delete committed entries from the stream, by their ids.
+
+    Not all up to the last id: after a failover to a node whose clock is behind, newer entries can have smaller ids.
+    """
     if entry_ids:
         await redis.xdel(stream_key(partition), *entry_ids)
 
 
 async def lengths(redis: "Redis") -> list[int]:
-    """How many events wait in each partition's stream."""
+    """Return the number of waiting events in each partition."""
     pipeline = redis.pipeline(transaction=False)
     for partition in range(PARTITIONS):
         pipeline.xlen(stream_key(partition))
@@ -184,7 +187,7 @@ async def lengths(redis: "Redis") -> list[int]:
 
 
 async def oldest_unfolded_ms(redis: "Redis") -> int | None:
-    """When the oldest event that waits in any stream was received; None if nothing waits."""
+    """Return when the oldest waiting event of all streams was received (unix ms); None if none waits."""
     pipeline = redis.pipeline(transaction=False)
     for partition in range(PARTITIONS):
         pipeline.xrange(stream_key(partition), count=1)
@@ -193,9 +196,11 @@ async def oldest_unfolded_ms(redis: "Redis") -> int | None:
 
 
 async def nodes(redis: "Redis") -> list[tuple[str, dict[str, Any]]]:
-    """Every server behind the client, replicas included: its address, and the arguments by which a command is put to it. A
-    Redis of its own needs neither. Raises one of ``UNAVAILABLE``."""
-    cluster: Any = redis  # what is asked here, the client of a single Redis does not have
+    """List every server behind the client, replicas included: its address, and the arguments that send a command to it.
+
+    Both are empty for a single Redis. Raises one of ``UNAVAILABLE``.
+    """
+    cluster: Any = redis  # the client of a single Redis has no such methods
     if not isinstance(cluster, RedisCluster):
         return [("", {})]
     await cluster.initialize()
@@ -203,14 +208,16 @@ async def nodes(redis: "Redis") -> list[tuple[str, dict[str, Any]]]:
 
 
 async def is_durable(redis: "Redis") -> bool | None:
-    """Whether Redis, of a cluster each of its nodes, syncs its append-only file before it answers; None where it does not let
-    us look."""
+    """Whether Redis (each node of a cluster) syncs its append-only file before it answers.
+
+    None where Redis does not permit reading its configuration.
+    """
     verdicts = [await node_is_durable(redis, node) for _, node in await nodes(redis)]
     return False if False in verdicts else None if None in verdicts else True
 
 
 async def node_is_durable(redis: "Redis", node: dict[str, Any]) -> bool | None:
-    """``is_durable`` of one of ``nodes``."""
+    """Return ``is_durable`` for one of ``nodes``."""
     try:
         config = {**await redis.config_get("appendonly", **node), **await redis.config_get("appendfsync", **node)}
     except ResponseError:

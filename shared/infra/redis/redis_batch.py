@@ -1,10 +1,10 @@
-"""Many commands to Redis in one write, for the one place where redis-py's pipeline is what costs most.
+"""Internals of redis-py: many commands in one write, and stream entries as Redis sends them. Written for redis-py 8.
 
-A pipeline packs each command on its own, and waits for each answer with a time-out of its own: about 25 µs a command. The
-answers come together, so one time-out does for all of them.
+A pipeline packs each command by itself and waits for each answer with its own time-out: about 25 µs for each command. The
+answers arrive together, so one time-out is enough for all of them.
 
-This is the one module that uses internals of redis-py's connections. It is written for redis-py 8 (pyproject.toml has the upper
-bound). With another major version it falls back to the pipeline, and tests/integration/test_redis_batch.py fails.
+pyproject.toml bounds the version. With another major version this module falls back to the pipeline, and
+tests/unit/test_library_internals.py and tests/integration/test_redis_batch.py fail.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from typing import Any
 import hiredis
 import redis as redis_py
 from redis import asyncio as redis_asyncio
+from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
@@ -23,17 +24,32 @@ from redis.exceptions import TimeoutError as RedisTimeout
 WRITTEN_FOR = 8
 INTERNALS_ARE_KNOWN = int(redis_py.__version__.split(".")[0]) == WRITTEN_FOR
 Command = tuple[str | bytes | int, ...]
-_packed: Callable[[Any], bytes] = hiredis.pack_command  # annotated for tuples of one
-# Stands behind the others. A read without a time-out gives None where the kernel gave the connection up (ETIMEDOUT), which is
-# also what Redis answers to some commands: only if the last answer is there were the others Redis' own. And only if it is this
-# very answer were they those of these commands, not shifted by one that an earlier command had left to come.
+_packed: Callable[[Any], bytes] = hiredis.pack_command  # its stubs allow tuples of one element only
+# Follows the other commands. A read without a time-out returns None where the kernel gave up the connection (ETIMEDOUT), and
+# Redis answers some commands with None too. Only if the last answer arrives did the others come from Redis. And only if it is
+# this answer do they belong to these commands, and not to an earlier command whose answer was still to come.
 _LAST = _packed(("PING",))
 _LAST_ANSWERS = (b"PONG", "PONG")
 
 
+def keep_entries_as_sent(client: "redis_asyncio.Redis | RedisCluster") -> None:
+    """Have the client return the entries of XRANGE as Redis sends them: (id, [name, value, name, value, …]).
+
+    redis-py creates a dictionary for each entry, which is half the cost of reading a batch.
+    """
+    client.set_response_callback("XRANGE", _as_sent)
+
+
+def _as_sent(response: Any, **_: Any) -> Any:
+    return response
+
+
 async def execute_all(redis: "redis_asyncio.Redis", commands: Sequence[Command], timeout_s: float) -> list[Any]:
-    """The answers in the order of the commands. On a connection of the client's pool, repeated as the client is told to repeat.
-    Raises what a pipeline raises: the first error that Redis answered, once all answers are read; ``redis.RedisError``."""
+    """Execute commands on one connection of the client's pool. Returns the answers in the order of the commands.
+
+    Repeats as the client's settings say. Raises what a pipeline raises: the first error that Redis answered, after all answers
+    are read; ``redis.RedisError``.
+    """
     if not INTERNALS_ARE_KNOWN:
         return await execute_by_pipeline(redis, commands)
     packed = b"".join([*map(_packed, commands), _LAST])
@@ -57,7 +73,7 @@ async def execute_all(redis: "redis_asyncio.Redis", commands: Sequence[Command],
 
 
 async def execute_by_pipeline(redis: "redis_asyncio.Redis", commands: Sequence[Command]) -> list[Any]:
-    """The same by redis-py's public interface. Its time-out is the connection's own."""
+    """Execute commands by redis-py's public interface, with the time-out of the connection."""
     pipeline = redis.pipeline(transaction=False)
     for command in commands:
         pipeline.execute_command(*command)
@@ -65,14 +81,17 @@ async def execute_by_pipeline(redis: "redis_asyncio.Redis", commands: Sequence[C
 
 
 async def _exchange(connection: AbstractConnection, packed: bytes, count: int, timeout_s: float) -> list[Any]:
-    """A connection that is left with answers unread is closed: they would be taken for those of the next command."""
+    """Send the commands and read ``count`` answers.
+
+    Closes a connection with unread answers: the next command would get them as its own.
+    """
     await connection.send_packed_command(packed)
     answers: list[Any] = []
     try:
         async with asyncio.timeout(timeout_s):
             for _ in range(count):
                 try:
-                    answers.append(await connection.read_response(timeout=math.inf))  # this one's time-out is around it
+                    answers.append(await connection.read_response(timeout=math.inf))  # the block has the time-out
                 except ResponseError as error:
                     answers.append(error)
             last = await connection.read_response(timeout=math.inf)
@@ -83,5 +102,5 @@ async def _exchange(connection: AbstractConnection, packed: bytes, count: int, t
         raise RedisTimeout("Redis did not answer in time")
     if last not in _LAST_ANSWERS:
         await connection.disconnect()
-        raise RedisConnectionError("Redis' answers were not those of these commands")
+        raise RedisConnectionError("the answers of Redis are not those of these commands")
     return answers

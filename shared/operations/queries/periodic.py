@@ -1,4 +1,4 @@
-"""The worker's periodic jobs: who may run one now, and how the last run of each went."""
+"""SQL of the worker's periodic jobs: their locks, and their last runs."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,8 +9,10 @@ from shared.models.operations import JobRun
 
 @asynccontextmanager
 async def job_lock(conn: Connection, name: str) -> AsyncIterator[bool]:
-    """Yields whether this connection now holds the job's lock; never waits. The lock is the connection's: it ends with the
-    block, or with the process that holds it."""
+    """Try to take the lock of a job, without waiting. Yields whether this connection holds it.
+
+    The lock belongs to the connection. It ends with the block, or with the process that holds it.
+    """
     held = bool(
         await conn.fetchval(
             "SELECT pg_try_advisory_lock(hashtext('relay_job_' || current_schema()), hashtext($1))", name
@@ -26,11 +28,13 @@ async def job_lock(conn: Connection, name: str) -> AsyncIterator[bool]:
 
 
 async def last_run(conn: Connection, name: str) -> JobRun | None:
+    """Return the last run of a job, finished or not."""
     row = await conn.fetchrow("SELECT name, started_ms, finished_ms, error FROM periodic_job WHERE name = $1", name)
     return None if row is None else JobRun(**row)
 
 
 async def record_start(conn: Connection, name: str, now_ms: int) -> None:
+    """Record that a run has started."""
     await conn.execute(
         """
         INSERT INTO periodic_job (name, started_ms)
@@ -47,6 +51,7 @@ async def record_start(conn: Connection, name: str, now_ms: int) -> None:
 
 
 async def record_end(conn: Connection, name: str, now_ms: int, error: str | None) -> None:
+    """Record the end of a run, with the error if it failed. Postgres stores no NUL."""
     await conn.execute(
         "UPDATE periodic_job SET finished_ms = $2, error = $3 WHERE name = $1",
         name,

@@ -1,4 +1,4 @@
-"""The state of the machine: workers and their heartbeats, and what waits."""
+"""SQL of workers, their heartbeats, and waiting work."""
 
 from datetime import timedelta
 
@@ -6,13 +6,13 @@ from shared.infra.clock import from_ms
 from shared.infra.postgres.pool import Connection
 from shared.models.operations import MachineState, WaitingWork, WorkerRow
 
-# A worker beats every five seconds; one that missed a few is not there any more.
+# A worker sends a heartbeat every five seconds. One that missed several has ended.
 ALIVE_S = 30
 _REMEMBERED = timedelta(days=1)
 
 
 async def beat(conn: Connection, worker: WorkerRow) -> None:
-    """Records a heartbeat."""
+    """Record a heartbeat."""
     await conn.execute(
         """
         INSERT INTO worker (id, host, pid, version, started_at, seen_at, stopped_at) VALUES ($1, $2, $3, $4, $5, $6, $7)
@@ -23,12 +23,12 @@ async def beat(conn: Connection, worker: WorkerRow) -> None:
 
 
 async def forget_workers(conn: Connection, now_ms: int) -> None:
-    """Drops the rows of workers not seen for a day."""
+    """Delete the rows of workers that were not seen for a day."""
     await conn.execute("DELETE FROM worker WHERE seen_at < $1", from_ms(now_ms) - _REMEMBERED)
 
 
 async def workers(conn: Connection) -> list[WorkerRow]:
-    """Every worker of the last day, the most recently seen first."""
+    """Return every worker of the last day, the most recently seen first."""
     rows = await conn.fetch(
         """
         SELECT id, host, pid, version, started_at, seen_at, stopped_at
@@ -40,8 +40,10 @@ async def workers(conn: Connection) -> list[WorkerRow]:
 
 
 async def waiting_work(conn: Connection, now_ms: int) -> WaitingWork:
-    """Counts of the inbox (what waits there is bounded by the length of an outage of Redis), of set-aside events, and of
-    workers alive."""
+    """Count the events in the inbox, the set-aside events, and the running workers.
+
+    The inbox holds at most the events of one outage of Redis, so counting it is cheap.
+    """
     row = await conn.fetchrow(
         """
         SELECT (SELECT count(*) FROM webhook_inbox), (SELECT count(*) FROM set_aside_event),
@@ -54,7 +56,7 @@ async def waiting_work(conn: Connection, now_ms: int) -> WaitingWork:
 
 
 async def machine_state(conn: Connection, now_ms: int) -> MachineState:
-    """What waits, who works, and when LiveKit was last heard of."""
+    """Return the waiting work, the workers, and the time of the last webhook."""
     waiting = await waiting_work(conn, now_ms)
     seen_at = await conn.fetchval("SELECT max(seen_at) FROM worker")
     webhook_ms = await conn.fetchval("SELECT max(received_ms) FROM fold_progress WHERE partition >= 0")
@@ -62,6 +64,6 @@ async def machine_state(conn: Connection, now_ms: int) -> MachineState:
 
 
 async def server_version(conn: Connection) -> str:
-    """Postgres' version as it names it, such as `15.4`, without what the packager adds."""
+    """Return the version of Postgres, such as `15.4`, without the suffix of a package."""
     version: str = await conn.fetchval("SELECT split_part(current_setting('server_version'), ' ', 1)")
     return version
