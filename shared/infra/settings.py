@@ -1,5 +1,7 @@
-"""Settings from the environment: the one place that reads it. Every problem is told, one line a variable, no value of a
-secret in any of them."""
+"""Reads the settings from the environment. No other module reads it.
+
+All problems are reported together, one line for each variable. No line holds the value of a secret.
+"""
 
 import os
 import re
@@ -14,33 +16,43 @@ import msgspec
 from shared.errors import SettingsInvalid
 from shared.infra.postgres.database_url import DatabaseUrl as DatabaseUrl
 from shared.infra.postgres.database_url import parse_database_url as parse_database_url
-from shared.infra.settings_table import LOG_FORMATS, SETTINGS, Setting, cleaned, is_quoted
+from shared.infra.settings_table import BY_NAME, SETTINGS, Setting, cleaned, is_quoted
 from shared.models.accounts import SIGN_UPS, SignUp
 from shared.models.key_pair import KeyPair
 
 _HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
-_NUMBER = re.compile(r"[0-9]{1,9}")  # int() refuses a number of thousands of digits with an error of its own
-DEFAULT_PORT = 3000
-DEFAULT_HOST = "127.0.0.1"
+_NUMBER = re.compile(r"[0-9]{1,9}")  # int() refuses thousands of digits with another error
 DEFAULT_DATA_DIR = ".relay"
-DEFAULT_RECONCILE_INTERVAL_S = 30
-DEFAULT_EVENT_RETENTION_DAYS = 90
-DEFAULT_TRUSTED_PROXIES = ("127.0.0.1", "::1")
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(text.replace(",", " ").split())
+
+
+def _number(name: str) -> int:
+    """The default of a setting that is a number."""
+    return int(BY_NAME[name].default)
+
+
+DEFAULT_PORT = _number("PORT")
+DEFAULT_TRUSTED_PROXIES = _listed(BY_NAME["TRUSTED_PROXIES"].default)
 
 
 class RateLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Requests a minute; 0 is no limit. ``unknown_keys`` counts, for each client address, lookups of keys that do not
-    exist."""
+    """Limits in requests a minute; 0 means no limit.
 
-    tokens_per_key: int = 300_000
-    tokens_per_project: int = 600_000
-    api_per_key: int = 3_000
-    api_per_project: int = 6_000
-    unknown_keys: int = 60
+    ``unknown_keys`` limits lookups of keys that do not exist, for each client address.
+    """
+
+    tokens_per_key: int = _number("RATE_LIMIT_TOKENS_PER_KEY")
+    tokens_per_project: int = _number("RATE_LIMIT_TOKENS_PER_PROJECT")
+    api_per_key: int = _number("RATE_LIMIT_API_PER_KEY")
+    api_per_project: int = _number("RATE_LIMIT_API_PER_PROJECT")
+    unknown_keys: int = _number("RATE_LIMIT_UNKNOWN_KEYS")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the services run with. ``repr`` shows no secret."""
+    """The settings of a service. ``repr`` shows no secret."""
 
     database: DatabaseUrl
     redis_url: str
@@ -53,16 +65,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     relay_api_url: str
     relay_internal_url: str | None = None
     port: int = DEFAULT_PORT
-    host: str = DEFAULT_HOST
-    reconcile_interval_s: int = DEFAULT_RECONCILE_INTERVAL_S
-    event_retention_days: int = DEFAULT_EVENT_RETENTION_DAYS
+    host: str = BY_NAME["RELAY_HOST"].default
+    reconcile_interval_s: int = _number("RECONCILE_INTERVAL_SECONDS")
+    event_retention_days: int = _number("EVENT_RETENTION_DAYS")
     livekit_previous: KeyPair | None = None
     redis_streams_url: str | None = None
     otlp_endpoint: str | None = None
-    worker_port: int = 0
-    drain_s: int = 0
-    log_format: str = LOG_FORMATS[0]
-    log_level: str = "info"
+    worker_port: int = _number("WORKER_PORT")
+    drain_s: int = _number("DRAIN_SECONDS")
+    log_format: str = BY_NAME["LOG_FORMAT"].default
+    log_level: str = BY_NAME["LOG_LEVEL"].default
     rate_limits: RateLimits = RateLimits()
     trusted_proxies: tuple[str, ...] = DEFAULT_TRUSTED_PROXIES
     sign_up: SignUp = "first"
@@ -70,7 +82,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def own_url(self) -> str:
-        """The address by which Relay's own commands reach the api."""
+        """The URL at which Relay's own commands reach the API."""
         return self.relay_internal_url or self.relay_api_url
 
     def __repr__(self) -> str:
@@ -85,13 +97,13 @@ def _parts(url: str, schemes: tuple[str, ...], name: str, need_host: bool = True
     hint = example.get(name, f"{schemes[0]}://host")
     try:
         parts = urlsplit(url)
-        _ = parts.port  # raises on a port that is no number
+        _ = parts.port  # raises for a port that is not a number
     except ValueError:
         raise SettingsInvalid([f"{name} is not a valid URL. Expected something like {hint}"]) from None
     if parts.scheme not in schemes:
         raise SettingsInvalid([f"{name} must start with {' or '.join(s + '://' for s in schemes)}, like {hint}"])
     if need_host and not parts.hostname:
-        raise SettingsInvalid([f"{name} names no host. Expected something like {hint}"])
+        raise SettingsInvalid([f"{name} has no host. Expected something like {hint}"])
     return parts
 
 
@@ -104,13 +116,15 @@ def _is_network(text: str) -> bool:
 
 
 def derive_livekit_api_url(livekit_url: str) -> str:
-    """The http(s) form of LiveKit's ws(s) URL."""
+    """Turn LiveKit's ws(s) URL into its http(s) URL."""
     return re.sub(r"^ws", "http", livekit_url)
 
 
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """Reads and checks every setting of ``SETTINGS`` at once. Raises ``SettingsInvalid`` with one line per missing or malformed
-    variable."""
+    """Read and check every setting in ``SETTINGS``.
+
+    Raises ``SettingsInvalid`` with one line for each missing or malformed variable.
+    """
     env = os.environ if environ is None else environ
     lines: list[str] = []
     values: dict[str, str] = {}
@@ -131,22 +145,24 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
 
 
 def _pair_is_halved(env: Mapping[str, str]) -> bool:
-    """Whether the previous LiveKit pair has a key and no secret."""
+    """Whether the previous LiveKit pair has a key but no secret."""
     key, secret = (cleaned(env.get(f"LIVEKIT_API_{part}_PREVIOUS", "")) for part in ("KEY", "SECRET"))
     return bool(key and not secret)
 
 
 def _checked(setting: Setting, text: str) -> str:
-    """The value as it is used: of a URL without slashes at its end, the default for an empty one. Raises
-    ``SettingsInvalid`` with one line, which holds no value of a secret."""
+    """Check a value and return it as it is used: a URL without slashes at its end, the default for an empty value.
+
+    Raises ``SettingsInvalid`` with one line, which holds no value of a secret.
+    """
     name = setting.name
     if not text:
         if setting.required:
-            raise SettingsInvalid([f"{name} is not set: {setting.meaning}"])
+            raise SettingsInvalid([f"{name} is not set: {setting.description}"])
         return setting.default
     if re.search(r"[\r\n\0]", text):
         raise SettingsInvalid([f"{name} holds a line break: give it in one line"])
-    # A secret may begin and end with a quote, so `risks_of` warns of it instead.
+    # The quotes may belong to a secret, so `risks_of` warns about them instead.
     if setting.kind != "secret" and is_quoted(text):
         raise SettingsInvalid([f"{name} has quotes around it, which became a part of the value: write it without"])
     if len(text) < setting.shortest:
@@ -176,10 +192,6 @@ def _checked(setting: Setting, text: str) -> str:
                     [f"{name} must be host names without scheme and port, like relay.example.com, separated by commas"]
                 )
     return text
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(text.replace(",", " ").split())
 
 
 def _settings(values: Mapping[str, str], database: DatabaseUrl) -> Settings:
@@ -220,15 +232,15 @@ def _settings(values: Mapping[str, str], database: DatabaseUrl) -> Settings:
 
 
 def inherited_environment(overrides: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment with ``overrides``, to start a child process with."""
+    """The environment for a child process: that of this process, with ``overrides``."""
     return {**os.environ, **overrides}
 
 
 def environment() -> Mapping[str, str]:
-    """This process's environment, for the command line's lookups."""
+    """The environment of this process, for lookups of the command line."""
     return os.environ
 
 
 def default_data_dir() -> Path:
-    """``RELAY_DATA_DIR``, else ``.relay`` in the working directory."""
+    """The data directory: ``RELAY_DATA_DIR``, or ``.relay`` in the working directory."""
     return Path(os.environ.get("RELAY_DATA_DIR", "") or DEFAULT_DATA_DIR)

@@ -1,4 +1,4 @@
-"""What the settings alone tell about a deployment, for the start of a service and for `relay doctor`."""
+"""Finds dangerous settings, for the start of a service and for `relay doctor`."""
 
 import logging
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from shared.infra.settings import Settings
 from shared.infra.settings_table import is_quoted
 
 _LOCAL_NAMES = {"localhost", ""}
-# LiveKit itself warns of anything shorter (livekit-server, config.go: ValidateKeys).
+# LiveKit itself warns about shorter secrets (livekit-server, config.go: ValidateKeys).
 _LIVEKIT_SECRET_LENGTH = 32
 _AUTH_SECRET_LENGTH = 24
 _DIFFERENT_CHARACTERS = 8
@@ -21,7 +21,10 @@ log = logging.getLogger("relay.settings")
 
 
 class Risk(NamedTuple):
-    """``note``: to know. ``warning``: to change. ``error``: open to others, or not working."""
+    """A setting that no deployment should have.
+
+    ``note``: good to know. ``warning``: should be changed. ``error``: open to others, or does not work.
+    """
 
     level: Literal["note", "warning", "error"]
     fact: str
@@ -29,7 +32,7 @@ class Risk(NamedTuple):
 
 
 def is_local_host(host: str) -> bool:
-    """Whether a host name or address is this machine's own."""
+    """Whether a host name or address belongs to this machine."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -37,12 +40,12 @@ def is_local_host(host: str) -> bool:
 
 
 def is_local(url: str) -> bool:
-    """Whether a URL leads to this machine."""
+    """Whether a URL points to this machine."""
     return is_local_host(urlsplit(url).hostname or "")
 
 
 def is_published(secret: str) -> bool:
-    """Whether everybody can read this secret: in LiveKit's documentation, or in deploy/demo.env."""
+    """Whether a secret is public: in LiveKit's documentation, or in deploy/demo.env."""
     return secret == "secret" or secret.startswith("demo-")  # noqa: S105  # the published one
 
 
@@ -56,38 +59,36 @@ def _quoted_secrets(settings: Settings) -> Iterator[Risk]:
     }
     for name, secret in secrets.items():
         if is_quoted(secret):
-            yield Risk(
-                "warning", f"{name} has quotes around it: whoever has it without them is refused", _QUOTES_ADVICE
-            )
+            yield Risk("warning", f"{name} has quotes around it: the secret without them is refused", _QUOTES_ADVICE)
 
 
 def risks_of(settings: Settings) -> Iterator[Risk]:
-    """Values and combinations that each service accepts and no deployment should have. No text holds a secret."""
+    """Yield the values and combinations that services accept but no deployment should have. No text holds a secret."""
     yield from _quoted_secrets(settings)
     public = not is_local(settings.relay_api_url)
     if is_published(settings.livekit_api_secret):
         yield Risk(
             "error" if public or not is_local(settings.livekit_url) else "note",
             "LIVEKIT_API_SECRET is a published one (`livekit-server --dev`, deploy/demo.env): anybody can sign with it",
-            "fine on one's own machine; elsewhere make a pair with `livekit-server generate-keys`",
+            "this is fine on your own machine; elsewhere create a pair with `livekit-server generate-keys`",
         )
     elif len(settings.livekit_api_secret) < _LIVEKIT_SECRET_LENGTH:
         yield Risk(
             "warning",
             f"LIVEKIT_API_SECRET has {len(settings.livekit_api_secret)} characters; LiveKit asks for {_LIVEKIT_SECRET_LENGTH}",
-            "make a pair with `livekit-server generate-keys` and change over as docs/security.md says",
+            "create a pair with `livekit-server generate-keys` and replace it as docs/security.md says",
         )
     if is_published(settings.auth_secret):
         yield Risk(
             "error" if public else "note",
             "AUTH_SECRET is a published one (deploy/demo.env): anybody can sign portal sessions with it",
-            "fine on one's own machine; elsewhere set it to the output of `openssl rand -base64 32`",
+            "this is fine on your own machine; elsewhere set it to the output of `openssl rand -base64 32`",
         )
     elif len(settings.auth_secret) < _AUTH_SECRET_LENGTH or len(set(settings.auth_secret)) < _DIFFERENT_CHARACTERS:
         yield Risk(
             "warning" if public else "note",
             "AUTH_SECRET is easy to guess: it is short, or repeats few characters",
-            "set it to the output of `openssl rand -base64 32` and change over as docs/security.md says",
+            "set it to the output of `openssl rand -base64 32` and replace it as docs/security.md says",
         )
     for name, url, secure in (
         ("RELAY_API_URL", settings.relay_api_url, "https"),
@@ -96,37 +97,37 @@ def risks_of(settings: Settings) -> Iterator[Risk]:
         if not is_local(url) and urlsplit(url).scheme != secure:
             yield Risk(
                 "warning",
-                f"{name} is not encrypted ({urlsplit(url).scheme}://): keys and tokens travel readable",
-                f"put TLS in front and use {secure}:// (browsers allow a microphone on secure pages only)",
+                f"{name} is not encrypted ({urlsplit(url).scheme}://): everyone on the way can read keys and tokens",
+                f"put TLS in front and use {secure}:// (browsers allow a microphone only on secure pages)",
             )
     if public and is_local(settings.livekit_url):
         yield Risk(
             "error",
-            "clients are told to connect to LiveKit on their own machine: LIVEKIT_URL is a loopback address",
-            "set LIVEKIT_URL to the address that clients reach, and LIVEKIT_API_URL to the local one",
+            "LIVEKIT_URL is a loopback address: clients would look for LiveKit on their own machine",
+            "set LIVEKIT_URL to the address that clients reach, and LIVEKIT_API_URL to the local address",
         )
     if settings.livekit_previous is not None:
         yield Risk(
             "note",
-            "a previous LiveKit key pair is still accepted for webhooks",
-            "once LiveKit signs with the new one, remove LIVEKIT_API_SECRET_PREVIOUS and LIVEKIT_API_KEY_PREVIOUS",
+            "the previous LiveKit key pair is still accepted for webhooks",
+            "when LiveKit signs with the new pair, remove LIVEKIT_API_SECRET_PREVIOUS and LIVEKIT_API_KEY_PREVIOUS",
         )
     if settings.auth_secret_previous is not None:
         yield Risk(
             "note",
-            "a second AUTH_SECRET still vouches for portal sessions",
-            "remove AUTH_SECRET_PREVIOUS 14 days after the change: whoever came back has a cookie of the new one by then",
+            "portal sessions signed with the previous AUTH_SECRET are still accepted",
+            "remove AUTH_SECRET_PREVIOUS 14 days after the change: by then every active session has a new cookie",
         )
     if settings.reconcile_interval_s == 0:
         yield Risk(
             "warning",
-            "reconciliation is off: a webhook that LiveKit could not deliver stays lost",
+            "reconciliation is off: usage that a lost webhook would have reported stays missing",
             "remove RECONCILE_INTERVAL_SECONDS=0",
         )
 
 
 def log_risks(settings: Settings) -> None:
-    """At the start of a service: one line a warning or error."""
+    """Log each warning and error in one line, at the start of a service."""
     for level, fact, advice in risks_of(settings):
         if level != "note":
             log.log(logging.ERROR if level == "error" else logging.WARNING, "settings: %s. %s", fact, advice)

@@ -167,6 +167,31 @@ def test_up_opens_no_published_secret_to_others(host: str, secrets: dict[str, st
     refuse_published_secrets(host, load_settings(VALID))
 
 
+@every_setting
+def test_every_setting_is_described_in_words_that_end_a_sentence(setting: Setting) -> None:
+    """The description follows "is not set: " in a message, so it is a noun phrase without a period."""
+    assert re.match(r"(the|a|who) \S", setting.description), setting.description
+    assert not setting.description.endswith(".")
+    assert len(setting.description) <= 90
+    assert sum(other.description == setting.description for other in SETTINGS) == 1
+
+
+def test_the_defaults_of_the_services_come_from_the_table() -> None:
+    required = {setting.name: VALID[setting.name] for setting in SETTINGS if setting.required}
+    loaded = load_settings(required)
+    built = Settings(
+        database=loaded.database,
+        redis_url=loaded.redis_url,
+        livekit_url=loaded.livekit_url,
+        livekit_api_url=loaded.livekit_api_url,
+        livekit_api_key=loaded.livekit_api_key,
+        livekit_api_secret=loaded.livekit_api_secret,
+        auth_secret=loaded.auth_secret,
+        relay_api_url=loaded.relay_api_url,
+    )
+    assert same(built, loaded)
+
+
 def documented() -> dict[str, str]:
     """Name to row of the table in docs/self-hosting.md."""
     section = read("docs/self-hosting.md").partition("\n## Settings\n")[2].partition("\n## ")[0]
