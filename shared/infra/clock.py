@@ -1,4 +1,4 @@
-"""Where the time comes from. Functions take ``now_ms``; only the edges of a process ask a clock."""
+"""Clocks and times in unix milliseconds. Functions take ``now_ms``; only the edge of a process reads a clock."""
 
 import time
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ SECOND_MS = 1000
 
 @runtime_checkable
 class Clock(Protocol):
-    """Tells the time as unix milliseconds, UTC."""
+    """A source of the time in unix milliseconds (UTC)."""
 
     def now_ms(self) -> int: ...
 
@@ -25,15 +25,15 @@ class SystemClock:
 
 
 def rfc3339(at_ms: int) -> str:
-    """Unix milliseconds as ``2026-06-18T00:00:00.000Z``."""
+    """Format unix milliseconds like ``2026-06-18T00:00:00.000Z``."""
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def from_ms(at_ms: int) -> datetime:
-    """Unix milliseconds as a UTC time."""
+    """Turn unix milliseconds into a UTC datetime."""
     return datetime.fromtimestamp(at_ms / 1000, UTC)
 
 
 def floor_to(at_ms: int, unit_ms: int) -> int:
-    """The start of the UTC hour, day or minute that ``at_ms`` lies in."""
+    """Return the start of the UTC hour, day or minute that contains ``at_ms``."""
     return at_ms - at_ms % unit_ms

@@ -24,7 +24,7 @@ _PREFIX_OF: dict[KeyType, str] = {"secret": "sk", "publishable": "pk"}
 
 
 class KeyParts(NamedTuple):
-    """What a well-formed API key says of itself before anything is looked up."""
+    """What the text of a well-formed API key says, without a lookup."""
 
     mode: Mode
     type: KeyType
@@ -32,7 +32,7 @@ class KeyParts(NamedTuple):
 
 
 class RoomName(NamedTuple):
-    """A LiveKit room name of ours, taken apart."""
+    """The parts of a LiveKit room name that Relay created."""
 
     project_id: str
     mode: Mode
@@ -40,7 +40,10 @@ class RoomName(NamedTuple):
 
 
 def new_id(length: int = 16) -> str:
-    """A random identifier of lower-case letters and digits (5 bits each), without ``_``: room names rely on that."""
+    """Create a random identifier of lower-case letters and digits (5 bits each).
+
+    It has no ``_``. Room names rely on that.
+    """
     return "".join(secrets.choice(_ID_ALPHABET) for _ in range(length))
 
 
@@ -54,23 +57,23 @@ def _checksum(body: str) -> str:
 
 
 def key_prefix(mode: Mode, key_type: KeyType) -> str:
-    """What keys of this mode and type begin with: ``sk_live_`` or the like."""
+    """Return the prefix of keys of this mode and type, such as ``sk_live_``."""
     return f"{_PREFIX_OF[key_type]}_{mode}_"
 
 
 def new_key(mode: Mode, key_type: KeyType) -> str:
-    """A fresh API key: its prefix, 190 random bits, six characters of checksum. Shown once, never stored."""
+    """Create an API key: prefix, 190 random bits, checksum of six characters. It is shown once and never stored."""
     body = key_prefix(mode, key_type) + "".join(secrets.choice(_BASE62) for _ in range(_KEY_RANDOM_LENGTH))
     return body + _checksum(body)
 
 
 def key_digest(key: str) -> bytes:
-    """SHA-256 of the key, the only form in which the database knows it. 190 random bits need no salt or stretching."""
+    """Return the SHA-256 of a key, the only form that the database stores. 190 random bits need no salt or stretching."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
 
 
 def parse_key(key: str) -> KeyParts | None:
-    """The parts of a key whose form and checksum are right, else None. Costs no query, so guessing costs us nothing."""
+    """Parse a key; None if its form or checksum is wrong. Needs no query, so guessed keys cost no lookup."""
     match = _KEY.fullmatch(key)
     if match is None or _checksum(key[:-_KEY_CHECKSUM_LENGTH]) != match[4]:
         return None
@@ -79,20 +82,22 @@ def parse_key(key: str) -> KeyParts | None:
 
 
 def resembles_key(text: str) -> bool:
-    """Whether a text that is no key was meant to be one: it begins as our keys do, so it is mistyped or cut off."""
+    """Whether a text that is not a key begins like one, because it is mistyped or cut off."""
     return _KEY_START.match(text) is not None
 
 
 def livekit_room(project_id: str, mode: Mode, display: str) -> str:
-    """LiveKit's name of a project's room: ``p_<projectId>__lobby`` in live mode, ``t_<projectId>__lobby`` in test mode."""
+    """Return the LiveKit room name: ``p_<projectId>__lobby`` in live mode, ``t_<projectId>__lobby`` in test mode."""
     return f"{'p' if mode == 'live' else 't'}_{project_id}__{display}"
 
 
-# Asked of every event, and its room's others are about.
+# Called for every event. Events of the same room follow each other closely.
 @lru_cache(maxsize=4096)
 def parse_livekit_room(name: str) -> RoomName | None:
-    """The inverse of ``livekit_room``; None for a room that Relay did not name. A project id holds no ``_``, so the first
-    ``__`` ends it whatever the display name contains."""
+    """Invert ``livekit_room``; None for a room that Relay did not name.
+
+    A project id has no ``_``, so the first ``__`` ends it, whatever the display name contains.
+    """
     match = _ROOM.fullmatch(name)
     if match is None:
         return None

@@ -1,4 +1,4 @@
-"""Indents JSON for people to read. Iterative and bounded, however deeply the JSON is nested and however large it is."""
+"""Indents JSON for people to read, iteratively and within bounds, for any depth and size."""
 
 import re
 
@@ -6,15 +6,17 @@ import msgspec
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"?|[{}\[\],:]|[^\s"{}\[\],:]+', re.DOTALL)
 _INDENT = 2
-# Deeper levels are not indented further: with 10,000 levels the spaces alone would take 100 MB.
+# Deeper levels are not indented further: the spaces of 10,000 levels would take 100 MB.
 MAX_INDENTED_DEPTH = 24
-# Only the start of a body is read: so many bytes for each character of the result. LiveKit sends JSON without white space.
+# Only the start of a body is read: this many bytes for each character of the result. LiveKit sends JSON without white space.
 _BYTES_READ = 4
 
 
 def indented(body: bytes, longest: int) -> tuple[str, bool]:
-    """The start of a body, at most ``longest`` characters, and whether that is less than all. JSON is indented; anything else
-    is returned as it is."""
+    """Return the start of a body, at most ``longest`` characters, and whether it was cut.
+
+    JSON is indented. Anything else is returned as it is.
+    """
     start = body[: longest * _BYTES_READ]
     text, is_cut = start.decode("utf-8", "replace"), len(start) < len(body)
     if _is_json(body):
@@ -27,7 +29,7 @@ def _is_json(body: bytes) -> bool:
     try:
         msgspec.json.decode(body, type=msgspec.Raw)
     except RecursionError:
-        return True  # as far as it was read; deeper than msgspec follows
+        return True  # valid as far as it was read, and nested deeper than msgspec follows
     except (msgspec.DecodeError, UnicodeDecodeError):
         return False
     return True
@@ -36,7 +38,7 @@ def _is_json(body: bytes) -> bool:
 def _indent(text: str, longest: int) -> tuple[str, bool]:
     pieces: list[str] = []
     size = depth = 0
-    opened = False  # the part before opened an object or an array
+    opened = False  # the previous part opened an object or an array
     for found in _TOKEN.finditer(text):
         part = found[0]
         if part in "}]":

@@ -1,8 +1,8 @@
-"""A fault that repeats is logged a few times, then counted.
+"""Logs a repeated fault a few times, then only counts it.
 
-A disk that is full or a Postgres that is away fails every request and every batch in the same way. The first lines say what is
-wrong; thousands more only fill the log, which may be on the disk that is full. The filter passes ``BURST`` lines of a kind in
-``WINDOW_S`` and counts the others. The first line of any kind after that reports their number (``not_logged``).
+A full disk, or a Postgres that is away, fails every request and every batch in the same way. The first lines say what is wrong.
+Thousands more only fill the log, which may be on the full disk. The filter passes ``BURST`` lines of a kind in ``WINDOW_S``
+seconds and counts the others. The first line of any kind after that reports their number (``not_logged``).
 """
 
 import logging
@@ -13,13 +13,13 @@ from collections.abc import Callable
 
 BURST = 5
 WINDOW_S = 60.0
-# Kinds that are remembered. Beyond that the oldest is forgotten: its next line passes.
+# The number of kinds to remember. Beyond it the oldest is forgotten, so its next line passes.
 KINDS = 1000
 Kind = tuple[str, int, str, str]
 
 
 class _Window:
-    """One kind of line since ``started``: how many passed, and how many were dropped."""
+    """Counts the lines of one kind since ``started``: those that passed and those that were dropped."""
 
     __slots__ = ("dropped", "passed", "started")
 
@@ -28,15 +28,18 @@ class _Window:
 
 
 class FloodFilter(logging.Filter):
-    """For a handler. Lines below WARNING always pass. Lines are of one kind that share logger, level, text before formatting
-    and type of exception."""
+    """A filter for a log handler, which limits repeated warnings and errors.
+
+    Lines below WARNING always pass. Lines are of one kind if they share logger, level, text before formatting and type of
+    exception.
+    """
 
     def __init__(
         self, burst: int = BURST, window_s: float = WINDOW_S, clock: Callable[[], float] = time.monotonic
     ) -> None:
         super().__init__()
         self._burst, self._window_s, self._clock = burst, window_s, clock
-        # In the order in which they started.
+        # In the order of their start.
         self._windows: OrderedDict[Kind, _Window] = OrderedDict()
         self._ended: dict[Kind, int] = {}
         self._lock = threading.Lock()
@@ -85,7 +88,7 @@ class FloodFilter(logging.Filter):
 
 def _note(record: logging.LogRecord, name: str, value: object) -> None:
     message: object = record.msg
-    if isinstance(message, dict):  # structlog's
+    if isinstance(message, dict):  # from structlog
         record.msg = {**message, name: value}
     else:
         setattr(record, name, value)
@@ -93,7 +96,7 @@ def _note(record: logging.LogRecord, name: str, value: object) -> None:
 
 def _kind_of(record: logging.LogRecord) -> Kind:
     failure = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else ""
-    # structlog hands over a dictionary.
+    # structlog passes a dictionary.
     message: object = record.msg
     text = message.get("event", "") if isinstance(message, dict) else message
     return record.name, record.levelno, str(text)[:200], failure

@@ -1,9 +1,9 @@
-"""Logs: one JSON object a line in production, readable lines in a terminal, and the id of the request in each of them.
+"""Sets up logging: JSON objects in production, readable lines in a terminal, each with the id of the request.
 
-Modules log as ever (``logging.getLogger("relay.api").warning("…", …)``), or with names and values through
-``structlog.get_logger("relay.api").warning("key_lookup_failed", cause="timeout")``; both come out the same way. At info level
-and above nothing may name a person: no identity, no name, no metadata. Keys, tokens and passwords are blotted out wherever
-they turn up, as the last net and not as a permission.
+Modules log through ``logging.getLogger("relay.api").warning("…", …)``, or with names and values through
+``structlog.get_logger("relay.api").warning("key_lookup_failed", cause="timeout")``. Both have the same output. No line at info
+level or above may name a person: no identity, no name, no metadata. Keys, tokens and passwords are removed wherever they
+appear. That is a last safeguard: code must not log them.
 """
 
 import logging
@@ -20,7 +20,7 @@ from shared.infra.log_flood import FloodFilter
 
 LogFormat = Literal["json", "text"]
 
-# Set for the time of a request; plain rather than structlog's own dictionary, because the hot paths set it too.
+# Set during a request. A plain variable, because structlog's own dictionary would be slow on the hot paths.
 request_id: ContextVar[str | None] = ContextVar("relay_request_id", default=None)
 
 _SECRETS = re.compile(
@@ -31,19 +31,19 @@ _SECRETS = re.compile(
 
 
 def without_secrets(text: str) -> str:
-    """``text`` with the secret part of API keys, JWTs and passwords in URLs replaced by ``***``."""
+    """Replace the secret part of API keys, JWTs and passwords in URLs by ``***``."""
     return _SECRETS.sub(lambda found: "".join(group or "" for group in found.groups()) + "***", text)
 
 
 def choose_format(setting: str, stream: TextIO) -> LogFormat:
-    """``auto``: readable in a terminal, JSON everywhere else."""
+    """Choose the format. ``auto`` means text in a terminal and JSON everywhere else."""
     if setting == "json" or (setting == "auto" and not stream.isatty()):
         return "json"
     return "text"
 
 
 def set_up_logging(setting: str = "auto", level: str = "info", stream: TextIO | None = None) -> None:
-    """Sends everything that is logged in this process to ``stream`` (stderr). Called once, by a service's ``run``."""
+    """Send all logs of this process to ``stream`` (default: stderr). Called once, by a service's ``run``."""
     stream = stream or sys.stderr
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -53,7 +53,7 @@ def set_up_logging(setting: str = "auto", level: str = "info", stream: TextIO | 
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.stdlib.ExtraAdder(),
         structlog.processors.format_exc_info,
-        _blot_secrets,
+        _remove_secrets,
     ]
     last: list[Any]
     if choose_format(setting, stream) == "json":
@@ -67,11 +67,11 @@ def set_up_logging(setting: str = "auto", level: str = "info", stream: TextIO | 
     handler.setFormatter(formatter)
     handler.addFilter(FloodFilter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # They tell of every message and every connection at info.
+    # At info, these log every message and every connection.
     for name in ("dramatiq", "uvicorn", "httpx", "httpcore", "yoyo", "opentelemetry"):
         chatty = logging.getLogger(name)
         chatty.setLevel(max(logging.WARNING, logging.getLogger().level))
-        # Uvicorn's own configuration, where something applied it, would keep its lines to itself.
+        # Uvicorn's own configuration, if something applied it, does not pass its lines on.
         chatty.handlers.clear()
         chatty.propagate = True
     structlog.configure(
@@ -89,7 +89,7 @@ def _add_request_id(_logger: Any, _method: str, event: MutableMapping[str, Any])
     return event
 
 
-def _blot_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _remove_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for name, value in event.items():
         if isinstance(value, str):
             event[name] = without_secrets(value)

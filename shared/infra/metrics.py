@@ -1,10 +1,10 @@
-"""What Relay tells Prometheus. Every process serves its own numbers; Prometheus adds them up.
+"""The metrics of a process for Prometheus. Every process serves its own numbers, and Prometheus adds them up.
 
-One registry of this module rather than files shared between processes (``PROMETHEUS_MULTIPROC_DIR``): those want a writable
-disk, keep the gauges of processes long dead, and cost the hot paths more than an integer (docs/decisions/0011).
+This module has one registry and no files shared between processes (``PROMETHEUS_MULTIPROC_DIR``). Those files need a writable
+disk, keep the gauges of dead processes, and cost the hot paths more than an integer (docs/decisions/0011).
 
-Names are a contract with docs/operations (dashboard, alert rules); a test holds the two against each other. No label may
-hold what a stranger chooses: rooms, identities and project ids are without bound, and personal.
+The names are a contract with docs/operations (dashboard, alert rules), and a test compares the two. No label may hold a value
+that clients choose: rooms, identities and project ids are personal, and their number has no bound.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,8 +26,10 @@ _BATCH = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2000, 4000)
 
 
 class Tally:
-    """A count of the hot paths: ``tally.count += 1`` costs a twentieth of the library's counter, which locks. For one
-    thread only."""
+    """A counter for the hot paths, for use by one thread only.
+
+    ``tally.count += 1`` costs a twentieth of the library's counter, which locks.
+    """
 
     __slots__ = ("count",)
 
@@ -36,7 +38,7 @@ class Tally:
 
 
 class Tallies(Collector):
-    """Tallies of one metric by the value of its one label."""
+    """The tallies of a metric with one label, by the value of that label."""
 
     def __init__(self, name: str, documentation: str, label: str) -> None:
         self._name, self._documentation, self._label = name, documentation, label
@@ -50,7 +52,7 @@ class Tallies(Collector):
         return tally
 
     def counts(self) -> dict[str, int]:
-        """By value of the label, since this process started."""
+        """The counts by value of the label, since this process started."""
         return {value: tally.count for value, tally in self._tallies.items()}
 
     def describe(self) -> list[Metric]:
@@ -67,33 +69,33 @@ class Tallies(Collector):
 tokens = Tallies("relay_tokens", "Access tokens minted, by the mode of the key.", "mode")
 webhooks = Tallies(
     "relay_webhooks",
-    "Webhooks by verdict: kept, inbox (Redis was away, Postgres kept it), not_kept, probe (`relay doctor` asked), or why it was"
-    " refused.",
+    "Webhooks by verdict: kept, inbox (kept by Postgres, because Redis was away), not_kept, probe (from `relay doctor`), or the"
+    " reason of a refusal.",
     "verdict",
 )
 key_lookups = Tallies(
     "relay_key_lookups",
-    "API keys looked up: cache, database, or outage (Postgres was away and the last known state was used).",
+    "API keys looked up in: cache, database, or outage (the last known state, because Postgres was away).",
     "source",
 )
-problems = Counter("relay_problems", "Errors answered, by their code.", ["code"], registry=REGISTRY)
+problems = Counter("relay_problems", "Error responses by their code.", ["code"], registry=REGISTRY)
 request_seconds = Histogram(
     "relay_http_request_seconds",
-    "Time to answer a request, in seconds. Minting and webhooks are counted apart, below the framework.",
+    "Time to answer a request, in seconds. Tokens and webhooks have metrics of their own.",
     ["method", "route", "status"],
     buckets=_ROUND_TRIP_S,
     registry=REGISTRY,
 )
 intake_group_events = Histogram(
-    "relay_intake_group_events", "Webhooks that shared one append to Redis.", buckets=_BATCH, registry=REGISTRY
+    "relay_intake_group_events", "Webhooks in one append to Redis.", buckets=_BATCH, registry=REGISTRY
 )
 intake_seconds = Histogram(
     "relay_intake_seconds", "Time to store one group of webhooks, in seconds.", buckets=_ROUND_TRIP_S, registry=REGISTRY
 )
-intake_waiting = Gauge("relay_intake_waiting", "Webhooks verified and not yet stored.", registry=REGISTRY)
+intake_waiting = Gauge("relay_intake_waiting", "Webhooks that are verified but not yet stored.", registry=REGISTRY)
 rate_limits = Counter(
     "relay_rate_limits",
-    "Requests by verdict of the rate limits: limited, or unchecked (counted by this process alone, because Redis was away).",
+    "Requests by verdict of the rate limits: limited, or unchecked (only this process counted it, because Redis was away).",
     ["verdict"],
     registry=REGISTRY,
 )
@@ -113,26 +115,26 @@ fold_batch_seconds = Histogram(
 )
 fold_lag_seconds = Histogram(
     "relay_fold_lag_seconds",
-    "From receiving the oldest event of a batch to its commit, in seconds.",
+    "Time from receiving the oldest event of a batch to its commit, in seconds.",
     buckets=_DELAY_S,
     registry=REGISTRY,
 )
 fold_failures = Counter(
-    "relay_fold_failures", "Batches that were given up and will be repeated.", ["cause"], registry=REGISTRY
+    "relay_fold_failures", "Batches that failed and will be repeated.", ["cause"], registry=REGISTRY
 )
 
-# --- what waits, measured when asked (shared/operations/backlog.py); every process reports the same, so take the maximum
-stream_events = Gauge("relay_stream_events", "Events in the streams, waiting for the fold.", registry=REGISTRY)
+# --- waiting work, measured on request (shared/operations/backlog.py); every process reports the same, so take the maximum
+stream_events = Gauge("relay_stream_events", "Events in the Redis streams that wait for the fold.", registry=REGISTRY)
 stream_oldest_seconds = Gauge(
-    "relay_stream_oldest_seconds", "How long the oldest waiting event has waited, in seconds.", registry=REGISTRY
+    "relay_stream_oldest_seconds", "Age of the oldest waiting event, in seconds.", registry=REGISTRY
 )
-inbox_events = Gauge("relay_inbox_events", "Events in the Postgres inbox, waiting for the fold.", registry=REGISTRY)
-set_aside_events = Gauge("relay_set_aside_events", "Events set aside and not replayed.", registry=REGISTRY)
+inbox_events = Gauge("relay_inbox_events", "Events in the Postgres inbox that wait for the fold.", registry=REGISTRY)
+set_aside_events = Gauge("relay_set_aside_events", "Events that are set aside and not replayed.", registry=REGISTRY)
 dead_messages = Gauge("relay_dead_messages", "Dramatiq messages that failed for good.", registry=REGISTRY)
 workers = Gauge("relay_workers", "Workers whose heartbeat was seen in the last 30 seconds.", registry=REGISTRY)
 backlog_unknown = Gauge(
     "relay_backlog_unknown",
-    "1 while Redis or Postgres could not be asked for the numbers above.",
+    "1 while Redis or Postgres does not answer, so that its numbers above are old.",
     ["of"],
     registry=REGISTRY,
 )
@@ -147,7 +149,7 @@ livekit_seconds = Histogram(
 )
 reconcile_passes = Counter(
     "relay_reconcile_passes",
-    "Passes of reconciliation by outcome: complete, partial, failed.",
+    "Reconciliation passes by outcome: complete, partial, failed.",
     ["outcome"],
     registry=REGISTRY,
 )
@@ -158,35 +160,37 @@ reconcile_changes = Counter(
     registry=REGISTRY,
 )
 reconcile_seconds = Histogram(
-    "relay_reconcile_seconds", "Duration of a pass, in seconds.", buckets=_DELAY_S, registry=REGISTRY
+    "relay_reconcile_seconds", "Duration of a reconciliation pass, in seconds.", buckets=_DELAY_S, registry=REGISTRY
 )
 reconcile_last_success = Gauge(
-    "relay_reconcile_last_success_timestamp_seconds", "When a pass last succeeded, unix seconds.", registry=REGISTRY
+    "relay_reconcile_last_success_timestamp_seconds",
+    "Time of the last successful reconciliation pass, in unix seconds.",
+    registry=REGISTRY,
 )
 livekit_delay_seconds = Histogram(
     "relay_webhook_delay_seconds",
-    "From LiveKit's own time of the newest event in a batch (whole seconds, floored) to receiving it, in seconds.",
+    "Time from LiveKit's timestamp of the newest event in a batch (whole seconds) to receiving it, in seconds.",
     buckets=_DELAY_S,
     registry=REGISTRY,
 )
 
 # --- connections
 _pool = Gauge("relay_pool_connections", "Connections of the Postgres pool by state.", ["state"], registry=REGISTRY)
-_build = Info("relay_build", "What runs here.", registry=REGISTRY)
+_build = Info("relay_build", "Service and version of this process.", registry=REGISTRY)
 
 
 def watch_pool(size: Callable[[], int], idle: Callable[[], int], limit: int) -> None:
-    """Reports a pool from now on; asked whenever the metrics are read."""
+    """Report a pool from now on. The functions are called whenever the metrics are read."""
     _pool.labels("used").set_function(lambda: size() - idle())
     _pool.labels("idle").set_function(idle)
     _pool.labels("limit").set(limit)
 
 
 def describe_build(service: str, version: str) -> None:
-    """Names the service and its version in ``relay_build_info``."""
+    """Set the service and its version in ``relay_build_info``."""
     _build.info({"service": service, "version": version})
 
 
 def rendered() -> bytes:
-    """All metrics of this process in Prometheus' text format."""
+    """Render all metrics of this process in Prometheus' text format."""
     return generate_latest(REGISTRY)

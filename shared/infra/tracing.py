@@ -1,8 +1,8 @@
-"""Traces by OpenTelemetry: off, and nothing of it imported, unless OTEL_EXPORTER_OTLP_ENDPOINT is set.
+"""Traces by OpenTelemetry. Off, and without an import of its packages, unless OTEL_EXPORTER_OTLP_ENDPOINT is set.
 
-The libraries' own instrumentation makes the spans of HTTP, SQL and Redis; ours are two: keeping a group of webhooks, and
-folding a batch. Both stand for many requests at once, so they link to them instead of being children of one. The SDK reads its
-other variables (OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER, …) itself.
+The instrumentation of the libraries creates the spans of HTTP, SQL and Redis. Relay adds two: storing a group of webhooks, and
+folding a batch. Both belong to many requests, so they link to these instead of being the child of one. The SDK reads its other
+variables (OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER, …) itself.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -12,14 +12,14 @@ from typing import Any
 from shared.infra.settings import Settings
 from shared.infra.version import VERSION
 
-# The SDK keeps this many links of a span and drops the rest.
+# The SDK keeps this many links of a span and drops the others.
 MOST_LINKS = 128
 
 _tracer: Any = None
 
 
 def set_up_tracing(settings: Settings, service: str) -> bool:
-    """Starts tracing in this process if it is wanted; whether it is. Called once, before anything connects."""
+    """Start tracing if the settings ask for it, and return whether they do. Called once, before any connection opens."""
     global _tracer
     if settings.otlp_endpoint is None:
         return False
@@ -31,7 +31,7 @@ def set_up_tracing(settings: Settings, service: str) -> bool:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES win over what is given here.
+    # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES override these values.
     defaults = Resource({"service.name": f"relay-{service}", "service.version": VERSION})
     provider = TracerProvider(
         resource=defaults.merge(Resource.create()) if _named() else Resource.create(defaults.attributes)
@@ -52,8 +52,10 @@ def _named() -> bool:
 
 
 def _without_orphans(configured: Any) -> Any:
-    """A sampler that drops the calls nobody asked for: a sweep that looks at sixteen streams every second would fill a
-    collector with traces of nothing."""
+    """Create a sampler that drops client calls outside of any trace.
+
+    The sweep reads sixteen streams every second. Its calls would fill a collector with useless traces.
+    """
     from opentelemetry import trace
     from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 
@@ -83,8 +85,10 @@ def _without_orphans(configured: Any) -> Any:
 
 
 def traced_app(app: Any, fixed_paths: Collection[str]) -> Any:
-    """The ASGI application with a span for each request, where tracing is on. ``fixed_paths``: those that hold no name and are
-    answered without a route."""
+    """Wrap an ASGI application so that each request has a span, if tracing is on.
+
+    ``fixed_paths``: paths that are answered without a route and contain no name.
+    """
     if _tracer is None:
         return app
     from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
@@ -97,14 +101,16 @@ def traced_app(app: Any, fixed_paths: Collection[str]) -> Any:
     )
 
 
-# What the instrumentation takes from the address, in the old and the new names of OpenTelemetry's conventions.
+# Attributes that the instrumentation takes from the URL, by the old and the new names of OpenTelemetry's conventions.
 _ADDRESSES = ("http.target", "http.url", "url.path", "url.full")
 _REMOVED = ("url.query", "http.user_agent", "user_agent.original", "net.peer.ip", "client.address")
 
 
 def _named_by_route(app: Any, fixed_paths: Collection[str]) -> Any:
-    """Puts the route as it is declared in the place of the address. A path holds rooms and identities, or an invitation's
-    secret, and whoever may look at traces should not come to know them."""
+    """Replace the URL in spans by the declared route.
+
+    A path holds rooms and identities, or the secret of an invitation. People who read traces must not see them.
+    """
     from opentelemetry import trace
 
     def name(scope: Any) -> None:
@@ -119,19 +125,19 @@ def _named_by_route(app: Any, fixed_paths: Collection[str]) -> Any:
 
     async def named(scope: Any, receive: Any, send: Any) -> None:
         async def send_named(message: Any) -> None:
-            if message["type"] == "http.response.start":  # the route is known by now, and the span ends with the answer
+            if message["type"] == "http.response.start":  # the route is known now, and the span ends with the response
                 name(scope)
             await send(message)
 
         if scope["type"] == "http":
-            name(scope)  # a client that goes away before its answer leaves a span as well
+            name(scope)  # for a client that disconnects before its response
         await app(scope, receive, send_named)
 
     return named
 
 
 def current_context() -> str | None:
-    """The W3C traceparent of what is being done, if it is being traced."""
+    """Return the W3C traceparent of the current span, or None if it is not traced."""
     if _tracer is None:
         return None
     from opentelemetry import trace
@@ -143,7 +149,7 @@ def current_context() -> str | None:
 
 
 def linked_span(name: str, contexts: Iterable[str | None], **attributes: int) -> AbstractContextManager[None]:
-    """A span of its own that links to these contexts. Nothing, where tracing is off or none of them is traced."""
+    """Open a root span that links to these contexts. Does nothing if tracing is off or none of them is traced."""
     if _tracer is None:
         return nullcontext()
     links = [context for context in dict.fromkeys(contexts) if context][:MOST_LINKS]

@@ -1,4 +1,4 @@
-"""Which Relay this is."""
+"""The version of Relay."""
 
-# The same as in pyproject.toml (a test compares): the images run from source and have no package metadata to ask.
+# Equal to the one in pyproject.toml (a test compares them). The images run from source and have no package metadata.
 VERSION = "0.1.0"

@@ -1,8 +1,8 @@
-"""Carries over databases whose migrations were numbered differently, before the first release.
+"""Carries over databases of unreleased versions, whose migrations were numbered differently.
 
-The migrations up to 0008 make the schema that the earlier ones made. A database that has all of the earlier ones needs
-no change: the new ones are marked as applied. The marks of the earlier ones stay, so that processes of the version before
-still find a complete database while an update is rolled out.
+The migrations up to 0008 create the same schema as the earlier ones. A database that has all of the earlier ones needs no
+change: the new ones are marked as applied. The marks of the earlier ones stay, so that processes of the previous version still
+find a complete database during an update.
 """
 
 import logging
@@ -45,7 +45,7 @@ LAST_WITH_EARLIER: Final = "18d02f7"
 
 
 class EarlierDatabaseIncomplete(RelayError):
-    """The database has some of the earlier migrations, but not all. ``missing``: the ids of the others."""
+    """The database has only some of the earlier migrations. ``missing``: the ids of the others."""
 
     def __init__(self, missing: list[str]) -> None:
         super().__init__(
@@ -58,9 +58,10 @@ class EarlierDatabaseIncomplete(RelayError):
 
 
 def carry_over(backend: Any, migrations: MigrationList) -> bool:
-    """Mark ``EQUIVALENT`` as applied on a database that has all of ``EARLIER``; return whether it did.
+    """Mark ``EQUIVALENT`` as applied on a database that has all of ``EARLIER``, and return whether it did.
 
-    ``backend``: yoyo's, locked. Does nothing on an empty or a current database. Raises ``EarlierDatabaseIncomplete``.
+    ``backend``: yoyo's backend, locked. Does nothing on an empty or a current database. Raises
+    ``EarlierDatabaseIncomplete``.
     """
     applied = set(backend.get_applied_migration_hashes())
     missing = [name for name in EARLIER if get_migration_hash(name) not in applied]
@@ -78,5 +79,5 @@ def carry_over(backend: Any, migrations: MigrationList) -> bool:
 
 
 def forget_earlier(backend: Any) -> None:
-    """Remove the marks of the earlier migrations, after everything was rolled back."""
+    """Remove the marks of the earlier migrations, after a complete rollback."""
     backend.unmark_migrations([Migration(name, f"{name}.sql", "") for name in EARLIER])

@@ -1,4 +1,4 @@
-"""Applies the migrations, whichever process comes first, while the others wait."""
+"""Applies the migrations in one process, while other processes wait."""
 
 import time
 from collections.abc import Iterator
@@ -24,14 +24,17 @@ class MigrationsBlocked(RelayError):
     """Another process has been migrating for too long. ``holder`` names it."""
 
     def __init__(self, holder: str = "another process") -> None:
-        super().__init__(f"{holder} has been migrating this database for over {_WAIT_S:.0f} s; look what it waits for")
+        super().__init__(f"{holder} has been migrating this database for over {_WAIT_S:.0f} s; check what it waits for")
 
 
 def migrate(database: DatabaseUrl) -> list[str]:
-    """Bring the database up to date; returns the ids of the migrations applied. Safe to call from any number of processes at
-    once: a lock lets one work, and ends with the transaction of the process that holds it. yoyo's own lock is a row that
-    outlives a killed process, so the holder of ours removes a stale one. Raises ``MigrationsBlocked``,
-    ``DatabaseUnusable``, ``EarlierDatabaseIncomplete``."""
+    """Apply all pending migrations and return their ids.
+
+    Any number of processes may call this at the same time. A lock lets one of them work, and ends with its transaction. yoyo's
+    own lock is a row that stays after its process is killed, so the holder of Relay's lock removes it.
+
+    Raises ``MigrationsBlocked``, ``DatabaseUnusable``, ``EarlierDatabaseIncomplete``.
+    """
     try:
         with psycopg_connection(database) as guard:
             _require_rights(guard, database)
@@ -57,7 +60,7 @@ def _apply(database: DatabaseUrl) -> list[str]:
 
 
 def _require_rights(guard: Connection, database: DatabaseUrl) -> None:
-    """yoyo hides that it could not make its tables. Raises ``SchemaRightMissing``."""
+    """Check the rights, because yoyo hides that it could not create its tables. Raises ``SchemaRightMissing``."""
     missing = queries.missing_right(guard, database.schema)
     if missing is not None:
         raise SchemaRightMissing(*missing)
@@ -65,7 +68,7 @@ def _require_rights(guard: Connection, database: DatabaseUrl) -> None:
 
 @contextmanager
 def _locked(guard: Connection, database: DatabaseUrl) -> Iterator[None]:
-    """The lock of this schema, which exists then. Raises ``MigrationsBlocked``."""
+    """Hold the lock of the schema inside the block, and create the schema first. Raises ``MigrationsBlocked``."""
     schema = database.schema or ""
     deadline = time.monotonic() + _WAIT_S
     while True:
@@ -77,7 +80,7 @@ def _locked(guard: Connection, database: DatabaseUrl) -> Iterator[None]:
                 return
         if time.monotonic() > deadline:
             raise MigrationsBlocked(queries.migration_lock_holder(guard, schema))
-        time.sleep(_POLL_S)  # a synchronous start-up step; nothing else runs in this process yet
+        time.sleep(_POLL_S)  # a synchronous step at start; nothing else runs in this process yet
 
 
 def _make_schema(database: DatabaseUrl) -> None:
@@ -86,7 +89,7 @@ def _make_schema(database: DatabaseUrl) -> None:
 
 
 def rollback_all(database: DatabaseUrl) -> None:
-    """Undoes every migration, newest first. Loses all data; for tests of the rollbacks."""
+    """Undo every migration, newest first. Deletes all data. For tests of the rollbacks."""
     backend = open_backend(database)
     try:
         with backend.lock():

@@ -1,17 +1,20 @@
-"""Locks and facts about the state of the schema."""
+"""SQL about the schema: the lock of a migration, missing rights and applied migrations."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from shared.infra.postgres.pool import Connection
 
-if TYPE_CHECKING:  # a driver that only migrating needs
+if TYPE_CHECKING:  # only migrations need this driver
     import psycopg
 
 
 def try_migration_lock(conn: "psycopg.Connection[tuple[Any, ...]]", schema: str) -> bool:
-    """Try to become the one process that migrates this schema. The lock is the transaction's: it ends with it, whatever
-    becomes of the session. That transaction does nothing for as long as the migrations take."""
+    """Try to become the only process that migrates this schema.
+
+    The lock belongs to the transaction and ends with it, whatever happens to the session. The transaction is idle while the
+    migrations run.
+    """
     conn.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
     row = conn.execute(
         "SELECT pg_try_advisory_xact_lock(hashtext('relay_migrate'), hashtext(%s))", (schema,)
@@ -20,7 +23,7 @@ def try_migration_lock(conn: "psycopg.Connection[tuple[Any, ...]]", schema: str)
 
 
 def migration_lock_holder(conn: "psycopg.Connection[tuple[Any, ...]]", schema: str) -> str:
-    """Who migrates this schema now, for an error message."""
+    """Describe the process that migrates this schema now, for an error message."""
     row = conn.execute(
         """
         SELECT format('%%s (process %%s of Postgres, connected since %%s)', a.application_name, a.pid, a.backend_start)
@@ -39,7 +42,10 @@ def migration_lock_holder(conn: "psycopg.Connection[tuple[Any, ...]]", schema: s
 
 
 def missing_right(conn: "psycopg.Connection[tuple[Any, ...]]", schema: str | None) -> tuple[str, str] | None:
-    """The role and the grant that it needs to make tables in ``schema`` (None: where the session makes them). None: it may."""
+    """Return the role and the grant that it needs to create tables in ``schema``, or None if it may.
+
+    ``schema`` None: the schema in which the session creates tables.
+    """
     row = conn.execute(
         """
         SELECT
@@ -65,7 +71,7 @@ def missing_right(conn: "psycopg.Connection[tuple[Any, ...]]", schema: str | Non
 
 
 async def missing_migrations(conn: Connection, known: Sequence[str]) -> list[str]:
-    """Which of ``known`` have not been applied; all of them on a database that was never migrated."""
+    """Return the ids in ``known`` that are not applied: all of them on a database that was never migrated."""
     if await conn.fetchval("SELECT to_regclass('_yoyo_migration')") is None:
         return list(known)
     rows = await conn.fetch(

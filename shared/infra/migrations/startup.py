@@ -1,4 +1,4 @@
-"""A service's start: a database that is as this code needs it."""
+"""Waits for Postgres and applies missing migrations when a service starts."""
 
 import asyncio
 import logging
@@ -9,26 +9,27 @@ import asyncpg
 from shared.infra.migrations.queries import missing_migrations
 from shared.infra.migrations.schema import known_migrations
 from shared.infra.postgres.database_url import DatabaseUrl
-from shared.infra.postgres.errors import DatabaseUnusable, query_problem
-from shared.infra.postgres.pool import UNAVAILABLE, connect
+from shared.infra.postgres.errors import UNAVAILABLE, DatabaseUnusable, query_problem
+from shared.infra.postgres.pool import connect
 
 log = logging.getLogger("relay.start")
 
-# Postgres may be starting as well, after a reboot or in a container beside this one.
+# Postgres may be starting too, after a reboot or in another container.
 WAIT_S = 30.0
 _POLL_S = 0.5
 
 
 def ensure_migrated(database: DatabaseUrl) -> None:
-    """Wait for Postgres and apply what has not been applied. Raises what ``migrate_when_ready`` does."""
+    """Wait for Postgres and apply missing migrations. Raises the same errors as ``migrate_when_ready``."""
     migrate_when_ready(database)
 
 
 def migrate_when_ready(database: DatabaseUrl, wait_s: float = WAIT_S) -> list[str]:
-    """Apply what has not been applied; returns the ids of those migrations. Waits up to ``wait_s`` for a Postgres that cannot
-    be reached or is starting. Raises ``DatabaseUnusable``, ``MigrationsBlocked``.
+    """Apply missing migrations and return their ids.
 
-    The migration library and its driver take a quarter of a second to load, so they are loaded only when needed."""
+    Waits up to ``wait_s`` for a Postgres that cannot be reached or is starting. The migration library and its driver take a
+    quarter of a second to load, so they are loaded only when needed. Raises ``DatabaseUnusable``, ``MigrationsBlocked``.
+    """
     warn_of_ignored(database)
     missing = asyncio.run(_missing_within(database, wait_s))
     if not missing:
@@ -39,7 +40,7 @@ def migrate_when_ready(database: DatabaseUrl, wait_s: float = WAIT_S) -> list[st
 
 
 def warn_of_ignored(database: DatabaseUrl) -> None:
-    """One line about the parameters of DATABASE_URL that mean nothing to Relay."""
+    """Log the parameters of DATABASE_URL that have no meaning for Relay, in one line."""
     if database.ignored:
         log.warning("DATABASE_URL: ignored, because they mean nothing to Relay: %s", ", ".join(database.ignored))
 

@@ -1,7 +1,8 @@
-"""The one place that knows yoyo's inside: a backend that connects as Relay does. Written for yoyo 9.0.
+"""The internals of yoyo that Relay uses: a backend with Relay's way to connect. Written for yoyo 9.0.
 
 pyproject.toml bounds the version, and tests/unit/test_library_internals.py fails when these parts move. Relay also reads yoyo's
-table `_yoyo_migration` (shared/infra/migrations/queries.py)."""
+table `_yoyo_migration` (shared/infra/migrations/queries.py).
+"""
 
 from typing import Any, NamedTuple
 
@@ -18,8 +19,10 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 def psycopg_connection(database: DatabaseUrl) -> Connection:
-    """A connection of libpq's, in autocommit, with the settings that every session of Relay starts with. Raises
-    ``DatabaseUnusable``."""
+    """Open a psycopg connection in autocommit mode, with the settings of every session of Relay.
+
+    Raises ``DatabaseUnusable``.
+    """
     dsn = with_defaults(
         database.dsn,
         application_name="relay migrate",
@@ -30,39 +33,39 @@ def psycopg_connection(database: DatabaseUrl) -> Connection:
         conn = psycopg.connect(dsn, autocommit=True)
     except psycopg.OperationalError as error:
         raise DatabaseUnusable(f"Postgres cannot be reached: {' '.join(str(error).split())}", passing=True) from error
-    # A statement that only migrating repeats is not worth a name, which a pooler would keep.
+    # Prepared statements would bring little to migrations, and a pooler would keep them.
     conn.prepare_threshold = None
     prepare_session(conn, database)
     return conn
 
 
 def prepare_session(conn: Connection, database: DatabaseUrl) -> None:
-    """Set what each session starts with, and prove where new tables go. Raises ``SchemaLost``."""
+    """Apply the session settings, and check the schema of new tables. Raises ``SchemaLost``."""
     schema = queries.set_for_psycopg_session(conn, session_settings(database))
     if database.schema is not None and schema not in (None, database.schema):
         raise SchemaLost(database.schema, str(schema))
 
 
 class _Uri(NamedTuple):
-    """What yoyo keeps as a backend's `uri`: it pickles it, and asks for a `database`."""
+    """The `uri` of a backend. yoyo pickles it and reads its `database`."""
 
     url: DatabaseUrl
     database: str | None
 
 
 class Backend(PostgresqlPsycopgBackend):  # type: ignore[misc] # yoyo has no annotations
-    """yoyo's backend for psycopg 3, that connects as Relay does."""
+    """yoyo's backend for psycopg 3, which connects as Relay does."""
 
     def connect(self, dburi: _Uri) -> Connection:
         return psycopg_connection(dburi.url)
 
     def init_connection(self, connection: Connection) -> None:
-        """yoyo calls this after each rollback as well, which takes back what was set in the transaction."""
+        """Apply the session settings. yoyo also calls this after each rollback, which undoes settings."""
         prepare_session(connection, self.uri.url)
 
 
 def open_backend(database: DatabaseUrl) -> Backend:
-    """yoyo on the database, its own tables made where they are missing. Close ``connection`` afterwards."""
+    """Open yoyo's backend, and create its tables if they are missing. The caller closes ``connection``."""
     backend = Backend(_Uri(database, parts_of(database.dsn).database), default_migration_table)
     backend.init_database()
     return backend

@@ -1,6 +1,7 @@
-"""The one private part of asyncpg that Relay uses, as it is in asyncpg 0.32.
+"""The private part of asyncpg that Relay uses, as it is in asyncpg 0.32.
 
-pyproject.toml bounds the version, and tests/unit/test_library_internals.py fails when the part moves."""
+pyproject.toml bounds the version, and tests/unit/test_library_internals.py fails when the part moves.
+"""
 
 from typing import Any
 
@@ -8,5 +9,5 @@ import asyncpg
 
 
 def socket_of(conn: "asyncpg.Connection[asyncpg.Record]") -> Any:
-    """The connection's socket, for options that asyncpg cannot set (keep-alive). uvloop's stands in for the real one."""
+    """Return the connection's socket, for options that asyncpg cannot set (keep-alive). uvloop returns a stand-in."""
     return conn._transport.get_extra_info("socket")  # type: ignore[attr-defined] # private, so only this module uses it

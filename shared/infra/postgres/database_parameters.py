@@ -1,4 +1,4 @@
-"""What each query parameter of DATABASE_URL means: honoured, ignored with a warning, or refused by name."""
+"""The query parameters of DATABASE_URL: which are used, ignored with a warning, or refused by name."""
 
 import os.path
 import ssl
@@ -10,7 +10,7 @@ Refusal = Callable[[str, Mapping[str, str]], str | None]
 
 SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _WRITABLE = ("any", "read-write", "primary")
-# Where Linux distributions, the BSDs and macOS keep the certificates that the system trusts, in one file.
+# The files in which Linux distributions, the BSDs and macOS keep the certificates that the system trusts.
 _SYSTEM_BUNDLES = (
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -18,7 +18,7 @@ _SYSTEM_BUNDLES = (
     "/etc/ssl/cert.pem",
 )
 
-# Passed to both drivers under libpq's names. TLS has a function of its own below.
+# Passed to both drivers under libpq's names. The function `tls_parameters` handles TLS.
 KEPT: Final = frozenset({
     "application_name", "connect_timeout", "keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval",
     "load_balance_hosts", "passfile", "sslcrl", "sslnegotiation", "sslpassword", "ssl_max_protocol_version",
@@ -26,14 +26,14 @@ KEPT: Final = frozenset({
 })  # fmt: skip
 # Read together, by `tls_parameters`.
 TLS: Final = frozenset({"ssl", "sslaccept", "sslcert", "sslkey", "sslmode", "sslrootcert"})
-# Says which servers will do. Relay always needs one that it can write to, so every allowed value means the same.
+# Says which servers are acceptable. Relay always needs a writable one, so every allowed value means the same.
 WRITABLE: Final = frozenset({"target_session_attrs"})
-# Settings of a session, in lower case, as pgx and asyncpg take them from a URL. `options` may name any other.
+# Settings of a session, in lower case, as pgx and asyncpg read them from a URL. `options` may name any other.
 SESSION: Final = frozenset({
     "idle_in_transaction_session_timeout", "idle_session_timeout", "lock_timeout", "role", "search_path",
     "statement_timeout", "timezone", "work_mem",
 })  # fmt: skip
-# Known to some driver, without a meaning here.
+# Known to some driver, but without a meaning for Relay.
 IGNORED: Final = frozenset({
     # libpq
     "channel_binding", "client_encoding", "fallback_application_name", "gssdelegation", "gssencmode", "gsslib", "krbsrvname",
@@ -44,7 +44,7 @@ IGNORED: Final = frozenset({
     # node-postgres
     "uselibpqcompat",
 })  # fmt: skip
-# A name that nobody knows and that begins like these asks for protection: ignoring it would take that away in silence.
+# An unknown name with one of these prefixes asks for protection. Ignoring it would remove the protection silently.
 REFUSED_PREFIXES: Final = ("ssl", "tls", "gss", "krb", "require", "auth", "verify", "channel")
 
 
@@ -72,7 +72,7 @@ def _channel_binding(value: str, given: Mapping[str, str]) -> str | None:
         return None
     return (
         "channel_binding=require is not supported: write sslmode=verify-full&sslrootcert=system"
-        " (or a file of certificates) instead, which also proves that the server is the right one"
+        " (or a file of certificates) instead, which also checks the identity of the server"
     )
 
 
@@ -87,14 +87,14 @@ def _sslcertmode(value: str, _given: Mapping[str, str]) -> str | None:
 def _sslcert(_value: str, given: Mapping[str, str]) -> str | None:
     if "sslkey" in given or "sslaccept" in given:
         return None
-    return "sslcert needs sslkey beside it. If it is the certificate of the server or its CA, call it sslrootcert"
+    return "sslcert needs sslkey. If it is the certificate of the server or its CA, write sslrootcert instead"
 
 
-# Each says why a value is refused, or None. The names are those of the query; some are refused for certain values only.
+# Each function returns why a value is refused, or None. Some parameters are refused only for certain values.
 REFUSED: Final[Mapping[str, Refusal]] = {
     "channel_binding": _channel_binding,
     "connect_timeout": _number("connect_timeout"),
-    "currentSchema": _always("currentSchema is another driver's word: write schema=NAME"),
+    "currentSchema": _always("currentSchema is the name of another driver: write schema=NAME"),
     "gssencmode": _gssencmode,
     "hostaddr": _always("hostaddr is not supported: write the address as the host"),
     "keepalives": _number("keepalives"),
@@ -105,8 +105,8 @@ REFUSED: Final[Mapping[str, Refusal]] = {
     "replication": _always("replication is not supported: Relay needs an ordinary connection"),
     "require_auth": _always("require_auth is not supported: restrict the login in the server's pg_hba.conf"),
     "requirepeer": _always("requirepeer is not supported: protect the socket by the rights of its directory"),
-    "service": _always("service is not supported: write what the service file says into the URL"),
-    "servicefile": _always("servicefile is not supported: write what the service file says into the URL"),
+    "service": _always("service is not supported: write the content of the service file into the URL"),
+    "servicefile": _always("servicefile is not supported: write the content of the service file into the URL"),
     "sslaccept": _one_of("sslaccept", "strict", "accept_invalid_certs"),
     "sslcert": _sslcert,
     "sslcertmode": _sslcertmode,
@@ -121,13 +121,13 @@ REFUSED: Final[Mapping[str, Refusal]] = {
 
 
 def tls_parameters(given: Mapping[str, str], problems: list[str]) -> Parameters:
-    """The parameters ``TLS`` in libpq's words."""
+    """Translate the parameters ``TLS`` to those of libpq, and append problems to ``problems``."""
     mode, root, certificate = given.get("sslmode"), given.get("sslrootcert"), given.get("sslcert")
     if mode == "no-verify" or (mode is None and given.get("ssl", "").lower() in ("true", "1", "on", "no-verify")):
         mode = "require"
     if given.get("sslaccept") == "strict":
         mode = "verify-full"
-        if certificate and "sslkey" not in given:  # Prisma's word for the certificate of the server
+        if certificate and "sslkey" not in given:  # Prisma's name for the certificate of the server
             root, certificate = root or certificate, None
         root = root or "system"
     if root == "system":
@@ -141,6 +141,6 @@ def tls_parameters(given: Mapping[str, str], problems: list[str]) -> Parameters:
 
 
 def system_certificates() -> str | None:
-    """A file with all certificates that the system trusts. Both drivers read files; neither finds them the same way."""
+    """Return a file with all certificates that the system trusts. Both drivers read files but find them differently."""
     known = ssl.get_default_verify_paths().cafile
     return next((path for path in (known, *_SYSTEM_BUNDLES) if path and os.path.isfile(path)), None)

@@ -1,6 +1,7 @@
-"""DATABASE_URL: one reading of it for both drivers, asyncpg and libpq.
+"""Parses DATABASE_URL once for both drivers, asyncpg and libpq.
 
-The grammar is libpq's. What a parameter means is decided here and nowhere else: docs/self-hosting.md has the table."""
+The grammar is libpq's. Only this module decides what a parameter means; docs/self-hosting.md has the table.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -31,15 +32,16 @@ _PORT = re.compile(r"[0-9]{1,5}")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PARAMETER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.]{0,62}")
 _WORD = re.compile(r"(?:\\.|[^\s\\])+")
-# Parameters that are parts of the address rather than of the connection.
+# Parameters that are parts of the address.
 _PARTS = ("host", "port", "user", "password", "dbname")
 
 
 class DatabaseUrl(msgspec.Struct, frozen=True, eq=False):
-    """A database and how to reach it. ``repr`` shows nothing of it.
+    """A database and how to connect to it. ``repr`` shows no part of it.
 
-    ``dsn``: a URL that libpq understands, without what only Relay reads. ``schema``: where the tables live (None: the
-    server's default). ``session``: settings that each session starts with. ``ignored``: parameters without a meaning here."""
+    ``dsn``: a URL that libpq understands, without the parts that only Relay reads. ``schema``: the schema of the tables (None:
+    the server's default). ``session``: settings that each session starts with. ``ignored``: parameters without a meaning here.
+    """
 
     dsn: str
     schema: str | None = None
@@ -56,20 +58,21 @@ class DatabaseUrl(msgspec.Struct, frozen=True, eq=False):
         return "DatabaseUrl(...)"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return []  # rich prefers this to repr, and msgspec's own shows every field
+        return []  # rich uses this instead of repr, and the one of msgspec shows every field
 
     def _meaning(self) -> tuple[object, ...]:
         return self.dsn, self.schema, self.session
 
 
 class Address(NamedTuple):
-    """A host name, an IP address or the directory of a Unix socket, and the port."""
+    """A host name, an IP address or the directory of a Unix socket, with a port."""
 
     host: str
     port: int
 
     @property
     def is_socket(self) -> bool:
+        """Whether the host is the directory of a Unix socket."""
         return self.host.startswith("/")
 
     def __str__(self) -> str:
@@ -79,7 +82,10 @@ class Address(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """What a ``dsn`` says. None: the driver's own default. ``parameters`` are libpq's, without those of the address."""
+    """The parts of a ``dsn``.
+
+    None means the default of the driver. ``parameters`` are libpq's, without those of the address.
+    """
 
     addresses: tuple[Address, ...]
     user: str | None
@@ -89,7 +95,7 @@ class Parts(NamedTuple):
 
 
 def parse_database_url(url: str) -> DatabaseUrl:
-    """Read a URL as people have it: libpq's, Prisma's or another driver's. Raises ``SettingsInvalid``, one line a problem."""
+    """Parse a URL written for libpq, Prisma or another driver. Raises ``SettingsInvalid`` with all problems."""
     address, given, has_login = _split(url)
     problems: list[str] = []
     ignored: list[str] = []
@@ -98,7 +104,7 @@ def parse_database_url(url: str) -> DatabaseUrl:
     schema = given.pop("schema", None)
     for name, value in given.items():
         known = name.lower()
-        # A name that nobody knows may be a piece of a password that was not percent-encoded.
+        # An unknown name may be a part of a password that was not percent-encoded.
         shown = name if has_login and _PARAMETER_NAME.fullmatch(name) else "a parameter"
         refusal = REFUSED[name](value, given) if name in REFUSED else None
         if refusal is not None:
@@ -116,12 +122,10 @@ def parse_database_url(url: str) -> DatabaseUrl:
         elif name in IGNORED:
             ignored.append(name)
         elif known.startswith(REFUSED_PREFIXES):
-            problems.append(
-                f"{shown} of its query is not known, and its name says that it is about security. Remove it"
-            )
+            problems.append(f"{shown} of its query is unknown, and its name says that it is about security. Remove it")
         else:
             ignored.append(shown)
-    kept |= tls_parameters(given, problems)  # after the others: the order of a URL's parameters means nothing
+    kept |= tls_parameters(given, problems)  # last, because the order of a URL's parameters has no meaning
     if (path := session.pop("search_path", None)) and schema is None:
         schema, *others = (part.strip().strip('"') for part in path.split(","))
         ignored += ["search_path after its first schema"] if others else []
@@ -131,14 +135,14 @@ def parse_database_url(url: str) -> DatabaseUrl:
         raise SettingsInvalid([f"DATABASE_URL cannot be used: {'; '.join(problems)}"])
     address |= {name: kept.pop(name) for name in _PARTS if name in kept}
     if not address.get("host"):
-        raise SettingsInvalid([f"DATABASE_URL names no host. Expected {_EXAMPLE}"])
+        raise SettingsInvalid([f"DATABASE_URL has no host. Expected {_EXAMPLE}"])
     dsn = _joined(_addresses(address["host"], address.get("port", "")), address, kept)
     return DatabaseUrl(dsn, schema, tuple(session.items()), tuple(dict.fromkeys(ignored)))
 
 
 @lru_cache(maxsize=16)
 def parts_of(dsn: str) -> Parts:
-    """The parts of a ``DatabaseUrl.dsn``."""
+    """Split a ``DatabaseUrl.dsn`` into its parts."""
     address, parameters, _ = _split(dsn)
     address |= {name: parameters.pop(name) for name in _PARTS if name in parameters}
     addresses = _addresses(address["host"], address.get("port", ""))
@@ -146,7 +150,7 @@ def parts_of(dsn: str) -> Parts:
 
 
 def with_defaults(dsn: str, **defaults: str) -> str:
-    """The dsn with parameters that it does not name itself."""
+    """Add the parameters that the dsn does not have."""
     given = parts_of(dsn).parameters
     added = "&".join(f"{name}={quote(value, safe='')}" for name, value in defaults.items() if name not in given)
     return f"{dsn}{'&' if '?' in dsn else '?'}{added}" if added else dsn
@@ -157,7 +161,7 @@ def _invalid(hint: str = "") -> NoReturn:
 
 
 def _split(url: str) -> tuple[Parameters, Parameters, bool]:
-    """The parts of the address, the query's parameters, and whether there is a login before an @. All decoded."""
+    """Return the decoded parts of the address and of the query, and whether there is a login before an @."""
     scheme = next((scheme for scheme in _SCHEMES if url.startswith(scheme)), None)
     if scheme is None:
         raise SettingsInvalid([f"DATABASE_URL must start with {' or '.join(_SCHEMES)}, like {_EXAMPLE}"])
@@ -210,7 +214,7 @@ def _host_and_port(text: str) -> tuple[str, str]:
 
 
 def _addresses(hosts: str, ports: str) -> tuple[Address, ...]:
-    """Pairs of host and port, as libpq pairs them: one port serves all hosts."""
+    """Pair hosts and ports as libpq does: a single port is used for all hosts."""
     names, numbers = hosts.split(","), ports.split(",")
     if len(numbers) == 1:
         numbers *= len(names)
@@ -227,7 +231,7 @@ def _addresses(hosts: str, ports: str) -> tuple[Address, ...]:
 
 
 def _joined(addresses: tuple[Address, ...], address: Mapping[str, str], parameters: Mapping[str, str]) -> str:
-    """The URL of these parts, each value percent-encoded. Sockets go into the query, where libpq reads them as well."""
+    """Build the URL, with each value percent-encoded. Sockets go into the query, where libpq reads them too."""
 
     def encoded(text: str) -> str:
         return quote(text, safe="")
@@ -256,7 +260,7 @@ def _joined(addresses: tuple[Address, ...], address: Mapping[str, str], paramete
 
 
 def _options(text: str, problems: list[str]) -> Parameters:
-    """Settings in libpq's ``options``: ``-c name=value`` and ``--name=value``."""
+    """Read the settings in libpq's ``options``: ``-c name=value`` and ``--name=value``."""
     words = [re.sub(r"\\(.)", r"\1", word) for word in _WORD.findall(text)]
     found: Parameters = {}
     for setting in _settings_in(words):

@@ -1,4 +1,4 @@
-"""What goes wrong with Postgres, in words for an operator: one line for each kind."""
+"""Errors of Postgres, each with one line for an operator."""
 
 import asyncio
 import os
@@ -11,14 +11,16 @@ import asyncpg
 from shared.errors import RelayError
 from shared.infra.postgres.database_url import Address, DatabaseUrl, Parts, parts_of
 
-# Server errors that end with the server's state, not with a mend of ours.
+# Errors that end when the state of the server changes.
 _STARTING = (asyncpg.CannotConnectNowError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError)
 
 
 class DatabaseUnusable(RelayError, OSError):
-    """No usable connection to Postgres. ``passing``: waiting may help, because it cannot be reached yet or is starting.
+    """There is no usable connection to Postgres.
 
-    It is an ``OSError`` so that what waits for Postgres to come back waits for this too."""
+    ``passing``: waiting may help, because Postgres cannot be reached yet or is starting. This is an ``OSError``, so that code
+    that waits for Postgres to come back handles it too.
+    """
 
     def __init__(self, line: str, *, passing: bool = False) -> None:
         super().__init__("; ".join(part.strip() for part in line.splitlines()))
@@ -29,7 +31,7 @@ class DatabaseUnusable(RelayError, OSError):
 
 
 class ReadOnlySession(DatabaseUnusable):
-    """Postgres answers and takes no writes: a standby, or a primary that was demoted."""
+    """Postgres answers but accepts no writes: a standby, or a primary that was demoted."""
 
     def __init__(self, address: Address | None = None) -> None:
         where = f" at {address}" if address is not None else ""
@@ -41,7 +43,7 @@ class ReadOnlySession(DatabaseUnusable):
 
 
 class TransactionPooling(DatabaseUnusable):
-    """A pooler gives each transaction another server session."""
+    """A pooler may use another server session for each transaction."""
 
     def __init__(self, address: Address) -> None:
         super().__init__(
@@ -52,17 +54,17 @@ class TransactionPooling(DatabaseUnusable):
 
 
 class SchemaLost(DatabaseUnusable):
-    """The session does not work in the schema it was told to."""
+    """The session does not use the schema of DATABASE_URL."""
 
     def __init__(self, schema: str, actual: str) -> None:
         super().__init__(
-            f"the schema {schema!r} of DATABASE_URL is not in force: this session works in {actual!r}. A pooler may have"
+            f"the schema {schema!r} of DATABASE_URL is not in use: this session uses {actual!r}. A pooler may have"
             " changed it; connect to Postgres directly"
         )
 
 
 class SchemaRightMissing(DatabaseUnusable):
-    """The role may not make Relay's tables."""
+    """The role may not create Relay's tables."""
 
     def __init__(self, role: str, grant: str) -> None:
         super().__init__(
@@ -70,7 +72,7 @@ class SchemaRightMissing(DatabaseUnusable):
         )
 
 
-# What a query raises while Postgres is away, starting, read-only or busy with somebody else; repeating later is right.
+# What a query raises while Postgres is away, starting, read-only or overloaded. The caller should try again later.
 UNAVAILABLE = (
     OSError,
     asyncio.TimeoutError,
@@ -81,7 +83,7 @@ UNAVAILABLE = (
     # Serialization failures and deadlocks.
     asyncpg.TransactionRollbackError,
     asyncpg.InterfaceError,
-    # What asyncpg makes of a query that meets its connection's end, between the server's last words and its hanging up.
+    # asyncpg raises this for a query on a connection that the server is just closing.
     asyncpg.InternalClientError,
 )
 
@@ -89,7 +91,7 @@ UNAVAILABLE = (
 def connection_problem(
     error: BaseException, address: Address, database: DatabaseUrl, timeout_s: float
 ) -> DatabaseUnusable:
-    """Why connecting to ``address`` failed."""
+    """Turn the error of a connection attempt to ``address`` into one line."""
     if isinstance(error, DatabaseUnusable):
         return error
     parts = parts_of(database.dsn)
@@ -135,9 +137,9 @@ def _not_reached(error: OSError, address: Address, parts: Parts) -> DatabaseUnus
             f"TLS with {address} fails ({error.reason or error}): check the ssl parameters of DATABASE_URL"
         )
     if isinstance(error, socket.gaierror):
-        return DatabaseUnusable(f"Postgres cannot be reached: the host {address.host!r} is not known", passing=True)
+        return DatabaseUnusable(f"Postgres cannot be reached: the host {address.host!r} is unknown", passing=True)
     if "rejected SSL upgrade" in str(error):
-        return DatabaseUnusable(f"Postgres at {address} offers no TLS, and DATABASE_URL demands it (sslmode)")
+        return DatabaseUnusable(f"Postgres at {address} offers no TLS, and DATABASE_URL requires it (sslmode)")
     for name in ("sslrootcert", "sslcert", "sslkey", "sslcrl"):
         path = parts.parameters.get(name)
         if path is not None and not os.access(path, os.R_OK):
@@ -147,17 +149,17 @@ def _not_reached(error: OSError, address: Address, parts: Parts) -> DatabaseUnus
     if isinstance(error, FileNotFoundError) and address.is_socket:
         return DatabaseUnusable(f"Postgres cannot be reached: there is no socket {address}", passing=True)
     why = "the connection is refused" if _is_refusal(error) else (error.strerror or str(error) or type(error).__name__)
-    line = f"Postgres cannot be reached at {address}: {why}. Is it running, and DATABASE_URL set to the right place?"
+    line = f"Postgres cannot be reached at {address}: {why}. Is it running, and is DATABASE_URL right?"
     return DatabaseUnusable(line, passing=True)
 
 
 def _is_refusal(error: OSError) -> bool:
-    # asyncio puts the attempts at several addresses of a name into one error without a number.
+    # asyncio combines the attempts for several addresses of a name in one error without a number.
     return isinstance(error, ConnectionRefusedError) or bool(re.search(r"Multiple exceptions:.*refused", str(error)))
 
 
 def query_problem(error: BaseException) -> str | None:
-    """One line for an error of asyncpg's or psycopg's that a command met. None: it is not about Postgres."""
+    """Turn an error of asyncpg or psycopg into one line. None if it is not about Postgres."""
     if isinstance(error, RelayError):
         return str(error)
     if isinstance(error, asyncpg.ReadOnlySQLTransactionError):

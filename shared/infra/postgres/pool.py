@@ -1,4 +1,4 @@
-"""Connections to Postgres."""
+"""Connections to Postgres: single ones, pools and transactions."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -24,12 +24,12 @@ else:  # asyncpg's classes take parameters only in its stubs
     Connection = asyncpg.Connection
 
 COMMAND_TIMEOUT_S = 30.0
-# What waits for an answer, such as a request, has a connection for so long.
+# How long a request may use a connection.
 BORROWED_S = 10.0
 
 
 async def connect(database: DatabaseUrl, application: str = "relay") -> "asyncpg.Connection[asyncpg.Record]":
-    """One connection; the caller closes it. Raises ``DatabaseUnusable``, which is one of ``UNAVAILABLE``."""
+    """Open one connection. The caller closes it. Raises ``DatabaseUnusable``, which is one of ``UNAVAILABLE``."""
     return await open_session(database, application, command_timeout=COMMAND_TIMEOUT_S)
 
 
@@ -42,11 +42,11 @@ def create_pool(
     stateless: bool = False,
     init: Callable[[Any], Coroutine[Any, Any, None]] | None = None,
 ) -> Pool:
-    """A pool; ``await`` or ``async with`` opens it. With ``min_size`` 0 it opens even while Postgres is away.
+    """Create a pool; ``await`` or ``async with`` opens it. With ``min_size`` 0 it opens even while Postgres is away.
 
-    ``stateless``: whoever borrows a connection leaves nothing in its session, no setting, no lock, no listener. Then giving it
-    back needs no round trip that clears all that away. A transaction that was left open is rolled back all the same. ``init``:
-    done once with every new connection."""
+    ``stateless``: callers leave no setting, lock or listener in a session, so releasing a connection needs no round trip to
+    clear them. A transaction that was left open is rolled back in any case. ``init``: called once with every new connection.
+    """
 
     async def open_one(_dsn: None, **options: Any) -> "asyncpg.Connection[asyncpg.Record]":
         return await open_session(database, application, command_timeout=COMMAND_TIMEOUT_S, **options)
@@ -63,7 +63,7 @@ def create_pool(
 
 
 def became_read_only(conn: Connection) -> bool:
-    """Whether the server has said since that this session takes no more writes. Costs no round trip."""
+    """Whether the server has reported that this session accepts no more writes. Needs no round trip."""
     settings = conn.get_settings()
     return "on" in (
         getattr(settings, "in_hot_standby", "off"),
@@ -72,13 +72,13 @@ def became_read_only(conn: Connection) -> bool:
 
 
 async def _refuse_read_only(conn: Any) -> None:
-    """A pool's ``setup``: asyncpg closes a connection that this refuses."""
+    """The ``setup`` of a pool. asyncpg closes a connection for which it raises."""
     if became_read_only(conn):
         raise ReadOnlySession
 
 
 async def renew_if_read_only(pool: Pool, error: BaseException) -> None:
-    """Have the pool replace its connections after an error that says that one of them takes no writes."""
+    """Replace the connections of a pool after an error that says that one of them accepts no writes."""
     if isinstance(error, (ReadOnlySession, asyncpg.ReadOnlySQLTransactionError)):
         await pool.expire_connections()
 
@@ -87,15 +87,17 @@ _POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
-# What is copied together was created and received in the same few seconds.
+# Rows that are copied together were created and received in the same few seconds.
 @lru_cache(maxsize=4096)
 def _microseconds(at: datetime) -> tuple[int]:
     return ((at - _POSTGRES_EPOCH) // _MICROSECOND,)
 
 
 async def remember_times(conn: Any) -> None:
-    """Has this connection send a time it has sent before without working it out again: for whoever copies many rows of few
-    different times, of which asyncpg's own way is two thirds of the cost. Times must have a zone; they are read as ever."""
+    """Cache the encoded times of a connection, for copying many rows that have few different times.
+
+    asyncpg's own encoding is two thirds of the cost of such a copy. Times must have a time zone. Reading does not change.
+    """
     await conn.set_type_codec(
         "timestamptz",
         schema="pg_catalog",
@@ -106,9 +108,11 @@ async def remember_times(conn: Any) -> None:
 
 
 def end_statements_after(seconds: float) -> Callable[[Any], Coroutine[Any, Any, None]]:
-    """An ``init`` for connections that may be cut off: Postgres notices that nobody listens any more only when a statement
-    ends, and those that wait for a lock, of clients that try again and again, would take its last connection. Set and not
-    given when connecting: PgBouncer refuses what it does not know there."""
+    """Create an ``init`` that limits the time of each statement, for connections that may be cut off.
+
+    Postgres notices a lost client only when its statement ends. Statements that wait for a lock, of clients that try again and
+    again, could use up all connections. The limit is set after connecting, because PgBouncer refuses unknown parameters.
+    """
 
     async def limit(conn: Any) -> None:
         await conn.execute("SELECT set_config('statement_timeout', $1, false)", f"{round(seconds * 1000)}ms")
@@ -118,11 +122,12 @@ def end_statements_after(seconds: float) -> Callable[[Any], Coroutine[Any, Any, 
 
 @asynccontextmanager
 async def borrowed(pool: Pool, within_s: float = BORROWED_S) -> AsyncIterator[Connection]:
-    """A connection of the pool, and what is done with it, within so many seconds in all. Raises one of ``UNAVAILABLE``.
+    """Borrow a connection of the pool. Waiting for it and using it take ``within_s`` in all. Raises one of ``UNAVAILABLE``.
 
-    It is cut off then, or when the caller is cancelled, and not asked to give up: where Postgres hangs, that is not answered
-    either, and asyncpg would wait for half a minute, whatever time-out stood around it. A statement under way is not told:
-    Postgres must end it by itself (``end_statements_after``)."""
+    After that time, or when the caller is cancelled, the connection is cut off. It is not asked to cancel the statement: a
+    Postgres that hangs does not answer that either, and asyncpg would wait for half a minute, whatever time-out is around it.
+    Postgres must end a running statement by itself (``end_statements_after``).
+    """
     loop = asyncio.get_running_loop()
     until = loop.time() + within_s
     async with _acquired(pool, within_s) as conn:
@@ -138,7 +143,7 @@ async def borrowed(pool: Pool, within_s: float = BORROWED_S) -> AsyncIterator[Co
 
 @asynccontextmanager
 async def _acquired(pool: Pool, within_s: float) -> AsyncIterator[Connection]:
-    """A connection of the pool. If the one it has became read-only, all are replaced, and a new one says how it is."""
+    """Acquire a connection. If it has become read-only, replace all connections and try a new one."""
     async with AsyncExitStack() as stack:
         try:
             conn = await stack.enter_async_context(pool.acquire(timeout=within_s))
@@ -150,11 +155,13 @@ async def _acquired(pool: Pool, within_s: float) -> AsyncIterator[Connection]:
 
 @asynccontextmanager
 async def in_transaction(conn: Connection, *, snapshot: bool = False) -> AsyncIterator[None]:
-    """A transaction on a ``borrowed`` connection, committed at the end of the block or rolled back by an exception.
-    ``snapshot``: all that is read is of one instant, and nothing is written.
+    """Run the block in a transaction on a ``borrowed`` connection. It commits at the end; an exception rolls it back.
 
-    Where the caller is cancelled, Postgres is not asked to roll back, which it does of itself on a connection that is cut off:
-    asyncpg's own block would wait for the answer, and raise in place of the cancellation that none came."""
+    ``snapshot``: all reads see one instant, and writes are not allowed.
+
+    When the caller is cancelled, the connection is cut off, so Postgres rolls back by itself. asyncpg's own transaction block
+    would wait for an answer, and raise an error in place of the cancellation.
+    """
     transaction = conn.transaction(isolation="repeatable_read", readonly=True) if snapshot else conn.transaction()
     await transaction.start()
     try:
@@ -169,15 +176,15 @@ async def in_transaction(conn: Connection, *, snapshot: bool = False) -> AsyncIt
 
 
 def _cut_off(conn: Connection) -> None:
-    # One that was cut off before is the pool's again, and refuses everything. A cancellation must not end in that.
+    # A connection that was cut off before belongs to the pool again and refuses calls. That error must not hide a cancellation.
     with suppress(asyncpg.InterfaceError):
         conn.terminate()
 
 
 async def _leave(_connection: Any) -> None:
-    """Clears nothing away."""
+    """Do nothing: a stateless session has nothing to clear."""
 
 
 async def _clear(connection: Any) -> None:
-    """Clear away locks, cursors and channels, and keep what the session started with."""
+    """Clear locks, cursors and channels, but keep the settings that the session started with."""
     await connection.execute(CLEAR)

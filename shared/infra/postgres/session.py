@@ -1,6 +1,7 @@
-"""Opening one connection to Postgres, so that it is what Relay needs: writable, in the right schema, in a session of its own.
+"""Opens a connection to Postgres as Relay needs it: writable, in the right schema, with its own session.
 
-What the session starts with is set after connecting and proven. A pooler refuses or forgets what is given while connecting."""
+The settings of a session are applied and checked after connecting. A pooler refuses or forgets those given while connecting.
+"""
 
 import asyncio
 import random
@@ -24,17 +25,17 @@ from shared.infra.postgres.errors import (
 )
 
 CONNECT_TIMEOUT_S = 5.0
-# How long a pooler may take to show that it shares sessions. One in session mode may have none to spare.
+# How long to test whether a pooler shares sessions. In session mode it may have no other session for the test.
 _PROOF_TIMEOUT_S = 3.0
 _PROOF_ROUNDS = 3
-# libpq's names of the options of a TCP socket, and those of the kernel. Not every system has each.
+# The options of a TCP socket: their names in libpq and in the kernel. Not every system has all of them.
 _TCP_OPTIONS = {
     "keepalives_idle": "TCP_KEEPIDLE",
     "keepalives_interval": "TCP_KEEPINTVL",
     "keepalives_count": "TCP_KEEPCNT",
     "tcp_user_timeout": "TCP_USER_TIMEOUT",
 }
-# Read by asyncpg from a URL only. Everything else is given by name.
+# asyncpg reads these only from a URL. All others are passed by name.
 _IN_ASYNCPGS_URL = (
     "sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "sslpassword", "sslnegotiation", "ssl_min_protocol_version",
     "ssl_max_protocol_version",
@@ -44,8 +45,10 @@ _session_pooled: set[tuple[str, Address]] = set()
 
 
 async def open_session(database: DatabaseUrl, application: str, **options: Any) -> "asyncpg.Connection[asyncpg.Record]":
-    """A connection to the first host that takes writes; the caller closes it. ``options``: asyncpg's own. Raises
-    ``DatabaseUnusable``."""
+    """Open a connection to the first host that accepts writes. The caller closes it.
+
+    ``options``: those of asyncpg. Raises ``DatabaseUnusable``.
+    """
     parts = parts_of(database.dsn)
     timeout_s = connect_timeout_s(parts)
     addresses = list(parts.addresses)
@@ -62,12 +65,12 @@ async def open_session(database: DatabaseUrl, application: str, **options: Any) 
         if not found.passing:
             raise found
         problem = problem or found
-    assert problem is not None  # noqa: S101 - a URL names at least one host
+    assert problem is not None  # noqa: S101 - a URL has at least one host
     raise problem
 
 
 def connect_timeout_s(parts: Parts) -> float | None:
-    """Seconds for each host; None without a limit, as libpq reads 0."""
+    """Return the seconds for each host; None means no limit, which libpq writes as 0."""
     given = parts.parameters.get("connect_timeout")
     if given is None:
         return CONNECT_TIMEOUT_S
@@ -75,8 +78,11 @@ def connect_timeout_s(parts: Parts) -> float | None:
 
 
 def session_settings(database: DatabaseUrl) -> dict[str, str]:
-    """What each session starts with. Relay is written for READ COMMITTED and takes its own locks: with a stricter default of
-    the server's, transactions would fail that need not."""
+    """Return the settings that each session starts with.
+
+    Relay is written for READ COMMITTED and takes its own locks. With a stricter default of the server, transactions would fail
+    without need.
+    """
     settings = {"default_transaction_isolation": "read committed", **dict(database.session)}
     if database.schema is not None:
         settings["search_path"] = '"' + database.schema.replace('"', '""') + '"'
@@ -84,7 +90,7 @@ def session_settings(database: DatabaseUrl) -> dict[str, str]:
 
 
 def asyncpg_arguments(parts: Parts, address: Address, application: str) -> dict[str, Any]:
-    """The arguments of ``asyncpg.connect`` that lead to one address."""
+    """Return the arguments of ``asyncpg.connect`` for one address."""
     in_url = {name: parts.parameters[name] for name in _IN_ASYNCPGS_URL if name in parts.parameters}
     query = "&".join(f"{name}={quote(value, safe='')}" for name, value in in_url.items())
     host = str(address) if address.is_socket else address.host
@@ -139,17 +145,17 @@ def _keep_alive(sock: Any, parameters: Mapping[str, str]) -> None:
 
 
 async def _give_up(conn: "asyncpg.Connection[asyncpg.Record]", pooled: bool) -> None:
-    """A pooler would hand out its read-only session for ever: it is ended on the server's side."""
+    """End a read-only session on the server's side if it is pooled. The pooler would hand it out for ever."""
     if pooled:
         with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
             await queries.end_own_backend(conn)
 
 
 async def _require_session_pooling(database: DatabaseUrl, address: Address) -> None:
-    """Raise ``TransactionPooling`` where two connections meet in one server session, or one moves between two."""
+    """Raise ``TransactionPooling`` if two connections share a server session, or one moves between two."""
     if (database.dsn, address) in _session_pooled:
         return
-    with suppress(TimeoutError):  # no session to spare: these wait for one, as they do in session mode only
+    with suppress(TimeoutError):  # the connections wait for a free session, which happens only in session mode
         async with (
             asyncio.timeout(_PROOF_TIMEOUT_S),
             _probe(database, address) as first,
@@ -162,7 +168,7 @@ async def _require_session_pooling(database: DatabaseUrl, address: Address) -> N
                         shared = await queries.backend_pid(other) in seen
                         seen.add(await queries.backend_pid(first))
                 except asyncpg.PostgresConnectionError as error:
-                    if "statement pooling" in str(error):  # PgBouncer hangs up on a BEGIN in that mode
+                    if "statement pooling" in str(error):  # PgBouncer closes the connection on a BEGIN in that mode
                         raise TransactionPooling(address) from None
                     raise
                 if shared or len(seen) > 1:
@@ -172,7 +178,7 @@ async def _require_session_pooling(database: DatabaseUrl, address: Address) -> N
 
 @asynccontextmanager
 async def _probe(database: DatabaseUrl, address: Address) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    """A connection that leaves no prepared statement behind."""
+    """Open a connection that leaves no prepared statement behind."""
     arguments = asyncpg_arguments(parts_of(database.dsn), address, "relay start")
     conn = await asyncpg.connect(**arguments, statement_cache_size=0)
     try:
