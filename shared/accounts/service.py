@@ -1,5 +1,7 @@
-"""What is done with accounts and invitations. Every function takes a connection inside the caller's transaction and the time
-as it is now; passwords come as their hashes."""
+"""Operations on accounts and invitations.
+
+Every function takes a connection inside the caller's transaction, and the current time. Passwords are passed as their hashes.
+"""
 
 import hashlib
 import secrets
@@ -31,7 +33,7 @@ MAX_OWNED_PROJECTS = 200
 
 
 class Actor(NamedTuple):
-    """The author of an act: an account, the command line or an API key."""
+    """The author of an action: an account, or (``account_id`` None) the command line or an API key."""
 
     account_id: str | None
     name: str
@@ -41,16 +43,17 @@ COMMAND_LINE = Actor(None, "command line")
 
 
 def api_key(key_id: str) -> Actor:
-    """The holder of this key, through `/v1/keys` and `/v1/rooms`."""
+    """Return the actor for a request with this API key, through `/v1/keys` or `/v1/rooms`."""
     return Actor(None, f"API key {key_id}")
 
 
 def actor_of(account: Account) -> Actor:
+    """Return the actor for an account."""
     return Actor(account.account_id, account.email)
 
 
 def secret_digest(secret: str) -> bytes:
-    """The only form in which the database knows a link's or a cookie's secret (256 random bits need no salt)."""
+    """Return the SHA-256 of a link's or cookie's secret. Only this is stored. 256 random bits need no salt."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
@@ -64,7 +67,7 @@ async def record(
     target: str = "",
     detail: str = "",
 ) -> int:
-    """Writes to the audit log and returns the entry's id. ``action`` is snake_case and stable, such as ``key_revoked``."""
+    """Write to the audit log and return the entry's id. ``action`` is snake_case and stable, such as ``key_revoked``."""
     return await audit_log.insert_entry(
         conn,
         now,
@@ -78,13 +81,13 @@ async def record(
 
 
 async def record_key(conn: Connection, actor: Actor, action: str, key: KeyInfo, now: datetime) -> None:
-    """Writes to the audit log what happened to a key of a project."""
+    """Write an action on a key of a project to the audit log."""
     target, detail = key.name, f"{key.prefix}…{key.last_four}, {key.mode} mode"
     await record(conn, actor, action, now, project_id=key.project_id, target=target, detail=detail)
 
 
 async def sign_up_is_open(conn: Connection, sign_up: SignUp) -> bool:
-    """Whether someone without an invitation may make an account now."""
+    """Whether a person without an invitation may create an account now."""
     return sign_up == "open" or (sign_up == "first" and not await account_queries.any_account(conn))
 
 
@@ -98,8 +101,11 @@ async def sign_up(
     rule: SignUp,
     invitation: str | None = None,
 ) -> Account:
-    """Makes an account; the first of an instance administers it. ``invitation`` is the secret of a link, which is used up.
-    Raises ``SignUpClosed``, ``InvitationUnusable``, ``AddressTaken``."""
+    """Create an account. The first account of an instance becomes its administrator.
+
+    ``invitation`` is the secret of a link, which can be used once. Raises ``SignUpClosed``, ``InvitationUnusable``,
+    ``AddressTaken``.
+    """
     await account_queries.lock_sign_up(conn)
     first = not await account_queries.any_account(conn)
     if invitation is None and not await sign_up_is_open(conn, rule):
@@ -124,7 +130,10 @@ async def invite(
     account_id: str | None = None,
     note: str = "",
 ) -> str:
-    """Create the secret of a link, which is returned once and stored as its SHA-256. Raises ``TooManyInvitations``."""
+    """Create an invitation and return the secret of its link. Raises ``TooManyInvitations``.
+
+    Only the SHA-256 of the secret is stored.
+    """
     if purpose != "password":  # only administrators create those, and they are not listed
         await queries.lock_invitations(conn)
         if await queries.count_open_invitations(conn, project_id, purpose, now) >= MAX_OPEN_INVITATIONS:
@@ -150,7 +159,10 @@ async def invite(
 
 
 async def usable_invitation(conn: Connection, secret: str, now: datetime, *, lock: bool = False) -> Invitation:
-    """Raises ``InvitationUnusable`` if it is unknown, used, withdrawn or expired. The error does not say which."""
+    """Find an invitation by the secret of its link.
+
+    Raises ``InvitationUnusable`` if it is unknown, used, revoked or expired. The error does not say which.
+    """
     found = await queries.invitation_by_digest(conn, secret_digest(secret), now, lock=lock)
     if found is None:
         raise InvitationUnusable
@@ -158,8 +170,10 @@ async def usable_invitation(conn: Connection, secret: str, now: datetime, *, loc
 
 
 async def accept_invitation(conn: Connection, account: Account, secret: str, now: datetime) -> Invitation:
-    """Uses a link to the instance or to a project up. A member keeps a role that is already greater. Raises
-    ``InvitationUnusable``."""
+    """Accept an invitation to the instance or to a project, and mark it as used.
+
+    A member keeps a role that is already higher. Raises ``InvitationUnusable``.
+    """
     invitation = await usable_invitation(conn, secret, now, lock=True)
     if invitation.purpose == "password":
         raise InvitationUnusable
@@ -183,8 +197,11 @@ async def accept_invitation(conn: Connection, account: Account, secret: str, now
 
 
 async def change_password(conn: Connection, account: Account, password_hash: str, now: datetime, keep: bytes) -> int:
-    """Sets the password, ends every session but ``keep`` and the links that could set another; how many sessions ended. The
-    caller has locked the account and compared the hash that the present password was checked against."""
+    """Set the password, and end every session except ``keep``. Returns how many sessions ended.
+
+    Also revokes all links that can set a password. The caller has locked the account and has compared the hash against which
+    the current password was checked.
+    """
     await account_queries.set_password(conn, account.account_id, password_hash, now)
     await queries.revoke_password_links(conn, account.account_id, now)
     await record(conn, actor_of(account), "password_changed", now, target=account.email)
@@ -192,11 +209,11 @@ async def change_password(conn: Connection, account: Account, password_hash: str
 
 
 async def reset_password(conn: Connection, secret: str, password_hash: str, now: datetime) -> Account:
-    """Sets a password by a link and ends every session of the account and its other links. Raises ``InvitationUnusable``."""
+    """Set the password by a link, and end all sessions and other links of the account. Raises ``InvitationUnusable``."""
     invitation = await usable_invitation(conn, secret, now)
     found = None
     if invitation.purpose == "password" and invitation.account_id is not None:
-        # The account is locked first, so that two links of it used at once wait for each other instead of dead-locking.
+        # The account is locked first, so that two links used at the same time wait for each other and cannot deadlock.
         found = await account_queries.lock_credentials(conn, invitation.account_id)
     if found is None:
         raise InvitationUnusable
@@ -213,9 +230,11 @@ async def reset_password(conn: Connection, secret: str, password_hash: str, now:
 async def change_role(
     conn: Connection, project_id: str, account_id: str, role: Role | None, now: datetime
 ) -> str | None:
-    """Gives a member another role, or with None removes them; their address, or None if they are no member. What they invited
-    to and now could not is withdrawn: they could come back by it. Raises ``LastOwner``: a project keeps one who can do
-    everything."""
+    """Change the role of a member; None removes the member. Returns the member's address, or None for a non-member.
+
+    Revokes the invitations that the member made and could not make with the new role. Otherwise a removed member could return
+    through one. Raises ``LastOwner``: a project always has an owner.
+    """
     members = await queries.members(conn, project_id, lock=True)
     member = next((member for member in members if member.account_id == account_id), None)
     if member is None:
@@ -242,15 +261,18 @@ async def own_new_project(conn: Connection, account_id: str, project_id: str, no
 
 
 async def disable(conn: Connection, account_id: str, now: datetime) -> None:
-    """Nobody signs in with the account any more, and the links that it made lead nowhere."""
+    """Disable an account: nobody can sign in with it, and the links that it made stop working."""
     await account_queries.set_disabled(conn, account_id, now)
     await account_queries.delete_sessions_of(conn, account_id)
     await queries.revoke_invitations_by(conn, account_id, now)
 
 
 async def set_admin(conn: Connection, account_id: str, given: bool, now: datetime) -> None:
-    """Gives or takes the administration of the instance. With it goes what was made with it: links to set the password of
-    others, to sign up, to projects of others; the account's own projects are invited to again in a moment."""
+    """Give an account the administration of the instance, or take it away.
+
+    Taking it away revokes all links that the account made: for passwords of others, for sign-up, for other people's projects.
+    Links to the account's own projects are revoked too; it can create those again.
+    """
     await account_queries.set_admin(conn, account_id, given)
     if not given:
         await queries.revoke_invitations_by(conn, account_id, now)

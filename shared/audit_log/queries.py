@@ -1,4 +1,4 @@
-"""Who did what, in the portal and on the command line."""
+"""SQL of the audit log: who did what, in the portal, over the API and on the command line."""
 
 from datetime import datetime
 
@@ -17,7 +17,7 @@ async def insert_entry(
     target: str,
     detail: str,
 ) -> int:
-    """The id of the new entry. Postgres stores no NUL: a name that holds one is shown with a replacement character."""
+    """Insert an entry and return its id. Postgres stores no NUL, so a replacement character takes its place."""
     entry_id: int = await conn.fetchval(
         """
         INSERT INTO audit_log (at, account_id, actor, project_id, action, target, detail)
@@ -36,7 +36,7 @@ async def insert_entry(
 
 
 async def set_outcome(conn: Connection, entry_id: int, action: str, detail: str) -> None:
-    """Writes into the entry of an act how it went."""
+    """Write the outcome of an action into its entry."""
     await conn.execute(
         """
         UPDATE audit_log
@@ -50,7 +50,10 @@ async def set_outcome(conn: Connection, entry_id: int, action: str, detail: str)
 
 
 async def entries(conn: Connection, project_id: str | None, before: int | None, limit: int) -> list[LogEntry]:
-    """Newest first; of one project, or with None of the whole instance. ``before`` continues after an entry's id."""
+    """Return entries of a project (None: of the whole instance), newest first.
+
+    ``before``: only entries with smaller ids, to continue a list.
+    """
     rows = await conn.fetch(
         """
         SELECT id, at, actor, project_id, action, target, detail
@@ -68,7 +71,7 @@ async def entries(conn: Connection, project_id: str | None, before: int | None, 
 
 
 async def was_done(conn: Connection, project_id: str, action: str) -> bool:
-    """Whether somebody has ever done this in the project."""
+    """Whether the action was ever done in the project."""
     return bool(
         await conn.fetchval(
             "SELECT EXISTS (SELECT FROM audit_log WHERE project_id = $1 AND action = $2)", project_id, action

@@ -1,4 +1,4 @@
-"""API keys. The database knows a key by its SHA-256 only."""
+"""SQL of API keys. The database stores only the SHA-256 of a key."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -11,7 +11,7 @@ from shared.infra.postgres.errors import ReadOnlySession
 from shared.infra.postgres.pool import Connection
 from shared.models.projects import KeyInfo, KeyRecord
 
-# The channel on which the triggers of migration 0001 announce a changed key: the hex of its digest.
+# The channel on which the triggers of migration 0001 announce a changed key, by the hex form of its digest.
 KEY_CHANGES = "relay_keys"
 
 _COLUMNS = (
@@ -42,7 +42,7 @@ async def insert_key(
     expires_at: datetime | None = None,
     created_by: str | None = None,
 ) -> KeyInfo:
-    """Stores the digest and the last four characters of ``key``, never the key."""
+    """Insert a key. Stores its digest and its last four characters, never the key itself."""
     row = await conn.fetchrow(
         f"""
         INSERT INTO api_key (
@@ -67,6 +67,7 @@ async def insert_key(
 
 
 async def key_by_digest(conn: Connection, digest: bytes) -> KeyRecord | None:
+    """Return what a request needs to know about a key, by its digest."""
     row = await conn.fetchrow(
         """
         SELECT k.id, k.project_id, k.mode, k.type, k.expires_at, k.revoked_at,
@@ -91,15 +92,17 @@ async def key_by_digest(conn: Connection, digest: bytes) -> KeyRecord | None:
 
 
 async def prove_connected(conn: Connection, timeout_s: float) -> None:
-    """A round trip to a server that keys are changed in, so that silence on the channel means that nothing was announced.
-    Raises when there is no answer, and ``ReadOnlySession`` where nothing can be changed."""
+    """Make a round trip to a writable server. After it, silence on the channel means that no key has changed.
+
+    Raises if there is no answer, and ``ReadOnlySession`` for a server on which keys cannot change.
+    """
     status = await conn.execute("SELECT WHERE current_setting('transaction_read_only') = 'off'", timeout=timeout_s)
     if status != "SELECT 1":
         raise ReadOnlySession
 
 
 async def list_keys(conn: Connection, project_id: str | None, mode: Mode | None = None) -> list[KeyInfo]:
-    """Keys of one project, or of all with None, oldest first; revoked ones too."""
+    """Return the keys of a project (None: of all projects), oldest first, including revoked ones."""
     rows = await conn.fetch(
         f"""
         SELECT {_COLUMNS}
@@ -117,7 +120,7 @@ async def list_keys(conn: Connection, project_id: str | None, mode: Mode | None 
 async def key_page(
     conn: Connection, project_id: str, mode: Mode, limit: int, after: KeyInfo | None = None
 ) -> list[KeyInfo]:
-    """Up to ``limit`` keys of a project and mode, newest first, those older than ``after``."""
+    """Return up to ``limit`` keys of a project and mode that are older than ``after``, newest first."""
     rows = await conn.fetch(
         f"""
         SELECT {_COLUMNS}
@@ -138,17 +141,19 @@ async def key_page(
 
 
 async def key_by_id(conn: Connection, key_id: str) -> KeyInfo | None:
+    """Return a key by its id."""
     row = await conn.fetchrow(f"SELECT {_COLUMNS} FROM api_key WHERE id = $1", key_id)
     return None if row is None else _key_info(row)
 
 
 async def lock_key(conn: Connection, key_id: str) -> KeyInfo | None:
-    """The key, held until the transaction ends: of two rotations the second sees what the first did."""
+    """Return a key and lock it until the transaction ends, so that a second rotation sees the first."""
     row = await conn.fetchrow(f"SELECT {_COLUMNS} FROM api_key WHERE id = $1 FOR NO KEY UPDATE", key_id)
     return None if row is None else _key_info(row)
 
 
 async def count_usable_keys(conn: Connection, project_id: str, mode: Mode, now: datetime) -> int:
+    """Count the keys of a project and mode that are neither revoked nor expired."""
     count: int = await conn.fetchval(
         """
         SELECT count(*)
@@ -166,7 +171,7 @@ async def count_usable_keys(conn: Connection, project_id: str, mode: Mode, now: 
 
 
 async def revoke_keys(conn: Connection, key_ids: list[str], now: datetime) -> list[KeyInfo]:
-    """Revokes keys from ``now`` on; one revoked earlier keeps its time."""
+    """Revoke keys from ``now`` on. A key that was revoked earlier keeps its time."""
     rows = await conn.fetch(
         f"""
         UPDATE api_key
@@ -181,7 +186,7 @@ async def revoke_keys(conn: Connection, key_ids: list[str], now: datetime) -> li
 
 
 async def keys_made_by(conn: Connection, makers: list[str]) -> list[str]:
-    """Ids of the keys whose ``created_by`` is one of these, all of which start with ``key:``."""
+    """Return the ids of the keys whose ``created_by`` is one of ``makers``, which all start with ``key:``."""
     rows = await conn.fetch(
         "SELECT id FROM api_key WHERE created_by = ANY ($1::text[]) AND created_by LIKE 'key:%'", makers
     )
@@ -189,7 +194,7 @@ async def keys_made_by(conn: Connection, makers: list[str]) -> list[str]:
 
 
 async def end_key(conn: Connection, key_id: str, expires_at: datetime, rotated_to: str) -> KeyInfo | None:
-    """Lets a replaced key expire, at the latest when it would have anyway."""
+    """Let a replaced key expire at ``expires_at``, but not later than before."""
     row = await conn.fetchrow(
         f"""
         UPDATE api_key
@@ -205,13 +210,16 @@ async def end_key(conn: Connection, key_id: str, expires_at: datetime, rotated_t
 
 
 async def rename_key(conn: Connection, key_id: str, name: str) -> KeyInfo | None:
+    """Change the name of a key."""
     row = await conn.fetchrow(f"UPDATE api_key SET name = $2 WHERE id = $1 RETURNING {_COLUMNS}", key_id, name)
     return None if row is None else _key_info(row)
 
 
 async def mark_used(conn: Connection, used: Mapping[str, datetime]) -> set[str]:
-    """Notes when keys were last used, never backwards. Returns the ids that are settled: a row that someone is changing is
-    skipped, so that a revocation never waits for this and two processes never for each other."""
+    """Record when keys were last used. A stored time never goes back. Returns the ids that were recorded.
+
+    Rows that are locked are skipped, so that a revocation does not wait for this, and two processes do not wait for each other.
+    """
     rows = await conn.fetch(
         """
         WITH used AS (

@@ -1,9 +1,10 @@
-"""What is done with API keys, whoever asks. Every function takes a connection inside the caller's transaction and the time
-as it is now.
+"""Operations on API keys, for the API, the portal and the command line.
 
-``created_by`` says who acts: ``cli``, ``user:<id>``, or ``key:<id>`` for a key used over the API. A key can make keys, so a
-leaked one can make itself a successor; what bounds that is here: what it makes is on record and revoked with it
-(``revoke_key_and_made``), a revoked key makes none, and what an expiring key makes expires no later than itself
+Every function takes a connection inside the caller's transaction, and the current time.
+
+``created_by`` names the author: ``cli``, ``user:<id>``, or ``key:<id>`` for a key used over the API. A key can create keys, so
+a leaked key can create its own successor. This module limits that: the keys that it creates are recorded and can be revoked with
+it (``revoke_key_and_made``), a revoked key creates none, and a key created by an expiring key expires no later than that key
 (docs/decisions/0008).
 """
 
@@ -29,13 +30,13 @@ from shared.projects import queries as project_queries
 DEFAULT_GRACE: Final = timedelta(hours=24)
 MAX_GRACE: Final = timedelta(days=30)
 MAX_LIFETIME: Final = timedelta(days=3650)
-# Keys that work, of one project and mode. A client in a loop fills no table, and a page of keys stays one that a person reads.
+# Usable keys of one project and mode. A client in a loop cannot fill the table, and people can still read the list of keys.
 MAX_USABLE_KEYS: Final = 100
 _BY_KEY = "key:"
 
 
 def made_by_key(key_id: str) -> str:
-    """``created_by`` of what is done with this key over the API."""
+    """Return ``created_by`` for actions with this key over the API."""
     return _BY_KEY + key_id
 
 
@@ -50,8 +51,11 @@ async def create_key(
     expires_at: datetime | None = None,
     created_by: str | None = None,
 ) -> NewKey:
-    """Adds a key to a project. Raises ``ProjectNotFound``, ``ProjectArchived``, ``TooManyKeys``, ``KeyInactive`` if the key
-    that makes it no longer works, ``InvalidRequest`` on ``name`` or ``expiresAt``."""
+    """Create a key in a project.
+
+    Raises ``ProjectNotFound``, ``ProjectArchived``, ``TooManyKeys``, ``KeyInactive`` if the creating key no longer works, and
+    ``InvalidRequest`` for ``name`` or ``expiresAt``.
+    """
     name = checked_name(name)
     if expires_at is not None and not now < expires_at <= now + MAX_LIFETIME:
         raise InvalidRequest("expiresAt must lie in the future, by at most ten years", "expiresAt")
@@ -73,7 +77,7 @@ async def add_key(
     expires_at: datetime | None = None,
     created_by: str | None = None,
 ) -> NewKey:
-    """``create_key`` for a caller that holds the project and has checked everything."""
+    """Insert a new key. The caller holds the lock of the project and has checked everything."""
     secret = new_key(mode, key_type)
     info = await queries.insert_key(
         conn,
@@ -94,13 +98,18 @@ async def add_key(
 async def find_key(
     conn: Connection, key_id: str, *, project_id: str | None = None, mode: Mode | None = None
 ) -> KeyInfo:
-    """One key. Raises ``KeyNotFound``, also for a key outside the project and mode asked for: that it exists elsewhere is
-    nobody's business."""
+    """Return a key. Raises ``KeyNotFound``.
+
+    The error is the same for a key of another project or mode, so that nobody learns that it exists.
+    """
     return _within(await queries.key_by_id(conn, key_id), key_id, project_id, mode)
 
 
 async def list_keys(conn: Connection, project_id: str | None, mode: Mode | None = None) -> list[KeyInfo]:
-    """All keys of a project, or of all with None, oldest first; revoked and expired ones too. Raises ``ProjectNotFound``."""
+    """Return the keys of a project (None: of all projects), oldest first. Raises ``ProjectNotFound``.
+
+    Includes revoked and expired keys.
+    """
     if project_id is not None and not await project_queries.project_exists(conn, project_id):
         raise ProjectNotFound(project_id)
     return await queries.list_keys(conn, project_id, mode)
@@ -116,11 +125,14 @@ async def rotate_key(
     mode: Mode | None = None,
     created_by: str | None = None,
 ) -> NewKey:
-    """Replaces a key by one of the same name, mode and type. Both work for ``grace``, or until the old one would have expired
-    anyway; with no grace the old one is revoked at once. The new key gets the old one's lifetime, counted from now.
+    """Replace a key by a new one with the same name, mode and type.
+
+    Both keys work for ``grace``, or until the old one expires. Without grace the old key is revoked at once. The new key gets
+    the lifetime of the old one, counted from now.
 
     Raises ``KeyNotFound``, ``KeyInactive`` (revoked or expired), ``KeyRotated`` (has a successor already),
-    ``ProjectArchived``, ``TooManyKeys``, ``InvalidRequest`` on ``graceSeconds``."""
+    ``ProjectArchived``, ``TooManyKeys``, ``InvalidRequest`` for ``graceSeconds``.
+    """
     if not timedelta(0) <= grace <= MAX_GRACE:
         raise InvalidRequest(f"graceSeconds must be from 0 to {MAX_GRACE.total_seconds():.0f}", "graceSeconds")
     await _lock_open_project(conn, (await find_key(conn, key_id, project_id=project_id, mode=mode)).project_id)
@@ -128,7 +140,7 @@ async def rotate_key(
     _require_active(old, now)
     if old.rotated_to is not None:
         raise KeyRotated(key_id, old.rotated_to)
-    # Beside what may be made, so that each of those keys can be rotated once; not again and again within its grace.
+    # Twice the limit, so that each key can be rotated once, but not again and again within its grace period.
     most = 2 * MAX_USABLE_KEYS
     if grace and await queries.count_usable_keys(conn, old.project_id, old.mode, now) >= most:
         raise TooManyKeys(most)
@@ -139,7 +151,7 @@ async def rotate_key(
     )
     await queries.end_key(conn, key_id, now + grace, new.key_id)
     if not grace:
-        # Not by expiry: that would wait for the slowest clock of the API processes.
+        # Revoked instead of expired: an expiry would take effect only by the slowest clock of the API processes.
         await queries.revoke_keys(conn, [key_id], now)
     return new
 
@@ -147,7 +159,10 @@ async def rotate_key(
 async def revoke_key(
     conn: Connection, key_id: str, now: datetime, *, project_id: str | None = None, mode: Mode | None = None
 ) -> KeyInfo:
-    """Revokes a key; every API process refuses it within a second. Revoking again changes nothing. Raises ``KeyNotFound``."""
+    """Revoke a key. Every API process refuses it within a second. Raises ``KeyNotFound``.
+
+    Revoking a revoked key changes nothing.
+    """
     if project_id is not None or mode is not None:
         await find_key(conn, key_id, project_id=project_id, mode=mode)
     revoked = await queries.revoke_keys(conn, [key_id], now)
@@ -159,14 +174,16 @@ async def revoke_key(
 async def revoke_key_and_made(
     conn: Connection, key_id: str, now: datetime, *, project_id: str | None = None, mode: Mode | None = None
 ) -> list[KeyInfo]:
-    """Revokes a key and every key that was made with it, with those, and so on: what to do about a leaked one. Returns all
-    of them, the key itself first. Raises ``KeyNotFound``."""
+    """Revoke a key, the keys that were created with it, the keys created with those, and so on.
+
+    This is the answer to a leaked key. Returns all revoked keys, the key itself first. Raises ``KeyNotFound``.
+    """
     key = await find_key(conn, key_id, project_id=project_id, mode=mode)
     await project_queries.lock_project(conn, key.project_id)
     revoked: dict[str, KeyInfo] = {}
     wanted = [key_id]
     while wanted:
-        # Whoever makes keys holds its own row meanwhile, so this waits, and the next look sees what was made.
+        # A key that creates another one holds the lock of its own row. So this waits, and the next query finds the new key.
         revoked |= {info.key_id: info for info in await queries.revoke_keys(conn, wanted, now)}
         makers = [made_by_key(found) for found in wanted]
         wanted = [made for made in await queries.keys_made_by(conn, makers) if made not in revoked]
@@ -176,7 +193,7 @@ async def revoke_key_and_made(
 async def rename_key(
     conn: Connection, key_id: str, name: str, *, project_id: str | None = None, mode: Mode | None = None
 ) -> KeyInfo:
-    """Raises ``KeyNotFound``, ``InvalidRequest`` on ``name``."""
+    """Rename a key. Raises ``KeyNotFound``, ``InvalidRequest`` for ``name``."""
     await find_key(conn, key_id, project_id=project_id, mode=mode)
     return _within(await queries.rename_key(conn, key_id, checked_name(name)), key_id, project_id, mode)
 
@@ -204,8 +221,10 @@ async def _lock_open_project(conn: Connection, project_id: str) -> None:
 async def _bounded_by_maker(
     conn: Connection, expires_at: datetime | None, created_by: str | None, now: datetime
 ) -> datetime | None:
-    """The expiry of what ``created_by`` makes. Holds the making key until the transaction ends, so that revoking it and all
-    it made misses nothing."""
+    """Return the expiry of a key that ``created_by`` creates.
+
+    Locks the creating key until the transaction ends, so that revoking it with all that it created misses no key.
+    """
     if created_by is None or not created_by.startswith(_BY_KEY):
         return expires_at
     maker_id = created_by.removeprefix(_BY_KEY)

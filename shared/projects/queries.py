@@ -1,4 +1,4 @@
-"""Projects."""
+"""SQL of projects."""
 
 from datetime import datetime
 
@@ -15,11 +15,12 @@ def _project(row: "asyncpg.Record") -> Project:
 
 
 async def insert_project(conn: Connection, project_id: str, name: str, now: datetime) -> None:
+    """Insert a project."""
     await conn.execute("INSERT INTO project (id, name, created_at) VALUES ($1, $2, $3)", project_id, name, now)
 
 
 async def list_projects(conn: Connection, *, archived: bool = False) -> list[Project]:
-    """Oldest first; the archived ones too if asked for."""
+    """Return all projects, oldest first. ``archived``: include archived ones."""
     rows = await conn.fetch(
         f"SELECT {_COLUMNS} FROM project WHERE $1 OR archived_at IS NULL ORDER BY created_at, id", archived
     )
@@ -27,27 +28,32 @@ async def list_projects(conn: Connection, *, archived: bool = False) -> list[Pro
 
 
 async def lock_project(conn: Connection, project_id: str) -> Project | None:
-    """The project, held until the transaction ends: nobody archives it or adds keys to it meanwhile."""
+    """Return a project and lock it until the transaction ends, so that nobody archives it or adds keys meanwhile."""
     row = await conn.fetchrow(f"SELECT {_COLUMNS} FROM project WHERE id = $1 FOR NO KEY UPDATE", project_id)
     return None if row is None else _project(row)
 
 
 async def project_exists(conn: Connection, project_id: str) -> bool:
+    """Whether a project exists, archived or not."""
     return bool(await conn.fetchval("SELECT EXISTS (SELECT FROM project WHERE id = $1)", project_id))
 
 
 async def existing_projects(conn: Connection, ids: list[str]) -> set[str]:
-    """Which of these project ids exist."""
+    """Return those of the project ids that exist."""
     return {row["id"] for row in await conn.fetch("SELECT id FROM project WHERE id = ANY ($1::text[])", ids)}
 
 
 async def rename_project(conn: Connection, project_id: str, name: str) -> Project | None:
+    """Change the name of a project."""
     row = await conn.fetchrow(f"UPDATE project SET name = $2 WHERE id = $1 RETURNING {_COLUMNS}", project_id, name)
     return None if row is None else _project(row)
 
 
 async def archive_project(conn: Connection, project_id: str, now: datetime) -> Project | None:
-    """Archives from ``now`` on; a project archived earlier keeps its time. A trigger tells every API process."""
+    """Archive a project from ``now`` on. A project archived earlier keeps its time.
+
+    A trigger notifies every API process.
+    """
     row = await conn.fetchrow(
         f"""
         UPDATE project
@@ -62,5 +68,6 @@ async def archive_project(conn: Connection, project_id: str, now: datetime) -> P
 
 
 async def restore_project(conn: Connection, project_id: str) -> Project | None:
+    """Undo ``archive_project``."""
     row = await conn.fetchrow(f"UPDATE project SET archived_at = NULL WHERE id = $1 RETURNING {_COLUMNS}", project_id)
     return None if row is None else _project(row)

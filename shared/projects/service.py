@@ -1,5 +1,8 @@
-"""What is done with projects, whoever asks: the command line, the API or the portal. Every function takes a connection
-inside the caller's transaction and the time as it is now. Keys have ``shared/keys/service.py``."""
+"""Operations on projects, for the API, the portal and the command line.
+
+Every function takes a connection inside the caller's transaction, and the current time. ``shared/keys/service.py`` has those on
+keys.
+"""
 
 from datetime import datetime
 from typing import Final
@@ -18,7 +21,7 @@ _TYPES: Final[tuple[KeyType, KeyType]] = ("secret", "publishable")
 async def create_project(
     conn: Connection, name: str, now: datetime, *, created_by: str | None = None
 ) -> CreatedProject:
-    """Makes a project with one secret and one publishable key per mode. Raises ``InvalidRequest``."""
+    """Create a project with one secret and one publishable key for each mode. Raises ``InvalidRequest``."""
     project_id = new_id()
     name = checked_name(name)
     await queries.insert_project(conn, project_id, name, now)
@@ -32,18 +35,20 @@ async def create_project(
 
 
 async def rename_project(conn: Connection, project_id: str, name: str) -> Project:
-    """Raises ``ProjectNotFound``, ``InvalidRequest``."""
+    """Rename a project. Raises ``ProjectNotFound``, ``InvalidRequest``."""
     return _found(await queries.rename_project(conn, project_id, checked_name(name)), project_id)
 
 
 async def archive_project(conn: Connection, project_id: str, now: datetime) -> Project:
-    """Takes a project out of use: every API process refuses its keys within a second. Its usage stays, and goes on counting
-    whoever is still connected. Raises ``ProjectNotFound``."""
+    """Archive a project: every API process refuses its keys within a second. Raises ``ProjectNotFound``.
+
+    Its usage stays, and participants who are still connected continue to count.
+    """
     return _found(await queries.archive_project(conn, project_id, now), project_id)
 
 
 async def restore_project(conn: Connection, project_id: str) -> Project:
-    """Undoes ``archive_project``: its keys work again, those apart that were revoked or expired. Raises ``ProjectNotFound``."""
+    """Undo ``archive_project``: keys that are neither revoked nor expired work again. Raises ``ProjectNotFound``."""
     return _found(await queries.restore_project(conn, project_id), project_id)
 
 

@@ -1,4 +1,4 @@
-"""Who may do what in which project, and the links by which people come to it."""
+"""SQL of memberships, access to projects, and invitations."""
 
 from datetime import datetime
 
@@ -11,7 +11,7 @@ _INVITATIONS_LOCK = 0x52454C4159 + 2
 
 
 async def insert_membership(conn: Connection, project_id: str, account_id: str, role: Role, now: datetime) -> None:
-    """Gives an account a role in a project; a member keeps the role they have."""
+    """Give an account a role in a project. A member keeps its current role."""
     await conn.execute(
         """
         INSERT INTO membership (project_id, account_id, role, created_at)
@@ -26,17 +26,19 @@ async def insert_membership(conn: Connection, project_id: str, account_id: str, 
 
 
 async def set_role(conn: Connection, project_id: str, account_id: str, role: Role) -> None:
+    """Change the role of a member."""
     await conn.execute(
         "UPDATE membership SET role = $3 WHERE project_id = $1 AND account_id = $2", project_id, account_id, role
     )
 
 
 async def delete_membership(conn: Connection, project_id: str, account_id: str) -> None:
+    """Remove a member from a project."""
     await conn.execute("DELETE FROM membership WHERE project_id = $1 AND account_id = $2", project_id, account_id)
 
 
 async def members(conn: Connection, project_id: str, *, lock: bool = False) -> list[Member]:
-    """Members of a project, longest first. ``lock``: nobody else changes them until the transaction ends."""
+    """Return the members of a project, oldest membership first. ``lock``: locks them until the transaction ends."""
     rows = await conn.fetch(
         """
         SELECT a.id, a.email, a.name, m.role, m.created_at
@@ -56,7 +58,10 @@ def _access(row: "asyncpg.Record") -> ProjectAccess:
 
 
 async def project_access(conn: Connection, project_id: str, account_id: str, everything: bool) -> ProjectAccess | None:
-    """The project, if the account is a member of it. ``everything``: an instance administrator, who is owner everywhere."""
+    """Return the project if the account is a member.
+
+    ``everything``: the account is an administrator of the instance, and so an owner of every project.
+    """
     row = await conn.fetchrow(
         """
         SELECT p.id, p.name, p.created_at, p.archived_at, CASE WHEN $3 THEN 'owner' ELSE m.role END AS role
@@ -73,7 +78,7 @@ async def project_access(conn: Connection, project_id: str, account_id: str, eve
 
 
 async def projects_of(conn: Connection, account_id: str) -> list[ProjectAccess]:
-    """The projects an account is a member of, archived ones last."""
+    """Return the projects of an account, archived ones last."""
     rows = await conn.fetch(
         """
         SELECT p.id, p.name, p.created_at, p.archived_at, m.role
@@ -88,7 +93,7 @@ async def projects_of(conn: Connection, account_id: str) -> list[ProjectAccess]:
 
 
 async def orphaned_projects(conn: Connection, limit: int) -> list[ProjectAccess]:
-    """Projects without a single member, such as those the command line made; shown to instance administrators."""
+    """Return projects without members, for administrators. The command line creates such projects."""
     rows = await conn.fetch(
         """
         SELECT p.id, p.name, p.created_at, p.archived_at, 'owner' AS role
@@ -117,6 +122,7 @@ async def insert_invitation(
     now: datetime,
     expires_at: datetime,
 ) -> None:
+    """Insert an invitation. ``digest``: the SHA-256 of its secret."""
     await conn.execute(
         """
         INSERT INTO invitation (
@@ -150,7 +156,7 @@ _INVITATION = """
 async def invitation_by_digest(
     conn: Connection, digest: bytes, now: datetime, *, lock: bool = False
 ) -> Invitation | None:
-    """An invitation that can still be used. ``lock``: by nobody else until the transaction ends."""
+    """Return an invitation that can still be used. ``lock``: locks it until the transaction ends."""
     row = await conn.fetchrow(
         _INVITATION + " WHERE i.digest = $1 AND i.used_at IS NULL AND i.revoked_at IS NULL AND i.expires_at > $2"
         " AND p.archived_at IS NULL" + (" FOR UPDATE OF i" if lock else ""),
@@ -161,12 +167,12 @@ async def invitation_by_digest(
 
 
 async def lock_invitations(conn: Connection) -> None:
-    """Until the end of the transaction nobody else creates an invitation."""
+    """Lock invitations: until the transaction ends, nobody else can create one."""
     await conn.execute("SELECT pg_advisory_xact_lock($1)", _INVITATIONS_LOCK)
 
 
 async def count_open_invitations(conn: Connection, project_id: str | None, purpose: Purpose, now: datetime) -> int:
-    """The links of a kind that can still be used, of a project or, with None, of the instance."""
+    """Count the usable links with this purpose, of a project (None: of the instance)."""
     count: int = await conn.fetchval(
         """
         SELECT count(*)
@@ -185,7 +191,7 @@ async def count_open_invitations(conn: Connection, project_id: str | None, purpo
 
 
 async def count_owned_projects(conn: Connection, account_id: str) -> int:
-    """The projects that the account owns and that are not archived."""
+    """Count the projects that the account owns and that are not archived."""
     count: int = await conn.fetchval(
         """
         SELECT count(*)
@@ -201,7 +207,10 @@ async def count_owned_projects(conn: Connection, account_id: str) -> int:
 
 
 async def open_invitations(conn: Connection, project_id: str | None, now: datetime) -> list[Invitation]:
-    """Usable links to a project, or with None those to sign up, newest first. Password links are not listed."""
+    """Return the usable links to a project (None: those to sign up), newest first, at most 200.
+
+    Password links are not listed.
+    """
     rows = await conn.fetch(
         _INVITATION + " WHERE i.project_id IS NOT DISTINCT FROM $1 AND i.purpose <> 'password' AND i.used_at IS NULL"
         " AND i.revoked_at IS NULL AND i.expires_at > $2 ORDER BY i.created_at DESC, i.id LIMIT 200",
@@ -212,11 +221,12 @@ async def open_invitations(conn: Connection, project_id: str | None, now: dateti
 
 
 async def use_invitation(conn: Connection, invitation_id: str, account_id: str, now: datetime) -> None:
+    """Mark an invitation as used."""
     await conn.execute("UPDATE invitation SET used_at = $3, used_by = $2 WHERE id = $1", invitation_id, account_id, now)
 
 
 async def revoke_invitation(conn: Connection, invitation_id: str, project_id: str | None, now: datetime) -> bool:
-    """Withdraws one of the project's invitations (None: the instance's). False if there is none such."""
+    """Revoke an invitation of a project (None: of the instance). Returns False if there is no such invitation."""
     done = await conn.execute(
         """
         UPDATE invitation
@@ -235,7 +245,7 @@ async def revoke_invitation(conn: Connection, invitation_id: str, project_id: st
 async def revoke_invitations_by(
     conn: Connection, account_id: str, now: datetime, *, project_id: str | None = None, only: Role | None = None
 ) -> None:
-    """Withdraws what the account has invited to: everything, or only to a project, or only with a role in it."""
+    """Revoke the open invitations that an account made: all, or only to one project, or only with one role."""
     await conn.execute(
         """
         UPDATE invitation
@@ -254,7 +264,7 @@ async def revoke_invitations_by(
 
 
 async def revoke_password_links(conn: Connection, account_id: str, now: datetime) -> None:
-    """Withdraws every link by which a password of this account could be set."""
+    """Revoke every link that can set the password of this account."""
     await conn.execute(
         """
         UPDATE invitation
@@ -270,7 +280,10 @@ async def revoke_password_links(conn: Connection, account_id: str, now: datetime
 
 
 async def all_projects(conn: Connection, search: str, after: tuple[str, str] | None, limit: int) -> list[ProjectRow]:
-    """By name, those whose name or id holds ``search``; ``after`` is the (lower-case name, id) of the last one before."""
+    """Return projects whose name contains ``search`` or whose id is ``search``, by name.
+
+    ``after``: the (lower-case name, id) of the last project of the previous page.
+    """
     rows = await conn.fetch(
         """
         SELECT p.id, p.name, p.created_at, p.archived_at,
