@@ -1,4 +1,4 @@
-"""Decision records are numbered without gaps, listed in docs/architecture.md, and every reference names a record."""
+"""Decision records: their numbers, headings and length, the list in docs/architecture.md, and references to them."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RECORDS = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs" / "decisions").iterdir())}
 NAME = re.compile(r"\d{4}-[a-z0-9]+(-[a-z0-9]+)*\.md")
 LINK = re.compile(r"\[[Dd]ecision (\d+)\]\((?:[\w./]*/)?(\d{4})-")
+PAGE_LINES, PAGE_WORDS, LINE = 60, 650, 120
 REFERENCE = re.compile(r"decisions/(\d{4})\b")
 
 
@@ -25,6 +26,24 @@ def titles(records: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
+def shape_problems(text: str) -> list[str]:
+    """What is wrong with the headings, the length or the lines of a record, except a table's."""
+    found = []
+    headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    if [heading for heading in headings if heading != "Consequences"] != ["Context", "Decision", "Rejected"]:
+        found.append(f"the headings are {headings}")
+    if "Consequences" in headings and headings.index("Consequences") != 2:
+        found.append("Consequences belong between Decision and Rejected")
+    parts = re.split(r"^## .+$", text, flags=re.MULTILINE)[1:]
+    if not all(part.strip() for part in parts):
+        found.append("a heading has no text")
+    if len(text.splitlines()) > PAGE_LINES or len(text.split()) > PAGE_WORDS:
+        found.append(f"longer than a page: {len(text.splitlines())} lines, {len(text.split())} words")
+    if long := [line for line in text.splitlines() if len(line) > LINE and not line.startswith("|")]:
+        found.append(f"lines over {LINE} characters: {long}")
+    return found
+
+
 def dangling(text: str, numbers: set[str]) -> Iterator[str]:
     """References to a record that does not exist, and links whose text names another record."""
     yield from (number for number in REFERENCE.findall(text) if number not in numbers)
@@ -37,6 +56,31 @@ def test_the_records_are_numbered_without_gaps_and_listed() -> None:
     listed = re.findall(r"^- \d{4} \[.*$", architecture, re.MULTILINE)
     assert len(lines) > 10
     assert listed == lines, "docs/architecture.md: the list of decisions must be\n" + "\n".join(lines)
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_record_is_one_page_with_the_same_headings(name: str) -> None:
+    assert shape_problems(RECORDS[name]) == []
+
+
+PAGE = "# 0001. A\n\n## Context\n\na\n\n## Decision\n\nb\n\n## Rejected\n\nc\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PAGE.replace("Rejected", "Price"),
+        PAGE.replace("## Context", "**Context.**"),
+        PAGE + "\n## Consequences\n\nd\n",
+        PAGE.replace("b\n", "\n"),
+        PAGE + "- e\n" * 60,
+        PAGE + "e " * 65 + "\n",
+        PAGE + "- e e e e e e e e e e e e e e e e e e e e\n" * 35,
+    ],
+)
+def test_a_wrong_shape_is_found(text: str) -> None:
+    assert shape_problems(PAGE) == []
+    assert shape_problems(text) != []
 
 
 def test_every_reference_names_a_record() -> None:
