@@ -2,10 +2,10 @@
 
 Every function takes a connection inside the caller's transaction, and the current time.
 
-``created_by`` names the author: ``cli``, ``user:<id>``, or ``key:<id>`` for a key used over the API. A key can create keys, so
-a leaked key can create its own successor. This module limits that: the keys that it creates are recorded and can be revoked with
-it (``revoke_key_and_made``), a revoked key creates none, and a key created by an expiring key expires no later than that key
-(docs/decisions/0008).
+``created_by`` names the author: ``cli``, ``user:<id>``, or ``key:<id>`` for a key used over the API. A key can create keys,
+so a leaked key can create its own successor. This module limits that: the keys that it creates are recorded and can be
+revoked with it (``revoke_key_and_made``), a revoked key creates none, and a key created by an expiring key expires no later
+than that key (docs/decisions/0008).
 """
 
 from datetime import datetime, timedelta
