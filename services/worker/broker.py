@@ -96,7 +96,7 @@ class Resources(Middleware):
     def before_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         """Stop the background tasks.
 
-        The fold reads ``stopping`` after every batch: it finishes the batch in hand and begins no other.
+        The fold reads ``stopping`` after every batch: it finishes the running batch and begins no other.
         """
         self.pulse.stopping = True
         # Where the event loop itself has ended, nothing is left to stop.
@@ -145,7 +145,7 @@ class Resources(Middleware):
 async def sweep(pool: Pool, redis: event_stream.Redis, broker: dramatiq.Broker, now_ms: int) -> None:
     """Fold the inbox, and wake the partitions whose wake message was lost.
 
-    A full Redis accepts neither a bell nor a message. Its streams are then folded here; otherwise it would stay full for ever.
+    A full Redis accepts neither a bell nor a message. Its streams are then folded here; otherwise it would stay full.
     The age of the oldest waiting event is recorded in Postgres: while Redis is away, it says up to when usage is complete.
     """
     async with pool.acquire() as conn:

@@ -40,7 +40,7 @@ log = logging.getLogger("relay.worker")
 def run() -> int:
     """Run until SIGTERM or SIGINT, or until a background task or thread ends by itself. Returns the exit code.
 
-    The batch in hand is finished first. The code is 2 for wrong settings and 1 for every other failure.
+    The running batch is finished first. The code is 2 for wrong settings and 1 for every other failure.
     """
     try:
         settings = load_settings()

@@ -81,7 +81,7 @@ key_lookups = Tallies(
 problems = Counter("relay_problems", "Error responses by their code.", ["code"], registry=REGISTRY)
 request_seconds = Histogram(
     "relay_http_request_seconds",
-    "Time to answer a request, in seconds. Tokens and webhooks have metrics of their own.",
+    "Time to answer a request, in seconds. Tokens and webhooks have separate metrics.",
     ["method", "route", "status"],
     buckets=_ROUND_TRIP_S,
     registry=REGISTRY,

@@ -13,7 +13,7 @@ _AGAIN_AFTER_S = 1.0
 async def end_tasks(tasks: Iterable["asyncio.Task[Any]"]) -> None:
     """Cancel tasks, again and again, until each has ended.
 
-    One cancellation can get lost: where it meets the end of a time-out inside a driver, a loop would continue for ever. That
+    One cancellation can get lost: where it meets the end of a time-out inside a driver, a loop would never end. That
     happens when a server vanishes at the same moment, as when a machine shuts down.
     """
     given = list(tasks)

@@ -183,7 +183,7 @@ async def revoke_key_and_made(
     revoked: dict[str, KeyInfo] = {}
     wanted = [key_id]
     while wanted:
-        # A key that creates another one holds the lock of its own row. So this waits, and the next query finds the new key.
+        # A key that creates another one holds the lock of its row. So this waits, and the next query finds the new key.
         revoked |= {info.key_id: info for info in await queries.revoke_keys(conn, wanted, now)}
         makers = [made_by_key(found) for found in wanted]
         wanted = [made for made in await queries.keys_made_by(conn, makers) if made not in revoked]

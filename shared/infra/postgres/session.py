@@ -145,7 +145,7 @@ def _keep_alive(sock: Any, parameters: Mapping[str, str]) -> None:
 
 
 async def _give_up(conn: "asyncpg.Connection[asyncpg.Record]", pooled: bool) -> None:
-    """End a read-only session on the server's side if it is pooled. The pooler would hand it out for ever."""
+    """End a read-only session on the server's side if it is pooled. The pooler would hand it out again and again."""
     if pooled:
         with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
             await queries.end_own_backend(conn)

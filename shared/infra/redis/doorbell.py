@@ -20,7 +20,7 @@ _NAMESPACE = "relay:dramatiq"
 def create_broker(redis_url: str, middleware: list[Middleware]) -> RedisBroker:
     """Create the broker on Redis.
 
-    Its client times out after seconds, so that an unreachable Redis does not hold a thread for ever.
+    Its client times out after seconds, so that an unreachable Redis does not block a thread forever.
     """
     client = redis.Redis.from_url(redis_url, protocol=2, socket_connect_timeout=2, socket_timeout=5)
     broker = RedisBroker(
