@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
-import aiohttp
 import asyncpg
 import dramatiq
 import pytest
@@ -24,12 +23,10 @@ from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from shared.infra.migrations import yoyo_backend
 from shared.infra.postgres import asyncpg_internals
 from shared.infra.redis import dramatiq_internals, redis_batch
-from shared.livekit import bounded_answers
 
 ROOT = Path(__file__).resolve().parents[2]
 # How many parts of the version the module names and pyproject.toml bounds: 1 is the major version, 2 the minor one.
 BEHIND: dict[str, tuple[ModuleType, int]] = {
-    "aiohttp": (bounded_answers, 2),
     "asyncpg": (asyncpg_internals, 2),
     "dramatiq": (dramatiq_internals, 2),
     "redis": (redis_batch, 1),
@@ -103,12 +100,6 @@ def test_redis_py_sends_and_answers_as_before() -> None:
     assert '"target_nodes"' in inspect.getsource(RedisCluster.execute_command)
 
 
-def test_aiohttp_keeps_a_body_that_was_read() -> None:
-    assert aiohttp.ClientResponse._body is None
-    for method in (aiohttp.ClientResponse.read, aiohttp.ClientResponse.text, aiohttp.ClientResponse.json):
-        assert "self._body" in inspect.getsource(method)
-
-
 def private_attributes(text: str) -> list[str]:
     """Attributes with one leading underscore, of anything but ``self``, ``cls`` and the classes of this module."""
     tree = ast.parse(text)
@@ -135,10 +126,7 @@ def test_nothing_else_reaches_into_a_library() -> None:
         for path in (ROOT / folder).rglob("*.py")
         if (private := private_attributes(path.read_text(encoding="utf-8")))
     }
-    assert found == {
-        "shared/infra/postgres/asyncpg_internals.py": ["conn._transport"],
-        "shared/livekit/bounded_answers.py": ["response._body"] * 4,
-    }
+    assert found == {"shared/infra/postgres/asyncpg_internals.py": ["conn._transport"]}
 
 
 @pytest.mark.parametrize(
