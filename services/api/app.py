@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from litestar import Litestar, Router
 from litestar.datastructures import State
 from litestar.exceptions import NotFoundException
-from litestar.types import ASGIApp
 
 from services.api import routes
 from services.api.dependencies import KEY_DEPENDENCIES, shared_dependencies
@@ -18,7 +17,7 @@ from services.api.http.access.last_used import LastUsed
 from services.api.http.access.limits import Limits, connect_limits_redis
 from services.api.http.problems import answer_error
 from services.api.http.requests import JsonRequest, check_parameters, require_secret_key
-from services.api.http.serving.hot_routes import HotRoutes
+from services.api.http.serving.hot_routes import HotRoutes, header
 from services.api.http.serving.server import Drain
 from services.api.portal.error_pages import with_pages
 from services.api.portal.portal import create_portal
@@ -55,7 +54,7 @@ def open_pool(database: DatabaseUrl) -> Pool:
     return create_pool(database, "relay api", max_size=POOL_SIZE, stateless=True, init=limit)
 
 
-def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | None = None) -> ASGIApp:
+def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | None = None) -> HotRoutes:
     """Build the ASGI application on the event loop it will run on. Its lifespan opens the connections."""
     clock = clock or SystemClock()
     pool = open_pool(settings.database)
@@ -149,7 +148,13 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
         openapi_config=None,
         logging_config=None,
     )
-    hot = HotRoutes(app)
+
+    def is_known(scope: Any) -> bool:
+        if scope["path"] == webhooks.PATH:
+            return receiver.is_signed(header(scope, b"authorization"))
+        return authentication.knows_token_key(scope)
+
+    hot = HotRoutes(app, is_known)
     hot.post(tokens.PATH, tokens.token_route(authentication, minter, clock))
     hot.post(webhooks.PATH, webhooks.webhook_route(receiver))
     return hot

@@ -38,8 +38,10 @@ def run() -> int:
 
 async def _serve(settings: Settings) -> int:
     drain = Drain()
+    app = create_app(settings, drain=drain)
     config = server_config(
-        traced_app(create_app(settings, drain=drain), HOT_PATHS),
+        traced_app(app, HOT_PATHS),
+        is_known=app.is_known,
         host=settings.host,
         port=settings.port,
         forwarded_allow_ips=list(settings.trusted_proxies),

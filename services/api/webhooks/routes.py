@@ -48,6 +48,14 @@ class WebhookReceiver:
             _count(refusal)
             raise
 
+    def is_signed(self, authorization: str | None) -> bool:
+        """Whether ``check`` would pass. Counts nothing."""
+        try:
+            self._verifier.check(authorization, now_s=self._clock.now_ms() / 1000)
+        except WebhookRefused:
+            return False
+        return True
+
     def receive(self, body: bytes, authorization: str | None) -> "asyncio.Future[None]":
         """Done once the event is safe, or ``EventNotKept`` (503), which may also be raised at once. Raises ``WebhookRefused``
         (401)."""

@@ -185,8 +185,10 @@ class HotRoutes:
     The framework knows the same paths (``routes/``): that is where they are described, and where other methods are refused.
     """
 
-    def __init__(self, app: Litestar) -> None:
+    def __init__(self, app: Litestar, is_known: Callable[[Any], bool] = lambda _: False) -> None:
         self._app = app
+        # Whether a request shows a known key or signature, from its scope.
+        self.is_known = is_known
         self._methods = {
             route.path_format: ", ".join(sorted(route.methods)).encode()
             for route in app.routes

@@ -1,80 +1,46 @@
 """Time-outs and size limits for HTTP connections. Uvicorn limits only how long a connection may be idle."""
 
 import asyncio
-import fcntl
 import math
-import socket
-import struct
-import sys
-import termios
-from typing import Any, Final, NamedTuple
+from functools import partial
+from typing import Any, Final
 
 import httptools
 
-from services.api.http.problems import MEDIA_TYPE, TITLES, problem_of
-from services.api.http.serving.hot_routes import Answer, new_request_id
+from services.api.http.serving.early_answers import (
+    AnsweredHere,
+    AnswerHeads,
+    ClosedAfterBody,
+    closing_answer,
+    error_answer,
+)
+from services.api.http.serving.held_flow import HeldFlow
+from services.api.http.serving.hot_routes import Answer
 from services.api.http.serving.http_limits import HELD_BODY, HttpGuard
-from services.api.http.serving.uvicorn_internals import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from services.api.http.serving.unread_answers import UnreadAnswers, reset_connection
+from services.api.http.serving.uvicorn_internals import HttpToolsProtocol, RequestResponseCycle
 from shared.errors import HeadersTooLarge, MalformedRequest, RequestTimedOut, TooManyBodies
-from shared.infra.logs import request_id
 
-CLOSE_LINE: Final = b"connection: close\r\n"
-# A segment up to this size is parsed at once; a larger one request by request, so that thousands that come together do not
-# become thousands of objects.
+# A segment up to this size is parsed at once. A larger one is parsed request by request, so that thousands of requests that
+# arrive together do not become thousands of objects.
 _WHOLE: Final = 3072
 _AT_ONCE: Final = 512
-# About what a request takes that waits for the one before it.
+# About the memory of a request that waits for the one before it.
 _QUEUED_BYTES: Final = 4096
 _PIECE: Final = 4096
-# Where Linux's ``struct tcp_info`` has the number of bytes that the other side has confirmed.
-_BYTES_ACKED_AT: Final = 120
-_RESET: Final = struct.pack("ii", 1, 0)
-
-
-class _NobodyWaits:
-    """In place of the event that tells a task of uvicorn's that something came."""
-
-    def set(self) -> None:
-        pass
-
-
-class AnsweredHere:
-    """A request that no application sees, with the attributes of a ``RequestResponseCycle`` that uvicorn's protocol uses."""
-
-    __slots__ = ("body", "disconnected", "keep_alive", "more_body", "response_complete", "response_started")
-    message_event = _NobodyWaits()
-
-    def __init__(self, keep_alive: bool) -> None:
-        self.keep_alive = keep_alive
-        self.body, self.more_body = b"", True
-        self.disconnected = self.response_started = self.response_complete = False
-
-
-class _ClosedAfterBody:
-    """The transport of a request with a body, as its answer sees it. Where the answer comes before the body, closing the
-    connection waits for the rest: the kernel resets a connection that is closed with unread data, and the client might not see
-    the answer."""
-
-    __slots__ = ("_protocol", "is_closing", "write")
-
-    def __init__(self, protocol: "GuardedProtocol") -> None:
-        self._protocol = protocol
-        self.write, self.is_closing = protocol.transport.write, protocol.transport.is_closing
-
-    def close(self) -> None:
-        self._protocol.close_after_body()
-
-
-class _Stuck(NamedTuple):
-    """Since when a client has not read, and what it had read by then."""
-
-    since: float
-    read: int
+# Requests of one segment that are answered in one turn of the loop.
+_ANSWERED_AT_ONCE: Final = 16
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """Limits what a client may hold: 408 for a request that does not arrive in time, 431 for headers that are too large, 503
-    where all requests together are too large, and an end for a client that does not read its answers."""
+    """Limits what a client may hold.
+
+    It answers 408 to a request that does not arrive in time, 431 to headers that are too large and 503 where all requests
+    together are too large. It closes the connection of a client that does not read its answers. A client without a key waits
+    for its turn: see ``turns``.
+    """
+
+    flow: HeldFlow
 
     def __init__(self, *args: Any, guard: HttpGuard | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -94,15 +60,16 @@ class GuardedProtocol(HttpToolsProtocol):
         self._bytes = self._body_bytes = 0
         # What came behind a request that is being answered, and where it begins: it is parsed after the answer.
         self._rest: tuple[bytes, int] | None = None
-        self._stuck: _Stuck | None = None
+        self._unread: UnreadAnswers | None = None
+        # Whether reading waits for this connection's turn.
+        self._waits_for_turn = False
         # The request that the application was last called for.
         self._asked: RequestResponseCycle | None = None
-        # The headers of every answer (the date), as they were last put together, and from what.
-        self._shared_of: Any = None
-        self._shared = b""
+        self._heads = AnswerHeads()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
         super().connection_made(transport)
+        self.flow = HeldFlow(transport)
         self._since = self._answered = self.loop.time()
         self._guard.joined(self.connections, self.loop)
 
@@ -129,6 +96,7 @@ class GuardedProtocol(HttpToolsProtocol):
     # Receiving
     def data_received(self, data: bytes) -> None:
         if self._refused is not None:
+            self._wait_for_turn()
             return
         if self._since is None:
             cycle = self.cycle
@@ -160,13 +128,19 @@ class GuardedProtocol(HttpToolsProtocol):
             self.cut()
 
     def _parse(self, data: bytes, start: int) -> None:
-        end, view = len(data), memoryview(data)
+        end, view, answered = len(data), memoryview(data), 0
         while start < end and not self.transport.is_closing() and self._refused is None:
             if self._since is None and self.cycle is not None and not self.cycle.response_complete:
                 self._put_aside(data, start)
                 break
             stop = end if end - start <= _AT_ONCE else self._end_of_piece(data, start)
             start += self._feed(view[start:stop])
+            if self._since is None:
+                answered += 1
+                if answered >= _ANSWERED_AT_ONCE and start < end and self._rest is None:
+                    self._put_aside(data, start)
+                    self._guard.turns.read(self._parse_rest, self.loop)
+                    break
         if self._since is not None or self.pipeline:
             self._unfinished()
 
@@ -211,6 +185,19 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.close()
         elif not self.is_answered() and not self._held.grow_to(size):
             self.answer_early(TooManyBodies())
+        self._wait_for_turn()
+
+    def _wait_for_turn(self) -> None:
+        """Stops reading from a client without a key until its turn comes."""
+        if not self._waits_for_turn and not self._held.is_admitted:
+            self._waits_for_turn = True
+            self.flow.hold()
+            self._guard.turns.read(self._read_on, self.loop)
+
+    def _read_on(self) -> None:
+        self._waits_for_turn = False
+        if not self.transport.is_closing():
+            self.flow.free()
 
     def is_answered(self) -> bool:
         """Whether what is being received belongs to a request that has its answer."""
@@ -231,7 +218,7 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         super().on_headers_complete()  # fails for a target that is no path: an error of the headers
         self.scope[HELD_BODY] = self._held  # type: ignore[typeddict-unknown-key]  # an entry of our own in ASGI's dict
-        self.cycle.transport = _ClosedAfterBody(self)  # type: ignore[assignment]  # all of it that a cycle uses
+        self.cycle.transport = ClosedAfterBody(self.transport, self.close_after_body)  # type: ignore[assignment]  # all of it that a cycle uses
         self.headers_are_over()
 
     def on_body(self, body: bytes) -> None:
@@ -259,6 +246,16 @@ class GuardedProtocol(HttpToolsProtocol):
             self._closes_after_body = True
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Calls the application at once for a client with a key, otherwise when its turn has come."""
+        turns = self._guard.turns
+        if not turns.may_start and self._guard.is_known(cycle.scope):
+            self._start(cycle, app)
+        else:
+            turns.start(partial(self._start, cycle, app), self.loop)
+
+    def _start(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if cycle.disconnected or self.transport.is_closing():
+            return  # refused, or the client has left, while it waited
         self._asked = cycle
         super()._start_asgi_task(cycle, app)
 
@@ -316,20 +313,12 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.transport.is_closing() or self._refused is not None:
             return
         if self._may_answer():
-            identifier = request_id.set(new_request_id())
-            problem = problem_of(error)
-            body = problem.body()
-            lines = [f"HTTP/1.1 {problem.status} {TITLES[problem.status]}", "connection: close"]
-            lines += [f"content-type: {MEDIA_TYPE}", f"x-request-id: {request_id.get()}"]
-            lines += [f"{name}: {value}" for name, value in problem.headers]
-            lines += [f"content-length: {len(body)}", "", ""]
-            self.transport.write("\r\n".join(lines).encode() + body)
-            request_id.reset(identifier)  # what is logged next is of another request
+            self.transport.write(closing_answer(error))
             if not self._in_headers:  # the application learns that the client is gone
                 self.cycle.disconnected = True
                 self.cycle.message_event.set()
             if self.transport.can_write_eof():
-                # What the client still sends is read and thrown away until the guard looks: see ``_ClosedAfterBody``.
+                # What the client still sends is read and thrown away until the guard looks: see ``ClosedAfterBody``.
                 self.transport.write_eof()
                 self._refused = self.loop.time()
                 self.flow.resume_reading()
@@ -351,10 +340,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if cycle.response_started or self.pipeline:
             self.transport.close()
             return
-        identifier = new_request_id()
-        before = request_id.set(identifier)
-        answer = Answer.of_error(error, self.scope, identifier)
-        request_id.reset(before)
+        answer = error_answer(error, self.scope)
         cycle.disconnected = True
         cycle.message_event.set()
         request = AnsweredHere(cycle.keep_alive and b"close" not in dict(answer.headers).get(b"connection", b""))
@@ -366,16 +352,8 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         request.response_started = request.response_complete = True
         request.body = b""
-        shared = self.server_state.default_headers
-        if shared is not self._shared_of:
-            self._shared_of, self._shared = shared, b"".join(b"%b: %b\r\n" % header for header in shared)
-        closing = CLOSE_LINE in self._shared
-        head = [STATUS_LINE[answer.status], self._shared, *[b"%b: %b\r\n" % header for header in answer.headers]]
-        if not request.keep_alive and not closing and not any(name == b"connection" for name, _ in answer.headers):
-            head.append(CLOSE_LINE)
-        self.transport.write(b"".join((*head, b"\r\n", answer.body)))
-        if closing:
-            request.keep_alive = False
+        head, request.keep_alive = self._heads.head(answer, self.server_state.default_headers, request.keep_alive)
+        self.transport.write(head + answer.body)
         if not request.keep_alive:
             self.close_after_body()
         self.on_response_complete()
@@ -395,7 +373,7 @@ class GuardedProtocol(HttpToolsProtocol):
                     self.refuse(RequestTimedOut(allowed))
             elif (since := self.waiting_since()) is not None and now - since >= self.timeout_keep_alive:
                 self.transport.close()
-        return self._unread(now)
+        return self._unread_bytes(now)
 
     def waiting_since(self) -> float | None:
         """When it began to wait for its client; None while a request is being answered."""
@@ -406,32 +384,25 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def stuck_since(self) -> float:
         """When the client last read something of an answer that it has not read to the end."""
-        return self._stuck.since if self._stuck is not None else math.inf
+        return self._unread.since() if self._unread is not None else math.inf
 
-    def _unread(self, now: float) -> int:
+    def _unread_bytes(self, now: float) -> int:
         looked, self._looked = self._looked, now
         answering = self.cycle is not None and not self.cycle.response_complete
-        if not answering and self._stuck is None and self._answered < looked:
+        unread = self._unread
+        if not answering and (unread is None or not unread.is_stuck) and self._answered < looked:
             return 0
-        unread = self.transport.get_write_buffer_size() + _unsent(self.transport)
-        if not unread:
-            self._stuck = None
-            return 0
-        read = _confirmed(self.transport, unread)
-        if self._stuck is None or read >= self._stuck.read + self._limits.read_bytes:
-            self._stuck = _Stuck(now, read)
-        elif now - self._stuck.since >= self._limits.write_s:
+        if unread is None:
+            unread = self._unread = UnreadAnswers(self.transport)
+        size = unread.look(now, self._limits.read_bytes)
+        if now - unread.since() >= self._limits.write_s:
             self.cut()
             return 0
-        return unread
+        return size
 
     def cut(self) -> None:
-        """Ends the connection at once and frees the kernel's buffers too: after an orderly close it would keep them and try
-        for minutes."""
-        descriptor: Any = self.transport.get_extra_info("socket")
-        if descriptor is not None and descriptor.fileno() >= 0:
-            descriptor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self.transport.abort()
+        """Ends the connection at once and frees the kernel's buffers."""
+        reset_connection(self.transport)
 
 
 def content_length(headers: list[tuple[bytes, bytes]]) -> int | None:
@@ -439,28 +410,3 @@ def content_length(headers: list[tuple[bytes, bytes]]) -> int | None:
         if name == b"content-length":
             return int(value)
     return None
-
-
-def _unsent(transport: asyncio.Transport) -> int:
-    """Bytes in the kernel that the other side has not confirmed."""
-    descriptor: Any = transport.get_extra_info("socket")
-    if sys.platform != "linux" or descriptor is None or descriptor.fileno() < 0:
-        return 0
-    answer = bytearray(4)
-    try:
-        fcntl.ioctl(descriptor.fileno(), termios.TIOCOUTQ, answer)
-    except OSError:  # it is being closed
-        return 0
-    return int.from_bytes(answer, sys.byteorder)
-
-
-def _confirmed(transport: asyncio.Transport, unread: int) -> int:
-    """Bytes that the other side has confirmed since it connected."""
-    descriptor: Any = transport.get_extra_info("socket")
-    if sys.platform != "linux":
-        return -unread  # at least what is left becomes less
-    try:
-        info = descriptor.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED_AT + 8)
-    except OSError:  # it is being closed
-        return 0
-    return int.from_bytes(info[_BYTES_ACKED_AT:], sys.byteorder)

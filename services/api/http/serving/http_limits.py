@@ -2,8 +2,10 @@
 
 import asyncio
 import resource
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
 
+from services.api.http.serving.turns import Turns
 from shared.infra.memory import give_back_free_memory
 
 _MIB: Final = 1024 * 1024
@@ -67,11 +69,11 @@ class BodyBudget:
 class HeldBody:
     """What one request holds of the budget. ``admit`` says that it has shown a key or a signature."""
 
-    __slots__ = ("_admitted", "_budget", "bytes")
+    __slots__ = ("_budget", "bytes", "is_admitted")
 
     def __init__(self, budget: BodyBudget) -> None:
         self._budget = budget
-        self._admitted = False
+        self.is_admitted = False
         self.bytes = 0
 
     def grow_to(self, size: int) -> bool:
@@ -80,17 +82,17 @@ class HeldBody:
         if growth <= 0:
             return True
         budget = self._budget
-        if not budget.has_room(growth, admitted=self._admitted):
+        if not budget.has_room(growth, admitted=self.is_admitted):
             return False
         self.bytes += growth
         budget.used += growth
-        if not self._admitted:
+        if not self.is_admitted:
             budget.unknown += growth
         return True
 
     def admit(self) -> None:
-        if not self._admitted:
-            self._admitted = True
+        if not self.is_admitted:
+            self.is_admitted = True
             self._budget.unknown -= self.bytes
 
     def release(self) -> None:
@@ -98,9 +100,9 @@ class HeldBody:
         budget = self._budget
         budget.used -= self.bytes
         budget.freed += self.bytes
-        if not self._admitted:
+        if not self.is_admitted:
             budget.unknown -= self.bytes
-        self.bytes, self._admitted = 0, False
+        self.bytes, self.is_admitted = 0, False
 
 
 def admit_body(scope: Any) -> None:
@@ -133,9 +135,12 @@ class Watched(Protocol):
 class HttpGuard:
     """Watches the connections of one server. A sweep once a second costs less than a timer for each of them."""
 
-    def __init__(self, limits: HttpLimits | None = None) -> None:
+    def __init__(self, limits: HttpLimits | None = None, is_known: Callable[[Any], bool] = lambda _: False) -> None:
         self.limits = limits or HttpLimits()
         self.bodies = BodyBudget(self.limits.bodies_bytes, self.limits.unknown_bodies_bytes)
+        self.turns = Turns()
+        # Whether a request has shown the key or the signature of a known client, from its ASGI scope.
+        self.is_known = is_known
         self._connections: set[Any] = set()
         self._sweeping = False
         self._most = 0

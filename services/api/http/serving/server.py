@@ -13,12 +13,14 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from types import FrameType
 from typing import Any
 
 import uvicorn
 
+from services.api.http.serving.hot_routes import HotRoutes
 from services.api.http.serving.http_limits import HttpGuard, HttpLimits
 from services.api.http.serving.listeners import empty_queues
 
@@ -36,11 +38,21 @@ SOCKET_BUFFER_BYTES = 128 * 1024
 
 
 def server_config(
-    app: Any, limits: HttpLimits | None = None, *, own_protocol: bool | None = None, **where: Any
+    app: Any,
+    limits: HttpLimits | None = None,
+    *,
+    own_protocol: bool | None = None,
+    is_known: Callable[[Any], bool] | None = None,
+    **where: Any,
 ) -> uvicorn.Config:
-    """How the API is served, by a process as by the tests. ``where``: host, port and the like. ``own_protocol``: by default
-    whenever uvicorn is the one that it was written for."""
-    http: Any = _own_protocol(limits) if own_protocol in (None, True) else "httptools"
+    """How a process serves the API, and how the tests do.
+
+    ``where``: host, port and the like. ``own_protocol``: by default whenever uvicorn is the one that it was written for.
+    ``is_known`` tells from a scope whether the request shows a known key or signature; by default ``HotRoutes`` is asked.
+    """
+    if is_known is None:
+        is_known = app.is_known if isinstance(app, HotRoutes) else lambda _: False
+    http: Any = _own_protocol(HttpGuard(limits, is_known)) if own_protocol in (None, True) else "httptools"
     return uvicorn.Config(
         app,
         http=http,
@@ -56,7 +68,7 @@ def server_config(
     )
 
 
-def _own_protocol(limits: HttpLimits | None) -> Any:
+def _own_protocol(guard: HttpGuard) -> Any:
     try:
         from services.api.http.serving.hot_protocol import HotProtocol  # imports what another uvicorn may not have
         from services.api.http.serving.uvicorn_internals import differences
@@ -67,7 +79,7 @@ def _own_protocol(limits: HttpLimits | None) -> Any:
     if found:
         log.warning("serving with uvicorn's own protocol, without limits on connections: %s", "; ".join(found))
         return "httptools"
-    return partial(HotProtocol, guard=HttpGuard(limits))
+    return partial(HotProtocol, guard=guard)
 
 
 class Drain:
