@@ -275,6 +275,8 @@ class GuardedProtocol(HttpToolsProtocol):
         elif self._rest is not None:
             self.loop.call_soon(self._parse_rest)
         else:
+            if self._since is not None:  # refused before its body came
+                self._wait_for_turn()
             self.flow.resume_reading()
 
     def _parse_rest(self) -> None:
