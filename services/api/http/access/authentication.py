@@ -16,8 +16,10 @@ ANSWER_HEADERS = "relay_headers"
 
 
 class Authentication:
-    """Admits requests with a working secret key. Every method that admits raises ``Unauthenticated``,
-    ``PublishableKeyRefused``, ``RateLimited`` or ``StoreUnavailable``."""
+    """Admits requests with a working secret key.
+
+    Every method that admits raises ``Unauthenticated``, ``PublishableKeyRefused``, ``RateLimited`` or ``StoreUnavailable``.
+    """
 
     def __init__(self, keys: KeyStore, limits: Limits, last_used: LastUsed, clock: Clock) -> None:
         self._keys, self._limits, self._last_used, self._clock = keys, limits, last_used, clock
