@@ -83,8 +83,11 @@ class Intake:
         self._arrived.set()
 
     async def _keep_large(self, received: Received, kept: "asyncio.Future[None]") -> None:
-        """Puts a large event into the inbox. Redis can be asked for so many entries, but not for so many bytes: the fold could
-        not read a stream of such events in bounded pieces. Without Postgres it goes to Redis after all."""
+        """Puts a large event into the inbox, or into Redis if Postgres is away.
+
+        Redis can be asked for a number of entries but not for a number of bytes, so the fold could not read a stream of large
+        events in bounded pieces.
+        """
         async with self._large_turns:
             try:
                 error = await self._store_in_inbox([(event_stream.partition_of(received.body), received)])
@@ -99,8 +102,10 @@ class Intake:
             kept.set_result(None) if error is None else kept.set_exception(error)
 
     async def run(self) -> None:
-        """Store accepted events, group by group, until ``close``. If it fails, accepted and later events are
-        ``EventNotKept``, so that no request keeps waiting."""
+        """Store accepted events, group by group, until ``close``.
+
+        If it fails, accepted and later events are ``EventNotKept``, so that no request keeps waiting.
+        """
         try:
             await self._store_groups()
         finally:

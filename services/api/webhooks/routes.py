@@ -57,8 +57,10 @@ class WebhookReceiver:
         return True
 
     def receive(self, body: bytes, authorization: str | None) -> "asyncio.Future[None]":
-        """Done once the event is safe, or ``EventNotKept`` (503), which may also be raised at once. Raises ``WebhookRefused``
-        (401)."""
+        """Returns a future that is done once the event is safe.
+
+        Raises ``WebhookRefused`` (401). ``EventNotKept`` (503) is raised at once or by the future.
+        """
         now_ms = self._clock.now_ms()
         try:
             self._verifier.verify(body, authorization, now_s=now_ms / 1000)

@@ -57,8 +57,11 @@ class _UnderWay(NamedTuple):
 
 
 class KeyStore:
-    """Finds and checks API keys. ``run`` must be running for the cache to be trusted. ``unknown_keys`` is how many lookups of
-    keys that do not exist an address has a minute (0: any number)."""
+    """Finds and checks API keys.
+
+    The cache is trusted only while ``run`` runs. ``unknown_keys``: how many keys that do not exist an address may try in
+    a minute; 0 is no limit.
+    """
 
     def __init__(self, database: DatabaseUrl, pool: Pool, clock: Clock, unknown_keys: int = 0) -> None:
         self._database, self._pool, self._clock = database, pool, clock
@@ -127,8 +130,11 @@ class KeyStore:
             del self._cache[digest]
 
     def known(self, authorization: str | None, now_ms: int) -> KeyRecord | None:
-        """The secret key in an Authorization header, if this process knows it and it works, without a coroutine: nearly every
-        request has one. None says nothing; ``authenticate`` then says what is wrong, or looks the key up."""
+        """The working secret key in an Authorization header if the cache has it, without I/O.
+
+        Nearly every request has such a key. None does not mean that the key is wrong: ``authenticate`` looks the key up or
+        says what is wrong with it.
+        """
         if authorization is None or authorization[:7] != "Bearer " or not 0 <= now_ms - self._heard_ms < TRUST_MS:
             return None
         cached = self._cache.get(key_digest(authorization[7:]))
@@ -138,11 +144,12 @@ class KeyStore:
         return cached.record
 
     async def authenticate(self, authorization: str | None, address: str | None = None) -> KeyRecord:
-        """The secret key in an Authorization header that came from ``address``. Raises ``Unauthenticated``,
-        ``PublishableKeyRefused``, ``RateLimited`` or ``StoreUnavailable``.
+        """The secret key in an Authorization header that came from ``address``.
 
-        Nothing here compares secrets, so there is no time to measure: a key is found by its SHA-256, and a client that could
-        choose the hash could choose the key."""
+        Raises ``Unauthenticated``, ``PublishableKeyRefused``, ``RateLimited`` or ``StoreUnavailable``. No secrets are
+        compared here, so the time it takes shows nothing: a key is found by its SHA-256, and a client that could choose the
+        hash could choose the key.
+        """
         if not authorization:
             raise Unauthenticated("missing_key", "send your API key as `Authorization: Bearer sk_…`")
         scheme, _, key = authorization.partition(" ")
@@ -197,9 +204,12 @@ class KeyStore:
         return record
 
     async def _fetch(self, digest: bytes, now_ms: int, address: str | None) -> KeyRecord | None:
-        """Asks Postgres. Requests with the same key at the same time share one query, but not for long and not past a change
-        that was heard: an answer from before a revocation must not reach a request from after it. ``address`` is the client's
-        if the limit of unknown keys applies."""
+        """Asks Postgres for a key.
+
+        Requests with the same key share one query if it began less than ``SHARE_MS`` ago and no change was announced since:
+        an answer from before a revocation must not reach a request from after it. ``address`` is the client's if the limit of
+        unknown keys applies.
+        """
         under_way = self._under_way.get(digest)
         if (
             under_way is None

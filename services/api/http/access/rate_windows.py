@@ -98,8 +98,10 @@ class Window:
 
 
 def wait_s(used: int, previous: int, limit: int, elapsed_ms: int) -> int:
-    """Whole seconds until a request fits in, after ``used`` in this window, of which so much is over, and ``previous`` in the
-    one before."""
+    """Whole seconds until a request fits in.
+
+    ``used``: requests in this window, of which ``elapsed_ms`` are over. ``previous``: requests in the window before.
+    """
     until_ms = _covered_until_ms(previous, limit - 1 - used)
     if until_ms is None:  # not in this window; the next one begins with all of this as its last
         until_ms = WINDOW_MS + (_covered_until_ms(used, limit - 1) or 0)
@@ -114,8 +116,11 @@ def _covered_until_ms(previous: int, room: float) -> float | None:
 
 
 class Verdict(NamedTuple):
-    """The outcome for a request: the limit that is nearest to being reached, the requests left, whole seconds until its
-    window ends, and whole seconds to wait if the request was refused (else 0)."""
+    """The outcome for a request.
+
+    ``limit``: the limit that is nearest to being reached; ``left``: the requests left of it. ``reset_s``: whole seconds
+    until its window ends. ``wait_s``: whole seconds to wait if the request was refused, otherwise 0.
+    """
 
     limit: int
     left: int

@@ -31,8 +31,10 @@ class UnknownKeyLimit:
         return now_ms - self._unknown.get(digest, -_UNKNOWN_MS) < _UNKNOWN_MS
 
     def reserve(self, address: str | None, now_ms: int) -> Window | None:
-        """Counts a look-up before it is made, so that look-ups at the same time cannot pass the limit. If the key exists, the
-        caller gives the returned window back one request. Raises ``RateLimited``."""
+        """Counts a look-up before it is made, so that look-ups at the same time cannot pass the limit.
+
+        If the key exists, the caller gives one request back to the returned window. Raises ``RateLimited``.
+        """
         if address is None or not self._limit:
             return None
         self.check(address, now_ms)

@@ -296,9 +296,12 @@ class GuardedProtocol(HttpToolsProtocol):
         return False  # no page here speaks WebSocket
 
     def _read_again(self) -> None:
-        """Parses a request again as one that asks for no upgrade. Java's client, for one, asks for HTTP/2 with every request;
-        the parser takes what follows the headers for HTTP/2 then. The body would be lost, or, coming a moment later, be read as
-        the next request: a client that can make a proxy send a body could make it send requests."""
+        """Parses a request again, without its request for an upgrade.
+
+        Java's client asks for HTTP/2 with every request, and the parser then takes what follows the headers for HTTP/2. The
+        body would be lost, or be read as the next request if it arrives later. A client that can make a proxy send a body
+        could then make it send requests.
+        """
         if self.parser.get_method() == b"CONNECT":
             self.cycle.keep_alive = False
             return
@@ -333,8 +336,11 @@ class GuardedProtocol(HttpToolsProtocol):
         return not self.cycle.response_started and not self.pipeline
 
     def answer_early(self, error: Exception) -> None:
-        """Answers a request whose body has not arrived. The body is read and thrown away, or the client might not see the
-        answer: closing a connection with unread data resets it."""
+        """Answers a request whose body has not arrived.
+
+        The body is read and thrown away. Closing a connection with unread data resets it, and the client might not see the
+        answer.
+        """
         cycle = self.cycle
         if self._in_headers:
             self.refuse(error)

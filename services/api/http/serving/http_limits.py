@@ -44,8 +44,10 @@ class HttpLimits(NamedTuple):
 
 
 class ClientLeft(BaseException):
-    """The client hung up in the middle of its request. Not an ``Exception``: like a cancelled task, this is no error, and it
-    passes through the framework's handlers."""
+    """The client hung up in the middle of its request.
+
+    It is no ``Exception``, so it passes through the framework's handlers: like a cancelled task, it is no error.
+    """
 
 
 class BodyBudget:

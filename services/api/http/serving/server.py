@@ -123,9 +123,11 @@ class Server(uvicorn.Server):
                     same.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience_ms)
 
     async def _accept_together(self) -> None:
-        """Listens on the same sockets ``ACCEPTED_AT_ONCE`` times. Libuv takes one new connection of a listener in a turn of its
-        loop; under load a turn is a tenth of a second, and when all clients come at once, as when another process was stopped,
-        the last of hundreds would wait for longer than anybody does."""
+        """Listens on the same sockets ``ACCEPTED_AT_ONCE`` times.
+
+        Libuv accepts one connection of a listener in a turn of its loop, and under load a turn takes a tenth of a second. If
+        hundreds of clients connect at once, as when another process was stopped, the last of them would wait too long.
+        """
         loop, config = asyncio.get_running_loop(), self.config
 
         def connection() -> asyncio.Protocol:
