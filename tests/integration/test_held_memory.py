@@ -260,3 +260,60 @@ def test_a_budget_is_empty_again_when_everything_is_released(admitted: bool) -> 
     for one in held:
         one.release()
     assert (budget.used, budget.unknown) == (0, 0)
+
+
+KEYS, LARGE = "/v1/keys", 20_000
+
+
+def fill_unknown(guard: HttpGuard) -> None:
+    """Strangers hold all that strangers may hold together."""
+    assert guard.bodies.hold().grow_to(SMALL.unknown_bodies_bytes + FREE_BYTES)
+
+
+def get(path: str, headers: dict[str, str]) -> bytes:
+    return "\r\n".join(
+        [f"GET {path} HTTP/1.1", "host: relay", *(f"{n}: {v}" for n, v in headers.items()), "", ""]
+    ).encode()
+
+
+async def test_a_large_body_with_a_known_key_passes_a_budget_full_of_strangers(
+    settings: Settings, project: CreatedProject
+) -> None:
+    key = key_of(project)
+    async with guarded(settings, SMALL) as (url, _, guard), connected(url) as wire:
+        scope = {"path": KEYS, "headers": [(b"authorization", key["Authorization"].encode())]}
+        for _ in range(50):  # the cache keeps a key once the process hears of revocations
+            wire.writer.write(get(KEYS, key))
+            assert (await wire.answer()).status == 200
+            if guard.is_known(scope):
+                break
+        fill_unknown(guard)
+        wire.writer.write(head(KEYS, key, LARGE) + b"x" * LARGE)
+        assert (await wire.answer()).status == 400
+        wire.writer.write(get(KEYS, key))
+        assert (await wire.answer()).status == 200
+
+
+async def test_a_key_counts_for_its_own_request_only(settings: Settings, project: CreatedProject) -> None:
+    """A proxy sends the requests of many clients over one connection."""
+    async with guarded(settings, SMALL) as (url, _, guard), connected(url) as wire:
+        for before in (get(KEYS, key_of(project)), get("/healthz", {})):
+            wire.writer.write(before)
+            assert (await wire.answer()).status == 200
+        fill_unknown(guard)
+        wire.writer.write(get(KEYS, key_of(project)))
+        assert (await wire.answer()).status == 200
+        wire.writer.write(head(KEYS, NO_KEY["unknown_key"], LARGE) + b"x" * LARGE)
+        assert (await wire.answer()).status == 503
+
+
+async def test_a_refused_head_request_has_no_body(settings: Settings) -> None:
+    async with guarded(settings, SMALL) as (url, _, guard), connected(url) as wire:
+        fill_unknown(guard)
+        wire.writer.write(head("/docs", {}, LARGE).replace(b"POST", b"HEAD", 1) + b"x" * LARGE)
+        wire.writer.write(get("/healthz", {}))
+        async with asyncio.timeout(5):
+            first = await wire.reader.readuntil(b"\r\n\r\n")
+            second = await wire.reader.readuntil(b"\r\n\r\n")
+        assert first.startswith(b"HTTP/1.1 503 ")
+        assert second.startswith(b"HTTP/1.1 200 ")

@@ -42,18 +42,18 @@ class RawConnection:
     """A connection, and the answers it brings in turn."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self.writer = reader, writer
+        self.reader, self.writer = reader, writer
 
     async def answer(self) -> Got:
         async with asyncio.timeout(SOON_S):
-            head = await self._reader.readuntil(b"\r\n\r\n")
+            head = await self.reader.readuntil(b"\r\n\r\n")
             length = re.search(rb"content-length: (\d+)", head)
             assert length is not None
-            return Got(int(head[9:12]), head, await self._reader.readexactly(int(length[1])))
+            return Got(int(head[9:12]), head, await self.reader.readexactly(int(length[1])))
 
     async def is_closed(self) -> bool:
         async with asyncio.timeout(SOON_S):
-            return await self._reader.read() == b""
+            return await self.reader.read() == b""
 
 
 @asynccontextmanager

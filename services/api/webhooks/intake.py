@@ -35,6 +35,7 @@ LARGE_AT_ONCE = 2
 GROUP_BYTES = 8 * 1024 * 1024
 WAITING_BYTES = 64 * 1024 * 1024
 INBOX_TIMEOUT_S = 5.0
+INBOX_RESTS_S = 5.0
 # While Redis is away it is asked this often whether it is back.
 ASK_AGAIN_S = 0.5
 
@@ -57,6 +58,8 @@ class Intake:
         self._closing = False
         self._wakes: set[asyncio.Task[None]] = set()
         self._away: asyncio.Task[None] | None = None  # runs while Redis is away
+        # After a failure of the inbox, large events go to Redis until then (monotonic seconds).
+        self._inbox_rests_until = 0.0
         self._kept = metrics.webhooks["kept"]
         metrics.intake_waiting.set_function(lambda: len(self._waiting))
 
@@ -86,11 +89,17 @@ class Intake:
         """Puts a large event into the inbox, or into Redis if Postgres is away.
 
         Redis can be asked for a number of entries but not for a number of bytes, so the fold could not read a stream of large
-        events in bounded pieces.
+        events in bounded pieces. After a failure the inbox is left alone for a while: a Postgres that hangs would hold each
+        event for a time-out, and small events would find no room.
         """
         async with self._large_turns:
             try:
-                error = await self._store_in_inbox([(event_stream.partition_of(received.body), received)])
+                if time.monotonic() < self._inbox_rests_until:
+                    error: EventNotKept | None = EventNotKept("the event could not be stored; send it again")
+                else:
+                    error = await self._store_in_inbox([(event_stream.partition_of(received.body), received)])
+                    if error is not None:
+                        self._inbox_rests_until = time.monotonic() + INBOX_RESTS_S
             except Exception:  # a request that waits must be answered
                 log.exception("storing a large event failed")
                 error = EventNotKept("the event could not be stored; send it again")

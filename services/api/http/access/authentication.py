@@ -33,7 +33,7 @@ class Authentication:
         return key
 
     def knows_token_key(self, scope: Any) -> bool:
-        """Whether ``admit_known_token`` would return a key. Counts nothing."""
+        """Whether ``admit_known_token`` would return a key. Counts nothing against the limits."""
         return self._keys.known(_authorization(scope), self._clock.now_ms()) is not None
 
     async def token_key(self, scope: Any) -> KeyRecord:

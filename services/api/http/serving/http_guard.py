@@ -16,7 +16,7 @@ from services.api.http.serving.early_answers import (
 )
 from services.api.http.serving.held_flow import HeldFlow
 from services.api.http.serving.hot_routes import Answer
-from services.api.http.serving.http_limits import HELD_BODY, HttpGuard
+from services.api.http.serving.http_limits import FREE_BYTES, HELD_BODY, HttpGuard
 from services.api.http.serving.unread_answers import UnreadAnswers, reset_connection
 from services.api.http.serving.uvicorn_internals import HttpToolsProtocol, RequestResponseCycle
 from shared.errors import HeadersTooLarge, MalformedRequest, RequestTimedOut, TooManyBodies
@@ -124,6 +124,8 @@ class GuardedProtocol(HttpToolsProtocol):
             data, start = before[begin:] + data[start:], 0
         self._rest = data, start
         self.flow.pause_reading()
+        if self._held.is_admitted:
+            self._rest_held.admit()
         if not self._rest_held.grow_to(len(data)):
             self.cut()
 
@@ -220,6 +222,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self.scope[HELD_BODY] = self._held  # type: ignore[typeddict-unknown-key]  # an entry of our own in ASGI's dict
         self.cycle.transport = ClosedAfterBody(self.transport, self.close_after_body)  # type: ignore[assignment]  # all of it that a cycle uses
         self.headers_are_over()
+        if not self.pipeline and may_hold_bytes(self.headers) and self._guard.is_known(self.scope):
+            self._held.admit()
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
@@ -263,8 +267,8 @@ class GuardedProtocol(HttpToolsProtocol):
         """Replaces uvicorn's, which starts a timer for each answer."""
         self.server_state.total_requests += 1
         self._answered = self.loop.time()
-        if self._held.bytes and not self.pipeline:
-            self._held.release()
+        if (self._held.bytes or self._held.is_admitted) and not self.pipeline:
+            self._held.release()  # the next request of the connection shows its own key
         asked = self._asked
         if asked is not None and asked.body:
             asked.body = bytearray()  # what arrived of a body that the application did not want
@@ -349,6 +353,8 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.close()
             return
         answer = error_answer(error, self.scope)
+        if self.parser.get_method() == b"HEAD":  # the next answer of the connection follows its head
+            answer = answer._replace(body=b"")
         cycle.disconnected = True
         cycle.message_event.set()
         request = AnsweredHere(cycle.keep_alive and b"close" not in dict(answer.headers).get(b"connection", b""))
@@ -418,3 +424,11 @@ def content_length(headers: list[tuple[bytes, bytes]]) -> int | None:
         if name == b"content-length":
             return int(value)
     return None
+
+
+def may_hold_bytes(headers: list[tuple[bytes, bytes]]) -> bool:
+    """Whether the announced body, if any, is larger than what is free of charge. Chunks announce no length."""
+    announced = content_length(headers)
+    if announced is None:
+        return any(name == b"transfer-encoding" for name, _ in headers)
+    return announced > FREE_BYTES
