@@ -69,7 +69,7 @@ async def test_each_kind_is_one_line(server: PostgresServer, kind: str) -> None:
 
 UNREACHABLE: dict[str, tuple[str, str]] = {
     "refused": ("postgresql://u@127.0.0.1:{port}/relay", "the connection is refused"),
-    "unknown host": ("postgresql://u@no-such-host.invalid/relay", "the host 'no-such-host.invalid' is not known"),
+    "unknown host": ("postgresql://u@no-such-host.invalid/relay", "the host 'no-such-host.invalid' is unknown"),
     "no socket": ("postgresql://u@/relay?host=/nowhere", "there is no socket /nowhere/.s.PGSQL.5432"),
 }
 

@@ -33,6 +33,7 @@ def test_every_module_that_is_named_exists(folder: str) -> None:
     missing = {
         f"{path.relative_to(ROOT)}: {name}"
         for path in sorted((ROOT / folder).rglob("*.py"))
+        if path.name != "test_boundaries.py"  # its counter-examples name modules that do not exist
         for name in named_in(path.read_text(encoding="utf-8"))
         if not exists(name)
     }
