@@ -5,6 +5,7 @@ from typing import Any
 from litestar import Request, Response, get
 from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
+from litestar.params import SkipValidation
 
 from services.api.health.schemas import Alive, Readiness
 from services.api.health.service import check_readiness
@@ -31,7 +32,7 @@ async def healthz() -> Alive:
     opt=described(also_statuses=(503,)),
 )
 async def readyz(
-    pool: NamedDependency[Pool], redis: NamedDependency[Redis], drain: NamedDependency[Drain]
+    pool: NamedDependency[Pool], redis: NamedDependency[SkipValidation[Redis]], drain: NamedDependency[Drain]
 ) -> Response[Readiness]:
     readiness = await check_readiness(pool, redis, drain)
     return Response(readiness, status_code=200 if readiness.status == "ok" else 503)
