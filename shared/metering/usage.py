@@ -201,11 +201,6 @@ def bill_until(session: Session, room: Room | None, now_ms: int, before_ms: int 
     return bill_between(session, interval, start_ms, end_ms if before_ms is None else min(end_ms, before_ms))
 
 
-def usage_between(session: Session, interval: Interval, from_ms: int, to_ms: int) -> dict[int, Usage]:
-    """Return the usage within ``[from_ms, to_ms)`` of a session connected during ``interval``, by UTC hour."""
-    return bill_between(session, interval, from_ms, to_ms).by_hour()
-
-
 def bill_between(session: Session, interval: Interval, from_ms: int, to_ms: int) -> Bill:
     """Return the bill of the part of ``interval`` within ``[from_ms, to_ms)``."""
     start_ms = max(interval.start_ms, from_ms)

@@ -143,7 +143,7 @@ class HttpGuard:
         self.turns = Turns()
         # Whether a request has shown the key or the signature of a known client, from its ASGI scope.
         self.is_known = is_known
-        self._connections: set[Any] = set()
+        self._connections: set[Watched] = set()
         self._sweeping = False
         self._most = 0
         self._gave_back = 0.0
