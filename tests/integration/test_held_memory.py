@@ -282,7 +282,7 @@ async def test_a_large_body_with_a_known_key_passes_a_budget_full_of_strangers(
     key = key_of(project)
     async with guarded(settings, SMALL) as (url, _, guard), connected(url) as wire:
         scope = {"path": KEYS, "headers": [(b"authorization", key["Authorization"].encode())]}
-        for _ in range(50):  # the cache keeps a key once the process hears of revocations
+        for _ in range(50):  # no key is cached before the process listens for revocations
             wire.writer.write(get(KEYS, key))
             assert (await wire.answer()).status == 200
             if guard.is_known(scope):
