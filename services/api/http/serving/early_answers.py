@@ -1,4 +1,4 @@
-"""Answers that the connection writes itself, without the application, some before the body has arrived."""
+"""Write answers without the application, some of them before the body has arrived."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,14 +13,17 @@ _CLOSE_LINE: Final = b"connection: close\r\n"
 
 
 class _NobodyWaits:
-    """Replaces the event that wakes uvicorn's task of a request."""
+    """A stand-in for the event that wakes uvicorn's task of a request: there is no task here."""
 
     def set(self) -> None:
         pass
 
 
 class AnsweredHere:
-    """A request that no application sees, with the attributes of a ``RequestResponseCycle`` that uvicorn's protocol uses."""
+    """A request that the connection answers itself.
+
+    It has the attributes of ``RequestResponseCycle`` that uvicorn's protocol uses.
+    """
 
     __slots__ = ("body", "disconnected", "keep_alive", "more_body", "response_complete", "response_started")
     message_event = _NobodyWaits()
@@ -32,10 +35,10 @@ class AnsweredHere:
 
 
 class ClosedAfterBody:
-    """The transport of a request with a body, for the code that answers it.
+    """The transport of a request whose ``close`` waits for the end of the body.
 
-    Where the answer comes before the end of the body, closing waits for the rest. The kernel resets a connection that is closed
-    with unread data, and the client might then not see the answer.
+    The answer may come before the body has arrived. The kernel resets a connection that is closed with unread data, and the
+    client might then not see the answer.
     """
 
     __slots__ = ("close", "is_closing", "write")
@@ -45,7 +48,7 @@ class ClosedAfterBody:
 
 
 class AnswerHeads:
-    """Puts the head of an answer together. Remembers the headers that all answers share until uvicorn renews the date."""
+    """Builds the head of an answer. Caches the headers that all answers share until the date changes."""
 
     __slots__ = ("_bytes", "_closes", "_shared")
 
@@ -54,7 +57,7 @@ class AnswerHeads:
         self._bytes, self._closes = b"", False
 
     def head(self, answer: Answer, shared: list[tuple[bytes, bytes]], keep_alive: bool) -> tuple[bytes, bool]:
-        """The head of the answer, and whether the connection stays open after it."""
+        """Return the head of the answer, and whether the connection stays open after it."""
         if shared is not self._shared:
             self._shared, self._bytes = shared, b"".join(b"%b: %b\r\n" % header for header in shared)
             self._closes = _CLOSE_LINE in self._bytes
@@ -66,7 +69,7 @@ class AnswerHeads:
 
 
 def closing_answer(error: Exception) -> bytes:
-    """The whole answer to a request that is refused and whose connection closes."""
+    """Return the whole answer to a request that is refused, with `Connection: close`."""
     before = request_id.set(new_request_id())
     problem = problem_of(error)
     body = problem.body()
@@ -74,12 +77,12 @@ def closing_answer(error: Exception) -> bytes:
     lines += [f"content-type: {MEDIA_TYPE}", f"x-request-id: {request_id.get()}"]
     lines += [f"{name}: {value}" for name, value in problem.headers]
     lines += [f"content-length: {len(body)}", "", ""]
-    request_id.reset(before)  # the next line of the log belongs to another request
+    request_id.reset(before)  # the next log line belongs to another request
     return "\r\n".join(lines).encode() + body
 
 
 def error_answer(error: Exception, scope: Any) -> Answer:
-    """The answer to a request that fails before its body has arrived."""
+    """Return the answer to a request that fails before its body has arrived."""
     identifier = new_request_id()
     before = request_id.set(identifier)
     answer = Answer.of_error(error, scope, identifier)

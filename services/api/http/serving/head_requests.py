@@ -1,7 +1,7 @@
-"""HEAD, where GET answers with a page or a state: load balancers and monitors ask that way.
+"""Answer HEAD on pages and health checks, as load balancers and monitors expect.
 
-The server leaves the body out by itself, so a HEAD is answered as the GET that it asks about. Not under `/v1` and `/api`, whose
-methods are those of the API's description; and not for streams, which end when their reader goes and not by themselves.
+A HEAD is handled as a GET; uvicorn leaves the body out. Two kinds of paths are exempt: `/v1` and `/api`, whose methods are
+listed in the OpenAPI document, and event streams, which end only when the reader leaves.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ _STREAM = "/live"
 
 
 def as_get(scope: Any) -> Any:
-    """The scope of the GET that a HEAD asks about, or the scope as it is."""
+    """Return the scope with GET instead of HEAD where that is allowed, otherwise the scope unchanged."""
     path = scope["path"]
     if scope["method"] != "HEAD" or path.startswith(_DESCRIBED) or path.endswith(_STREAM):
         return scope

@@ -13,13 +13,13 @@ class HeldFlow(FlowControl):
         self._is_held = False
 
     def hold(self) -> None:
-        """Stops reading until ``free``."""
+        """Stop reading until ``free`` is called."""
         self._is_held = True
         if not self.read_paused:
             self._transport.pause_reading()
 
     def free(self) -> None:
-        """Reads again, unless the application does not keep up with the body."""
+        """Resume reading, unless the application does not keep up with the body."""
         self._is_held = False
         if not self.read_paused:
             self._transport.resume_reading()

@@ -1,9 +1,9 @@
-"""Connections that answer the hot routes themselves, as soon as the last byte of the request is there.
+"""Answer the hot routes in the connection itself, as soon as the last byte of the request has arrived.
 
-Uvicorn makes a task, an event and messages of each request, and writes head and body of the answer apart: several times what
-minting a token costs. A request that can be answered from memory needs none of that. Everything unusual, in the request
-(chunked, large, pipelined, HTTP/1.0, `Expect`) or in its answer (a key that this process does not know), goes to uvicorn and
-the application, which answer the same routes with the same functions.
+Uvicorn creates a task, an event and messages for each request, and writes head and body of the answer separately. That costs
+several times as much as minting a token. A request that can be answered from memory needs none of it. Unusual requests
+(chunked, large, pipelined, HTTP/1.0, `Expect`, or with a key that this process does not know) go to uvicorn and the
+application, which answer the same routes with the same functions.
 """
 
 import asyncio
@@ -17,12 +17,12 @@ from services.api.http.serving.uvicorn_internals import HIGH_WATER_LIMIT
 from shared.errors import PayloadTooLarge
 from shared.infra.logs import request_id
 
-# Larger bodies need flow control. LiveKit's, with names and metadata of a usual length, have 2 kB.
+# Larger bodies need flow control. LiveKit's webhooks, with names and metadata of a usual length, have 2 kB.
 BODY_LIMIT: Final = HIGH_WATER_LIMIT
 
 
 class _InHand(AnsweredHere):
-    """A request that is answered here."""
+    """A request on a hot route that this protocol answers."""
 
     __slots__ = ("is_checked", "route")
 
@@ -32,7 +32,10 @@ class _InHand(AnsweredHere):
 
 
 class HotProtocol(GuardedProtocol):
-    """Only where the application is ``HotRoutes`` itself: what stands around it, such as tracing, must see all requests."""
+    """A connection that answers the hot routes of ``HotRoutes``.
+
+    If the application is wrapped, for example by tracing, the wrapper must see all requests, so no route is answered here.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -48,14 +51,17 @@ class HotProtocol(GuardedProtocol):
         self.cycle = _InHand(route, self.parser.should_keep_alive())  # type: ignore[assignment]  # see AnsweredHere
 
     def _is_plain(self, route: HotRoute) -> bool:
-        """Whether this request has nothing but a small body, or one to be refused, and nothing before it that waits."""
+        """Return whether the request is ordinary.
+
+        It has a small body, or one to be refused, and no earlier request is unanswered.
+        """
         parser, before = self.parser, self.cycle
         if (
             parser.get_method() != b"POST"
             or parser.get_http_version() != "1.1"
             or parser.should_upgrade()
             or self.expect_100_continue
-            or self.flow.write_paused  # a client that sends and does not read
+            or self.flow.write_paused  # the client sends but does not read
             or not (before is None or before.response_complete)
         ):
             return False
@@ -80,7 +86,7 @@ class HotProtocol(GuardedProtocol):
             self._answer(request)
 
     def _unfinished(self) -> None:
-        """Decides on a request whose body is not complete from its headers alone."""
+        """Admit or refuse a request by its headers while its body is incomplete."""
         request: Any = self.cycle
         is_open = self._since is not None and self._refused is None and not self._in_headers
         if type(request) is _InHand and is_open and not (request.is_checked or request.response_complete):
@@ -132,8 +138,8 @@ class HotProtocol(GuardedProtocol):
         self.write_answer(request, answer)
 
     def _hand_over(self, body: bytes) -> None:
-        """Gives the request to the application after all, with what has arrived of its body."""
-        self.cycle = None  # type: ignore[assignment]  # as before the first request
+        """Hand the request to the application, with the part of its body that has arrived."""
+        self.cycle = None  # type: ignore[assignment]  # the state before a first request
         super().on_headers_complete()
         self._body_bytes = 0
         if body:

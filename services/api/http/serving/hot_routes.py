@@ -1,6 +1,6 @@
-"""The two hot paths, as plain ASGI in front of the framework, and what every request shares: its id and its errors.
+"""Serve the two hot paths as plain ASGI in front of the framework, and give every request its id.
 
-A handler gets the scope and the body and returns the body of a 200; errors are raised and become problems in one place.
+A handler gets the scope and the body and returns the body of a 200. It raises errors, which become problems in one place.
 """
 
 import asyncio
@@ -30,18 +30,18 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 
 class Waiting(NamedTuple):
-    """The body of a 200, once the future is done. Its error is the request's."""
+    """The body of a 200, to be sent when ``until`` is done. If ``until`` fails, its error is the answer."""
 
     until: "asyncio.Future[None]"
     body: bytes
 
 
 class HotRoute(NamedTuple):
-    """A route that is answered without the framework. Every function raises what becomes the answer.
+    """A route that is answered without the framework. Exceptions of its functions become the answer.
 
-    ``admit`` gets the scope before the body is read, and decides from the headers whether it is. ``handle`` gets scope and body
-    after that, and returns the body of a 200. ``at_headers`` and ``at_once`` are the same without a coroutine, for the usual
-    case: False and None say that an answer takes I/O, and that nothing was counted or changed.
+    ``admit`` gets the scope and raises if the body need not be read. ``handle`` then gets scope and body and returns the body
+    of a 200. ``at_headers`` and ``at_once`` do the same without a coroutine, for the usual case. They return False and None if
+    the answer needs I/O; nothing has been counted or changed then.
     """
 
     admit: "Callable[[Any], Awaitable[None]]"
@@ -54,22 +54,25 @@ class HotRoute(NamedTuple):
 _JSON = (b"content-type", b"application/json")
 _STREAM = b"text/event-stream"
 _PROBLEM = (b"content-type", MEDIA_TYPE.encode())
-# No answer of ours is a page or a script, whatever a browser may sniff, and none may be kept by a cache: they hold tokens.
+# Browsers must not guess another content type, and caches must not store answers: some hold tokens.
 _EVERYWHERE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 
 _METHODS = {name: name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
 
-# Seeded by the system, and asked a hundred thousand times a second for what must be unique and need not be a secret.
+# Fast, seeded by the system. Request ids must be unique but need not be secret.
 _random_bits = random.Random().getrandbits  # noqa: S311  # see above
 
 
 def new_request_id() -> str:
-    """Ours, never the client's: what is searched for in the log must be unique and hold nothing a stranger wrote."""
+    """Return a new request id.
+
+    An id from the client is never used: it may repeat and could inject text into the log.
+    """
     return f"req_{_random_bits(72):018x}"
 
 
 def header(scope: Any, name: bytes) -> str | None:
-    """A request header; ``name`` in lower case."""
+    """Return a request header. ``name`` is in lower case."""
     for key, value in scope["headers"]:
         if key == name:
             return str(value.decode("latin-1"))
@@ -77,7 +80,7 @@ def header(scope: Any, name: bytes) -> str | None:
 
 
 async def read_body(scope: Any, receive: Receive, limit: int) -> bytes:
-    """The whole body. Raises ``PayloadTooLarge`` as soon as it is, and ``ClientLeft``."""
+    """Read the whole body. Raises ``ClientLeft``, and ``PayloadTooLarge`` as soon as ``limit`` is passed."""
     announced = header(scope, b"content-length")
     if announced is not None and int(announced) > limit:
         raise PayloadTooLarge(limit)
@@ -97,11 +100,11 @@ async def read_body(scope: Any, receive: Receive, limit: int) -> bytes:
 
 
 class _Request:
-    """A request whose body is counted and whose client may leave in the middle of it."""
+    """A request: counts its body against the budget and detects a client that leaves in the middle of it."""
 
     def __init__(self, scope: Any, receive: Receive, bodies: BodyBudget) -> None:
         self._receive = receive
-        # The server counts what it receives; uvicorn's own protocol does not.
+        # ``GuardedProtocol`` counts what it receives; uvicorn's own protocol does not.
         self._own = bodies.hold() if HELD_BODY not in scope else None
         if self._own is not None:
             scope[HELD_BODY] = self._own
@@ -110,7 +113,7 @@ class _Request:
         self.is_answered = False
 
     async def receive(self) -> Any:
-        """ASGI's. Raises ``ClientLeft`` in the middle of the body and ``TooManyBodies``."""
+        """Receive an ASGI message. Raises ``TooManyBodies``, and ``ClientLeft`` in the middle of the body."""
         message: Any = await self._receive()
         if message["type"] == "http.disconnect":
             if not self._is_complete and not self.is_answered:
@@ -136,7 +139,7 @@ def _has_body(scope: Any) -> bool:
 
 
 class Answer(NamedTuple):
-    """A whole answer of a hot path; ``headers`` include its length."""
+    """A whole answer of a hot path. ``headers`` include the content length."""
 
     status: int
     body: bytes
@@ -149,7 +152,7 @@ class Answer(NamedTuple):
 
     @classmethod
     def of_error(cls, error: Exception, scope: Any, identifier: str) -> "Answer":
-        """Whatever it is, the client gets an answer and the log the reason."""
+        """Return the problem for any exception. An unexpected one is logged with its traceback."""
         problem = problem_of(error)
         if problem.status == 500:
             log.error("request %s failed", identifier, exc_info=error)
@@ -165,7 +168,7 @@ class Answer(NamedTuple):
 
 
 def _shared(identifier: str) -> Headers:
-    """The headers of every answer."""
+    """Return the headers that every answer has."""
     return ((b"x-request-id", identifier.encode()), *_EVERYWHERE)
 
 
@@ -180,14 +183,14 @@ async def _answer(route: HotRoute, scope: Any, request: _Request, identifier: st
 
 
 class HotRoutes:
-    """Answers the hot paths itself and gives everything else to the framework. Every answer carries ``X-Request-Id``.
+    """Answers the hot paths and passes everything else to the framework.
 
-    The framework knows the same paths (``routes/``): that is where they are described, and where other methods are refused.
+    Every answer carries ``X-Request-Id``. The framework has the same paths as ordinary routes, which describe them in the OpenAPI document and refuse other methods.
     """
 
     def __init__(self, app: Litestar, is_known: Callable[[Any], bool] = lambda _: False) -> None:
         self._app = app
-        # Whether a request shows a known key or signature, from its scope.
+        # Takes an ASGI scope. Returns whether the request shows a known key or signature.
         self.is_known = is_known
         self._methods = {
             route.path_format: ", ".join(sorted(route.methods)).encode()
@@ -195,7 +198,7 @@ class HotRoutes:
             if isinstance(route, HTTPRoute)
         }
         self._routes: dict[str, HotRoute] = {}
-        # By the target of a request, for ``HotProtocol``.
+        # By request target, for ``HotProtocol``.
         self.by_target: dict[bytes, HotRoute] = {}
         limits = HttpLimits()
         self._bodies = BodyBudget(limits.bodies_bytes, limits.unknown_bodies_bytes)
@@ -211,14 +214,14 @@ class HotRoutes:
         request_id.set(identifier)
         request = _Request(scope, receive, self._bodies)
         try:
-            # The framework reads `/v1/tokens/` and `//v1/tokens` as `/v1/tokens`, and would count a token as any other request.
+            # The framework treats `/v1/tokens/` and `//v1/tokens` as `/v1/tokens`, but with the rate limits of other requests.
             route = self._routes.get(scope["path"]) or self._routes.get(normalize_path(scope["path"]))
             if route is None or scope["method"] != "POST":
                 await self._framework(scope, request, send, _shared(identifier))
             else:
                 await (await _answer(route, scope, request, identifier)).send(send)
         except ClientLeft:
-            pass  # nobody waits for an answer
+            pass  # the client is gone, so there is no answer to send
         finally:
             request.release()
 
@@ -233,7 +236,7 @@ class HotRoutes:
                 status = message["status"]
                 headers = list(message["headers"])
                 if scope["method"] == "OPTIONS" and scope.get("path_template") in self._methods:
-                    # Litestar's own answer lists only the methods that were there when it made this address.
+                    # Litestar lists only the methods that were registered when it created this route.
                     headers = [header for header in headers if header[0].lower() != b"allow"]
                     headers.append((b"allow", self._methods[scope["path_template"]]))
                 given = {name.lower() for name, _ in headers}
@@ -245,8 +248,8 @@ class HotRoutes:
             await send(message)
 
         await self._app(scope, request.receive, send_with_shared)
-        # The route as it is declared: a path holds names that strangers chose, and there is no end of them.
         if is_stream:
-            return  # it lasts as long as somebody watches, which says nothing of how quick the API is
+            return  # a stream lasts as long as its reader stays, which is not a response time
+        # The label is the declared route, not the path: paths hold names that clients choose, without a bound.
         labels = (_METHODS.get(scope["method"], "other"), scope.get("path_template") or "none", str(status))
         metrics.request_seconds.labels(*labels).observe(time.perf_counter() - started)

@@ -1,4 +1,7 @@
-"""Time-outs and size limits for HTTP connections. Uvicorn limits only how long a connection may be idle."""
+"""Enforce time-outs and size limits on HTTP connections.
+
+Uvicorn limits only how long a connection may be idle.
+"""
 
 import asyncio
 import math
@@ -24,18 +27,19 @@ from shared.errors import HeadersTooLarge, MalformedRequest, RequestTimedOut, To
 # A segment up to this size is parsed at once. A larger one is parsed request by request, so that thousands of requests that
 # arrive together do not become thousands of objects.
 _WHOLE: Final = 3072
+# Bytes that are parsed in one call where no end of a request is near.
 _AT_ONCE: Final = 512
-# About the memory of a request that waits for the one before it.
+# Estimated memory of a pipelined request that waits for the one before it.
 _QUEUED_BYTES: Final = 4096
 _PIECE: Final = 4096
-# Requests of one segment that are answered in one turn of the loop.
+# Requests of one segment that are answered in one turn of the event loop.
 _ANSWERED_AT_ONCE: Final = 16
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """Limits what a client may hold.
+    """A connection that limits the time and the memory a client may take.
 
-    It answers 408 to a request that does not arrive in time, 431 to headers that are too large and 503 where all requests
+    It answers 408 to a request that does not arrive in time, 431 to headers that are too large and 503 when all requests
     together are too large. It closes the connection of a client that does not read its answers. A client without a key waits
     for its turn: see ``turns``.
     """
@@ -48,22 +52,22 @@ class GuardedProtocol(HttpToolsProtocol):
         self._limits = self._guard.limits
         self._held = self._guard.bodies.hold()
         self._rest_held = self._guard.bodies.hold()
-        # When the request that is being received began, in the loop's time; None while nothing is received.
+        # Loop time at which the request that is being received began. None while nothing is received.
         self._since: float | None = None
-        # When the last answer was complete, and when the guard last looked.
+        # Loop times: when the last answer was complete, and when the guard last checked this connection.
         self._answered = self._looked = 0.0
         self._in_headers = True
         self._closes_after_body = False
-        # When the connection was given up with a last answer.
+        # Loop time of the last answer on a connection that is being closed.
         self._refused: float | None = None
-        # Bytes since the request began, or since its headers were complete; and of its body.
+        # `_bytes`: received since the request began or, after its headers, since they ended. `_body_bytes`: of its body.
         self._bytes = self._body_bytes = 0
-        # What came behind a request that is being answered, and where it begins: it is parsed after the answer.
+        # Bytes that arrived behind a request that is being answered, and the offset of the first one. Parsed after the answer.
         self._rest: tuple[bytes, int] | None = None
         self._unread: UnreadAnswers | None = None
-        # Whether reading waits for this connection's turn.
+        # True while reading is paused until this connection's turn.
         self._waits_for_turn = False
-        # The request that the application was last called for.
+        # The request for which the application was last called.
         self._asked: RequestResponseCycle | None = None
         self._heads = AnswerHeads()
 
@@ -78,7 +82,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._rest_held.release()
         self._held.release()
         if self._asked is not None:
-            # Uvicorn tells only the newest request. One that is being answered, with others behind it, would go on writing.
+            # Uvicorn notifies only the newest request. An earlier one that is being answered would go on writing.
             self._asked.disconnected = True
             self._asked.message_event.set()
         super().connection_lost(exc)
@@ -103,7 +107,7 @@ class GuardedProtocol(HttpToolsProtocol):
             if self._rest is not None or not (cycle is None or cycle.response_complete):
                 self._put_aside(data, 0)
                 return
-            # Perhaps only an empty line, which begins no request but ends the wait for one.
+            # An empty line sets this too. It does not begin a request, but the connection is no longer idle.
             self._since = self.loop.time()
             size = len(data)
             if size <= _WHOLE:  # the usual case, with as few calls as possible
@@ -147,7 +151,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._unfinished()
 
     def _end_of_piece(self, data: bytes, start: int) -> int:
-        """So that a piece holds little behind the end of a request."""
+        """Return where the next piece ends: close behind the end of a request, if that end is near."""
         if self._in_headers or self._since is None:
             found = data.find(b"\r\n\r\n", start, start + _PIECE)
             return found + 4 if found >= 0 else start + _PIECE
@@ -155,7 +159,7 @@ class GuardedProtocol(HttpToolsProtocol):
         return start + (_AT_ONCE if announced is None else max(1, announced - self._body_bytes))
 
     def _feed(self, piece: memoryview) -> int:
-        """How much of the piece was parsed."""
+        """Parse a piece. Return the number of bytes that were parsed."""
         self._bytes += len(piece)
         try:
             self.parser.feed_data(piece)
@@ -164,7 +168,7 @@ class GuardedProtocol(HttpToolsProtocol):
         return len(piece)
 
     def _parsed(self, error: Exception, size: int) -> int:
-        """How much of a piece of ``size`` was parsed before the parser stopped."""
+        """Return how many of ``size`` bytes were parsed before the parser raised ``error``."""
         if isinstance(error, httptools.HttpParserUpgrade):
             self._read_again()
             return int(error.args[0])
@@ -172,7 +176,7 @@ class GuardedProtocol(HttpToolsProtocol):
         return size
 
     def _unfinished(self) -> None:
-        """A segment has ended before its request, or with requests that wait for another."""
+        """Apply the size limits when a segment ends before its request, or with pipelined requests that wait."""
         if self._refused is not None or self.transport.is_closing():
             return
         if self.pipeline and not self._held.grow_to(len(self.pipeline) * _QUEUED_BYTES):
@@ -190,7 +194,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._wait_for_turn()
 
     def _wait_for_turn(self) -> None:
-        """Stops reading from a client without a key until its turn comes."""
+        """Stop reading from a client without a key until its turn comes."""
         if not self._waits_for_turn and not self._held.is_admitted:
             self._waits_for_turn = True
             self.flow.hold()
@@ -202,7 +206,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self.flow.free()
 
     def is_answered(self) -> bool:
-        """Whether what is being received belongs to a request that has its answer."""
+        """Return whether the request that is being received already has its answer."""
         return not self._in_headers and self.cycle is not None and self.cycle.response_complete
 
     def on_message_begin(self) -> None:
@@ -218,7 +222,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._asks_for_upgrade():
             self.headers_are_over()
             return
-        super().on_headers_complete()  # fails for a target that is no path: an error of the headers
+        super().on_headers_complete()  # raises for a target that is not a path, which counts as an error of the headers
         self.scope[HELD_BODY] = self._held  # type: ignore[typeddict-unknown-key]  # an entry of our own in ASGI's dict
         self.cycle.transport = ClosedAfterBody(self.transport, self.close_after_body)  # type: ignore[assignment]  # all of it that a cycle uses
         self.headers_are_over()
@@ -228,7 +232,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
         if self.cycle.response_complete:
-            self._guard.bodies.freed += len(body)  # refused before its body came, which is thrown away
+            self._guard.bodies.freed += len(body)  # the request was refused before its body came; the body is discarded
             return
         if self._held.grow_to(self._body_bytes):
             super().on_body(body)
@@ -250,7 +254,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._closes_after_body = True
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """Calls the application at once for a client with a key, otherwise when its turn has come."""
+        """Call the application: at once for a client with a key, otherwise when the client's turn comes."""
         turns = self._guard.turns
         if not turns.may_start and self._guard.is_known(cycle.scope):
             self._start(cycle, app)
@@ -259,19 +263,19 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _start(self, cycle: RequestResponseCycle, app: Any) -> None:
         if cycle.disconnected or self.transport.is_closing():
-            return  # refused, or the client has left, while it waited
+            return  # while it waited, the request was refused or the client left
         self._asked = cycle
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
-        """Replaces uvicorn's, which starts a timer for each answer."""
+        """Continue with the next request. Replaces uvicorn's method, which starts a timer for each answer."""
         self.server_state.total_requests += 1
         self._answered = self.loop.time()
         if (self._held.bytes or self._held.is_admitted) and not self.pipeline:
             self._held.release()  # the next request of the connection shows its own key
         asked = self._asked
         if asked is not None and asked.body:
-            asked.body = bytearray()  # what arrived of a body that the application did not want
+            asked.body = bytearray()  # frees the part of a body that the application did not read
         if self.transport.is_closing():
             return
         if self.pipeline:
@@ -279,7 +283,7 @@ class GuardedProtocol(HttpToolsProtocol):
         elif self._rest is not None:
             self.loop.call_soon(self._parse_rest)
         else:
-            if self._since is not None:  # refused before its body came
+            if self._since is not None:  # answered before its body came
                 self._wait_for_turn()
             self.flow.resume_reading()
 
@@ -297,14 +301,14 @@ class GuardedProtocol(HttpToolsProtocol):
         return asks and self.parser.get_method() != b"CONNECT"
 
     def _should_upgrade(self) -> bool:
-        return False  # no page here speaks WebSocket
+        return False  # Relay serves no WebSocket
 
     def _read_again(self) -> None:
-        """Parses a request again, without its request for an upgrade.
+        """Parse the request again without its `Upgrade` header.
 
-        Java's client asks for HTTP/2 with every request, and the parser then takes what follows the headers for HTTP/2. The
-        body would be lost, or be read as the next request if it arrives later. A client that can make a proxy send a body
-        could then make it send requests.
+        Java's HTTP client asks for HTTP/2 with every request, and the parser then treats what follows the headers as HTTP/2.
+        The body would be lost, or be read as the next request if it arrives later (request smuggling: a client that can make
+        a proxy send a body could then make it send requests).
         """
         if self.parser.get_method() == b"CONNECT":
             self.cycle.keep_alive = False
@@ -318,16 +322,16 @@ class GuardedProtocol(HttpToolsProtocol):
 
     # Refusing
     def refuse(self, error: Exception) -> None:
-        """Answers where no answer has begun, and closes the connection."""
+        """Answer with ``error`` unless an answer has begun, then close the connection."""
         if self.transport.is_closing() or self._refused is not None:
             return
         if self._may_answer():
             self.transport.write(closing_answer(error))
-            if not self._in_headers:  # the application learns that the client is gone
+            if not self._in_headers:  # tells the application that the client is gone
                 self.cycle.disconnected = True
                 self.cycle.message_event.set()
             if self.transport.can_write_eof():
-                # What the client still sends is read and thrown away until the guard looks: see ``ClosedAfterBody``.
+                # Until the guard's next check, what the client still sends is read and discarded: see ``ClosedAfterBody``.
                 self.transport.write_eof()
                 self._refused = self.loop.time()
                 self.flow.resume_reading()
@@ -335,14 +339,14 @@ class GuardedProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def _may_answer(self) -> bool:
-        if self._in_headers:  # the cycle is still that of the request before
+        if self._in_headers:  # the cycle still belongs to the previous request
             return self.cycle is None or self.cycle.response_complete
         return not self.cycle.response_started and not self.pipeline
 
     def answer_early(self, error: Exception) -> None:
-        """Answers a request whose body has not arrived.
+        """Answer a request before its body has arrived.
 
-        The body is read and thrown away. Closing a connection with unread data resets it, and the client might not see the
+        The body is read and discarded. Closing a connection with unread data resets it, and the client might not see the
         answer.
         """
         cycle = self.cycle
@@ -362,7 +366,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self.write_answer(request, answer)
 
     def write_answer(self, request: AnsweredHere, answer: Answer) -> None:
-        if self.transport.is_closing() or self._refused is not None:  # the client is gone, or was told to go
+        if self.transport.is_closing() or self._refused is not None:  # the client is gone, or has its last answer
             return
         request.response_started = request.response_complete = True
         request.body = b""
@@ -372,16 +376,16 @@ class GuardedProtocol(HttpToolsProtocol):
             self.close_after_body()
         self.on_response_complete()
 
-    # Being watched
+    # Called by the guard
     def look(self, now: float) -> int:
-        """Enforces the time limits. Returns how many bytes of answers the client has not read."""
+        """Enforce the time limits. Return how many bytes of answers the client has not read."""
         if self._refused is not None:
             if now > self._refused:
                 self.transport.close()
         elif not self.transport.is_closing():
             if self._since is not None:
                 allowed = self._limits.headers_s if self._in_headers else self._limits.request_s
-                # The headers of a request wait, unread, for the answer to the one before.
+                # Headers of a pipelined request stay unread until the previous request is answered.
                 behind = self._in_headers and self.cycle is not None and not self.cycle.response_complete
                 if not behind and now - max(self._since, self._answered) >= allowed:
                     self.refuse(RequestTimedOut(allowed))
@@ -390,14 +394,14 @@ class GuardedProtocol(HttpToolsProtocol):
         return self._unread_bytes(now)
 
     def waiting_since(self) -> float | None:
-        """When it began to wait for its client; None while a request is being answered."""
+        """Return since when the connection waits for its client. None while a request is being answered."""
         if self._since is not None:
             return self._since
         idle = (self.cycle is None or self.cycle.response_complete) and not self.pipeline and self._rest is None
         return self._answered if idle else None
 
     def stuck_since(self) -> float:
-        """When the client last read something of an answer that it has not read to the end."""
+        """Return when the client last read part of an unfinished answer. Infinity if it has read all."""
         return self._unread.since() if self._unread is not None else math.inf
 
     def _unread_bytes(self, now: float) -> int:
@@ -415,7 +419,7 @@ class GuardedProtocol(HttpToolsProtocol):
         return size
 
     def cut(self) -> None:
-        """Ends the connection at once and frees the kernel's buffers."""
+        """Reset the connection, which frees the kernel's buffers at once."""
         reset_connection(self.transport)
 
 
@@ -427,7 +431,7 @@ def content_length(headers: list[tuple[bytes, bytes]]) -> int | None:
 
 
 def may_hold_bytes(headers: list[tuple[bytes, bytes]]) -> bool:
-    """Whether the announced body, if any, is larger than what is free of charge. Chunks announce no length."""
+    """Return whether the body may exceed ``FREE_BYTES``. A chunked body announces no length, so it may."""
     announced = content_length(headers)
     if announced is None:
         return any(name == b"transfer-encoding" for name, _ in headers)

@@ -1,4 +1,4 @@
-"""Limits of HTTP connections: times, sizes, and the memory of the process that requests may hold together."""
+"""Limits of HTTP connections: times, sizes, and the memory that all requests may hold together."""
 
 import asyncio
 import resource
@@ -9,21 +9,21 @@ from services.api.http.serving.turns import Turns
 from shared.infra.memory import give_back_free_memory
 
 _MIB: Final = 1024 * 1024
-# Free of charge for each request, so that small ones go on when the budget is used up.
+# Not counted for each request, so that small ones are served even when the budget is used up.
 FREE_BYTES: Final = 4096
-# Files that the process needs beside its connections.
+# File descriptors that the process needs besides its connections.
 _OTHER_FILES: Final = 128
-# The key of a request's ``HeldBody`` in its ASGI scope.
+# The entry of the ASGI scope that holds a request's ``HeldBody``.
 HELD_BODY: Final = "relay_held_body"
 
 
 class HttpLimits(NamedTuple):
-    """Times in seconds, sizes in bytes.
+    """The limits: times in seconds, sizes in bytes.
 
     ``headers_s``: from the first byte (of a new connection: from its opening) to the end of the headers. ``request_s``: to the
-    end of the body. ``write_s``: for a client to read ``read_bytes`` of an answer. ``young_s``: a connection younger than this
-    is waited for when the process ends. ``request_bytes``: after the headers, for any route, chunk headers and trailers
-    included. ``unread_bytes``: answers that all clients together have not read. ``sweep_s``: between two looks at the
+    end of the body. ``write_s``: for a client to read ``read_bytes`` of an answer. ``young_s``: at shutdown, a new connection
+    gets this long to send its first request. ``request_bytes``: after the headers, for any route, chunk headers and trailers
+    included. ``unread_bytes``: answers that all clients together have not read. ``sweep_s``: between two checks of the
     connections. ``keep_alive_s``: between two requests of a connection.
     """
 
@@ -38,15 +38,15 @@ class HttpLimits(NamedTuple):
     read_bytes: int = 16 * 1024
     unread_bytes: int = 32 * _MIB
     connections: int = 4096
-    # Requests that are being received or answered: of all clients, and of those that have not shown a key or a signature.
+    # Requests that are being received or answered: of all clients, and of clients without a known key or signature.
     bodies_bytes: int = 64 * _MIB
     unknown_bodies_bytes: int = 16 * _MIB
 
 
 class ClientLeft(BaseException):
-    """The client hung up in the middle of its request.
+    """The client disconnected in the middle of its request.
 
-    It is no ``Exception``, so it passes through the framework's handlers: like a cancelled task, it is no error.
+    Not an ``Exception``: like the cancellation of a task it is not an error, so the framework's handlers must not catch it.
     """
 
 
@@ -56,7 +56,7 @@ class BodyBudget:
     def __init__(self, limit: int, unknown_limit: int) -> None:
         self._limit, self._unknown_limit = limit, unknown_limit
         self.used = self.unknown = 0
-        # Freed since the C library was last asked to give memory back.
+        # Bytes freed since the C library was last asked to return memory to the system.
         self.freed = 0
 
     def hold(self) -> "HeldBody":
@@ -69,7 +69,10 @@ class BodyBudget:
 
 
 class HeldBody:
-    """What one request holds of the budget. ``admit`` says that it has shown a key or a signature."""
+    """The part of the budget that one request holds.
+
+    Call ``admit`` when the request has shown a key or a signature.
+    """
 
     __slots__ = ("_budget", "bytes", "is_admitted")
 
@@ -79,7 +82,10 @@ class HeldBody:
         self.bytes = 0
 
     def grow_to(self, size: int) -> bool:
-        """Whether the budget has room for ``size`` bytes in all. The first ``FREE_BYTES`` are free."""
+        """Take ``size`` bytes in all. Return False if the budget has no room for them.
+
+        The first ``FREE_BYTES`` are not counted.
+        """
         growth = size - FREE_BYTES - self.bytes
         if growth <= 0:
             return True
@@ -98,7 +104,7 @@ class HeldBody:
             self._budget.unknown -= self.bytes
 
     def release(self) -> None:
-        """The request is answered, or its connection is gone."""
+        """Return the bytes to the budget: the request is answered, or its connection is gone."""
         budget = self._budget
         budget.used -= self.bytes
         budget.freed += self.bytes
@@ -108,40 +114,40 @@ class HeldBody:
 
 
 def admit_body(scope: Any) -> None:
-    """Moves a request from the budget of unknown clients to that of all: its key or signature has been checked."""
+    """Stop counting a request as an unknown client's: its key or signature has been checked."""
     held = scope.get(HELD_BODY)
     if held is not None:
         held.admit()
 
 
 class Watched(Protocol):
-    """A connection, as the guard sees it."""
+    """The methods of a connection that the guard uses. Times are in the event loop's time, in seconds."""
 
     def look(self, now: float) -> int:
-        """Enforces the time limits. Returns how many bytes of answers the client has not read."""
+        """Enforce the time limits. Return how many bytes of answers the client has not read."""
         ...
 
     def waiting_since(self) -> float | None:
-        """When it began to wait for its client; None while a request is being answered."""
+        """Return since when the connection waits for its client. None while a request is being answered."""
         ...
 
     def stuck_since(self) -> float:
-        """When the client last read something of an answer that it has not read to the end."""
+        """Return when the client last read part of an unfinished answer. Infinity if it has read all."""
         ...
 
     def cut(self) -> None:
-        """Ends the connection at once and frees the kernel's buffers too."""
+        """Reset the connection, which frees the kernel's buffers at once."""
         ...
 
 
 class HttpGuard:
-    """Watches the connections of one server. A sweep once a second costs less than a timer for each of them."""
+    """Checks the connections of one server once a second, which costs less than a timer for each of them."""
 
     def __init__(self, limits: HttpLimits | None = None, is_known: Callable[[Any], bool] = lambda _: False) -> None:
         self.limits = limits or HttpLimits()
         self.bodies = BodyBudget(self.limits.bodies_bytes, self.limits.unknown_bodies_bytes)
         self.turns = Turns()
-        # Whether a request has shown the key or the signature of a known client, from its ASGI scope.
+        # Takes an ASGI scope. Returns whether the request shows the key or the signature of a known client.
         self.is_known = is_known
         self._connections: set[Watched] = set()
         self._sweeping = False
@@ -152,7 +158,7 @@ class HttpGuard:
         self._allowed = allowed if files == resource.RLIM_INFINITY else max(1, min(allowed, files - _OTHER_FILES))
 
     def joined(self, connections: set[Any], loop: asyncio.AbstractEventLoop) -> None:
-        """A connection was opened. ``connections``: all of the server, this one included."""
+        """Register a new connection. ``connections``: all connections of the server, this one included."""
         self._connections = connections
         if len(connections) > self._allowed:
             self._make_room(loop.time())
@@ -161,7 +167,10 @@ class HttpGuard:
             loop.call_later(self.limits.sweep_s, self._sweep, loop)
 
     def _make_room(self, now: float) -> None:
-        """Closes those that have waited longest for their clients, several at once: choosing looks at all of them."""
+        """Close the connections that have waited longest for their clients.
+
+        Several at once, because choosing them looks at every connection.
+        """
         waiting = [(since, id(each), each) for each in self._connections if (since := each.waiting_since()) is not None]
         waiting.sort()
         for _, _, each in waiting[: max(1, self._allowed // 20)]:
@@ -189,7 +198,7 @@ class HttpGuard:
             self._sweeping = False
 
     def _give_memory_back(self, now: float) -> None:
-        """After much was freed. The C library keeps it otherwise: bodies lie between other things in its heap."""
+        """Return memory to the system after much was freed. The C library keeps it otherwise."""
         freed, connections = self.bodies.freed, len(self._connections)
         calm = self.bodies.used < _WORTH_GIVING_BACK // 2 and now - self._gave_back >= _GIVE_BACK_EVERY_S
         if calm and (freed >= _WORTH_GIVING_BACK or self._most - connections >= _MANY_CONNECTIONS):
@@ -201,7 +210,7 @@ class HttpGuard:
             self.bodies.freed = self._most = 0
 
 
-# Giving memory back takes some milliseconds.
+# Returning memory to the system takes some milliseconds.
 _WORTH_GIVING_BACK: Final = 16 * _MIB
 _GIVE_BACK_EVERY_S: Final = 5.0
 _MANY_CONNECTIONS: Final = 100

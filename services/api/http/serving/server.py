@@ -1,8 +1,8 @@
-"""Uvicorn with an end in two steps, so that a process can be replaced without a client noticing.
+"""Run uvicorn with a shutdown in two steps, so that replacing a process loses no request.
 
-After the first signal it goes on answering for a set time, but `/readyz` says no and every answer closes its connection: load
-balancers and keep-alive clients move on by themselves. Then it stops accepting, answers running requests, and ends. A
-connection closed under a client that is about to use it would be a request that nobody answered.
+After the first signal the process goes on answering for a set time. `/readyz` answers 503 and every answer closes its
+connection, so load balancers and keep-alive clients move to other processes. Then the process stops accepting, answers the
+running requests and exits. Closing idle connections at once could hit a client that is just sending a request.
 """
 
 import asyncio
@@ -28,12 +28,12 @@ log = logging.getLogger("relay.api")
 
 _CLOSE = (b"connection", b"close")
 STOP_TIMEOUT_S = 20
-# New connections that one turn of the event loop takes.
+# New connections that one turn of the event loop accepts.
 ACCEPTED_AT_ONCE = 32
 
 
-# Of the kernel, for each connection: what it buffers, doubled by Linux, and how long it tries to send what is not read. Left to
-# itself it buffers megabytes for a client that does not read, and keeps them for minutes after the connection was closed.
+# The kernel's buffers of one connection (Linux doubles the value). By default the kernel buffers megabytes for a client that
+# does not read, and keeps them for minutes after the connection is closed.
 SOCKET_BUFFER_BYTES = 128 * 1024
 
 
@@ -45,10 +45,11 @@ def server_config(
     is_known: Callable[[Any], bool] | None = None,
     **where: Any,
 ) -> uvicorn.Config:
-    """How a process serves the API, and how the tests do.
+    """Build uvicorn's configuration, for the API's processes and for the tests.
 
-    ``where``: host, port and the like. ``own_protocol``: by default whenever uvicorn is the one that it was written for.
-    ``is_known`` tells from a scope whether the request shows a known key or signature; by default ``HotRoutes`` is asked.
+    ``where``: host, port and the like. ``own_protocol``: use ``HotProtocol``; by default if the installed uvicorn is the one
+    that it was written for. ``is_known`` returns from an ASGI scope whether the request shows a known key or signature; by
+    default the method of ``HotRoutes``.
     """
     if is_known is None:
         is_known = app.is_known if isinstance(app, HotRoutes) else lambda _: False
@@ -70,7 +71,7 @@ def server_config(
 
 def _own_protocol(guard: HttpGuard) -> Any:
     try:
-        from services.api.http.serving.hot_protocol import HotProtocol  # imports what another uvicorn may not have
+        from services.api.http.serving.hot_protocol import HotProtocol  # its imports may fail with another uvicorn
         from services.api.http.serving.uvicorn_internals import differences
 
         found = differences()
@@ -83,7 +84,7 @@ def _own_protocol(guard: HttpGuard) -> Any:
 
 
 class Drain:
-    """Whether this process is about to end. ``failed``: the background task that ended it, if one did."""
+    """The shutdown of this process. ``failed``: the background task whose failure caused it, if any."""
 
     __slots__ = ("failed", "started")
 
@@ -92,12 +93,12 @@ class Drain:
         self.failed: str | None = None
 
     def fail(self, task: str) -> None:
-        """A background task has ended by itself: the process no longer does what it is for."""
+        """Shut the process down because a background task has ended: part of its work is no longer done."""
         self.failed = self.failed or task
 
 
 class Server(uvicorn.Server):
-    """``drain_s``: how long to go on answering after the first signal. A second signal ends the waiting."""
+    """Uvicorn's server with a drain of ``drain_s`` seconds. A second signal ends the drain."""
 
     def __init__(self, config: uvicorn.Config, drain: Drain, drain_s: float) -> None:
         super().__init__(config)
@@ -108,12 +109,12 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         self._bound_kernel_buffers()
         await self._accept_together()
-        # The objects of the start stay. Collecting them again would stop all requests for a tenth of a second, now and then.
+        # Objects made at start live as long as the process. Scanning them would now and then stop all requests for 0.1 s.
         gc.collect()
         gc.freeze()
 
     def _bound_kernel_buffers(self) -> None:
-        """Accepted connections inherit the options of the socket that listens."""
+        """Limit the kernel's buffers. Accepted connections inherit the options of the listening socket."""
         for listening in [each.fileno() for server in self.servers for each in server.sockets]:
             with socket.socket(fileno=os.dup(listening)) as same:
                 same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
@@ -123,10 +124,10 @@ class Server(uvicorn.Server):
                     same.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience_ms)
 
     async def _accept_together(self) -> None:
-        """Listens on the same sockets ``ACCEPTED_AT_ONCE`` times.
+        """Listen on the same sockets ``ACCEPTED_AT_ONCE`` times.
 
-        Libuv accepts one connection of a listener in a turn of its loop, and under load a turn takes a tenth of a second. If
-        hundreds of clients connect at once, as when another process was stopped, the last of them would wait too long.
+        Libuv accepts one connection per listener in a turn of its loop, and under load a turn takes a tenth of a second. When
+        hundreds of clients connect at once, for example after another process was stopped, the last would wait too long.
         """
         loop, config = asyncio.get_running_loop(), self.config
 
@@ -143,7 +144,7 @@ class Server(uvicorn.Server):
                 self.servers.append(await loop.create_server(connection, sock=again, backlog=config.backlog))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Uvicorn's, after every connection that the kernel took was accepted."""
+        """Accept every connection that the kernel has completed, then shut down as uvicorn does."""
         listening = {each.fileno() for server in self.servers for each in server.sockets}
         duplicates = [socket.socket(fileno=os.dup(each)) for each in listening]
         await empty_queues([each for each in duplicates if each.family != socket.AF_UNIX])
@@ -152,7 +153,10 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Called by the signal. Uvicorn's own would raise the signal again at the end: an orderly stop is no death by it."""
+        """Handle a signal.
+
+        Uvicorn's own handler raises the signal again at the end, and the process would then appear to be killed by it.
+        """
         if self._drain.started:
             self.force_exit = self.should_exit and sig == signal.SIGINT
             self.should_exit = True
@@ -161,7 +165,7 @@ class Server(uvicorn.Server):
         self._close_at = time.monotonic() + self._drain_s
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second."""
+        """Return whether the server must stop. Uvicorn calls this ten times a second."""
         ending = await super().on_tick(counter)
         if self._drain.failed is not None and not self._drain.started:
             log.critical("the background task %r has ended; this process ends too", self._drain.failed)
@@ -172,6 +176,6 @@ class Server(uvicorn.Server):
         if _CLOSE not in self.config.encoded_headers:
             log.info("stopping: answering for another %g s, then closing", self._drain_s)
             self.config.encoded_headers.append(_CLOSE)
-            # Uvicorn itself would take up the new header with the next second.
+            # Uvicorn would only use the new header from the next second on.
             self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
         return ending or time.monotonic() >= self._close_at

@@ -1,4 +1,4 @@
-"""Shares the event loop among clients that have shown no key or signature.
+"""Share the event loop fairly among clients that have shown no key or signature.
 
 Without this, hundreds of such clients are all served within one turn of the loop, and a client with a key waits for all of
 them. Clients with a key never wait here.
@@ -14,7 +14,7 @@ _READS: Final = 4
 
 
 class Turns:
-    """Starts one request and resumes ``_READS`` connections in each turn of the loop, in the order they asked."""
+    """A queue: each turn of the loop starts one request and resumes ``_READS`` connections."""
 
     def __init__(self) -> None:
         self._reads: deque[Callable[[], None]] = deque()
@@ -23,11 +23,11 @@ class Turns:
 
     @property
     def may_start(self) -> bool:
-        """Whether a request may start at once: none has in this turn, and none waits."""
+        """Whether a request may start at once: none has started in this turn, and none waits."""
         return not self._has_started and not self._starts
 
     def start(self, begin: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
-        """Calls ``begin`` at once if the turn allows it, otherwise in a later turn."""
+        """Call ``begin`` at once if the turn allows it, otherwise in a later turn."""
         if self.may_start:
             self._has_started = True
             begin()
@@ -36,7 +36,7 @@ class Turns:
         self._schedule(loop)
 
     def read(self, resume: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
-        """Calls ``resume`` in a later turn."""
+        """Call ``resume`` in a later turn."""
         self._reads.append(resume)
         self._schedule(loop)
 

@@ -1,4 +1,7 @@
-"""Finds out how much of its answers a client has not read, and since when. Asks the kernel, on Linux."""
+"""Measure how many bytes of its answers a client has not read, and since when.
+
+On Linux the kernel is asked as well, because it buffers data that the client has not confirmed.
+"""
 
 import asyncio
 import fcntl
@@ -9,13 +12,13 @@ import sys
 import termios
 from typing import Any, Final
 
-# Where Linux's ``struct tcp_info`` has the number of bytes that the other side has confirmed.
+# Offset of ``tcpi_bytes_acked`` (bytes that the client has confirmed) in Linux's ``struct tcp_info``.
 _BYTES_ACKED_AT: Final = 120
 _RESET: Final = struct.pack("ii", 1, 0)
 
 
 class UnreadAnswers:
-    """What one client has not read yet."""
+    """The unread answers of one client."""
 
     __slots__ = ("_read", "_since", "_transport")
 
@@ -27,15 +30,15 @@ class UnreadAnswers:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether some bytes were unread at the last look."""
+        """Whether some bytes were unread at the last check."""
         return self._since is not None
 
     def since(self) -> float:
-        """Loop time at which the client last read something; infinity if nothing is unread."""
+        """Return the loop time at which the client last made progress. Infinity if nothing is unread."""
         return math.inf if self._since is None else self._since
 
     def look(self, now: float, read_bytes: int) -> int:
-        """Returns the unread bytes. The client makes progress if it read ``read_bytes`` since the last progress."""
+        """Return the number of unread bytes. Each ``read_bytes`` that the client reads count as progress."""
         unread = self._transport.get_write_buffer_size() + _unsent(self._transport)
         if not unread:
             self._since = None
@@ -47,9 +50,9 @@ class UnreadAnswers:
 
 
 def reset_connection(transport: asyncio.Transport) -> None:
-    """Ends the connection at once and frees the kernel's buffers.
+    """Reset the connection, which frees the kernel's buffers at once.
 
-    After an orderly close the kernel would keep them and try to send for minutes.
+    After an orderly close the kernel would keep the buffers and try to send for minutes.
     """
     descriptor: Any = transport.get_extra_info("socket")
     if descriptor is not None and descriptor.fileno() >= 0:
@@ -58,7 +61,7 @@ def reset_connection(transport: asyncio.Transport) -> None:
 
 
 def _unsent(transport: asyncio.Transport) -> int:
-    """Bytes in the kernel that the other side has not confirmed."""
+    """Return the number of bytes in the kernel that the client has not confirmed."""
     descriptor: Any = transport.get_extra_info("socket")
     if sys.platform != "linux" or descriptor is None or descriptor.fileno() < 0:
         return 0
@@ -71,7 +74,7 @@ def _unsent(transport: asyncio.Transport) -> int:
 
 
 def _confirmed(transport: asyncio.Transport, unread: int) -> int:
-    """Bytes that the other side has confirmed since it connected."""
+    """Return the number of bytes that the client has confirmed since it connected."""
     descriptor: Any = transport.get_extra_info("socket")
     if sys.platform != "linux":
         return -unread  # grows as the unread bytes become fewer

@@ -1,8 +1,8 @@
-"""The parts of uvicorn that are not its public interface and that Relay uses nevertheless. No other module imports them.
+"""The private parts of uvicorn that Relay uses. No other module imports them.
 
-Written for uvicorn 0.54 (pyproject.toml has the upper bound). ``differences`` compares what is installed with what is listed
-here. Where anything differs, ``server.py`` serves with uvicorn's own protocol instead: slower, and without the
-limits of ``http_guard``, but with the same answers.
+Written for uvicorn 0.54 (pyproject.toml has the upper bound). ``differences`` compares the installed version with the lists
+below. If anything differs, ``server.py`` uses uvicorn's own protocol instead. It is slower and lacks the limits of
+``http_guard``, but gives the same answers.
 """
 
 import inspect
@@ -48,7 +48,7 @@ _METHODS: Final[Mapping[type, Mapping[str, tuple[str, ...]]]] = {
         "handle_exit": ("self", "sig", "frame"),
     },
 }
-# Attributes that are read or set, by what sets them first.
+# Attributes that are read or set, listed under the method that sets them first.
 _ATTRIBUTES: Final[Mapping[Any, tuple[str, ...]]] = {
     HttpToolsProtocol.__init__: (
         "config", "app", "loop", "parser", "connections", "tasks", "server_state", "transport", "flow", "pipeline",
@@ -65,7 +65,7 @@ _ATTRIBUTES: Final[Mapping[Any, tuple[str, ...]]] = {
 
 
 def differences() -> list[str]:
-    """How the installed uvicorn differs from the one this was written for; empty if it does not."""
+    """Return how the installed uvicorn differs from the one this was written for. Empty if it does not."""
     found = []
     if not uvicorn.__version__.startswith(f"{WRITTEN_FOR}."):
         found.append(f"uvicorn is {uvicorn.__version__}, not {WRITTEN_FOR}")
