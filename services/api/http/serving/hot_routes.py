@@ -185,7 +185,8 @@ async def _answer(route: HotRoute, scope: Any, request: _Request, identifier: st
 class HotRoutes:
     """Answers the hot paths and passes everything else to the framework.
 
-    Every answer carries ``X-Request-Id``. The framework has the same paths as ordinary routes, which describe them in the OpenAPI document and refuse other methods.
+    Every answer carries ``X-Request-Id``. The framework has the same paths as ordinary routes, which describe them in the
+    OpenAPI document and refuse other methods.
     """
 
     def __init__(self, app: Litestar, is_known: Callable[[Any], bool] = lambda _: False) -> None:
