@@ -191,11 +191,11 @@ def sources() -> dict[str, ast.Module]:
     return {str(path.relative_to(ROOT)): ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
 
 
-def test_no_module_imports_itself_through_others(sources: dict[str, ast.Module]) -> None:
+def test_modules_have_no_import_circle(sources: dict[str, ast.Module]) -> None:
     assert list(circles(graph(sources))) == []
 
 
-def test_the_pure_packages_import_nothing_that_does_io(sources: dict[str, ast.Module]) -> None:
+def test_pure_packages_do_not_import_io_modules(sources: dict[str, ast.Module]) -> None:
     assert [name for name in PURE if not any(source.startswith(name) for source in sources)] == []
     assert impurities(sources) == {}
 
@@ -204,7 +204,7 @@ def test_no_folder_has_more_than_fourteen_modules(sources: dict[str, ast.Module]
     assert crowded(sources) == {}
 
 
-def test_circles_impurities_and_crowds_are_found() -> None:
+def test_checks_detect_circles_io_imports_and_crowded_folders() -> None:
     texts = {
         "shared/a.py": "from shared.b import x",
         "shared/b.py": "def f():\n    from shared import c",
@@ -224,7 +224,7 @@ def test_circles_impurities_and_crowds_are_found() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_every_source_keeps_the_rule(rule: Rule) -> None:
+def test_every_source_file_follows_the_rule(rule: Rule) -> None:
     names = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in SOURCES}
     assert len(names) > 30
     broken = {name: found for name, text in names.items() if (found := list(rule(name, ast.parse(text))))}
@@ -261,7 +261,7 @@ def test_every_source_keeps_the_rule(rule: Rule) -> None:
         (logic_from_routes, "services/worker/jobs.py", "def f():\n    import services.api.usage.routes"),
     ],
 )
-def test_a_source_that_breaks_the_rule_is_found(rule: Rule, name: str, source: str) -> None:
+def test_rule_detects_a_violating_source(rule: Rule, name: str, source: str) -> None:
     assert list(rule(name, ast.parse(source)))
 
 
@@ -282,17 +282,17 @@ def test_a_source_that_breaks_the_rule_is_found(rule: Rule, name: str, source: s
         (unbounded_connections, "services/api/usage/service.py", "async def f(conn):\n    await conn.fetchval(q)"),
     ],
 )
-def test_what_is_allowed_is_not_found(rule: Rule, name: str, source: str) -> None:
+def test_rule_accepts_an_allowed_source(rule: Rule, name: str, source: str) -> None:
     assert not list(rule(name, ast.parse(source)))
 
 
-def test_the_exceptions_still_exist() -> None:
+def test_exempted_sql_statements_still_exist() -> None:
     """One whose statement is gone would silently allow it again."""
     for name, statement in ABOUT_THE_SERVER:
         assert statement in literals(ast.parse((ROOT / name).read_text(encoding="utf-8")))
 
 
-def test_every_migration_can_be_undone() -> None:
+def test_every_migration_has_a_rollback_that_drops_its_tables() -> None:
     names = {path.name for path in MIGRATIONS}
     forward = {name.removesuffix(".sql") for name in names if not name.endswith(".rollback.sql")}
     assert forward
@@ -308,7 +308,7 @@ REQUIREMENT = re.compile(r"[A-Za-z0-9._-]+(\[[a-z0-9,._-]+\])?==[A-Za-z0-9.!+_-]
 
 
 @pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
-def test_lock_files_pin_by_hash_and_name_no_host(path: Path) -> None:
+def test_lock_files_pin_hashes_and_contain_no_host_or_index(path: Path) -> None:
     """A URL or an index in a lock file is where the next build fetches from, wherever it was written down."""
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"://|index-url|find-links|trusted-host|localhost|\b\d+\.\d+\.\d+\.\d+:\d+", text)
@@ -320,7 +320,7 @@ def test_lock_files_pin_by_hash_and_name_no_host(path: Path) -> None:
     assert len(hashes) >= len(pinned)
 
 
-def test_there_are_lock_files() -> None:
+def test_all_lock_files_exist() -> None:
     assert [path.name for path in LOCKS] == [
         "requirements-ci.lock",
         "requirements-dev.lock",

@@ -13,7 +13,7 @@ from shared.livekit.bounded_answers import BoundedAnswers
 READERS = {"read", "text", "json"}
 
 
-def test_aiohttp_has_no_other_way_to_read_a_whole_answer() -> None:
+def test_aiohttp_reads_whole_responses_only_by_the_known_methods() -> None:
     readers = {
         name
         for name, method in inspect.getmembers(aiohttp.ClientResponse, inspect.iscoroutinefunction)
@@ -23,16 +23,16 @@ def test_aiohttp_has_no_other_way_to_read_a_whole_answer() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(READERS))
-def test_each_of_them_is_overridden_with_the_same_parameters(name: str) -> None:
+def test_each_read_method_is_overridden_with_the_same_parameters(name: str) -> None:
     bounded = BoundedAnswers().response_class()
     assert name in vars(bounded)
     theirs = inspect.signature(getattr(aiohttp.ClientResponse, name)).parameters
     assert list(inspect.signature(getattr(bounded, name)).parameters) == list(theirs)
 
 
-def test_a_session_lets_a_caller_choose_the_class_of_its_responses() -> None:
+def test_aiohttp_client_session_accepts_a_response_class() -> None:
     assert "response_class" in inspect.signature(aiohttp.ClientSession.__init__).parameters
 
 
-def test_nothing_private_of_aiohttp_is_used() -> None:
+def test_bounded_answers_use_no_private_attribute_of_aiohttp() -> None:
     assert re.findall(r"\.(_[a-z]\w*)", inspect.getsource(bounded_answers)) == []

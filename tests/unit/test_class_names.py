@@ -34,7 +34,7 @@ def test_no_class_name_is_defined_twice() -> None:
     assert {name: files for name, files in defined_twice(SOURCES).items() if name not in STILL_TWICE} == {}
 
 
-def test_the_allowed_names_are_still_defined_twice() -> None:
+def test_allowed_duplicate_class_names_are_still_duplicates() -> None:
     assert defined_twice(SOURCES).keys() >= STILL_TWICE
 
 
@@ -46,9 +46,9 @@ def test_the_allowed_names_are_still_defined_twice() -> None:
         {"a.py": "class Gate: ...\nif True:\n    class Gate(int): ..."},
     ],
 )
-def test_a_name_defined_twice_is_found(sources: dict[str, str]) -> None:
+def test_duplicate_class_name_is_detected(sources: dict[str, str]) -> None:
     assert list(defined_twice(sources)) == ["Gate"]
 
 
-def test_different_names_are_not_found() -> None:
+def test_unique_class_names_are_not_reported() -> None:
     assert defined_twice({"a.py": "class Gate: ...", "b.py": "Gate = int\nclass Door: ..."}) == {}

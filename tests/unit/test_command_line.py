@@ -46,12 +46,12 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
     return code, captured.out, captured.err
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_option_prints_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "--version") == (0, f"relay {VERSION}\n", "")
 
 
 @pytest.mark.parametrize("name", ["relay", *GROUPS])
-def test_a_group_called_bare_prints_its_help(capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_group_without_a_command_prints_its_help(capsys: pytest.CaptureFixture[str], name: str) -> None:
     code, out, err = run(capsys, *name.split()[1:])
     assert (code, err) == (2, "")
     assert out.startswith(f"Usage: {name} ")
@@ -60,7 +60,7 @@ def test_a_group_called_bare_prints_its_help(capsys: pytest.CaptureFixture[str],
 
 
 @pytest.mark.parametrize("name", LEAVES)
-def test_help_of_every_command(capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_every_command_prints_its_help(capsys: pytest.CaptureFixture[str], name: str) -> None:
     for flag in ("-h", "--help"):
         code, out, err = run(capsys, *name.split()[1:], flag)
         assert (code, err) == (0, "")
@@ -99,7 +99,7 @@ def test_help_of_every_command(capsys: pytest.CaptureFixture[str], name: str) ->
         (["--data-dir", "x", "api"], "`relay api` has no option --data-dir"),
     ],
 )
-def test_wrong_usage_says_what_is_wrong(
+def test_wrong_usage_exits_with_2_and_names_the_mistake(
     capsys: pytest.CaptureFixture[str], calls: list[Call], arguments: list[str], said: str
 ) -> None:
     code, out, err = run(capsys, *arguments)
@@ -110,7 +110,7 @@ def test_wrong_usage_says_what_is_wrong(
     assert not calls
 
 
-def test_replay_needs_one_choice_of_events(capsys: pytest.CaptureFixture[str]) -> None:
+def test_replay_needs_exactly_one_selection_of_events(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in ([], ["--all", "7"], ["7", "--reason", "unreadable"]):
         code, _, err = run(capsys, "events", "replay", *arguments)
         assert (code, "give --all or --reason" in err) == (2, True)
@@ -121,7 +121,7 @@ def test_replay_needs_one_choice_of_events(capsys: pytest.CaptureFixture[str]) -
     "name", [name for name, command in LEAVES.items() if "json" in {p.name for p in command.params}]
 )
 @pytest.mark.parametrize("before", [True, False])
-def test_shared_options_before_and_after_the_command(
+def test_shared_options_work_before_and_after_the_command(
     capsys: pytest.CaptureFixture[str], calls: list[Call], name: str, before: bool
 ) -> None:
     shared, path = ["--json", "--data-dir", "some where"], name.split()[1:]
@@ -136,7 +136,9 @@ def test_shared_options_before_and_after_the_command(
     assert calls[0][0] == Invocation(Path("some where"), json=True)
 
 
-def test_the_option_after_the_command_wins(capsys: pytest.CaptureFixture[str], calls: list[Call]) -> None:
+def test_option_after_the_command_overrides_the_one_before_it(
+    capsys: pytest.CaptureFixture[str], calls: list[Call]
+) -> None:
     assert run(capsys, "--data-dir", "a", "keys", "list", "--data-dir", "b")[0] == 0
     assert calls[0][0].data_dir == Path("b")
 
@@ -146,7 +148,7 @@ def test_the_option_after_the_command_wins(capsys: pytest.CaptureFixture[str], c
     [["--json"], ["--json", "keys"], ["keys", "list", "--json", "--nope"], ["--json", "projects", "list"], ["nope", "--json"],
      ["usage", "verify", "--json"]],
 )  # fmt: skip
-def test_with_json_an_error_is_one_document(
+def test_json_option_prints_an_error_as_one_document(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str]
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://u@127.0.0.1:1/none" if "verify" in arguments else "")
@@ -189,7 +191,7 @@ def words() -> st.SearchStrategy[list[str]]:
 @example(arguments=["projects", "create", os.fsdecode(b"\xff\xfe")])
 @example(arguments=["--data-dir"])
 @example(arguments=["usage", "verify", "--to", "9999-12-31"])
-def test_no_arguments_at_all_yield_a_traceback(
+def test_arbitrary_arguments_never_cause_a_traceback(
     capsys: pytest.CaptureFixture[str], calls: list[Call], arguments: list[str]
 ) -> None:
     """Either a command would run, or help is printed, or the exit code is 2 with a message."""
@@ -204,7 +206,7 @@ def test_no_arguments_at_all_yield_a_traceback(
         assert err.startswith("relay: ") or out.startswith("Usage: relay")
 
 
-def test_help_and_usage_errors_load_no_driver() -> None:
+def test_help_and_usage_errors_import_no_slow_module() -> None:
     """Start-up stays short: only the module of the command called is loaded, and nothing it does not need yet."""
     slow = (
         "asyncpg",
@@ -233,7 +235,7 @@ def test_help_and_usage_errors_load_no_driver() -> None:
         assert done.stderr.splitlines()[-1] == "[]"
 
 
-def test_every_summary_in_the_list_is_the_commands_own() -> None:
+def test_deferred_summary_equals_that_of_the_loaded_command() -> None:
     for deferred in relay.commands.values():
         assert isinstance(deferred, Deferred)
         loaded = deferred.load()
@@ -247,7 +249,7 @@ def test_every_option_and_command_has_help() -> None:
             assert not isinstance(param, click.Option) or param.help, (name, param.name)
 
 
-def test_the_reference_page_matches_the_commands() -> None:
+def test_cli_reference_page_matches_the_commands() -> None:
     """If this fails after a change of a command, run `python -m tests.cli_reference` and read the difference."""
     assert PAGE.read_text(encoding="utf-8") == page()
 
@@ -274,14 +276,14 @@ def complete(shell: str, *typed: str) -> list[str]:
     [(["pro"], "projects"), (["projects", "arch"], "archive"), (["simulate", "--clo"], "--close-at-once"),
      (["keys", "create", "--mode", "l"], "live"), (["--js"], "--json")],
 )  # fmt: skip
-def test_completion(typed: list[str], offered: str) -> None:
+def test_completion_offers_commands_and_options(typed: list[str], offered: str) -> None:
     assert f"plain,{offered}" in complete("bash", *typed)
     assert any(line.split("\t")[0] == f"plain,{offered}" for line in complete("fish", *typed))
     assert offered in complete("zsh", *typed)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_scripts(capsys: pytest.CaptureFixture[str], shell: str) -> None:
+def test_completion_script_has_valid_shell_syntax(capsys: pytest.CaptureFixture[str], shell: str) -> None:
     code, out, _ = run(capsys, "completion", shell)
     assert code == 0
     assert f"_RELAY_COMPLETE={shell}_complete" in out

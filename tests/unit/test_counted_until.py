@@ -32,12 +32,14 @@ def session(**known: Any) -> Session:
         ({}, NIGHT + 500, NIGHT, NIGHT),
     ],
 )
-def test_up_to_now_or_the_last_sign(known: Any, confirmed_ms: int | None, now_ms: int, until_ms: int) -> None:
+def test_open_session_counts_until_now_or_its_last_sign_of_presence(
+    known: Any, confirmed_ms: int | None, now_ms: int, until_ms: int
+) -> None:
     assert counted_until(session(**known), confirmed_ms, now_ms, STALE) == until_ms
     # Without reconciliation nothing could ever confirm it.
     assert counted_until(session(**known), confirmed_ms, now_ms, None) == now_ms
 
 
-def test_two_failed_passes_are_not_yet_silence() -> None:
+def test_stale_limit_allows_for_two_failed_passes() -> None:
     assert stale_after_ms(30) == 120_000
     assert stale_after_ms(0) is None

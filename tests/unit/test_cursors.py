@@ -15,18 +15,18 @@ positions = st.tuples(st.integers(-(2**53), 2**53), st.text(_STORABLE, max_size=
 
 
 @given(positions, st.lists(st.text(max_size=9) | st.none() | st.integers(0, 9), max_size=4))
-def test_round_trip(position: tuple[int, str], request: list[str | int | None]) -> None:
+def test_cursor_round_trips_its_position(position: tuple[int, str], request: list[str | int | None]) -> None:
     assert read_cursor(write_cursor(request, position), request, (int, str)) == position
 
 
 @given(st.text(max_size=60) | st.binary(max_size=60).map(lambda raw: base64.urlsafe_b64encode(raw).decode()))
-def test_anything_else_is_refused(cursor: str) -> None:
+def test_arbitrary_text_is_refused_as_a_cursor(cursor: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         read_cursor(cursor, ["sessions"], (int, str))
     assert (refused.value.code, refused.value.param) == ("invalid_cursor", "cursor")
 
 
-def test_of_another_request() -> None:
+def test_cursor_of_another_request_is_refused() -> None:
     cursor = write_cursor(["sessions", "lobby"], (1, "PA"))
     with pytest.raises(InvalidRequest):
         read_cursor(cursor, ["sessions", "stage"], (int, str))
@@ -35,7 +35,7 @@ def test_of_another_request() -> None:
     assert read_cursor(None, ["sessions"], (int, str)) is None
 
 
-def test_of_no_row() -> None:
+def test_cursor_with_a_nul_character_is_refused() -> None:
     """Postgres would refuse to compare with it, and that is no reason to say that Postgres is away."""
     with pytest.raises(InvalidRequest):
         read_cursor(write_cursor(["sessions"], (1, "PA\0")), ["sessions"], (int, str))

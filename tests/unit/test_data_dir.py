@@ -21,22 +21,20 @@ def forget(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_they_find_its_servers_and_secrets_and_nothing_else_of_its_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stored_environment_holds_only_server_urls_and_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forget(monkeypatch)
     DataDir(tmp_path).store(STARTED_WITH)
     assert DataDir(tmp_path).environment() == {name: value for name, value in STARTED_WITH.items() if name != "PATH"}
     assert (tmp_path / "environment.json").stat().st_mode & 0o077 == 0
 
 
-def test_what_a_command_is_given_itself_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_environment_overrides_the_stored_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     DataDir(tmp_path).store(STARTED_WITH)
     monkeypatch.setenv("REDIS_STREAMS_URL", "redis://node-2:6379")
     assert DataDir(tmp_path).environment()["REDIS_STREAMS_URL"] == "redis://node-2:6379"
 
 
-def test_a_later_start_takes_over_the_secret_of_sessions_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_later_start_reuses_only_the_stored_auth_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forget(monkeypatch)
     DataDir(tmp_path).store({**STARTED_WITH, "AUTH_SECRET": "of the first start"})
     planned = DataDir(tmp_path).planned(None)

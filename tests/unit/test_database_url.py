@@ -75,7 +75,7 @@ def libpqs(database: DatabaseUrl) -> list[tuple[object, object, object, object]]
 
 @law(max_examples=400)
 @given(st.lists(st.tuples(hosts, ports), min_size=1, max_size=3), text, text, text, st.booleans())
-def test_both_drivers_understand_every_value(
+def test_both_drivers_read_the_same_hosts_and_credentials(
     pairs: list[tuple[str, int]], user: str, password: str, name: str, in_query: bool
 ) -> None:
     login = f"{encoded(user)}:{encoded(password)}@"
@@ -95,7 +95,7 @@ def test_both_drivers_understand_every_value(
 
 @law(max_examples=200)
 @given(st.dictionaries(st.sampled_from(["application_name", "passfile", "sslcrl", "sslpassword"]), text))
-def test_both_drivers_get_every_parameter(parameters: dict[str, str]) -> None:
+def test_both_drivers_receive_every_parameter(parameters: dict[str, str]) -> None:
     query = "&".join(f"{name}={encoded(value)}" for name, value in parameters.items())
     database = parse_database_url(f"postgresql://u@h/d?{query}")
     said = conninfo_to_dict(database.dsn)
@@ -105,7 +105,7 @@ def test_both_drivers_get_every_parameter(parameters: dict[str, str]) -> None:
 
 @law(max_examples=300)
 @given(st.text(ALL, max_size=40))
-def test_any_text_is_read_or_refused_in_one_line(rest: str) -> None:
+def test_arbitrary_url_is_parsed_or_refused_in_one_line(rest: str) -> None:
     lines = refusal(f"postgresql://{rest}")
     assert len(lines) <= 1
     assert all(line.startswith("DATABASE_URL ") for line in lines)
@@ -114,7 +114,7 @@ def test_any_text_is_read_or_refused_in_one_line(rest: str) -> None:
         assert asyncpgs(database) == libpqs(database)
 
 
-def test_a_space_is_no_plus() -> None:
+def test_space_is_encoded_as_percent_20() -> None:
     assert parts_of(parse_database_url("postgresql://u@/db?host=/my%20dir").dsn).addresses == (
         Address("/my dir", 5432),
     )
@@ -131,7 +131,7 @@ def test_a_space_is_no_plus() -> None:
         ("postgres://u:a%40b:c@h/db", [("h", 5432)]),
     ],
 )
-def test_hosts(url: str, addresses: list[tuple[str, int]]) -> None:
+def test_hosts_and_ports_are_parsed(url: str, addresses: list[tuple[str, int]]) -> None:
     database = parse_database_url(url)
     assert list(parts_of(database.dsn).addresses) == addresses
     assert libpqs(database) == asyncpgs(database)
@@ -144,7 +144,7 @@ def test_hosts(url: str, addresses: list[tuple[str, int]]) -> None:
         "postgresql://u:%00@h/db", "postgresql://u:%ff@h/db", "postgresql://h:0/db", "postgresql://@abstract/db?host=@x",
     ],
 )  # fmt: skip
-def test_malformed_urls(url: str) -> None:
+def test_malformed_url_is_refused(url: str) -> None:
     with pytest.raises(SettingsInvalid):
         parse_database_url(url)
 
@@ -173,7 +173,7 @@ def table() -> dict[str, str]:
     return found
 
 
-def test_the_docs_list_every_parameter_with_what_becomes_of_it() -> None:
+def test_docs_list_every_parameter_with_its_treatment() -> None:
     known = (
         database_parameters.KEPT | database_parameters.TLS | database_parameters.WRITABLE | database_parameters.SESSION
         | database_parameters.IGNORED | database_parameters.REFUSED.keys() | {"schema", "options"}
@@ -201,7 +201,7 @@ def test_the_docs_list_every_parameter_with_what_becomes_of_it() -> None:
         ("options=-d%205", "options"),
     ],
 )
-def test_what_is_dangerous_to_ignore_is_refused_by_name(query: str, names: str) -> None:
+def test_parameter_that_is_unsafe_to_ignore_is_refused_by_name(query: str, names: str) -> None:
     with pytest.raises(SettingsInvalid, match=names):
         parse_database_url(f"postgresql://u@h/db?{query}")
 
@@ -217,12 +217,12 @@ def test_what_is_dangerous_to_ignore_is_refused_by_name(query: str, names: str) 
         ("sslmode=require&sslaccept=accept_invalid_certs", {"sslmode": "require"}),
     ],
 )
-def test_other_words_for_tls(query: str, parameters: dict[str, str]) -> None:
+def test_tls_synonyms_map_to_sslmode(query: str, parameters: dict[str, str]) -> None:
     assert parts_of(parse_database_url(f"postgresql://u@h/db?{query}").dsn).parameters == parameters
 
 
 @pytest.mark.parametrize("query", ["sslrootcert=system", "sslaccept=strict", "sslmode=verify-full&sslrootcert=system"])
-def test_the_systems_certificates_are_one_file_for_both(query: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_system_certificates_resolve_to_one_file_for_both_drivers(query: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database_parameters, "system_certificates", lambda: "/etc/bundle.crt")
     database = parse_database_url(f"postgresql://u@h/db?{query}&channel_binding=require")
     assert parts_of(database.dsn).parameters == {"sslmode": "verify-full", "sslrootcert": "/etc/bundle.crt"}
@@ -231,7 +231,7 @@ def test_the_systems_certificates_are_one_file_for_both(query: str, monkeypatch:
         parse_database_url(f"postgresql://u@h/db?{query}")
 
 
-def test_session_settings() -> None:
+def test_url_parameters_become_session_settings() -> None:
     url = "postgresql://u@h/db?TimeZone=Europe/Berlin&options=-c%20lock_timeout=5s%20--work-mem=8MB%20-csearch_path=app"
     database = parse_database_url(url)
     assert database.schema == "app"
@@ -245,16 +245,16 @@ def test_session_settings() -> None:
 
 
 @pytest.mark.parametrize(("text", "seconds"), [(None, 5.0), ("15", 15.0), ("1", 2.0), ("0", None), ("-1", None)])
-def test_the_time_to_connect(text: str | None, seconds: float | None) -> None:
+def test_connect_timeout_has_a_default_and_a_minimum(text: str | None, seconds: float | None) -> None:
     query = "" if text is None else f"?connect_timeout={text}"
     assert connect_timeout_s(parts_of(parse_database_url(f"postgresql://u@h/db{query}").dsn)) == seconds
 
 
-def test_what_is_ignored_is_listed_once() -> None:
+def test_ignored_parameters_are_listed_once() -> None:
     url = "postgresql://u@h/db?pgbouncer=true&connection_limit=5&whatever=1&sslmode=require"
     assert parse_database_url(url).ignored == ("pgbouncer", "connection_limit", "whatever")
 
 
-def test_defaults_leave_what_is_named() -> None:
+def test_defaults_do_not_override_given_parameters() -> None:
     assert with_defaults("postgresql://u@h/db", a="1 2") == "postgresql://u@h/db?a=1%202"
     assert with_defaults("postgresql://u@h/db?a=3", a="1") == "postgresql://u@h/db?a=3"

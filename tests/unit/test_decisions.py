@@ -50,7 +50,7 @@ def dangling(text: str, numbers: set[str]) -> Iterator[str]:
     yield from (f"{shown} is {number}" for shown, number in LINK.findall(text) if int(shown) != int(number))
 
 
-def test_the_records_are_numbered_without_gaps_and_listed() -> None:
+def test_decision_records_are_numbered_without_gaps_and_listed() -> None:
     lines = [f"- {name[:4]} [{title}](decisions/{name})" for name, title in titles(RECORDS).items()]
     architecture = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     listed = re.findall(r"^- \d{4} \[.*$", architecture, re.MULTILINE)
@@ -59,7 +59,7 @@ def test_the_records_are_numbered_without_gaps_and_listed() -> None:
 
 
 @pytest.mark.parametrize("name", RECORDS)
-def test_a_record_is_one_page_with_the_same_headings(name: str) -> None:
+def test_decision_record_fits_one_page_with_standard_headings(name: str) -> None:
     assert shape_problems(RECORDS[name]) == []
 
 
@@ -78,12 +78,12 @@ PAGE = "# 0001. A\n\n## Context\n\na\n\n## Decision\n\nb\n\n## Rejected\n\nc\n"
         PAGE + "- e e e e e e e e e e e e e e e e e e e e\n" * 35,
     ],
 )
-def test_a_wrong_shape_is_found(text: str) -> None:
+def test_wrong_shape_of_a_record_is_detected(text: str) -> None:
     assert shape_problems(PAGE) == []
     assert shape_problems(text) != []
 
 
-def test_every_reference_names_a_record() -> None:
+def test_every_reference_names_an_existing_record() -> None:
     folders = ("docs", "shared", "services", "tests", "benchmarks", "faults", "migrations", "deploy")
     sources = [*ROOT.glob("*.*"), *(path for folder in folders for path in (ROOT / folder).rglob("*"))]
     suffixes = {".py", ".md", ".yml", ".sql", ".html", ".toml"}
@@ -108,7 +108,7 @@ def test_every_reference_names_a_record() -> None:
         {"1-a.md": "# 1. A"},
     ],
 )
-def test_a_wrong_number_is_found(records: dict[str, str]) -> None:
+def test_wrong_record_number_is_detected(records: dict[str, str]) -> None:
     with pytest.raises(AssertionError):
         titles(records)
 
@@ -116,5 +116,5 @@ def test_a_wrong_number_is_found(records: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     "text", ["see docs/decisions/0099", "[decision 3](decisions/0004-x.md)", "[decision 1](../decisions/0002-x.md)"]
 )
-def test_a_dangling_reference_is_found(text: str) -> None:
+def test_dangling_reference_is_detected(text: str) -> None:
     assert list(dangling(text, {"0001", "0002", "0003", "0004"}))

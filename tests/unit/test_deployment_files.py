@@ -90,7 +90,7 @@ def test_env_example_lists_every_setting_and_nothing_else() -> None:
     assert example_variables() - settings_read() == COMPOSE_ONLY
 
 
-def test_env_example_holds_no_value_that_could_reach_production() -> None:
+def test_env_example_sets_no_value() -> None:
     uncommented = re.findall(r"^([A-Z][A-Z_]+)=(.*)$", read(".env.example"), re.MULTILINE)
     assert [(name, value) for name, value in uncommented if value] == []
 
@@ -102,22 +102,22 @@ def test_compose_passes_every_setting() -> None:
     assert settings_read() - given == set()
 
 
-def test_compose_sets_nothing_that_is_not_read() -> None:
+def test_compose_sets_only_settings_that_relay_reads() -> None:
     assert set(compose_environment()) - settings_read() == set()
 
 
-def test_compose_says_what_to_do_about_a_missing_required_setting() -> None:
+def test_compose_explains_how_to_set_a_missing_required_setting() -> None:
     for name, value in compose_environment().items():
         if name in COMPLETE and name != "REDIS_URL":
             assert re.search(r"\$\{[A-Z_]+:\?set it in \.env to [^}]+\}", value), name
 
 
-def test_compose_interpolates_only_what_env_example_explains() -> None:
+def test_compose_interpolates_only_variables_of_env_example() -> None:
     interpolated = set(re.findall(r"\$\{([A-Z_]+)", without_comments(read("docker-compose.yml"))))
     assert interpolated <= example_variables()
 
 
-def test_compose_publishes_nothing_beyond_this_machine_by_default() -> None:
+def test_compose_publishes_ports_only_on_loopback_by_default() -> None:
     """Plain HTTP carries keys, and the first visitor of a new instance becomes its administrator."""
     ports = [
         port
@@ -132,7 +132,7 @@ def images(name: str) -> list[str]:
     return re.findall(r"^ +image: (.+)$", read(name), re.MULTILINE)
 
 
-def test_every_image_can_be_replaced_and_none_is_the_latest() -> None:
+def test_every_image_is_configurable_and_none_is_tagged_latest() -> None:
     """A tag that stands still misses security releases, and a digest that nobody checked is worse than a tag."""
     for image in images("docker-compose.yml"):
         default = re.fullmatch(r"\$\{[A-Z_]+_IMAGE:-([a-z/-]+(:[\w.-]+)?)\}", image)
@@ -150,7 +150,7 @@ def test_compose_builds_each_image_once() -> None:
     assert sorted(built) == ["Dockerfile.api", "Dockerfile.worker"]
 
 
-def test_compose_syncs_redis_before_it_answers() -> None:
+def test_compose_redis_syncs_every_write_to_disk() -> None:
     command = re.search(r'command: \["redis-server", (.*)\]', read("docker-compose.yml"))
     assert command is not None
     assert '"--appendonly", "yes", "--appendfsync", "always"' in command[1]
@@ -162,7 +162,7 @@ def test_compose_starts_api_and_worker_after_the_migrations() -> None:
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES)
-def test_image_installs_only_what_the_lock_vouches_for(dockerfile: str) -> None:
+def test_image_installs_only_hashed_packages_of_the_lock(dockerfile: str) -> None:
     installs = [line for line in instructions(dockerfile) if " install --" in line]
     assert installs
     assert all("--require-hashes" in line and "-r /tmp/requirements.lock" in line for line in installs)
@@ -176,13 +176,13 @@ def locked(lock: str) -> dict[str, str]:
     return dict(re.findall(r"^([a-z0-9-]+)(?:\[[a-z,]+\])?==([^ ]+)", read(lock), re.MULTILINE))
 
 
-def test_the_worker_s_packages_are_a_part_of_all_and_of_the_same_version() -> None:
+def test_worker_lock_is_a_subset_of_the_full_lock() -> None:
     worker, everything = locked("requirements-worker.lock"), locked("requirements.lock")
     assert worker.items() <= everything.items()
     assert not {"litestar", "uvicorn", "jinja2", "httpx"} & set(worker)
 
 
-def test_the_worker_s_packages_are_all_that_it_imports() -> None:
+def test_worker_lock_contains_every_package_the_worker_imports() -> None:
     """A package left out of the list would be missed only by a running container."""
     files = [path for folder in ("shared", "services/worker") for path in (ROOT / folder).rglob("*.py")]
     imported = {
@@ -217,7 +217,7 @@ def test_image_does_not_run_as_root(dockerfile: str) -> None:
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES)
-def test_image_hands_signals_to_python(dockerfile: str) -> None:
+def test_image_runs_python_as_process_1_and_stops_on_sigterm(dockerfile: str) -> None:
     # A shell form would make /bin/sh process 1, which forwards no SIGTERM: every stop would be a kill.
     commands = [line for line in instructions(dockerfile) if line.startswith("CMD ")]
     assert [command.startswith('CMD ["python", "-m", ') for command in commands] == [True]
@@ -225,7 +225,7 @@ def test_image_hands_signals_to_python(dockerfile: str) -> None:
 
 
 @pytest.mark.parametrize(("dockerfile", "port"), [("Dockerfile.api", "PORT"), ("Dockerfile.worker", "WORKER_PORT")])
-def test_image_checks_its_health_without_a_shell(dockerfile: str, port: str) -> None:
+def test_image_health_check_runs_without_a_shell(dockerfile: str, port: str) -> None:
     check = next(line for line in instructions(dockerfile) if line.startswith("HEALTHCHECK "))
     assert re.search(r'CMD \["python", "-IS", "-c", ".*/healthz.*"\]$', check)
     assert f"os.environ['{port}']" in check
@@ -259,7 +259,7 @@ def imported_at_start(path: str) -> set[str]:
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES)
-def test_image_holds_all_that_its_entry_points_import(dockerfile: str) -> None:
+def test_image_contains_every_module_its_entry_points_import(dockerfile: str) -> None:
     sources, waiting = copied(dockerfile), list(ENTRY_POINTS[dockerfile])
     assert "migrations" in sources
     reached: set[str] = set()
@@ -272,7 +272,7 @@ def test_image_holds_all_that_its_entry_points_import(dockerfile: str) -> None:
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES)
-def test_everything_copied_exists_and_is_sent_to_the_builder(dockerfile: str) -> None:
+def test_every_copied_path_exists_and_is_in_the_build_context(dockerfile: str) -> None:
     sent = [line[1:] for line in read(".dockerignore").splitlines() if line.startswith("!")]
     for source in copied(dockerfile):
         assert (ROOT / source).exists(), source

@@ -36,7 +36,7 @@ def with_webhook(**changes: Any) -> dict[str, Any]:
     return {**GOOD, "webhook": {**GOOD["webhook"], **changes}}
 
 
-def test_a_good_file_is_good(tmp_path: Path) -> None:
+def test_correct_livekit_config_passes(tmp_path: Path) -> None:
     assert [level for level, _ in found(tmp_path, GOOD)] == ["ok"]
 
 
@@ -63,22 +63,22 @@ def test_a_good_file_is_good(tmp_path: Path) -> None:
         ("a: [", "error", "not valid YAML (line 1)"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path: Path, config: Any, level: str, part: str) -> None:
+def test_faulty_livekit_config_yields_one_finding(tmp_path: Path, config: Any, level: str, part: str) -> None:
     findings = found(tmp_path, config)
     assert [(seen, part in fact) for seen, fact in findings] == [(level, True)], findings
 
 
-def test_filters_that_let_everything_needed_through_are_fine(tmp_path: Path) -> None:
+def test_webhook_filters_that_pass_all_needed_events_are_accepted(tmp_path: Path) -> None:
     for params in ({"include_events": sorted(NEEDED_EVENTS)}, {"exclude_events": ["agent_job_started"]}):
         assert [level for level, _ in found(tmp_path, with_webhook(filter_params=params))] == ["ok"]
 
 
-def test_the_previous_key_is_taken_while_it_is_set(tmp_path: Path) -> None:
+def test_previous_api_key_is_accepted_while_it_is_set(tmp_path: Path) -> None:
     changing = msgspec.structs.replace(SETTINGS, livekit_previous=KeyPair("APIold", "o" * 40))
     assert [level for level, _ in found(tmp_path, with_webhook(api_key="APIold"), changing)] == ["ok"]
 
 
-def test_the_configuration_comes_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_livekit_config_can_be_read_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     """A container cannot read a file of mode 0600 that belongs to somebody else; its standard input it can."""
     content = yaml.safe_dump({**GOOD, "keys": {"APIrelay": "another"}}).encode()
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
@@ -86,7 +86,7 @@ def test_the_configuration_comes_from_standard_input(monkeypatch: pytest.MonkeyP
     assert (finding.level, "is not Relay's LIVEKIT_API_SECRET" in finding.fact) == ("error", True)
 
 
-def test_a_file_that_may_not_be_read_is_to_be_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_config_file_advises_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> bytes:
         raise PermissionError(13, "Permission denied", str(path))
 
@@ -97,13 +97,13 @@ def test_a_file_that_may_not_be_read_is_to_be_handed_over(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"keys: \x00", b"\x80abc", b"- 1", b""])
-def test_bytes_that_are_no_configuration(tmp_path: Path, content: bytes) -> None:
+def test_config_that_is_not_a_yaml_mapping_is_an_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "livekit.yaml").write_bytes(content)
     (finding,) = check_livekit_config(tmp_path / "livekit.yaml", SETTINGS)
     assert finding.level == "error"
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_config_file_is_an_error(tmp_path: Path) -> None:
     (finding,) = check_livekit_config(tmp_path / "nowhere.yaml", SETTINGS)
     assert (finding.level, "cannot be read" in finding.fact) == ("error", True)
 
@@ -125,7 +125,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         ({"reconcile_interval_s": 0}, ["warning"]),
     ],
 )
-def test_settings_no_deployment_should_have(changes: dict[str, Any], levels: list[str]) -> None:
+def test_risky_settings_yield_findings_with_advice(changes: dict[str, Any], levels: list[str]) -> None:
     findings = list(check_settings(msgspec.structs.replace(SETTINGS, **changes)))
     assert [finding.level for finding in findings] == levels
     assert all(finding.advice for finding in findings)

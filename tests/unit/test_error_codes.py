@@ -10,7 +10,7 @@ from shared import errors
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_page_lists_every_code_with_its_status_and_meaning() -> None:
+def test_errors_page_lists_every_code_with_its_status_and_meaning() -> None:
     page = (ROOT / "docs" / "errors.md").read_text()
     rows = re.findall(r"^\| (\d{3}) \| `([a-z_]+)` \| (.*) \|$", page, re.MULTILINE)
     assert {code: (int(status), meaning) for status, code, meaning in rows} == {
@@ -19,7 +19,7 @@ def test_the_page_lists_every_code_with_its_status_and_meaning() -> None:
     assert len(rows) == len(CODES)
 
 
-def test_every_code_in_the_sources_belongs_to_its_error() -> None:
+def test_every_code_in_the_sources_is_declared_by_its_error() -> None:
     """``place`` is the position of the code among the arguments of each error that has several."""
     place: dict[type[errors.RelayError], int] = {
         errors.InvalidRequest: 2,
@@ -49,7 +49,7 @@ def test_no_two_errors_share_a_code() -> None:
     assert sorted(names) == sorted(set(names))
 
 
-def test_examples_name_no_person_and_no_internals() -> None:
+def test_codes_are_well_formed_and_do_not_mention_litestar() -> None:
     for name, (_, code) in CODES.items():
         assert re.fullmatch(r"[a-z]+(_[a-z0-9]+)*", name)
         assert code.meaning.endswith("."), name

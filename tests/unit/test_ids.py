@@ -38,7 +38,7 @@ rooms = st.tuples(project_ids, st.sampled_from(MODES), displays)
 
 
 @pytest.mark.parametrize(("mode", "key_type"), KINDS)
-def test_a_new_key_says_what_it_is(mode: Mode, key_type: KeyType) -> None:
+def test_new_key_encodes_its_mode_and_type(mode: Mode, key_type: KeyType) -> None:
     key = new_key(mode, key_type)
     form = FORM.fullmatch(key)
     assert form is not None
@@ -47,7 +47,7 @@ def test_a_new_key_says_what_it_is(mode: Mode, key_type: KeyType) -> None:
 
 
 @pytest.mark.parametrize(("mode", "key_type"), KINDS)
-def test_every_single_mistyped_character_is_refused(mode: Mode, key_type: KeyType) -> None:
+def test_key_with_one_wrong_or_missing_character_is_refused(mode: Mode, key_type: KeyType) -> None:
     """A checksum over only the random part would let a live key pass as a test key."""
     key = new_key(mode, key_type)
     for position, right in enumerate(key):
@@ -58,18 +58,18 @@ def test_every_single_mistyped_character_is_refused(mode: Mode, key_type: KeyTyp
 
 @laws
 @given(st.sampled_from(KINDS), st.text(max_size=3), st.text(max_size=3))
-def test_nothing_may_stand_around_a_key(kind: tuple[Mode, KeyType], before: str, after: str) -> None:
+def test_key_with_surrounding_text_is_refused(kind: tuple[Mode, KeyType], before: str, after: str) -> None:
     assert (parse_key(before + new_key(*kind) + after) is None) == bool(before or after)
     assert parse_key(new_key(*kind) + "\n") is None
 
 
 @laws
 @given(st.text() | st.from_regex(FORM, fullmatch=True))
-def test_a_forged_key_is_refused_without_an_error(text: str) -> None:
+def test_forged_key_is_refused_without_an_exception(text: str) -> None:
     assert parse_key(text) is None
 
 
-def test_the_random_part_has_190_bits() -> None:
+def test_random_part_of_a_key_has_at_least_190_bits() -> None:
     """From the alphabet and the length as keys really show them: a smaller alphabet at any position would be missed letters."""
     parts = [key[8:-6] for key in (new_key("live", "secret") for _ in range(2000))]
     assert {len(part) for part in parts} == {32}
@@ -84,7 +84,7 @@ def test_different_keys_have_different_digests() -> None:
     assert all(len(key_digest(key)) == 32 for key in keys)
 
 
-def test_an_id_fits_into_a_room_name() -> None:
+def test_new_id_can_be_parsed_from_a_livekit_room_name() -> None:
     """A ``_`` in a project id could end it too early, and one project's rooms be billed to another."""
     ids = [new_id() for _ in range(500)]
     assert len(set(ids)) == len(ids)
@@ -94,17 +94,17 @@ def test_an_id_fits_into_a_room_name() -> None:
 
 @laws
 @given(rooms)
-def test_a_room_name_taken_apart_is_what_it_was_made_of(room: tuple[str, Mode, str]) -> None:
+def test_livekit_room_name_round_trips(room: tuple[str, Mode, str]) -> None:
     assert parse_livekit_room(livekit_room(*room)) == room
 
 
 @laws
 @given(rooms, rooms)
-def test_no_two_rooms_share_a_name(one: tuple[str, Mode, str], other: tuple[str, Mode, str]) -> None:
+def test_different_rooms_have_different_livekit_names(one: tuple[str, Mode, str], other: tuple[str, Mode, str]) -> None:
     assert (livekit_room(*one) == livekit_room(*other)) == (one == other)
 
 
-def test_the_names_are_those_existing_clients_see() -> None:
+def test_livekit_room_names_keep_their_published_format() -> None:
     assert livekit_room("abcdefgh", "live", "lobby") == "p_abcdefgh__lobby"
     assert livekit_room("abcdefgh", "test", "lobby") == "t_abcdefgh__lobby"
 
@@ -113,5 +113,5 @@ def test_the_names_are_those_existing_clients_see() -> None:
     "name", ["", "lobby", "p_abcdefgh_lobby", "p_abcdefgh__", "p___lobby", "P_abcdefgh__lobby", "x_abcdefgh__lobby",
              "p_abcdéfgh__lobby", "p_ABCDEFGH__lobby", " p_abcdefgh__lobby", "p_abcd_efgh__lobby"]
 )  # fmt: skip
-def test_other_rooms_are_nobodys(name: str) -> None:
+def test_rooms_without_a_project_prefix_have_no_owner(name: str) -> None:
     assert parse_livekit_room(name) is None

@@ -23,7 +23,7 @@ def run(script: str, arguments: list[str], directory: Path) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("arguments", [[], ["doctor"], ["projects", "create", "My app", ""], ["a\nb", "$HOME", "*"]])
-def test_the_api_image_hands_every_argument_on(tmp_path: Path, arguments: list[str]) -> None:
+def test_api_image_passes_every_argument_to_the_command_line(tmp_path: Path, arguments: list[str]) -> None:
     expected = "|".join(["-m", "services.cli.main", *arguments, ""])
     assert run("relay", arguments, tmp_path) == (0, expected)
 
@@ -37,7 +37,5 @@ def test_the_api_image_hands_every_argument_on(tmp_path: Path, arguments: list[s
         (["worker", "--processes", "2"], (2, "")),
     ],
 )
-def test_the_worker_image_runs_the_worker_and_nothing_else(
-    tmp_path: Path, arguments: list[str], expected: tuple[int, str]
-) -> None:
+def test_worker_image_runs_only_the_worker(tmp_path: Path, arguments: list[str], expected: tuple[int, str]) -> None:
     assert run("relay-worker", arguments, tmp_path) == expected

@@ -19,13 +19,13 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 
 
 @given(VALUES)
-def test_it_is_what_msgspec_makes_of_it(value: Any) -> None:
+def test_indented_json_equals_the_output_of_msgspec(value: Any) -> None:
     body = msgspec.json.encode(value)
     assert indented(body, 10**6) == (msgspec.json.format(body, indent=2).decode(), False)
 
 
 @given(VALUES, st.integers(0, 200))
-def test_it_is_never_longer_than_asked_for_and_says_when_it_is_cut(value: Any, longest: int) -> None:
+def test_indented_json_is_cut_at_the_limit_and_marked_as_cut(value: Any, longest: int) -> None:
     body = msgspec.json.encode(value)
     text, is_cut = indented(body, longest)
     whole, _ = indented(body, 10**6)
@@ -35,7 +35,7 @@ def test_it_is_never_longer_than_asked_for_and_says_when_it_is_cut(value: Any, l
 
 
 @given(st.binary(max_size=300), st.integers(1, 100))
-def test_any_bytes_are_shown(body: bytes, longest: int) -> None:
+def test_arbitrary_bytes_are_shown_within_the_limit(body: bytes, longest: int) -> None:
     text, _ = indented(body, longest)
     assert len(text) <= longest
 
@@ -43,7 +43,9 @@ def test_any_bytes_are_shown(body: bytes, longest: int) -> None:
 @pytest.mark.parametrize("depth", [1, MAX_INDENTED_DEPTH, 500, 20_000, 500_000])
 @pytest.mark.parametrize("pair", [(b"[", b"]"), (b'{"a":', b"}")])
 @pytest.mark.parametrize("is_closed", [True, False])
-def test_nesting_costs_neither_time_nor_memory(depth: int, pair: tuple[bytes, bytes], is_closed: bool) -> None:
+def test_deep_nesting_is_indented_in_bounded_time_and_memory(
+    depth: int, pair: tuple[bytes, bytes], is_closed: bool
+) -> None:
     body = pair[0] * depth + (b"1" + pair[1] * depth if is_closed else b"")
     tracemalloc.start()
     began = time.process_time()

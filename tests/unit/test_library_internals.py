@@ -43,7 +43,7 @@ def requirement(package: str) -> str:
 
 
 @pytest.mark.parametrize("package", BEHIND)
-def test_the_version_is_bounded_and_named(package: str) -> None:
+def test_library_version_is_bounded_and_named_in_its_module(package: str) -> None:
     module, parts = BEHIND[package]
     installed = version(package).split(".")[:parts]
     bound = re.search(r">=[0-9.]+,<([0-9.]+)", requirement(package))
@@ -57,12 +57,12 @@ def test_the_version_is_bounded_and_named(package: str) -> None:
     assert named[2] == ".".join(installed), "read the new version's code, then name it in the module"
 
 
-def test_asyncpg_keeps_its_transport() -> None:
+def test_asyncpg_connection_still_has_its_transport_attribute() -> None:
     assert "_transport" in asyncpg.Connection.__slots__
     assert "def terminate" in inspect.getsource(asyncpg.Connection)
 
 
-def test_yoyo_connects_by_the_methods_that_the_backend_replaces() -> None:
+def test_yoyo_still_connects_through_the_overridden_methods() -> None:
     constructor = inspect.getsource(DatabaseBackend.__init__)
     assert "self._connection = self.connect(dburi)" in constructor
     assert "self.init_connection(self._connection)" in constructor
@@ -73,7 +73,7 @@ def test_yoyo_connects_by_the_methods_that_the_backend_replaces() -> None:
     assert {"init_database", "break_lock", "lock", "to_apply", "apply_migrations"} <= set(dir(DatabaseBackend))
 
 
-def test_dramatiq_keeps_its_dead_messages_and_its_threads() -> None:
+def test_dramatiq_internals_used_by_relay_are_unchanged() -> None:
     script = (Path(str(dramatiq_redis.__file__)).parent / "redis" / "dispatch.lua").read_text(encoding="utf-8")
     assert "-- $namespace:$queue_name.XQ\n--   A sorted set" in script
     assert "self.namespace = namespace" in inspect.getsource(dramatiq_redis.RedisBroker.__init__)
@@ -86,7 +86,7 @@ def test_dramatiq_keeps_its_dead_messages_and_its_threads() -> None:
     assert "except MiddlewareError:\n                raise" in inspect.getsource(dramatiq.Broker.emit_before)
 
 
-def test_redis_py_sends_and_answers_as_before() -> None:
+def test_redis_py_internals_used_by_relay_are_unchanged() -> None:
     assert {"timeout"} <= set(inspect.signature(AbstractConnection.read_response).parameters)
     assert list(inspect.signature(AbstractConnection.send_packed_command).parameters)[1] == "command"
     assert list(inspect.signature(Retry.call_with_retry).parameters)[1:3] == ["do", "fail"]
@@ -119,7 +119,7 @@ def private_attributes(text: str) -> list[str]:
     ]
 
 
-def test_nothing_else_reaches_into_a_library() -> None:
+def test_sources_use_no_other_private_attribute_of_a_library() -> None:
     found = {
         str(path.relative_to(ROOT)): private
         for folder in ("shared", "services")
@@ -139,11 +139,11 @@ def test_nothing_else_reaches_into_a_library() -> None:
         ("value.__dict__", []),
     ],
 )
-def test_a_private_attribute_is_found(text: str, private: list[str]) -> None:
+def test_private_attribute_of_a_library_is_detected(text: str, private: list[str]) -> None:
     assert private_attributes(text) == private
 
 
-def test_each_library_is_imported_where_its_internals_are_known() -> None:
+def test_library_internals_are_imported_only_by_their_modules() -> None:
     allowed = {
         r"^from yoyo\b|^import yoyo\b": {
             "shared/infra/migrations/yoyo_backend.py",

@@ -39,7 +39,7 @@ sources = st.lists(st.sampled_from(["camera", "microphone", "screen_share", "scr
     optional=st.tuples(st.none() | sources, st.none() | st.booleans(), st.none() | st.booleans()),
     ttl=st.integers(1, 21600),
 )
-def test_the_claims_are_those_of_livekit_api(
+def test_token_claims_equal_those_of_livekit_api(
     name: str, metadata: str, attributes: dict[str, str], can: tuple[bool, bool, bool], optional: Any, ttl: int
 ) -> None:
     request = TokenRequest(
@@ -155,7 +155,7 @@ offsets = st.integers(-62, 62) | st.integers(-400, 400)
 )
 @example(nbf=0, exp=300, iss=KEY, sha256=digest_of(BODY), secret=SECRET, alg="HS256", body=BODY)
 @example(nbf=0, exp=300, iss=KEY, sha256=digest_of(BODY), secret=SECRET, alg="none", body=BODY)
-def test_any_token_gets_the_oracles_verdict(
+def test_verdict_on_any_token_equals_that_of_livekit_api(
     nbf: int | None, exp: int | None, iss: str | None, sha256: str | None, secret: str, alg: str, body: bytes
 ) -> None:
     given_claims = {"nbf": nbf, "exp": exp, "iss": iss, "sha256": sha256}
@@ -166,7 +166,7 @@ def test_any_token_gets_the_oracles_verdict(
 
 @laws
 @given(st.data())
-def test_a_changed_byte_anywhere_gets_the_oracles_verdict(data: st.DataObject) -> None:
+def test_verdict_on_a_changed_token_equals_that_of_livekit_api(data: st.DataObject) -> None:
     token = WebhookSigner(KEY, SECRET).sign(BODY, now_s=NOW)
     position = data.draw(st.integers(0, len(token) - 1))
     character = data.draw(st.sampled_from("ABCabc019-_.+/=! "))
@@ -178,7 +178,7 @@ def test_a_changed_byte_anywhere_gets_the_oracles_verdict(data: st.DataObject) -
 
 @laws
 @given(st.binary(max_size=60), st.binary(max_size=60))
-def test_a_body_is_signed_for_itself_alone(body: bytes, other: bytes) -> None:
+def test_signature_is_valid_for_its_own_body_only(body: bytes, other: bytes) -> None:
     token = WebhookSigner(KEY, SECRET).sign(body, now_s=NOW)
     assert refusal(body, token) is None
     assert refusal(other, token) == (None if other == body else "body_mismatch")
@@ -202,25 +202,25 @@ def test_a_body_is_signed_for_itself_alone(body: bytes, other: bytes) -> None:
         ({"exp": None}, "malformed_signature"),
     ],
 )
-def test_claims_at_the_edges(changes: dict[str, Any], reason: str | None) -> None:
+def test_claims_at_their_limits_match_livekit_api(changes: dict[str, Any], reason: str | None) -> None:
     """The leeway of 60 s is LiveKit's own, and ends with its 60th second."""
     token = signed({k: v for k, v in {**RIGHT, **changes}.items() if v is not None})
     assert refusal(BODY, token) == reason
     assert verdicts(BODY, token) == (reason is None, reason is None)
 
 
-def test_the_leeway_ends_within_the_second() -> None:
+def test_expiry_leeway_ends_after_exactly_60_seconds() -> None:
     token = signed({**RIGHT, "exp": NOW - 60})
     assert refusal(BODY, token, now_s=NOW - 0.001) is None
     assert refusal(BODY, token, now_s=NOW) == "expired"
 
 
 @pytest.mark.parametrize("claims", [[], "text", 1, None])
-def test_claims_that_are_no_object(claims: Any) -> None:
+def test_claims_that_are_not_an_object_are_refused(claims: Any) -> None:
     assert refusal(BODY, signed(claims)) == "malformed_signature"
 
 
-def test_algorithm_none_and_another_hash_are_refused() -> None:
+def test_algorithms_other_than_hs256_are_refused() -> None:
     for header, signature in (({"alg": "none"}, ""), ({"alg": "HS512", "typ": "JWT"}, "AAAA")):
         assert verdicts(BODY, f"{b64(header)}.{b64(RIGHT)}.{signature}") == (False, False)
     assert verdicts(BODY, jwt.encode(RIGHT, SECRET * 2, algorithm="HS512")) == (False, False)
@@ -232,13 +232,13 @@ def test_algorithm_none_and_another_hash_are_refused() -> None:
     [(None, "missing_signature"), ("", "missing_signature"), ("a.b", "malformed_signature"), ("é.é.é", "bad_signature"),
      ("日.本.語", "bad_signature"), ("x" * 5000, "malformed_signature")],
 )  # fmt: skip
-def test_what_is_no_token(authorization: str | None, reason: str) -> None:
+def test_authorization_that_is_not_a_valid_token_is_refused(authorization: str | None, reason: str) -> None:
     with pytest.raises(WebhookRefused) as refused:
         WebhookVerifier(KEY, SECRET).verify(BODY, authorization, now_s=NOW)
     assert refused.value.code == reason
 
 
-def test_an_empty_secret_never_verifies() -> None:
+def test_empty_secret_neither_signs_nor_verifies() -> None:
     for key, secret in ((KEY, ""), ("", SECRET)):
         with pytest.raises(ValueError, match="must not be empty"):
             TokenSigner(key, secret)

@@ -39,7 +39,7 @@ def record(text: str, level: int = logging.WARNING, *args: object) -> logging.Lo
     return logging.LogRecord("relay.worker", level, __file__, 1, text, args, None)
 
 
-def test_five_thousand_failures_are_a_few_lines(stream: io.StringIO) -> None:
+def test_repeated_failures_are_logged_at_most_burst_times(stream: io.StringIO) -> None:
     for number in range(5000):
         logging.getLogger("relay.worker").warning(
             "partition %d: %s; the sweep will try again", number % 16, "disk full"
@@ -55,7 +55,7 @@ def test_five_thousand_failures_are_a_few_lines(stream: io.StringIO) -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 30)), max_size=300))
-def test_every_line_is_written_or_counted(sent: list[tuple[str, float]]) -> None:
+def test_every_log_line_is_written_or_counted(sent: list[tuple[str, float]]) -> None:
     clock = Hands()
     flood = FloodFilter(2, 60, clock)
     written = counted = 0
@@ -71,12 +71,12 @@ def test_every_line_is_written_or_counted(sent: list[tuple[str, float]]) -> None
     assert written + counted == len(sent)
 
 
-def test_information_is_never_dropped() -> None:
+def test_info_lines_are_never_dropped() -> None:
     flood = FloodFilter()
     assert all(flood.filter(record("started", logging.INFO)) for _ in range(1000))
 
 
-def test_what_is_remembered_is_bounded() -> None:
+def test_number_of_remembered_message_kinds_is_bounded() -> None:
     flood = FloodFilter(1, 60, Hands())
     assert all(flood.filter(record(f"kind {number}")) for number in range(3 * KINDS))
     assert len(flood._windows) <= KINDS

@@ -29,7 +29,7 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
-def test_both_ways_of_logging_look_the_same(stream: io.StringIO) -> None:
+def test_stdlib_and_structlog_records_have_the_same_format(stream: io.StringIO) -> None:
     logging.getLogger("relay.one").warning("took %d of %d", 1, 2)
     structlog.get_logger("relay.two").warning("took some", taken=1)
     first, second = lines(stream)
@@ -38,7 +38,7 @@ def test_both_ways_of_logging_look_the_same(stream: io.StringIO) -> None:
     assert first["timestamp"].endswith("Z")
 
 
-def test_a_line_names_its_request(stream: io.StringIO) -> None:
+def test_log_line_contains_the_request_id(stream: io.StringIO) -> None:
     token = request_id.set("req_1")
     logging.getLogger("relay.api").info("inside")
     request_id.reset(token)
@@ -48,7 +48,7 @@ def test_a_line_names_its_request(stream: io.StringIO) -> None:
     assert "request_id" not in outside
 
 
-def test_an_exception_stays_on_its_line(stream: io.StringIO) -> None:
+def test_exception_is_logged_in_one_line_without_its_password(stream: io.StringIO) -> None:
     try:
         raise ValueError("postgresql://relay:hunter2@db/relay is down")
     except ValueError:
@@ -58,26 +58,26 @@ def test_an_exception_stays_on_its_line(stream: io.StringIO) -> None:
     assert "hunter2" not in stream.getvalue()
 
 
-def test_secrets_are_blotted_out() -> None:
+def test_keys_tokens_and_url_passwords_are_redacted() -> None:
     key = new_key("live", "secret")
     jwt = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJhIn0.c2lnbmF0dXJl"
     text = without_secrets(f"{key} and Bearer {jwt} to rediss://:pa55@cache:6379/0 and redis://cache/0")
     assert text == "sk_live_*** and Bearer eyJhbGciOiJ*** to rediss://:***@cache:6379/0 and redis://cache/0"
 
 
-def test_a_secret_in_a_logged_value_is_blotted_out(stream: io.StringIO) -> None:
+def test_secret_in_a_logged_field_is_redacted(stream: io.StringIO) -> None:
     structlog.get_logger("relay.api").warning("odd", given=new_key("test", "secret"))
     assert lines(stream)[0]["given"] == "sk_test_***"
 
 
-def test_debug_and_chatty_libraries_are_silent_at_info(stream: io.StringIO) -> None:
+def test_info_level_omits_debug_lines_and_verbose_libraries(stream: io.StringIO) -> None:
     logging.getLogger("relay.worker").debug("every batch")
     logging.getLogger("dramatiq.worker").info("every message")
     logging.getLogger("uvicorn.error").warning("a failure")
     assert [line["event"] for line in lines(stream)] == ["a failure"]
 
 
-def test_auto_is_json_unless_somebody_reads_along() -> None:
+def test_auto_format_is_text_on_a_terminal_and_json_elsewhere() -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True

@@ -27,6 +27,6 @@ def printed(program: str, how: str) -> int:
     return int(done.stdout)
 
 
-def test_holes_in_the_heap_go_back() -> None:
+def test_free_heap_memory_is_returned_to_the_kernel() -> None:
     assert printed(_TRIMMED, "kept") < 10
     assert printed(_TRIMMED, "given back") > 80

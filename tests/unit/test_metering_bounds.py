@@ -102,7 +102,7 @@ def seen_in(event: dict[str, Any]) -> list[Observation]:
 
 @settings(max_examples=400, deadline=2000)
 @given(events)
-def test_an_event_is_observed_or_refused(event: dict[str, Any]) -> None:
+def test_arbitrary_event_is_refused_or_has_a_bounded_bill(event: dict[str, Any]) -> None:
     for seen in seen_in(event):
         if seen.session is not None:
             bill = bill_until(seen.session, seen.room, NOW)
@@ -114,7 +114,9 @@ def test_an_event_is_observed_or_refused(event: dict[str, Any]) -> None:
 
 @settings(max_examples=150, deadline=2000)
 @given(st.lists(events, max_size=6), st.randoms(use_true_random=False))
-def test_the_laws_hold_of_odd_events(sent: list[dict[str, Any]], rng: Random) -> None:
+def test_merge_of_malformed_events_is_independent_of_order_and_repetition(
+    sent: list[dict[str, Any]], rng: Random
+) -> None:
     states = [seen.session for event in sent for seen in seen_in(event) if seen.session is not None]
     by_sid = [msgspec.structs.replace(state, sid="PA_1") for state in states]
     if not by_sid:
@@ -127,14 +129,14 @@ def test_the_laws_hold_of_odd_events(sent: list[dict[str, Any]], rng: Random) ->
 
 @pytest.mark.parametrize("field", ["seenMs", "goneMs"])
 @pytest.mark.parametrize("at_ms", [9 * 10**15, -1, 1, NOW + DAY_MS])
-def test_a_time_that_reconciliation_cannot_have_found(field: str, at_ms: int) -> None:
+def test_implausible_times_in_reconciliation_events_are_refused(field: str, at_ms: int) -> None:
     body = {"event": "relay_participant_gone", "createdAt": NOW // 1000, "participant": PERSON, "relay": {field: at_ms}}
     with pytest.raises(UnfoldableEvent):
         observe(decode_own_event(json.dumps(body).encode()), NOW)
 
 
 @pytest.mark.parametrize("name", ["participant_left", "track_published", "egress_ended", "relay_participant_gone"])
-def test_arriving_events_cannot_claim_findings_of_reconciliation(name: str) -> None:
+def test_webhooks_cannot_set_reconciliation_fields(name: str) -> None:
     body = {
         "event": name,
         "createdAt": NOW // 1000,
@@ -192,7 +194,7 @@ stored = st.builds(
 
 @settings(deadline=500)
 @given(stored)
-def test_any_stored_state_is_billed_quickly(session: Session) -> None:
+def test_any_stored_session_has_a_bounded_bill(session: Session) -> None:
     bill = bill_of(session, None)
     assert len(bill.usage) + len(bill.whole) <= 30
     assert bill.total().participant_ms <= MAX_SESSION_MS
@@ -235,7 +237,7 @@ long_sessions = st.builds(
 
 
 @given(long_sessions)
-def test_whole_hours_come_to_what_single_hours_do(session: Session) -> None:
+def test_bill_with_whole_hours_equals_hour_by_hour_usage(session: Session) -> None:
     assert usage_of(session, None) == by_single_hours(session)
     bill = bill_of(session, None)
     assert bill.total() == Usage(*map(sum, zip(*by_single_hours(session).values(), strict=True)))
@@ -255,7 +257,7 @@ def test_whole_hours_come_to_what_single_hours_do(session: Session) -> None:
 
 
 @given(edges, st.integers(0, 400 * DAY_MS), st.booleans())
-def test_whole_hours_of_a_run_come_to_what_single_hours_do(started_ms: int, length: int, inferred: bool) -> None:
+def test_usage_of_a_media_run_equals_hour_by_hour_usage(started_ms: int, length: int, inferred: bool) -> None:
     end_ms = started_ms + length
     ended = {"sighted_ms": end_ms, "gone_ms": end_ms + 1} if inferred else {"ended_ms": end_ms}
     run = msgspec.structs.replace(
@@ -273,7 +275,7 @@ ranges = st.tuples(st.sampled_from("ab"), st.integers(0, 9), st.integers(1, 9), 
 
 
 @given(st.lists(ranges, max_size=9))
-def test_levels_are_sums_over_ranges(added: list[tuple[str, int, int, int]]) -> None:
+def test_levels_equal_the_sums_of_their_ranges(added: list[tuple[str, int, int, int]]) -> None:
     levels, running = Levels[str](), RunningLevels[str]()
     right: dict[tuple[str, int], int] = {}
     for key, start, length, amount in added:
@@ -291,7 +293,7 @@ def test_levels_are_sums_over_ranges(added: list[tuple[str, int, int, int]]) -> 
     assert list(levels.rows(MINUTE_MS)) == []
 
 
-def test_a_year_costs_what_three_days_cost() -> None:
+def test_bill_size_does_not_grow_with_session_length() -> None:
     def pieces(length: int) -> int:
         session = Session(sid="PA_1", project_id="a", mode="live", joined_ms=NOW - length, left_ms=NOW)
         bill = bill_of(session, None)
@@ -302,7 +304,7 @@ def test_a_year_costs_what_three_days_cost() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 1 << 32))
-def test_tracks_are_bounded_and_keep_the_laws(seed: int) -> None:
+def test_number_of_tracks_is_bounded_in_any_merge_order(seed: int) -> None:
     rng = Random(seed)
     sids = [f"TR_{rng.randrange(3 * MAX_TRACKS)}" for _ in range(2 * MAX_TRACKS)]
     told = [
@@ -321,7 +323,7 @@ def test_tracks_are_bounded_and_keep_the_laws(seed: int) -> None:
     assert merge_session(once, once) == once
 
 
-def test_ends_of_a_room_are_bounded_and_keep_the_laws() -> None:
+def test_number_of_room_ends_is_bounded_in_any_merge_order() -> None:
     told = [Room(sid="RM_1", finished_ms=(at,)) for at in range(MAX_FINISHES + 500)]
     once = reduce(merge_room, told)
     assert reduce(merge_room, told[::-1]) == once == merge_room(once, once)
@@ -336,7 +338,7 @@ LARGE: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("what", LARGE)
-def test_an_event_of_eight_mebibytes_is_observed_in_little_memory(what: str) -> None:
+def test_large_event_is_observed_in_bounded_memory_and_time(what: str) -> None:
     body = (
         b'{"event":"participant_left","id":"EV_1","createdAt":"%d","room":{"sid":"RM_1","name":"p_aaaaaaaa__lobby"},'
         b'"participant":{"sid":"PA_1","identity":"ada",%s}}' % (NOW // 1000, LARGE[what])
@@ -353,7 +355,7 @@ def test_an_event_of_eight_mebibytes_is_observed_in_little_memory(what: str) -> 
     assert took < 1
 
 
-def test_an_egress_request_of_eight_mebibytes_is_not_decoded() -> None:
+def test_large_egress_request_is_not_decoded() -> None:
     body = b'{"event":"egress_ended","createdAt":"%d","egressInfo":{"egressId":"EG_1","web":{"a":[%s0]}}}' % (
         NOW // 1000,
         b"[]," * 2_500_000,

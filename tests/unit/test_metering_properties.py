@@ -144,7 +144,7 @@ def rollups(states: Folded) -> dict[Row, tuple[int, int, int, int]]:
 
 @laws
 @given(deliveries())
-def test_order_repetition_and_batches_change_nothing(delivery: tuple[list[Event], list[list[Event]]]) -> None:
+def test_fold_is_independent_of_order_repetition_and_batches(delivery: tuple[list[Event], list[list[Event]]]) -> None:
     events, batches = delivery
     once = fold(events)
     in_batches = reduce(merge_states, map(fold, batches))
@@ -155,14 +155,14 @@ def test_order_repetition_and_batches_change_nothing(delivery: tuple[list[Event]
 
 @laws
 @given(deliveries())
-def test_the_sums_are_those_of_the_brute_force_meter(delivery: tuple[list[Event], list[list[Event]]]) -> None:
+def test_rollups_equal_those_of_the_brute_force_meter(delivery: tuple[list[Event], list[list[Event]]]) -> None:
     events, batches = delivery
     assert rollups(reduce(merge_states, map(fold, batches))) == Meter(events, RECEIVED_MS).usage
 
 
 @laws
 @given(meetings(), instants)
-def test_usage_is_the_interval_and_video_is_part_of_it(events: list[Event], now_ms: int) -> None:
+def test_usage_equals_the_interval_and_contains_the_video(events: list[Event], now_ms: int) -> None:
     sessions, rooms = fold(events)
     for session in sessions.values():
         room = room_of(session, rooms)
@@ -209,7 +209,7 @@ rooms_of_a_sid = st.builds(
 
 @laws
 @given(sessions_of_a_sid, sessions_of_a_sid, sessions_of_a_sid)
-def test_sessions_are_a_semilattice(a: Session, b: Session, c: Session) -> None:
+def test_session_merge_is_idempotent_commutative_and_associative(a: Session, b: Session, c: Session) -> None:
     assert merge_session(a, a) == a
     assert merge_session(a, b) == merge_session(b, a)
     assert merge_session(merge_session(a, b), c) == merge_session(a, merge_session(b, c))
@@ -218,7 +218,7 @@ def test_sessions_are_a_semilattice(a: Session, b: Session, c: Session) -> None:
 
 @laws
 @given(rooms_of_a_sid, rooms_of_a_sid, rooms_of_a_sid)
-def test_rooms_are_a_semilattice(a: Room, b: Room, c: Room) -> None:
+def test_room_merge_is_idempotent_commutative_and_associative(a: Room, b: Room, c: Room) -> None:
     assert merge_room(a, a) == a
     assert merge_room(a, b) == merge_room(b, a)
     assert merge_room(merge_room(a, b), c) == merge_room(a, merge_room(b, c))
@@ -233,7 +233,7 @@ namesakes = st.lists(
 
 @laws
 @given(namesakes, st.randoms(use_true_random=False))
-def test_the_next_room_of_a_name_is_found_whatever_is_known_first(rooms: list[Room], order: Random) -> None:
+def test_room_succession_is_independent_of_arrival_order(rooms: list[Room], order: Random) -> None:
     """By pairs as they become known, merged, and all at once: the same."""
     known: dict[str, Room] = {}
     for room in order.sample(rooms, len(rooms)):
@@ -251,7 +251,7 @@ def test_the_next_room_of_a_name_is_found_whatever_is_known_first(rooms: list[Ro
         assert known[room.sid].superseded_ms == min(filter(None, later), default=None), rooms
 
 
-def test_no_event_leaves_an_empty_text_in_the_state() -> None:
+def test_empty_strings_in_events_are_stored_as_none() -> None:
     """An empty string and "never seen" are one thing: as two, merging would depend on the order."""
     who = {"sid": "PA", "identity": "", "name": "", "kind": "", "disconnectReason": ""}
     left = event("participant_left", MIDNIGHT, room={"sid": "RM", "name": ""}, participant=who)
@@ -259,7 +259,7 @@ def test_no_event_leaves_an_empty_text_in_the_state() -> None:
     assert (session.identity, session.name, session.kind, session.disconnect_reason) == (None,) * 4
 
 
-def test_a_source_that_an_event_leaves_out_takes_none_away() -> None:
+def test_missing_track_source_does_not_overwrite_a_known_one() -> None:
     """UNKNOWN comes after SCREEN_SHARE in the alphabet and says nothing about the source."""
     room, who = {"sid": "RM", "name": ROOMS[0]}, {"sid": "PA", "joinedAtMs": str(MIDNIGHT)}
     left = event("participant_left", MIDNIGHT + MINUTE, room=room, participant=who)
@@ -289,7 +289,7 @@ spans = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 20)).map(lambda pa
 
 @laws
 @given(st.data(), spans)
-def test_peaks_of_days_come_from_their_minutes(draw: st.DataObject, intervals: list[tuple[int, int]]) -> None:
+def test_daily_peaks_can_be_combined_from_minutes(draw: st.DataObject, intervals: list[tuple[int, int]]) -> None:
     """A minute of 5 instants, a day of 4 minutes. Sessions carried in from earlier days count, ends come before starts."""
     days = range(0, 60, 20)
     peaks = [
@@ -303,7 +303,7 @@ def test_peaks_of_days_come_from_their_minutes(draw: st.DataObject, intervals: l
 
 @laws
 @given(spans, st.integers(1, 60))
-def test_a_quiet_stretch_is_empty(intervals: list[tuple[int, int]], begin: int) -> None:
+def test_minute_without_start_or_end_is_the_empty_stretch(intervals: list[tuple[int, int]], begin: int) -> None:
     """Minutes without a start or an end are not stored; read as EMPTY they must change no peak."""
     quiet = not any(begin <= edge < begin + 5 for start, end in intervals if start < end for edge in (start, end))
     assert not quiet or stretch(intervals, begin, begin + 5) == EMPTY
@@ -311,7 +311,7 @@ def test_a_quiet_stretch_is_empty(intervals: list[tuple[int, int]], begin: int) 
 
 @laws
 @given(meetings())
-def test_peaks_of_meetings_are_those_of_the_brute_force_meter(events: list[Event]) -> None:
+def test_intervals_equal_those_of_the_brute_force_meter(events: list[Event]) -> None:
     sessions, rooms = fold(events)
     found: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for session in sessions.values():

@@ -58,20 +58,20 @@ def interval(*events: Event, sid: str = "PA_1") -> Interval | None:
     return interval_of(sessions[sid], rooms.get(sessions[sid].room_sid or ""))
 
 
-def test_01_joined_lost() -> None:
+def test_01_lost_joined_is_replaced_by_the_joining_time_in_left() -> None:
     """Naive: nothing to subtract from, 0. ``left`` names the joining time, so it alone is the whole session."""
     assert naive(of("left", NOON + MINUTE)) == (0, 0)
     assert billed(of("left", NOON + MINUTE)) == (MINUTE, 0)
 
 
-def test_01_joined_lost_and_no_joining_time_known() -> None:
+def test_01_lost_joined_without_joining_time_starts_at_the_first_track() -> None:
     """Naive: 0. The earliest track event shows that the participant was there."""
     left = event("participant_left", NOON + MINUTE, room=LOBBY, participant={"sid": "PA_1", "identity": "ada"})
     assert naive(track("published", NOON, CAMERA), left) == (0, 0)
     assert billed(track("published", NOON, CAMERA), left) == (MINUTE, MINUTE)
 
 
-def test_02_left_lost_closes_with_its_room() -> None:
+def test_02_lost_left_ends_the_session_with_its_room() -> None:
     """Naive without the room's end: never closed, or never billed. With it, by name: see 16."""
     joined = of("joined", NOON)
     assert naive(joined) == (0, 0)
@@ -79,7 +79,7 @@ def test_02_left_lost_closes_with_its_room() -> None:
     assert billed(joined, room("finished", NOON + MINUTE)) == (MINUTE, 0)
 
 
-def test_02_a_late_left_overrides_the_rooms_end() -> None:
+def test_02_late_left_overrides_the_end_of_the_room() -> None:
     """Naive: whichever end came first stays, 60 s. The participant's own leaving is better evidence, earlier or later."""
     for left_ms in (NOON + 30 * SECOND, NOON + 90 * SECOND):
         events = (of("joined", NOON), room("finished", NOON + MINUTE), of("left", left_ms))
@@ -87,7 +87,7 @@ def test_02_a_late_left_overrides_the_rooms_end() -> None:
         assert interval(*events) == Interval(NOON, left_ms, "left")
 
 
-def test_03_left_before_joined() -> None:
+def test_03_left_that_arrives_before_joined_is_billed() -> None:
     """Naive: the leave finds no session and is dropped, and the join that follows never ends."""
     backwards = NaiveMeter([of("left", NOON + MINUTE), of("joined", NOON)])
     assert (backwards.participant_ms, backwards.until(NOON + DAY)) == (0, DAY)
@@ -95,7 +95,7 @@ def test_03_left_before_joined() -> None:
 
 
 @pytest.mark.parametrize("joined_ms", [NOON + 5 * SECOND, NOON + 6 * SECOND])
-def test_04_aborted_and_a_joined_not_earlier(joined_ms: int) -> None:
+def test_04_abort_with_a_joined_not_before_it_is_not_billed(joined_ms: int) -> None:
     """Naive: the ``joined`` after the abort opens a session that nothing closes. It is a race inside LiveKit: no usage."""
     events = [of("connection_aborted", NOON + 5 * SECOND), of("joined", joined_ms), room("finished", NOON + HOUR)]
     assert naive(*events)[0] == NOON + HOUR - NOON
@@ -108,7 +108,7 @@ def test_04_aborted_and_a_joined_not_earlier(joined_ms: int) -> None:
     [of("joined", NOON + SECOND), track("published", NOON + SECOND, VOICE), track("unpublished", NOON + SECOND, VOICE)],
     ids=["joined earlier", "published", "unpublished"],
 )
-def test_05_aborted_after_it_was_connected(proof: Event) -> None:
+def test_05_connected_session_is_billed_until_its_abort(proof: Event) -> None:
     """Naive: an abort is no usage.
 
     This one was connected before it aborted (a failed migration), so it counts up to the abort, and is marked. An unpublish
@@ -120,14 +120,14 @@ def test_05_aborted_after_it_was_connected(proof: Event) -> None:
     assert billed(*events) == (MINUTE, 0)
 
 
-def test_06_duplicate_delivery() -> None:
+def test_06_duplicate_events_are_billed_once() -> None:
     """Naive: the second ``left`` is billed again, or the second ``joined`` opens a second session."""
     joined, left = of("joined", NOON), of("left", NOON + MINUTE)
     assert naive(joined, left, left, joined, left) == (2 * MINUTE, 0)
     assert billed(joined, left, left, joined, left) == billed(joined, left) == (MINUTE, 0)
 
 
-def test_07_old_left_after_the_new_joined() -> None:
+def test_07_late_left_of_a_replaced_connection_keeps_the_new_session() -> None:
     """Naive, by identity: the replaced connection's late ``left`` closes the new session after 2 s."""
     old, new = of("joined", NOON), of("joined", NOON + MINUTE, NOON + MINUTE, sid="PA_2")
     old_left = of("left", NOON + MINUTE + 2 * SECOND, disconnectReason="DUPLICATE_IDENTITY")
@@ -137,14 +137,14 @@ def test_07_old_left_after_the_new_joined() -> None:
     assert billed(old, new, old_left, new_left) == (MINUTE + 2 * SECOND + HOUR - MINUTE, 0)
 
 
-def test_08_session_under_a_second() -> None:
+def test_08_session_under_a_second_is_never_negative() -> None:
     """Naive: -700 ms. ``createdAt`` is floored to the second, the joining time is not."""
     assert naive(of("joined", NOON + 700, NOON + 700), of("left", NOON + 900, NOON + 700)) == (-700, 0)
     assert billed(of("joined", NOON + 700, NOON + 700), of("left", NOON + 900, NOON + 700)) == (0, 0)
     assert interval(of("left", NOON, NOON + 700)) == Interval(NOON + 700, NOON + 700, "left")
 
 
-def test_09_the_receiving_time_meters_nothing() -> None:
+def test_09_arrival_time_does_not_affect_usage() -> None:
     """Naive: usage moves with Relay's clock and with every delay of delivery."""
     by_arrival = NaiveMeter()
     by_arrival.take(of("joined", NOON), arrived_ms=NOON)
@@ -167,7 +167,7 @@ def test_09_the_receiving_time_meters_nothing() -> None:
         ("no_time", 0, NOON),
     ],
 )
-def test_09_a_time_that_cannot_be_true(reason: str, at_ms: int, joined_ms: int) -> None:
+def test_09_event_with_an_impossible_time_is_refused(reason: str, at_ms: int, joined_ms: int) -> None:
     """Naive: a year billed, or a negative sum. Set aside whole; what is believable of the session stays as it is."""
     lie = of("left", at_ms, joined_ms)
     assert naive(of("joined", at_ms, joined_ms), lie)[0] == at_ms // SECOND * SECOND - joined_ms != MINUTE
@@ -178,7 +178,7 @@ def test_09_a_time_that_cannot_be_true(reason: str, at_ms: int, joined_ms: int) 
     assert billed(of("left", NOON + MINUTE), lie) == (MINUTE, 0)
 
 
-def test_10_over_midnights() -> None:
+def test_10_session_over_midnights_is_split_by_hour() -> None:
     """Naive: all of it on the day of the join (or of the leave)."""
     start, end = MIDNIGHT - 90 * SECOND, MIDNIGHT + DAY + 1 * SECOND
     assert NaiveMeter([of("joined", start, start), of("left", end, start)]).by_day == {MIDNIGHT + DAY: end - start}
@@ -189,14 +189,14 @@ def test_10_over_midnights() -> None:
     assert len(hours) == 26
 
 
-def test_10_ending_on_the_hour_touches_no_next_hour() -> None:
+def test_10_session_that_ends_on_the_hour_bills_no_next_hour() -> None:
     """Naive: all of it on the day that begins as it ends. Intervals are half-open."""
     joined, left = of("joined", MIDNIGHT - MINUTE, MIDNIGHT - MINUTE), of("left", MIDNIGHT, MIDNIGHT - MINUTE)
     assert NaiveMeter([joined, left]).by_day == {MIDNIGHT: MINUTE}
     assert [row.hour for row in rollups(fold([of("left", MIDNIGHT, MIDNIGHT - MINUTE)]))] == [MIDNIGHT - HOUR]
 
 
-def test_11_peaks() -> None:
+def test_11_peaks_include_sessions_carried_over_midnight() -> None:
     """Naive: 2 on the first day (a leave and a join in one instant, told in this order), 0 on the second: nobody joined."""
     bob = {"sid": "PA_2", "identity": "bob", "joinedAtMs": str(NOON)}
     ada = [of("joined", NOON - HOUR, NOON - HOUR), of("left", NOON, NOON - HOUR)]
@@ -209,7 +209,7 @@ def test_11_peaks() -> None:
     assert combine(Stretch(2, 3), Stretch(0, 1)) == Stretch(2, 3)
 
 
-def test_12_still_open() -> None:
+def test_12_open_session_counts_until_now_and_is_not_stored() -> None:
     """Naive: nothing until the leave. Counted up to now when asked, and in no stored sum."""
     assert naive(of("joined", NOON)) == (0, 0)
     session = fold([of("joined", NOON)])[0]["PA_1"]
@@ -217,7 +217,7 @@ def test_12_still_open() -> None:
     assert sum(hour.participant_ms for hour in usage_of(session, None, NOON + 2 * HOUR).values()) == 2 * HOUR
 
 
-def test_15_camera_and_screen_at_once() -> None:
+def test_15_simultaneous_camera_and_screen_count_as_video_once() -> None:
     """Naive: 50 s + 40 s of video in a minute. An instant is video once, however many tracks."""
     tracks = [track("published", NOON + 10 * SECOND, CAMERA), track("published", NOON + 20 * SECOND, SCREEN)]
     off = [track("unpublished", NOON + MINUTE, CAMERA), track("unpublished", NOON + MINUTE, SCREEN)]
@@ -233,19 +233,19 @@ def test_15_tracks_end_with_their_session() -> None:
     assert billed(track("published", NOON, CAMERA), late, of("left", NOON + MINUTE)) == (MINUTE, MINUTE)
 
 
-def test_15_an_unpublish_without_a_publish_has_no_start() -> None:
+def test_15_unpublish_without_publish_bills_no_video() -> None:
     """Naive: video from the join on."""
     assert billed(track("unpublished", NOON + 30 * SECOND, CAMERA), of("left", NOON + MINUTE)) == (MINUTE, 0)
 
 
-def test_15_an_absent_type_is_audio() -> None:
+def test_15_track_without_a_type_is_audio() -> None:
     """Naive: any track is video. protojson omits zero values, and AUDIO is one."""
     silent = [of("joined", NOON), track("published", NOON, VOICE), track("unpublished", NOON + MINUTE, VOICE)]
     assert naive(*silent, of("left", NOON + MINUTE)) == (MINUTE, MINUTE)
     assert billed(track("published", NOON, VOICE), of("left", NOON + MINUTE)) == (MINUTE, 0)
 
 
-def test_16_a_room_of_the_same_name_closes_nothing() -> None:
+def test_16_end_of_another_room_of_the_same_name_ends_no_session() -> None:
     """Naive, by name: the late end of yesterday's lobby closes today's sessions."""
     late_end = room("finished", NOON + MINUTE, "RM_0")
     assert naive(of("joined", NOON), late_end, of("left", NOON + HOUR)) == (MINUTE, 0)
@@ -253,13 +253,13 @@ def test_16_a_room_of_the_same_name_closes_nothing() -> None:
     assert interval(of("joined", NOON), room("finished", NOON + MINUTE, "RM_0")) == Interval(NOON, None, None)
 
 
-def test_16_repeated() -> None:
+def test_16_first_of_repeated_room_ends_counts() -> None:
     """Naive: the last ``room_finished`` wins, or is billed again. A room opened again keeps its sid; the first end counts."""
     ends = [room("finished", NOON + 3 * MINUTE), room("started", NOON + 2 * MINUTE), room("finished", NOON + MINUTE)]
     assert billed(of("joined", NOON), *ends) == (MINUTE, 0)
 
 
-def test_16_early() -> None:
+def test_16_room_end_before_the_session_start_is_ignored() -> None:
     """Naive, told late of the first opening's end: the session of the second ends before it began."""
     assert naive(of("joined", NOON), room("finished", NOON - MINUTE), room("finished", NOON + MINUTE)) == (-MINUTE, 0)
     reopened = [room("finished", NOON - MINUTE), room("started", NOON - 30 * SECOND), of("joined", NOON)]
@@ -267,7 +267,7 @@ def test_16_early() -> None:
     assert billed(*reopened, room("finished", NOON + MINUTE)) == (MINUTE, 0)
 
 
-def test_16_finished_within_the_second_of_the_join() -> None:
+def test_16_room_end_within_the_second_of_the_join_ends_the_session() -> None:
     """Naive: the end seems to be 400 ms before the join, so it is taken for another opening's, and the session never closes.
 
     LiveKit rounds the end down to its second. An end in the second before still belongs to another opening.
@@ -278,12 +278,12 @@ def test_16_finished_within_the_second_of_the_join() -> None:
     assert interval(of("joined", NOON), room("finished", NOON - SECOND)) == Interval(NOON, None, None)
 
 
-def test_16_finished_before_the_last_left() -> None:
+def test_16_left_after_the_room_end_is_billed_once() -> None:
     """Naive: the ``left`` that arrives after its room's end finds no room, or is billed on top."""
     assert billed(of("joined", NOON), room("finished", NOON + MINUTE), of("left", NOON + MINUTE)) == (MINUTE, 0)
 
 
-def test_19_recorders_are_no_participants() -> None:
+def test_19_egress_participants_are_not_billed() -> None:
     """Naive: recording a call doubles its bill. EGRESS joins the room it records; every other kind counts, by kind."""
     recorder = [of("joined", NOON, kind="EGRESS"), of("left", NOON + MINUTE, kind="EGRESS")]
     assert naive(*recorder) == (MINUTE, 0)
@@ -293,7 +293,7 @@ def test_19_recorders_are_no_participants() -> None:
         assert {row.kind: usage[:2] for row, usage in rows.items()} == {kind: (MINUTE, 0)}
 
 
-def test_20_parts_add_up_to_their_total() -> None:
+def test_20_rounded_parts_add_up_to_their_total() -> None:
     """Naive: three times 333 ms, each rounded to hundredths of a minute, are 0.03 in parts and 0.02 in the total."""
     left = [of("left", NOON + SECOND, NOON + 667, sid=f"PA_{number}") for number in range(3)]
     assert billed(*left) == (999, 0)
@@ -311,7 +311,7 @@ def test_20_parts_add_up_to_their_total() -> None:
 @pytest.mark.parametrize(
     "name", ["lobby", "q_aaaaaaaa__lobby", "p_aaaaaaaa_lobby", "p_aa_aaaaaa__lobby", "p_aaaaaaaa__"]
 )
-def test_22_a_room_that_is_no_projects(name: str) -> None:
+def test_22_room_without_a_project_prefix_is_not_billed(name: str) -> None:
     """Naive: an error (and LiveKit gives the event up), or a bill to whatever project the name resembles."""
     stranger = {"sid": "RM_9", "name": name}
     assert naive(of("joined", NOON, room=stranger), of("left", NOON + MINUTE, room=stranger)) == (MINUTE, 0)

@@ -26,7 +26,7 @@ def faults(files: Sequence[str]) -> Iterator[str]:
             yield f"{name}: rolls back nothing"
 
 
-def test_the_folder_has_no_fault() -> None:
+def test_migration_files_are_numbered_and_have_rollbacks() -> None:
     files = [path.name for path in MIGRATIONS.iterdir()]
     assert len(files) >= 16
     assert list(faults(files)) == []
@@ -45,5 +45,5 @@ def test_the_folder_has_no_fault() -> None:
         (["0001.a.sql", "0001.a.rollback.sql", "notes.txt"], "notes.txt: not NNNN.what-it-does.sql"),
     ],
 )
-def test_a_fault_is_found(files: list[str], fault: str) -> None:
+def test_fault_in_the_migration_files_is_detected(files: list[str], fault: str) -> None:
     assert fault in faults(files)

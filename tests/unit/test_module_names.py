@@ -29,7 +29,7 @@ def exists(name: str) -> bool:
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_every_module_that_is_named_exists(folder: str) -> None:
+def test_every_module_named_in_text_exists(folder: str) -> None:
     missing = {
         f"{path.relative_to(ROOT)}: {name}"
         for path in sorted((ROOT / folder).rglob("*.py"))
@@ -40,6 +40,6 @@ def test_every_module_that_is_named_exists(folder: str) -> None:
     assert missing == set()
 
 
-def test_a_module_that_has_moved_is_found() -> None:
+def test_moved_module_is_detected() -> None:
     text = 'run("-c", "from shared.' + 'memory import x")\nrun("-m", "services.' + 'nothing.main")\n'
     assert {name for name in named_in(text) if not exists(name)} == {"shared.memory", "services.nothing.main"}

@@ -47,7 +47,7 @@ intervals = st.lists(
 
 
 @given(intervals)
-def test_edges_give_the_time_that_intervals_cover(given_intervals: list[Covered]) -> None:
+def test_edge_sums_yield_the_time_covered_by_intervals(given_intervals: list[Covered]) -> None:
     expected: defaultdict[tuple[int, str], list[int]] = defaultdict(lambda: [0, 0, 0])
     for kind, meter, start_ms, end_ms in given_intervals:
         for hour_ms in range(FROM_MS, TO_MS, UNIT_MS):
@@ -60,7 +60,7 @@ def test_edges_give_the_time_that_intervals_cover(given_intervals: list[Covered]
     assert found == {key: amounts for key, amounts in expected.items() if any(amounts)}
 
 
-def test_all_connected_time_is_provisional_and_sessions_count_where_they_began() -> None:
+def test_open_time_is_provisional_and_sessions_count_at_their_start() -> None:
     """A session that just began has no time yet, but counts as a session."""
     edges = edge_sums([Covered("STANDARD", PARTICIPANT, 12_500, 14_250)])
     found = {
@@ -75,5 +75,5 @@ def test_all_connected_time_is_provisional_and_sessions_count_where_they_began()
     }
 
 
-def test_nothing_open_yields_nothing() -> None:
+def test_no_open_session_yields_no_usage() -> None:
     assert list(open_usage([], [], TO_MS, UNIT_MS)) == []

@@ -54,7 +54,7 @@ def expressions() -> dict[str, str]:
     return {**{rule["alert"]: rule["expr"] for rule in rules()}, **shown}
 
 
-def test_nothing_is_named_that_is_not_measured() -> None:
+def test_expressions_use_only_existing_metrics() -> None:
     known = measured()
     unknown = {
         where: missing
@@ -64,7 +64,7 @@ def test_nothing_is_named_that_is_not_measured() -> None:
     assert unknown == {}
 
 
-def test_everything_of_ours_that_is_measured_is_shown() -> None:
+def test_every_relay_metric_is_in_a_panel_or_an_alert() -> None:
     known = measured()
     shown = {
         known[name] for expression in expressions().values() for name in METRIC.findall(expression) if name in known
@@ -72,7 +72,7 @@ def test_everything_of_ours_that_is_measured_is_shown() -> None:
     assert {name for name in known.values() if name.startswith("relay_")} - shown == set()
 
 
-def test_labels_are_those_the_metrics_have() -> None:
+def test_expressions_use_only_existing_labels() -> None:
     own, known = labels(), measured()
     for where, expression in expressions().items():
         for name, matchers in re.findall(r"\b(relay_[a-z_]+)\{([^}]*)\}", expression):
@@ -80,7 +80,7 @@ def test_labels_are_those_the_metrics_have() -> None:
             assert used <= own[known[name]], where
 
 
-def test_every_alert_says_how_bad_and_what() -> None:
+def test_every_alert_has_a_severity_a_summary_and_documentation() -> None:
     text = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
     for rule in rules():
         assert rule["labels"]["severity"] in {"warning", "critical"}, rule["alert"]
@@ -103,7 +103,7 @@ def test_panels_do_not_overlap() -> None:
 
 
 @pytest.mark.parametrize("place", ["docs/operations/grafana.json"])
-def test_the_dashboard_asks_for_its_datasource(place: str) -> None:
+def test_dashboard_has_a_datasource_variable(place: str) -> None:
     dashboard = json.loads((ROOT / place).read_text(encoding="utf-8"))
     assert [variable["name"] for variable in dashboard["templating"]["list"]] == ["datasource"]
     assert {panel["datasource"]["uid"] for panel in panels()} == {"${datasource}"}

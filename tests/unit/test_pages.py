@@ -53,29 +53,29 @@ def missing_files(text: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page: Path) -> None:
+def test_every_link_has_a_target(page: Path) -> None:
     assert list(broken_links(page, page.read_text(encoding="utf-8"))) == []
 
 
-def test_the_files_that_the_architecture_names_exist() -> None:
+def test_files_named_in_the_architecture_page_exist() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     assert len(set(NAME.findall(text))) > 60
     assert list(missing_files(text)) == []
 
 
 @pytest.mark.parametrize("link", ["nothing.md", "errors.md#no-such-heading", "#no-such-heading", "../docs/nothing"])
-def test_a_broken_link_is_found(link: str) -> None:
+def test_broken_link_is_detected(link: str) -> None:
     assert list(broken_links(ROOT / "docs" / "errors.md", f"# Errors\n[a link]({link})\n")) == [link]
 
 
 @pytest.mark.parametrize(
     "name", ["services/api/nothing.py", "nothing_at_all.py", "shared/nothing/", "services/nothing/<page>.py"]
 )
-def test_a_missing_file_is_found(name: str) -> None:
+def test_missing_file_is_detected(name: str) -> None:
     assert list(missing_files(f"Change `{name}`.")) == [name.partition("<")[0]]
 
 
-def test_the_first_page_links_every_page() -> None:
+def test_docs_readme_links_every_page() -> None:
     text = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
     assert pages - set(LINK.findall(text)) == set()

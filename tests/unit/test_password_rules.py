@@ -29,35 +29,37 @@ def test_known_passwords_are_refused(password: str) -> None:
 
 
 @given(WORDS, WORDS, TAILS, st.sampled_from([str.lower, str.upper, str.title]))
-def test_two_common_words_with_a_tail_are_refused(one: str, two: str, tail: str, case: "type[str]") -> None:
+def test_two_common_words_with_a_suffix_are_refused(one: str, two: str, tail: str, case: "type[str]") -> None:
     assert objection_to(case(one + two) + tail, EMAIL) is not None
 
 
 @given(st.sampled_from(ROWS), st.integers(0, 20), st.integers(3, 26), st.booleans(), TAILS)
-def test_runs_are_refused(row: str, start: int, size: int, backwards: bool, tail: str) -> None:
+def test_keyboard_and_alphabet_sequences_are_refused(
+    row: str, start: int, size: int, backwards: bool, tail: str
+) -> None:
     run = row[start : start + size]
     assert objection_to((run[::-1] if backwards else run) + tail, EMAIL) is not None or len(run) < 3
 
 
 @given(st.text(string.printable, min_size=1, max_size=3), st.integers(4, 60))
-def test_repeats_are_refused(piece: str, times: int) -> None:
+def test_repeated_pieces_are_refused(piece: str, times: int) -> None:
     assert objection_to(piece * times, EMAIL) is not None
 
 
 @given(st.integers(16, 40))
-def test_random_ones_are_accepted(size: int) -> None:
+def test_random_passwords_are_accepted(size: int) -> None:
     assert objection_to(secrets.token_urlsafe(size), EMAIL) is None
 
 
 @pytest.mark.parametrize(
     "password", ["correct horse battery staple", "a new and long one", "Tr0ub4dor&3", "kf83hs92kd", "grüne Gürkchen"]
 )
-def test_sentences_are_accepted(password: str) -> None:
+def test_uncommon_passwords_and_passphrases_are_accepted(password: str) -> None:
     assert objection_to(password, EMAIL) is None
 
 
 @given(st.text(min_size=MAX_LENGTH - 20, max_size=MAX_LENGTH), st.text(max_size=254))
-def test_the_longest_take_no_time(password: str, email: str) -> None:
+def test_longest_passwords_are_checked_within_a_second(password: str, email: str) -> None:
     began = time.process_time()
     objection_to(password, email)
     assert time.process_time() - began < 1

@@ -9,7 +9,7 @@ amounts = st.floats(0, 1e9, allow_nan=False)
 
 
 @given(amounts)
-def test_the_axis_has_few_lines_at_whole_numbers(greatest: float) -> None:
+def test_axis_has_at_most_five_steps_of_whole_numbers(greatest: float) -> None:
     step = nice_step(greatest)
     assert step == int(step) >= 1
     assert step * 5 >= greatest
@@ -17,7 +17,7 @@ def test_the_axis_has_few_lines_at_whole_numbers(greatest: float) -> None:
 
 
 @given(st.lists(st.tuples(amounts, amounts), max_size=60))
-def test_bars_stay_inside_and_stand_on_each_other(values: list[tuple[float, float]]) -> None:
+def test_bars_stay_inside_the_chart_and_omit_zeros(values: list[tuple[float, float]]) -> None:
     columns = [Column("", "", value, ()) for value in values]
     chart = bar_chart(columns, ("video", "audio"), 100)
     for bar in chart.bars:
@@ -29,6 +29,6 @@ def test_bars_stay_inside_and_stand_on_each_other(values: list[tuple[float, floa
     assert len(chart.spots) == len(values)
 
 
-def test_a_chart_of_nothing_can_be_drawn() -> None:
+def test_chart_without_data_is_empty() -> None:
     chart = bar_chart([], ("video", "audio"))
     assert (chart.bars, chart.spots, chart.labels) == ([], [], [])

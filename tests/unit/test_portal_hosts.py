@@ -19,12 +19,12 @@ PORT = st.just("") | st.integers(1, 65535).map(":{}".format)
     | st.ip_addresses(v=6).map("[{}]".format),
     PORT,
 )
-def test_own_names_inner_names_and_addresses_are_allowed(name: str, port: str) -> None:
+def test_configured_names_internal_names_and_addresses_are_allowed(name: str, port: str) -> None:
     assert HOSTS.allow(name + port)
 
 
 @given(st.lists(LABEL, min_size=1, max_size=4), st.sampled_from(["com", "example", "org", "dev"]), PORT)
-def test_names_of_the_internet_are_not(labels: list[str], top: str, port: str) -> None:
+def test_other_public_names_are_refused(labels: list[str], top: str, port: str) -> None:
     name = ".".join([*labels, top])
     assert HOSTS.allow(name + port) == (name in ("relay.example.com", "second.example.org"))
 
@@ -34,5 +34,5 @@ def test_names_of_the_internet_are_not(labels: list[str], top: str, port: str) -
              "evil.example?localhost", "127.0.0.1.evil.example", "localhost.evil.example", "relay.example.com.evil.example",
              "[::1", "127.0.0.1, evil.example", "localhost evil.example"],
 )  # fmt: skip
-def test_what_is_no_host_is_not(host: str | None) -> None:
+def test_malformed_hosts_are_refused(host: str | None) -> None:
     assert not HOSTS.allow(host)

@@ -51,14 +51,14 @@ async def ask_in_vain(patience: LiveKitPatience) -> None:
         await patience.ask(asyncio.Event().wait())
 
 
-async def test_only_the_first_page_waits(waited_s: list[float]) -> None:
+async def test_only_the_first_page_waits_the_full_time(waited_s: list[float]) -> None:
     patience = LiveKitPatience()
     for _ in range(3):
         await ask_in_vain(patience)
     assert waited_s == [PATIENCE_S, SHORT_PATIENCE_S, SHORT_PATIENCE_S]
 
 
-async def test_the_verdict_is_forgotten_after_a_while_however_often_it_was_confirmed(waited_s: list[float]) -> None:
+async def test_full_wait_returns_after_a_fixed_time_despite_new_failures(waited_s: list[float]) -> None:
     clock = SteppedClock()
     patience = LiveKitPatience(clock)
     with pytest.raises(LiveKitUnreachable):
@@ -72,7 +72,7 @@ async def test_the_verdict_is_forgotten_after_a_while_however_often_it_was_confi
 
 
 @pytest.mark.parametrize("back", [answering, missing])
-async def test_any_answer_ends_it(back: object, waited_s: list[float]) -> None:
+async def test_any_answer_of_livekit_restores_the_full_wait(back: object, waited_s: list[float]) -> None:
     patience = LiveKitPatience()
     with pytest.raises(LiveKitUnreachable):
         await patience.ask(refused())

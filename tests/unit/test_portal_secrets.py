@@ -19,32 +19,32 @@ def value_of(header: str) -> str:
     return header.partition("=")[2].partition(";")[0]
 
 
-def test_a_cookie_of_ours_is_read() -> None:
+def test_signed_cookie_is_read() -> None:
     browser = cookies.new_browser()
     assert cookies.read(value_of(cookies.header(browser))) == (browser, True)
     assert cookies.new_browser() != browser
 
 
 @given(st.text())
-def test_a_made_up_cookie_is_not(value: str) -> None:
+def test_unsigned_cookie_is_refused(value: str) -> None:
     assert cookies.read(value) is None
 
 
 @given(st.integers(0, 85), st.sampled_from("abcXYZ019-_."))
-def test_an_altered_cookie_is_not(place: int, letter: str) -> None:
+def test_altered_cookie_is_refused(place: int, letter: str) -> None:
     genuine = value_of(cookies.header("x" * 43))
     altered = genuine[:place] + letter + genuine[place + 1 :]
     # The last letter of base64 of 32 bytes carries two bits that mean nothing; only the canonical spelling passes.
     assert (cookies.read(altered) is None) == (altered != genuine)
 
 
-def test_another_secret_reads_nothing() -> None:
+def test_cookie_signed_with_another_secret_is_refused() -> None:
     other = Cookies("another secret of sixteen or more", secure=False)
     assert other.read(value_of(cookies.header("x" * 43))) is None
     assert other.form_token("x") != cookies.form_token("x")
 
 
-def test_what_the_previous_secret_signed_is_taken_and_nothing_new_is_signed_with_it() -> None:
+def test_previous_secret_verifies_but_does_not_sign() -> None:
     old, new = "another secret of sixteen or more", "a secret of sixteen or more"
     before, changing = Cookies(old, secure=False), Cookies(new, secure=False, previous=old)
     assert changing.read(value_of(before.header("x" * 43))) == ("x" * 43, False)
@@ -58,14 +58,14 @@ def test_what_the_previous_secret_signed_is_taken_and_nothing_new_is_signed_with
 
 
 @given(st.text())
-def test_only_the_browsers_own_form_token_is_right(token: str) -> None:
+def test_form_token_is_valid_for_its_own_browser_only(token: str) -> None:
     assert not cookies.form_token_is_right("x" * 43, token)
     assert cookies.form_token_is_right("x" * 43, cookies.form_token("x" * 43))
     assert not cookies.form_token_is_right("y" * 43, cookies.form_token("x" * 43))
 
 
 @given(st.text())
-def test_a_path_to_go_to_is_one_of_ours(wanted: str) -> None:
+def test_redirect_path_never_leaves_the_site(wanted: str) -> None:
     path = safe_path(wanted)
     assert path.startswith("/")
     assert not path.startswith(("//", "/\\"))
@@ -84,11 +84,11 @@ def test_a_path_to_go_to_is_one_of_ours(wanted: str) -> None:
         ("пароль длинный", True),
     ],
 )
-def test_what_is_no_password(password: str, fine: bool) -> None:
+def test_too_short_too_long_and_predictable_passwords_are_refused(password: str, fine: bool) -> None:
     assert (objection_to(password, "ada@example.com") is None) == fine
 
 
-async def test_passwords_are_checked_a_few_at_a_time_and_not_queued_without_bound() -> None:
+async def test_password_checks_beyond_the_queue_limit_are_refused() -> None:
     passwords = Passwords()
     hashed = await passwords.hash("correct horse battery")
     assert await passwords.matches(hashed, "correct horse battery")
@@ -101,7 +101,7 @@ async def test_passwords_are_checked_a_few_at_a_time_and_not_queued_without_boun
     assert await passwords.matches(hashed, "correct horse battery")  # and the queue is empty again
 
 
-def test_an_ipv6_customer_counts_as_one() -> None:
+def test_ipv6_network_counts_as_one_client() -> None:
     """Customers with IPv4 addresses in the form of IPv6 count separately."""
     assert subjects_of("a", "2001:db8:1:2:3:4:5:6") == subjects_of("a", "2001:db8:1:2:ffff::1")
     assert subjects_of("a", "::ffff:192.0.2.1") == subjects_of("a", "192.0.2.1")
@@ -111,7 +111,7 @@ def test_an_ipv6_customer_counts_as_one() -> None:
 
 
 @given(st.emails())
-def test_a_device_cookie_is_recognised_for_its_account_alone(email: str) -> None:
+def test_device_cookie_is_valid_for_its_account_only(email: str) -> None:
     cookie = cookies.device_cookie(email)
     assert cookie.path == "/"
     assert cookies.device_is_known(cookie.value, email)

@@ -25,7 +25,7 @@ def fetched(port: int, path: str, method: str = "GET") -> tuple[int, bytes]:
             return error.code, error.read()
 
 
-def test_ready_once_the_heartbeat_found_nothing_wrong() -> None:
+def test_readyz_reports_heartbeat_troubles_and_stopping() -> None:
     pulse = new_pulse()
     with probe("127.0.0.1", 0, pulse) as port:
         assert fetched(port, "/healthz") == (200, b'{"status":"ok"}')
@@ -40,13 +40,13 @@ def test_ready_once_the_heartbeat_found_nothing_wrong() -> None:
         assert fetched(port, "/healthz")[0] == 200
 
 
-def test_a_loop_that_does_not_turn_is_not_healthy() -> None:
+def test_healthz_fails_if_the_event_loop_is_stuck() -> None:
     with probe("127.0.0.1", 0, Pulse(time.monotonic() - STUCK_S - 1, {})) as port:
         assert fetched(port, "/healthz") == (503, b'{"status":"stuck"}')
         assert fetched(port, "/readyz")[0] == 503
 
 
-def test_metrics_and_nothing_else() -> None:
+def test_probe_serves_metrics_and_refuses_other_requests() -> None:
     metrics.fold_events.labels("folded").inc(0)
     with probe("127.0.0.1", 0, new_pulse()) as port:
         status, body = fetched(port, "/metrics")
@@ -57,11 +57,11 @@ def test_metrics_and_nothing_else() -> None:
         assert fetched(port, "/metrics", "POST")[0] == 405
 
 
-def test_a_taken_port_is_said() -> None:
+def test_port_in_use_raises_an_error() -> None:
     with probe("127.0.0.1", 0, new_pulse()) as port, pytest.raises(OSError), probe("127.0.0.1", port, new_pulse()):  # noqa: PT011 - any refusal
         pass
 
 
-def test_the_version_is_the_package_s() -> None:
+def test_version_equals_that_of_pyproject() -> None:
     pyproject = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
     assert pyproject["project"]["version"] == VERSION

@@ -11,12 +11,12 @@ ROOT = Path(__file__).resolve().parents[2]
 OURS = [str(path.relative_to(ROOT)) for folder in ("services", "shared") for path in (ROOT / folder).rglob("*.py")]
 
 
-def test_reads_stacks_whatever_their_lines() -> None:
+def test_stacks_that_differ_only_in_line_numbers_are_merged() -> None:
     raw = "thread (7): MainThread;run (a.py:1);step (b.py:22) 3\nthread (7): MainThread;run (a.py:9);step (b.py:22) 4\n"
     assert read(raw) == {"thread (7): MainThread;run (a.py);step (b.py)": 7}
 
 
-def test_a_stack_belongs_to_the_first_layer_that_knows_one_of_its_frames() -> None:
+def test_stack_belongs_to_the_first_layer_that_matches_a_frame() -> None:
     copy = "run_forever (asyncio/base_events.py);_read (shared/ledger/fold.py);copy_records_to_table (asyncpg/connection.py)"
     merge = (
         "run_forever (asyncio/base_events.py);fold_sessions (shared/ledger/bill.py);merge (shared/metering/state.py)"
@@ -26,7 +26,7 @@ def test_a_stack_belongs_to_the_first_layer_that_knows_one_of_its_frames() -> No
 
 
 @pytest.mark.parametrize("path", LAYERS)
-def test_layers_name_files_that_are_there(path: str) -> None:
+def test_layers_name_existing_files(path: str) -> None:
     words = [word for layer in LAYERS[path].values() for word in layer]
     named = [word for word in words if word.endswith(".py") and not word.startswith("asyncio/")]
     assert [word for word in named if not any(each.endswith(word) for each in OURS)] == []

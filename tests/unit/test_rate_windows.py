@@ -63,7 +63,7 @@ def took(windows: RateWindows, clock: WindowClock, limit: int, times: int) -> in
     return sum(windows.take([("key", limit)], clock.at).wait_s == 0 for _ in range(times))
 
 
-def test_the_limit_is_what_gets_through() -> None:
+def test_exactly_the_limit_of_requests_is_admitted() -> None:
     clock = WindowClock()
     windows = process(Counters(), clock)
     assert took(windows, clock, 10, 25) == 10
@@ -71,7 +71,7 @@ def test_the_limit_is_what_gets_through() -> None:
     assert (verdict.limit, verdict.left, verdict.reset_s) == (10, 0, 60)
 
 
-def test_the_nearest_limit_is_reported_and_a_refusal_uses_up_no_other() -> None:
+def test_nearest_limit_is_reported_and_a_refusal_consumes_nothing() -> None:
     clock = WindowClock()
     windows = process(Counters(), clock)
     both = [("key", 5), ("project", 8)]
@@ -82,7 +82,7 @@ def test_the_nearest_limit_is_reported_and_a_refusal_uses_up_no_other() -> None:
     ]  # fmt: skip
 
 
-def test_the_last_minute_still_counts_for_its_part() -> None:
+def test_previous_minute_counts_in_proportion_to_its_overlap() -> None:
     clock = WindowClock(START_MS + 59_000)
     windows = process(Counters(), clock)
     assert took(windows, clock, 100, 200) == 100
@@ -92,7 +92,7 @@ def test_the_last_minute_still_counts_for_its_part() -> None:
     assert took(windows, clock, 100, 200) == 100
 
 
-def test_half_a_minute_later_half_of_the_last_minute_still_counts() -> None:
+def test_wait_time_follows_the_weight_of_the_previous_minute() -> None:
     windows, minute = process(Counters(), WindowClock()), 29_000_000 * WINDOW_MS
     limits = [("key", 10), ("project", 100)]
     verdicts = [windows.take(limits, minute + 59_000) for _ in range(12)]
@@ -106,7 +106,7 @@ def test_half_a_minute_later_half_of_the_last_minute_still_counts() -> None:
 
 
 @given(st.integers(1, 50), st.integers(0, 2 * WINDOW_MS), st.integers(0, WINDOW_MS - 1))
-def test_retry_after_is_long_enough_and_not_much_too_long(limit: int, later_ms: int, start_ms: int) -> None:
+def test_retry_after_is_sufficient_and_at_most_a_second_too_long(limit: int, later_ms: int, start_ms: int) -> None:
     clock = WindowClock(START_MS + start_ms)
     windows = process(Counters(), clock)
     took(windows, clock, limit, limit)
@@ -121,7 +121,7 @@ def test_retry_after_is_long_enough_and_not_much_too_long(limit: int, later_ms: 
     assert windows.take([("key", limit)], told_ms).wait_s == 0
 
 
-async def test_processes_count_together_within_the_bound() -> None:
+async def test_processes_exceed_the_limit_by_two_exchanges_at_most() -> None:
     """Three processes under 1,200 requests a second exchange their counts at different moments.
 
     At most the requests that arrive in two exchanges pass above the limit.
@@ -144,7 +144,7 @@ async def test_processes_count_together_within_the_bound() -> None:
     assert sum(counters.counts.values()) == admitted
 
 
-async def test_nothing_is_counted_twice_over_the_turn_of_a_minute() -> None:
+async def test_requests_around_a_minute_boundary_are_counted_once() -> None:
     counters, clock = Counters(), WindowClock(START_MS + WINDOW_MS - 1)
     windows, other = process(counters, clock), process(counters, clock)
     assert took(windows, clock, 100, 30) == 30
@@ -157,7 +157,7 @@ async def test_nothing_is_counted_twice_over_the_turn_of_a_minute() -> None:
     assert took(other, clock, 100, 100) == 29
 
 
-async def test_without_redis_each_process_limits_alone_and_shares_its_count_later() -> None:
+async def test_counts_taken_without_redis_are_shared_after_it_returns() -> None:
     counters, clock = Counters(), WindowClock()
     processes = [process(counters, clock) for _ in range(2)]
     counters.away = True
@@ -171,7 +171,7 @@ async def test_without_redis_each_process_limits_alone_and_shares_its_count_late
     assert counters.counts[f"relay:limit:key:{MINUTE}"] == 20
 
 
-async def test_a_request_while_the_numbers_travel_is_not_lost() -> None:
+async def test_request_during_an_exchange_is_not_lost() -> None:
     window = Window("key", 10, MINUTE)
     window.take()
     index, count, _ = window.to_send()
@@ -186,7 +186,7 @@ async def test_a_request_while_the_numbers_travel_is_not_lost() -> None:
     assert window.to_send() == (MINUTE, 1, 0)
 
 
-async def test_what_is_over_is_forgotten() -> None:
+async def test_expired_windows_are_removed() -> None:
     counters, clock = Counters(), WindowClock()
     windows = process(counters, clock)
     for number in range(100):
@@ -197,7 +197,7 @@ async def test_what_is_over_is_forgotten() -> None:
     assert len(windows) == 0
 
 
-async def test_the_exchange_goes_on_after_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_exchange_loop_continues_after_an_exception(monkeypatch: pytest.MonkeyPatch) -> None:
     windows = process(Counters(), WindowClock())
     calls = 0
     again = asyncio.Event()

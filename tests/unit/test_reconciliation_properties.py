@@ -101,7 +101,7 @@ def real_ms(stay: SimulatedStay) -> tuple[int, int]:
 
 @settings(max_examples=1000)
 @given(seeds, intervals_s, losses, st.booleans(), st.sampled_from([0.0, 0.0, 0.2]))
-def test_within_the_bound_whatever_is_lost(
+def test_metered_time_stays_within_the_bound_for_any_lost_webhooks(
     seed: int, interval_s: int, loss: float, crash: bool, failing: float
 ) -> None:
     livekit, relay, gap_ms = run(seed, interval_s, loss, crash, failing)
@@ -126,7 +126,7 @@ def test_within_the_bound_whatever_is_lost(
 
 @settings(max_examples=500)
 @given(seeds, intervals_s, st.sampled_from([0.0, 0.3]))
-def test_where_nothing_is_lost_reconciliation_changes_nothing(seed: int, interval_s: int, failing: float) -> None:
+def test_reconciliation_changes_nothing_if_no_webhook_is_lost(seed: int, interval_s: int, failing: float) -> None:
     """However late the webhooks came, and whatever was concluded before they did."""
     livekit, relay, _ = run_lossless(seed, interval_s, failing)
     alone = SimulatedRelay(livekit)

@@ -75,14 +75,14 @@ def interval(relay: SimulatedRelay, sid: str = "PA_1") -> Interval | None:
     return interval_of(relay.sessions[sid], relay.room_of(relay.sessions[sid]))
 
 
-def test_01_every_event_lost(relay: SimulatedRelay, livekit: Scripted) -> None:
+def test_01_listed_participant_without_events_gets_a_session(relay: SimulatedRelay, livekit: Scripted) -> None:
     """Naive: nobody was there. LiveKit lists them, with the time of joining."""
     livekit.join()
     poll(relay, 300)
     assert interval(relay) == Interval(NOON, None, None)
 
 
-def test_02_left_lost_and_the_room_goes_on(relay: SimulatedRelay, livekit: Scripted) -> None:
+def test_02_lost_left_ends_at_the_last_sighting_if_the_room_continues(relay: SimulatedRelay, livekit: Scripted) -> None:
     """Naive: never closed. Closed at the last positive sighting, marked inferred; a real ``left`` later overrides."""
     tell(relay, of("joined", NOON))
     livekit.join()
@@ -96,7 +96,7 @@ def test_02_left_lost_and_the_room_goes_on(relay: SimulatedRelay, livekit: Scrip
     assert interval(relay) == Interval(NOON, NOON + 75 * SECOND, "left")
 
 
-def test_02_the_rooms_end_is_no_news_of_one_who_was_missing(relay: SimulatedRelay, livekit: Scripted) -> None:
+def test_02_room_end_does_not_extend_a_session_missed_twice(relay: SimulatedRelay, livekit: Scripted) -> None:
     """Naive: the room ran on for an hour after the last sign of ada, and so did her bill."""
     tell(relay, of("joined", NOON))
     livekit.join()
@@ -107,7 +107,7 @@ def test_02_the_rooms_end_is_no_news_of_one_who_was_missing(relay: SimulatedRela
     assert interval(relay) == Interval(NOON, NOON + 30 * SECOND, "reconciled")
 
 
-def test_02_missed_once_and_then_the_room_ends(relay: SimulatedRelay, livekit: Scripted) -> None:
+def test_02_room_end_does_not_extend_a_session_missed_once(relay: SimulatedRelay, livekit: Scripted) -> None:
     """Careless: two polls were not to be had, so the room's end ten minutes later is hers."""
     tell(relay, of("joined", NOON))
     livekit.join()
@@ -121,7 +121,7 @@ def test_02_missed_once_and_then_the_room_ends(relay: SimulatedRelay, livekit: S
     assert len(relay.kept) == 3
 
 
-def test_12_an_open_session_that_nothing_confirms_bills_no_night(relay: SimulatedRelay, livekit: Scripted) -> None:
+def test_12_unconfirmed_open_session_stops_counting(relay: SimulatedRelay, livekit: Scripted) -> None:
     """Naive: joined at noon, LiveKit died at five past, asked in the morning: 20 hours."""
     tell(relay, of("joined", NOON))
     livekit.join()
@@ -134,7 +134,7 @@ def test_12_an_open_session_that_nothing_confirms_bills_no_night(relay: Simulate
     assert interval(relay) == Interval(NOON, None, None)
 
 
-def test_13_one_poll_is_no_proof(relay: SimulatedRelay, livekit: Scripted) -> None:
+def test_13_absence_in_one_poll_does_not_end_a_session(relay: SimulatedRelay, livekit: Scripted) -> None:
     """Careless: one listing without ada, in the moment her reconnect replaces her entry, ends her call."""
     tell(relay, of("joined", NOON))
     livekit.join()
@@ -148,7 +148,7 @@ def test_13_one_poll_is_no_proof(relay: SimulatedRelay, livekit: Scripted) -> No
     assert interval(relay) == Interval(NOON, None, None)
 
 
-def test_13_an_error_is_no_absence(relay: SimulatedRelay, livekit: Scripted) -> None:
+def test_13_failed_poll_does_not_count_as_absence(relay: SimulatedRelay, livekit: Scripted) -> None:
     """Careless: LiveKit's API restarts, and everybody is closed."""
     tell(relay, of("joined", NOON))
     livekit.people = None
@@ -159,7 +159,9 @@ def test_13_an_error_is_no_absence(relay: SimulatedRelay, livekit: Scripted) -> 
 
 
 @pytest.mark.parametrize("room_is_served", [True, False])
-def test_13_a_ghost_is_not_believed_for_long(relay: SimulatedRelay, livekit: Scripted, room_is_served: bool) -> None:
+def test_13_listed_ghost_is_ended_after_its_proof_fails(
+    relay: SimulatedRelay, livekit: Scripted, room_is_served: bool
+) -> None:
     """Careless: LiveKit's Redis never stops listing ada after a crash, so she is confirmed without end."""
     tell(relay, of("joined", NOON))
     livekit.join()
@@ -171,7 +173,7 @@ def test_13_a_ghost_is_not_believed_for_long(relay: SimulatedRelay, livekit: Scr
     assert relay.confirmed["PA_1"] <= NOON + PROVE_AFTER_MS
 
 
-def test_14_a_join_newer_than_the_poll(relay: SimulatedRelay, livekit: Scripted) -> None:
+def test_14_join_during_a_poll_is_not_missed_by_that_poll(relay: SimulatedRelay, livekit: Scripted) -> None:
     """Careless: the webhook is folded while LiveKit is being asked; the list is older, and lacks ada."""
     tell(relay, of("joined", NOON + 61 * SECOND, NOON + 60 * SECOND))
     poll(relay, 60)
@@ -183,7 +185,7 @@ def test_14_a_join_newer_than_the_poll(relay: SimulatedRelay, livekit: Scripted)
     assert interval(relay) == Interval(NOON + 60 * SECOND, NOON + 61 * SECOND, "reconciled")
 
 
-def test_14_a_poll_opens_before_its_webhook_comes(relay: SimulatedRelay, livekit: Scripted) -> None:
+def test_14_session_opened_by_a_poll_merges_with_its_late_webhooks(relay: SimulatedRelay, livekit: Scripted) -> None:
     """Careless: opened by the poll and again by the webhook, twice as long."""
     livekit.join()
     poll(relay, 30)
@@ -192,7 +194,7 @@ def test_14_a_poll_opens_before_its_webhook_comes(relay: SimulatedRelay, livekit
     assert interval(relay) == Interval(NOON, NOON + MINUTE, "left")
 
 
-def test_15_tracks_whose_events_were_lost(relay: SimulatedRelay, livekit: Scripted) -> None:
+def test_15_track_that_is_never_listed_bills_no_video(relay: SimulatedRelay, livekit: Scripted) -> None:
     """Naive: a camera whose unpublish was lost runs to the end of the session."""
     tell(relay, of("joined", NOON), track("published", NOON, CAMERA))
     livekit.join()
@@ -202,7 +204,7 @@ def test_15_tracks_whose_events_were_lost(relay: SimulatedRelay, livekit: Script
     assert video == 0  # never listed: no sign of it after its publishing
 
 
-def test_16_a_newer_room_of_the_same_name_proves_the_old_one_over(relay: SimulatedRelay) -> None:
+def test_16_newer_room_of_the_same_name_ends_the_old_sessions(relay: SimulatedRelay) -> None:
     """Naive: LiveKit crashed in yesterday's lobby; its sessions never end, whatever today's lobby says."""
     yesterday = {**LOBBY, "creationTimeMs": str(NOON)}
     today = {"sid": "RM_2", "name": NAME, "creationTimeMs": str(NOON + 24 * 60 * MINUTE)}
@@ -215,7 +217,7 @@ def test_16_a_newer_room_of_the_same_name_proves_the_old_one_over(relay: Simulat
     assert interval(other) == interval(relay)
 
 
-def test_17_relay_was_away(relay: SimulatedRelay, livekit: Scripted) -> None:
+def test_17_joins_and_leaves_during_relay_downtime_are_reconciled(relay: SimulatedRelay, livekit: Scripted) -> None:
     """Naive: who came while Relay was away and stays is free; who left in that time pays on."""
     tell(relay, of("joined", NOON))
     livekit.join()
@@ -241,7 +243,7 @@ EGRESS = {"egressId": "EG_1", "roomName": NAME, "roomId": "RM_1", "startedAt": s
         ({}, None),
     ],
 )
-def test_19_egresses_by_type(request_of: Event, kind: str | None) -> None:
+def test_19_egress_runs_are_metered_by_type(request_of: Event, kind: str | None) -> None:
     """Naive: a recording is one more participant, or nothing at all. It is a separate meter, by what it records."""
     ended = {**EGRESS, **request_of, "endedAt": str((NOON + MINUTE) * 1_000_000), "status": "EGRESS_COMPLETE"}
     runs = [
@@ -258,7 +260,7 @@ def test_19_egresses_by_type(request_of: Event, kind: str | None) -> None:
     assert [usage.active_ms for usage in usage_of_run(run).values()] == [MINUTE]
 
 
-def test_19_each_use_of_an_ingress_is_a_run() -> None:
+def test_19_each_use_of_an_ingress_is_a_separate_run() -> None:
     """Naive: one ingress used on two days is one run of two days."""
     for start_ms, resource in ((NOON, "a"), (NOON + 60 * MINUTE, "b")):
         state = {

@@ -11,7 +11,7 @@ def names(kind: type[msgspec.Struct]) -> set[str]:
     return {field.encode_name for field in msgspec.structs.fields(kind)}
 
 
-def test_every_field_of_livekits_is_there_and_no_other() -> None:
+def test_room_config_has_exactly_the_fields_of_livekit() -> None:
     configuration = RoomConfiguration.DESCRIPTOR
     assert names(RoomConfig) == {field.json_name for field in configuration.fields}
     agent = configuration.fields_by_name["agents"].message_type
@@ -25,7 +25,7 @@ def test_every_field_of_livekits_is_there_and_no_other() -> None:
     }
 
 
-def test_what_is_not_given_is_not_sent_and_the_rest_is_livekits() -> None:
+def test_room_config_omits_fields_that_are_not_given() -> None:
     given = {"maxParticipants": 4, "syncStreams": True, "agents": [{"agentName": "scribe", "attributes": {"a": "b"}}]}
     config = msgspec.convert(given, RoomConfig)
     assert msgspec.to_builtins(config) == given

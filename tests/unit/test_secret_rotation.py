@@ -52,26 +52,26 @@ def the_oracle_takes(token: str, pairs: list[KeyPair]) -> bool:
     secret=st.sampled_from([NEW.api_secret, OLD.api_secret, "a secret of somebody else, and long enough as well"]),
     previous=st.sampled_from([None, OLD, SAME_KEY]),
 )
-def test_the_verdict_is_the_oracles_over_both_pairs(key: str, secret: str, previous: KeyPair | None) -> None:
+def test_verdict_with_two_key_pairs_equals_that_of_livekit_api(key: str, secret: str, previous: KeyPair | None) -> None:
     token = WebhookSigner(key, secret).sign(BODY, now_s=NOW)
     assert (ours(token, previous) is None) == the_oracle_takes(token, [NEW, *([previous] if previous else [])])
 
 
-def test_the_previous_pair_counts_only_while_it_is_set() -> None:
+def test_previous_key_pair_is_valid_only_while_it_is_set() -> None:
     token = WebhookSigner(*OLD).sign(BODY, now_s=NOW)
     assert ours(token, OLD) is None
     assert ours(token, None) == "bad_signature"
     assert ours(WebhookSigner(OLD.api_key, NEW.api_secret).sign(BODY, now_s=NOW), OLD) == "wrong_api_key"
 
 
-def test_an_empty_previous_secret_verifies_nothing() -> None:
+def test_empty_previous_secret_verifies_nothing() -> None:
     token = WebhookSigner(*NEW).sign(BODY, now_s=NOW)
     assert ours(token, KeyPair("APIold", "")) is None
     with pytest.raises(WebhookRefused, match="no LiveKit secret"):
         WebhookVerifier("", "", KeyPair("", "")).verify(BODY, token, now_s=NOW)
 
 
-def test_settings() -> None:
+def test_previous_key_pair_is_read_from_the_settings() -> None:
     assert load_settings(COMPLETE).livekit_previous is None
     secret_alone = load_settings({**COMPLETE, "LIVEKIT_API_SECRET_PREVIOUS": "before"})
     assert secret_alone.livekit_previous == KeyPair(COMPLETE["LIVEKIT_API_KEY"], "before")

@@ -65,14 +65,14 @@ def lines(environ: dict[str, str]) -> list[str]:
 
 @pytest.mark.parametrize("name", COMPLETE)
 @pytest.mark.parametrize("value", [None, "", "  "])
-def test_a_missing_variable_is_one_line_that_names_it(name: str, value: str | None) -> None:
+def test_missing_variable_is_reported_by_name_in_one_line(name: str, value: str | None) -> None:
     told = lines({**{k: v for k, v in COMPLETE.items() if k != name}, **({} if value is None else {name: value})})
     assert len(told) == 1
     assert told[0].startswith(f"{name} is not set")
 
 
 @pytest.mark.parametrize(("name", "value"), MALFORMED)
-def test_a_malformed_variable_is_one_line_that_names_it(name: str, value: str) -> None:
+def test_malformed_variable_is_reported_by_name_in_one_line(name: str, value: str) -> None:
     told = lines({**COMPLETE, name: value})
     assert len(told) == 1
     assert told[0].startswith(f"{name} ")
@@ -90,7 +90,7 @@ broken = st.dictionaries(st.sampled_from([*COMPLETE, "LIVEKIT_API_URL", "PORT"])
 
 @law(max_examples=300)
 @given(broken)
-def test_any_environment_is_taken_or_refused_with_one_line_a_variable(changes: dict[str, str | None]) -> None:
+def test_any_environment_loads_or_is_refused_by_one_line_per_variable(changes: dict[str, str | None]) -> None:
     environ = {**COMPLETE, **changes}
     try:
         load_settings({name: value for name, value in environ.items() if value is not None})
@@ -118,7 +118,9 @@ redis_urls = st.sampled_from(
 
 @law(max_examples=400)
 @given(secrets, st.booleans(), database_urls, redis_urls, breakage)
-def test_no_secret_is_in_any_text(secret: str, quoted: bool, database: str, redis: str, broken: dict[str, str]) -> None:
+def test_no_secret_appears_in_a_repr_or_an_error(
+    secret: str, quoted: bool, database: str, redis: str, broken: dict[str, str]
+) -> None:
     """Passwords within URLs included: unescaped ones break a URL, and its parser's own message would quote them."""
     in_url = quote(secret, safe="") if quoted else secret
     environ = {**COMPLETE, "LIVEKIT_API_SECRET": secret, "AUTH_SECRET": secret * 2, **broken}
@@ -139,14 +141,14 @@ def test_no_secret_is_in_any_text(secret: str, quoted: bool, database: str, redi
         assert text not in shown
 
 
-def test_prismas_schema_is_taken_off() -> None:
+def test_prisma_parameters_are_removed_from_the_database_url() -> None:
     url = "postgres://u:p%40ss@host:5433/db?schema=my_schema&connection_limit=5&pgbouncer=true&sslmode=require"
     assert parse_database_url(url) == DatabaseUrl("postgresql://u:p%40ss@host:5433/db?sslmode=require", "my_schema")
     assert parse_database_url("postgresql://host/db").schema is None
 
 
 @pytest.mark.parametrize("url", ["postgresql:///relay?host=/run/pg", "postgresql://u@/relay?host=/run/pg&schema=s"])
-def test_unix_sockets(url: str) -> None:
+def test_unix_socket_urls_are_accepted(url: str) -> None:
     """Without a host, a URL put together again may lose its ``//``, and libpq then no longer takes it for a URL."""
     parts = conninfo_to_dict(parse_database_url(url).dsn)
     assert (parts["host"], parts["dbname"]) == ("/run/pg", "relay")
@@ -155,30 +157,30 @@ def test_unix_sockets(url: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "port"), [(None, 3000), ("", 3000), ("1", 1), (" 8080 ", 8080), ("65535", 65535)])
-def test_port(text: str | None, port: int) -> None:
+def test_port_is_parsed_and_defaults_to_3000(text: str | None, port: int) -> None:
     assert load_settings({**COMPLETE, **({} if text is None else {"PORT": text})}).port == port
 
 
-def test_livekits_server_url_is_derived_unless_given() -> None:
+def test_livekit_api_url_is_derived_from_livekit_url_unless_given() -> None:
     assert load_settings(COMPLETE).livekit_api_url == "https://livekit.example.com"
     given_url = load_settings({**COMPLETE, "LIVEKIT_API_URL": "http://livekit:7880/"})
     assert given_url.livekit_api_url == "http://livekit:7880"
     assert derive_livekit_api_url("ws://127.0.0.1:7880") == "http://127.0.0.1:7880"
 
 
-def test_values_are_taken_as_they_are() -> None:
+def test_values_are_loaded_unchanged() -> None:
     loaded = load_settings(COMPLETE)
     assert (loaded.livekit_api_key, loaded.livekit_api_secret) == ("key", "a secret")
     assert (loaded.auth_secret, loaded.relay_api_url) == (COMPLETE["AUTH_SECRET"], COMPLETE["RELAY_API_URL"])
     assert loaded.database.dsn == COMPLETE["DATABASE_URL"]
 
 
-def test_the_other_auth_secret_is_none_unless_given() -> None:
+def test_previous_auth_secret_is_none_unless_given() -> None:
     assert load_settings({**COMPLETE, "AUTH_SECRET_PREVIOUS": " "}).auth_secret_previous is None
     assert load_settings({**COMPLETE, "AUTH_SECRET_PREVIOUS": "p" * 16}).auth_secret_previous == "p" * 16
 
 
-def test_rate_limits_and_proxies() -> None:
+def test_rate_limits_and_trusted_proxies_are_parsed() -> None:
     assert load_settings(COMPLETE).rate_limits == RateLimits()
     chosen = {
         "RATE_LIMIT_TOKENS_PER_KEY": "0",
@@ -197,11 +199,11 @@ def test_rate_limits_and_proxies() -> None:
 @pytest.mark.parametrize(
     ("given", "read"), [("", "first"), ("first", "first"), ("OPEN", "open"), (" invite ", "invite")]
 )
-def test_who_may_sign_up(given: str, read: str) -> None:
+def test_relay_signup_is_parsed(given: str, read: str) -> None:
     assert load_settings({**COMPLETE, "RELAY_SIGNUP": given}).sign_up == read
 
 
-def test_a_mistyped_rule_of_signing_up_is_refused() -> None:
+def test_unknown_relay_signup_value_is_refused() -> None:
     """It must not fall back to one that lets more people in."""
     with pytest.raises(SettingsInvalid, match="RELAY_SIGNUP must be one of first, open, invite"):
         load_settings({**COMPLETE, "RELAY_SIGNUP": "invited"})

@@ -60,7 +60,7 @@ def refusal(environ: dict[str, str]) -> str:
     return refused.value.lines[0]
 
 
-def test_all_of_the_table_is_read_and_nothing_else() -> None:
+def test_load_settings_reads_exactly_the_settings_of_the_table() -> None:
     environment = RecordingEnvironment(VALID)
     load_settings(environment)
     assert environment.asked == set(BY_NAME) == set(VALID)
@@ -68,7 +68,7 @@ def test_all_of_the_table_is_read_and_nothing_else() -> None:
 
 
 @every_setting
-def test_every_setting_reaches_the_services(setting: Setting) -> None:
+def test_every_setting_affects_the_loaded_settings(setting: Setting) -> None:
     without = {name: value for name, value in VALID.items() if name != setting.name}
     if setting.required:
         assert refusal(without).startswith(f"{setting.name} is not set: ")
@@ -81,9 +81,7 @@ def test_every_setting_reaches_the_services(setting: Setting) -> None:
 
 @law(max_examples=300)
 @given(st.sampled_from(SETTINGS), around, around)
-def test_blanks_line_ends_and_byte_order_marks_around_a_value_are_dropped(
-    setting: Setting, before: str, after: str
-) -> None:
+def test_whitespace_and_byte_order_marks_around_a_value_are_stripped(setting: Setting, before: str, after: str) -> None:
     """As a file with CRLF, a mounted secret with a line end or an editor's byte order mark hands it over."""
     arrived = {**VALID, setting.name: before + VALID[setting.name] + after}
     assert same(load_settings(arrived), load_settings(VALID))
@@ -91,7 +89,7 @@ def test_blanks_line_ends_and_byte_order_marks_around_a_value_are_dropped(
 
 @law(max_examples=200)
 @given(st.sampled_from(SETTINGS), around)
-def test_what_is_only_blank_is_not_set(setting: Setting, blank: str) -> None:
+def test_blank_value_counts_as_not_set(setting: Setting, blank: str) -> None:
     if setting.required:
         assert refusal({**VALID, setting.name: blank}).startswith(f"{setting.name} is not set: ")
     elif setting.name != "LIVEKIT_API_SECRET_PREVIOUS":
@@ -100,7 +98,7 @@ def test_what_is_only_blank_is_not_set(setting: Setting, blank: str) -> None:
 
 @pytest.mark.parametrize("quotes", ['""', "''", "``", "\u201c\u201d", "\u2018\u2019"])
 @every_setting
-def test_quotes_are_refused_or_warned_of_and_no_secret_is_repeated(
+def test_quoted_value_is_refused_or_logged_without_repeating_it(
     setting: Setting, quotes: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     value = VALID[setting.name]
@@ -120,13 +118,13 @@ def test_quotes_are_refused_or_warned_of_and_no_secret_is_repeated(
 
 
 @every_setting
-def test_a_line_break_within_a_value_is_refused(setting: Setting) -> None:
+def test_line_break_within_a_value_is_refused(setting: Setting) -> None:
     value = VALID[setting.name]
     line = refusal({**VALID, setting.name: f"{value}\r\n{value}"})
     assert line == f"{setting.name} holds a line break: give it in one line"
 
 
-def test_settings_without_a_risk_are_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_safe_settings_log_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     plain = {name: value for name, value in VALID.items() if not name.endswith("_PREVIOUS")}
     log_risks(load_settings(plain))
     assert caplog.records == []
@@ -145,7 +143,7 @@ def test_settings_without_a_risk_are_not_warned_of(caplog: pytest.LogCaptureFixt
         ({"LIVEKIT_URL": "ws://127.0.0.2:7880"}, "error", "LIVEKIT_URL"),
     ],
 )
-def test_dangerous_combinations_are_warned_of_at_start(
+def test_dangerous_settings_are_logged_at_start(
     changes: dict[str, str], level: str, named: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     loaded = load_settings({**VALID, **changes})
@@ -158,7 +156,7 @@ def test_dangerous_combinations_are_warned_of_at_start(
 @pytest.mark.parametrize(
     "secrets", [{"LIVEKIT_API_SECRET": "secret"}, {"AUTH_SECRET": "demo-secret-that-everybody-can-read"}]
 )
-def test_up_opens_no_published_secret_to_others(host: str, secrets: dict[str, str]) -> None:
+def test_up_refuses_published_secrets_on_a_non_loopback_address(host: str, secrets: dict[str, str]) -> None:
     loaded = load_settings({**VALID, **secrets})
     with pytest.raises(PublishedSecrets, match=next(iter(secrets))):
         refuse_published_secrets(host, loaded)
@@ -168,7 +166,7 @@ def test_up_opens_no_published_secret_to_others(host: str, secrets: dict[str, st
 
 
 @every_setting
-def test_every_setting_is_described_in_words_that_end_a_sentence(setting: Setting) -> None:
+def test_every_setting_is_described_by_a_unique_noun_phrase(setting: Setting) -> None:
     """The description follows "is not set: " in a message, so it is a noun phrase without a period."""
     assert re.match(r"(the|a|who) \S", setting.description), setting.description
     assert not setting.description.endswith(".")
@@ -176,7 +174,7 @@ def test_every_setting_is_described_in_words_that_end_a_sentence(setting: Settin
     assert sum(other.description == setting.description for other in SETTINGS) == 1
 
 
-def test_the_defaults_of_the_services_come_from_the_table() -> None:
+def test_default_settings_equal_those_of_the_table() -> None:
     required = {setting.name: VALID[setting.name] for setting in SETTINGS if setting.required}
     loaded = load_settings(required)
     built = Settings(
@@ -203,7 +201,7 @@ def shown(default: str) -> set[str]:
     return {default, *default.split(",")}
 
 
-def test_the_docs_have_every_setting_with_its_default() -> None:
+def test_docs_list_every_setting_with_its_default() -> None:
     rows = documented()
     # Read by the command line alone.
     assert set(rows) == set(BY_NAME) | {"RELAY_DATA_DIR"}
@@ -219,7 +217,7 @@ def test_env_example_shows_every_default() -> None:
             assert lines[setting.name] == setting.default, setting.name
 
 
-def test_compose_hands_settings_over_as_they_are() -> None:
+def test_compose_passes_settings_unchanged() -> None:
     """What is not required may be empty. Only addresses of what compose itself starts have other defaults."""
     own = {"DATABASE_URL", "REDIS_URL", "RELAY_INTERNAL_URL", "TRUSTED_PROXIES"}
     for name, value in compose_environment().items():

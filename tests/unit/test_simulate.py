@@ -29,14 +29,14 @@ def arguments(*given: str) -> TrafficOptions:
     return TrafficOptions(**simulate.make_context("simulate", list(given)).params)
 
 
-def test_same_seed_same_bytes() -> None:
+def test_same_seed_yields_the_same_bytes() -> None:
     options = arguments("--shuffle", "--duplicate", "0.2")
     assert plan(options, PROJECTS, NOW_MS, 7) == plan(options, PROJECTS, NOW_MS, 7)
     assert plan(options, PROJECTS, NOW_MS, 7) != plan(options, PROJECTS, NOW_MS, 8)
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_the_meter_and_the_plan_agree_to_the_millisecond(seed: int) -> None:
+def test_metered_usage_equals_the_planned_usage(seed: int) -> None:
     options = arguments("--duration", "10800", "--people", "8", "--shuffle", "--duplicate", "0.3")
     traffic = plan(options, PROJECTS, NOW_MS, seed)
     sessions: dict[str, Session] = {}
@@ -59,7 +59,7 @@ def test_the_meter_and_the_plan_agree_to_the_millisecond(seed: int) -> None:
     assert [day.video_ms for day in days] == [video[key] for key in sorted(metered)]
 
 
-def test_peaks_count_who_was_there_at_midnight() -> None:
+def test_daily_peak_includes_participants_present_at_midnight() -> None:
     day = NOW_MS // DAY_MS * DAY_MS
     stays = [
         Stay("p", "live", day - 10_000, day + 10_000, ()),
@@ -79,7 +79,7 @@ def sender(handler: Callable[[httpx.Request], httpx.Response], **options: object
     return Sender(client, WebhookSigner("devkey", "secret"), concurrency=8, paced=True, sleep=at_once)
 
 
-async def test_each_room_is_served_in_order_one_at_a_time() -> None:
+async def test_events_of_a_room_are_delivered_in_order() -> None:
     arrived: defaultdict[bytes, list[int]] = defaultdict(list)
     failures = random.Random(1)
 
@@ -103,14 +103,14 @@ async def test_each_room_is_served_in_order_one_at_a_time() -> None:
     ("status", "requests", "field"),
     [(500, 5, "given_up"), (429, 5, "given_up"), (501, 1, "refused"), (401, 1, "refused"), (413, 1, "refused")],
 )
-async def test_what_is_tried_again(status: int, requests: int, field: str) -> None:
+async def test_sender_retries_retryable_statuses_only(status: int, requests: int, field: str) -> None:
     sending = sender(lambda _: httpx.Response(status))
     await sending.offer(Event("a", 0, b"x"))
     await sending.finish()
     assert (sending.counts.sent, getattr(sending.counts, field)) == (requests, 1)
 
 
-async def test_a_full_queue_drops_the_newest() -> None:
+async def test_full_queue_drops_the_newest_events() -> None:
     bodies: list[bytes] = []
 
     def answer(request: httpx.Request) -> httpx.Response:

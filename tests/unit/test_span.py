@@ -14,7 +14,7 @@ def ms(year: int, month: int, day: int) -> int:
 
 
 @given(st.sampled_from(GRANULARITIES), st.integers(0, 30_000), st.integers(1, 100), st.integers(0, 10**9))
-def test_pieces_follow_one_another_and_hold_their_instants(
+def test_pieces_are_contiguous_and_contain_their_instants(
     granularity: Granularity, first_day: int, length: int, offset: int
 ) -> None:
     unit_ms = HOUR_MS if granularity == "hour" else DAY_MS
@@ -28,7 +28,7 @@ def test_pieces_follow_one_another_and_hold_their_instants(
     assert span.to_ms <= following(start_of(starts[-1], granularity), granularity)
 
 
-def test_months_are_those_of_the_calendar_and_the_outer_ones_may_be_parts() -> None:
+def test_months_follow_the_calendar_and_may_be_partial_at_the_edges() -> None:
     span = Span(ms(2024, 1, 15), ms(2024, 3, 2), "month")
     assert list(span.starts()) == [ms(2024, 1, 15), ms(2024, 2, 1), ms(2024, 3, 1)]
     assert following(ms(2024, 12, 1), "month") == ms(2025, 1, 1)

@@ -46,7 +46,7 @@ def script(name: str, code: str, grace_s: float = 10.0) -> Child:
     return Child(name=name, argv=(sys.executable, "-u", "-c", code), grace_s=grace_s)
 
 
-async def test_a_crash_is_reported_and_the_process_restarted() -> None:
+async def test_crashed_child_is_reported_and_restarted() -> None:
     err = io.StringIO()
     async with Supervisor(err=err) as supervisor:
         await supervisor.start(sleeper("api"))
@@ -57,7 +57,7 @@ async def test_a_crash_is_reported_and_the_process_restarted() -> None:
     assert "api was killed by SIGKILL; restarting it in 0.2 s" in err.getvalue()
 
 
-async def test_exit_code_is_said_and_backoff_grows() -> None:
+async def test_exit_code_is_reported_and_backoff_grows() -> None:
     err = io.StringIO()
     async with Supervisor(err=err) as supervisor:
         await supervisor.start(script("api", "raise SystemExit(3)"))
@@ -66,7 +66,7 @@ async def test_exit_code_is_said_and_backoff_grows() -> None:
     assert "api exited with code 3; restarting it in 0.4 s" in err.getvalue()
 
 
-async def test_stops_last_started_first_and_leaves_none() -> None:
+async def test_stop_ends_all_children_in_reverse_order() -> None:
     out = io.StringIO()
     supervisor = Supervisor(out=out)
     for name in ("one", "two"):
@@ -78,7 +78,7 @@ async def test_stops_last_started_first_and_leaves_none() -> None:
     assert [line for line in out.getvalue().splitlines() if "bye" in line] == ["two | bye", "one | bye"]
 
 
-async def test_deaf_child_is_killed_after_its_grace() -> None:
+async def test_child_that_ignores_sigterm_is_killed_after_its_grace_period() -> None:
     out, err = io.StringIO(), io.StringIO()
     deaf = "import signal, time\nsignal.signal(15, signal.SIG_IGN)\nprint('up')\ntime.sleep(600)"
     async with Supervisor(out=out, err=err) as supervisor:
@@ -89,7 +89,7 @@ async def test_deaf_child_is_killed_after_its_grace() -> None:
     assert "deaf did not stop within 0.1 s; killing it" in err.getvalue()
 
 
-async def test_second_request_hurries() -> None:
+async def test_second_stop_request_kills_running_children() -> None:
     out, err = io.StringIO(), io.StringIO()
     deaf = "import signal, time\nsignal.signal(15, signal.SIG_IGN)\nprint('up')\ntime.sleep(600)"
     async with asyncio.timeout(_WITHIN_S):
@@ -111,7 +111,7 @@ async def test_stop_during_backoff_restarts_nothing() -> None:
     assert gone(first)
 
 
-async def test_request_to_stop_cancels_what_is_awaited() -> None:
+async def test_stop_request_cancels_the_awaited_operation() -> None:
     supervisor = Supervisor(err=io.StringIO())
     assert await supervisor.unless_stopped(asyncio.sleep(0, result=5)) == 5
     supervisor.request_stop()

@@ -76,7 +76,7 @@ def check_object(found: dict[str, Any]) -> None:
 
 @laws
 @given(hours, st.sampled_from(["hour", "day", "month"]))
-def test_parts_add_up_in_every_object_and_over_all(
+def test_parts_add_up_in_every_object_and_in_the_totals(
     by_hour: dict[int, dict[str, Amounts]], granularity: Granularity
 ) -> None:
     found = answer(by_hour, granularity)
@@ -98,7 +98,7 @@ def test_parts_add_up_in_every_object_and_over_all(
 
 @laws
 @given(hours)
-def test_totals_are_the_same_whatever_the_granularity_and_exact_to_the_millisecond(
+def test_totals_are_exact_and_equal_for_every_granularity(
     by_hour: dict[int, dict[str, Amounts]],
 ) -> None:
     cells = [cell for kinds in by_hour.values() for cell in kinds.values()]
@@ -117,7 +117,7 @@ def test_totals_are_the_same_whatever_the_granularity_and_exact_to_the_milliseco
 
 @laws
 @given(st.lists(amounts(), max_size=12), st.integers(1, 5))
-def test_all_pages_of_groups_add_up_to_the_total(rows: list[Amounts], size: int) -> None:
+def test_pages_of_groups_add_up_to_the_total(rows: list[Amounts], size: int) -> None:
     """Each page goes on rounding where the one before it stopped."""
     named = [GroupAmounts(f"room-{index}", *row) for index, row in enumerate(rows)]
     video_ms = audio_ms = 0
@@ -136,7 +136,7 @@ def test_all_pages_of_groups_add_up_to_the_total(rows: list[Amounts], size: int)
 
 @laws
 @given(st.lists(st.integers(0, 10**9), max_size=30), st.integers(0, 10**6))
-def test_a_running_sum_rounds_its_total_once(parts: list[int], before_ms: int) -> None:
+def test_running_sum_rounds_its_total_once(parts: list[int], before_ms: int) -> None:
     running = RunningSum(before_ms)
     shown = [running.show(part) for part in parts]
     assert sum(shown) == millionths(before_ms + sum(parts)) - millionths(before_ms)
@@ -145,14 +145,14 @@ def test_a_running_sum_rounds_its_total_once(parts: list[int], before_ms: int) -
 
 @laws
 @given(st.integers(0, 10**12), st.lists(st.integers(0, 10**9), min_size=1, max_size=5))
-def test_shares_are_the_whole_and_nothing_gets_none(whole: int, parts: list[int]) -> None:
+def test_shares_add_up_to_the_whole_and_empty_parts_get_zero(whole: int, parts: list[int]) -> None:
     found = shares(whole, parts)
     assert sum(found) == whole
     assert all(one >= 0 for one in found)
     assert sum(parts) == 0 or all(one == 0 for one, part in zip(found, parts, strict=True) if part == 0)
 
 
-def test_media_are_separate_meters_by_type() -> None:
+def test_egress_and_ingress_are_separate_meters_by_type() -> None:
     span = Span(MIDNIGHT, MIDNIGHT + 2 * DAY_MS, "day")
     media = {
         MIDNIGHT: {("egress", "web"): MediaUsage(90_000, 30_000, 0, 1), ("egress", "track"): MediaUsage(1, 0, 0, 1)},
@@ -170,7 +170,7 @@ def test_media_are_separate_meters_by_type() -> None:
     assert found.totals.ingress.by_type == {"rtmp": 1.0}
 
 
-def test_a_late_change_says_when_and_by_how_much() -> None:
+def test_late_change_contains_its_time_and_amounts() -> None:
     span = Span(MIDNIGHT, MIDNIGHT + 2 * DAY_MS, "day")
     changes = {MIDNIGHT: LateChanges(MIDNIGHT + 3 * DAY_MS, -60_000, -30_000, 120_000, 0)}
     first, second = msgspec.to_builtins(usage_answer.series(span, Measured({}, {}, {}, {}, changes)).spans)

@@ -23,5 +23,5 @@ from services.api.usage.csv_answer import wants_csv
         ("text/csv;q=many", False),
     ],
 )
-def test_csv_is_answered_to_who_asks_for_it(accept: str | None, wanted: bool) -> None:
+def test_accept_header_selects_csv(accept: str | None, wanted: bool) -> None:
     assert wants_csv(accept) is wanted

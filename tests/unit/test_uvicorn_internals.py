@@ -13,17 +13,17 @@ from services.api.http.serving.server import server_config
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_installed_uvicorn_is_the_one_that_the_module_was_written_for() -> None:
+def test_installed_uvicorn_has_the_expected_internals() -> None:
     assert uvicorn_internals.differences() == []
 
 
-def test_pyproject_allows_no_other_version() -> None:
+def test_pyproject_allows_only_the_expected_uvicorn_version() -> None:
     major, minor = uvicorn_internals.WRITTEN_FOR.split(".")
     wanted = f'"uvicorn>={major}.{minor},<{major}.{int(minor) + 1}"'
     assert wanted in (ROOT / "pyproject.toml").read_text()
 
 
-def test_no_other_module_imports_uvicorn_s_internals() -> None:
+def test_only_one_module_imports_uvicorn_internals() -> None:
     importing = set()
     for folder in ("services", "shared"):
         for path in (ROOT / folder).rglob("*.py"):
@@ -34,14 +34,12 @@ def test_no_other_module_imports_uvicorn_s_internals() -> None:
 
 
 @pytest.mark.parametrize("name", ["on_body", "on_response_complete", "_start_asgi_task", "connection_lost"])
-def test_a_method_that_changed_is_noticed_and_uvicorn_s_own_protocol_serves(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_changed_uvicorn_method_falls_back_to_the_standard_protocol(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(HttpToolsProtocol, name, lambda self, something_new: None)
     assert [name in found for found in uvicorn_internals.differences()] == [True]
     assert server_config(lambda: None).http == "httptools"
 
 
-def test_another_version_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_uvicorn_version_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("uvicorn.__version__", "0.55.0")
     assert uvicorn_internals.differences() == ["uvicorn is 0.55.0, not 0.54"]
