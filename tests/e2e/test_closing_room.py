@@ -42,7 +42,7 @@ def simulate(stack: FaultStack, *options: str) -> Any:
     return json.loads(done.stdout)
 
 
-async def test_nothing_is_dropped_and_nothing_lost(stack: FaultStack) -> None:
+async def test_closing_a_room_of_500_people_loses_no_event(stack: FaultStack) -> None:
     """No event is dropped with the queue depth that `relay doctor` recommends.
 
     The last event waits for all before it, so Relay's time for one acknowledgement decides whether it becomes too old for
@@ -65,7 +65,7 @@ async def test_nothing_is_dropped_and_nothing_lost(stack: FaultStack) -> None:
     print(f"{BURST} events at once: {queueing}")
 
 
-async def test_the_model_has_livekit_s_limits(stack: FaultStack) -> None:
+async def test_simulated_queue_drops_events_beyond_livekit_depth(stack: FaultStack) -> None:
     """At LiveKit's own depth most of the burst is dropped before Relay could have it, whatever Relay does."""
     report = await asyncio.to_thread(simulate, stack, "--people", "200", "--rate", "1000", "--mode", "test")
     assert report["queueing"]["deepest"] == QUEUE_DEPTH

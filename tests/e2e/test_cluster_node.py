@@ -22,7 +22,7 @@ _COUNTED_WITHIN_S = 60.0
 _ANSWERED_WITHIN_S = 5.0
 
 
-async def test_a_node_that_is_lost_and_returns_costs_no_event(settings: Settings, tmp_path: Path) -> None:
+async def test_killed_and_restarted_cluster_node_loses_no_event(settings: Settings, tmp_path: Path) -> None:
     owners = [((await create_project(settings.database, name)).project_id, name) for name in ("one", "two")]
     options = ("--events", str(_EVENTS), "--rooms", "20", "--people", "8")
     traffic = traffic_for(owners, time.time_ns() // 1_000_000, *options)

@@ -38,7 +38,7 @@ def configuration() -> dict[str, Any]:
     return config
 
 
-def test_the_doctor_finds_nothing_to_change(tmp_path: Path) -> None:
+def test_doctor_finds_no_error_in_the_compose_livekit_config(tmp_path: Path) -> None:
     stores = {"DATABASE_URL": "postgresql://relay@postgres/relay", "REDIS_URL": "redis://redis:6379/0"}
     path = tmp_path / "livekit.yaml"
     path.write_text(yaml.safe_dump(configuration()), encoding="utf-8")
@@ -47,7 +47,7 @@ def test_the_doctor_finds_nothing_to_change(tmp_path: Path) -> None:
     assert [(finding.level, "by RELAY_API_URL it would be" in finding.fact) for finding in findings] == [("note", True)]
 
 
-def test_livekit_starts_with_it(tmp_path: Path) -> None:
+def test_livekit_starts_with_the_compose_config(tmp_path: Path) -> None:
     program, config, port = binary(), configuration(), free_port()
     config["port"], config["bind_addresses"] = port, ["127.0.0.1"]
     config["rtc"]["tcp_port"], config["rtc"]["udp_port"] = free_port(), free_port(socket.SOCK_DGRAM)

@@ -187,7 +187,7 @@ async def check_sessions(scope: ProjectClient, people: list[Person]) -> None:
         assert person.shortest_s - _TOLERANCE_S <= billed_s <= person.longest_s + _TOLERANCE_S
 
 
-async def test_bills_what_the_participants_clocks_say(stack: Stack) -> None:
+async def test_billed_minutes_match_the_clocks_of_the_participants(stack: Stack) -> None:
     acme, globex = [await create_project(stack.database, name) for name in ("acme", "globex")]
     scopes = [
         ProjectClient(stack, acme, "live"),

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from shared.infra.redis import event_stream
-from tests.e2e.test_livekit import test_bills_what_the_participants_clocks_say
+from tests.e2e.test_livekit import test_billed_minutes_match_the_clocks_of_the_participants
 from tests.redis_cluster import Node, redis_cluster
 
-__all__ = ["test_bills_what_the_participants_clocks_say"]
+__all__ = ["test_billed_minutes_match_the_clocks_of_the_participants"]
 pytestmark = pytest.mark.livekit
 
 

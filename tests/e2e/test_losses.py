@@ -242,7 +242,7 @@ async def relay_away(running: BreakableRelay, scope: ProjectClient) -> None:
         assert billed[person.identity][0] == pytest.approx(person.connected_s, abs=SLACK_S)
 
 
-async def test_usage_ends_within_the_bound_of_the_participants_own_clocks() -> None:
+async def test_usage_stays_within_the_bound_after_outages() -> None:
     """Both run at once, each with a separate Relay and LiveKit, because most of the time is waiting."""
 
     async def at_a_site_of_its_own(story: Callable[[BreakableRelay, ProjectClient], Awaitable[None]]) -> None:
@@ -264,7 +264,7 @@ def redis_server(directory: Path) -> Iterator[str]:
             process.terminate()
 
 
-async def test_livekits_list_outlives_its_crash_and_its_nodes_know_better(tmp_path: Path) -> None:
+async def test_livekit_lists_ghosts_after_a_crash_but_does_not_serve_them(tmp_path: Path) -> None:
     """After SIGKILL, a LiveKit with Redis still lists everybody, with the old room sid.
 
     Only a question that reaches the node shows who is connected. Reconciliation relies on this (docs/decisions/0005-…).

@@ -133,7 +133,7 @@ async def shows(place: Any, text: str) -> None:
     await expect(place).to_have_text(text, timeout=_WAIT_MS)
 
 
-async def test_first_visit(fresh_site: PortalSite) -> None:
+async def test_first_visit_from_sign_up_to_live_usage(fresh_site: PortalSite) -> None:
     """From signing up to the first usage, seen without reloading."""
     site, started = fresh_site, time.monotonic()
     page = await site.page(viewport=DESKTOP)
@@ -195,7 +195,7 @@ OF_INSTANCE = (
 OF_STRANGERS = ("/sign-in", "/sign-up", "/invitations/unknown")
 
 
-async def test_every_page_in_light_and_dark_on_desktop_and_phone(site: PortalSite) -> None:
+async def test_every_page_works_in_light_and_dark_on_desktop_and_phone(site: PortalSite) -> None:
     """No sideways scrolling, no complaint of the browser, nothing that axe-core finds, no request to anybody else."""
     first = await site.page()
     await first.goto("/sign-in")
@@ -253,7 +253,7 @@ async def violations(page: Any) -> list[str]:
     return [f"axe {rule['id']}: {[node['html'][:200] for node in rule['nodes'][:2]]}" for rule in found]
 
 
-async def test_without_javascript(site: PortalSite) -> None:
+async def test_portal_works_without_javascript(site: PortalSite) -> None:
     page = await site.page(java_script_enabled=False, viewport=DESKTOP)
     await sign_up(page, "paula")
     project = await create_project(page, "Plain")
@@ -280,7 +280,7 @@ async def test_without_javascript(site: PortalSite) -> None:
     await page.get_by_role("heading", name="Sign in").wait_for()
 
 
-async def test_by_keyboard_alone(site: PortalSite) -> None:
+async def test_portal_works_by_keyboard_alone(site: PortalSite) -> None:
     page = await site.page(viewport=DESKTOP)
     keys = page.keyboard
     await page.goto("/sign-up")

@@ -15,7 +15,7 @@ _SEEN_WITHIN_S = 2.0
 _MODE: Mode = "test"
 
 
-async def test_joining_is_seen_and_removing_removes(stack: Stack) -> None:
+async def test_portal_shows_joins_live_and_removes_participants(stack: Stack) -> None:
     async with chromium() as browser:
         site = PortalSite(str(stack.api.base_url).rstrip("/"), browser)
         page = await site.page(viewport=DESKTOP)

@@ -51,7 +51,7 @@ def spellings(path: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", [p for name in ("/metrics", "/internal", "/internal/gate") for p in spellings(name)])
-async def test_what_is_internal_stays_inside(proxy: httpx.AsyncClient, path: str) -> None:
+async def test_proxy_answers_404_for_internal_paths(proxy: httpx.AsyncClient, path: str) -> None:
     # httpx would tidy the path up.
     request = proxy.build_request("GET", "/")
     request.url = request.url.copy_with(raw_path=path.encode())
@@ -59,13 +59,13 @@ async def test_what_is_internal_stays_inside(proxy: httpx.AsyncClient, path: str
 
 
 @pytest.mark.parametrize("path", ["/", "/internally", "/metricsx", "/v1/tokens", "/x/metrics", "/v1/rooms/internal"])
-async def test_everything_else_is_passed_on(proxy: httpx.AsyncClient, path: str) -> None:
+async def test_proxy_forwards_other_paths(proxy: httpx.AsyncClient, path: str) -> None:
     answer = await proxy.get(path)
     assert (answer.status_code, answer.text) == (200, f"{path} 0")
 
 
 @pytest.mark.parametrize("size", [0, 1, 4096, 1 << 20, LARGEST_WEBHOOK])
-async def test_a_body_reaches_the_process_that_is_there(tmp_path: Path, size: int) -> None:
+async def test_proxy_sends_request_bodies_to_the_running_process(tmp_path: Path, size: int) -> None:
     """Two of three processes are away, so most requests meet one of them first. Caddy 2.10 answers their POSTs with 502."""
     port = free_port()
     with shipped_proxy([free_port(), free_port(), port], tmp_path) as proxy_port:

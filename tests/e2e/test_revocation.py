@@ -6,7 +6,7 @@ from shared.infra.settings import Settings
 from tests.e2e.revocation import report, run
 
 
-async def test_a_revoked_key_gets_nothing_through_after_a_second(settings: Settings, short_tmp: Path) -> None:
+async def test_revoked_key_is_refused_within_a_second(settings: Settings, short_tmp: Path) -> None:
     directory = short_tmp / "revocation"
     directory.mkdir()
     found = await run(directory, settings.database.dsn, count=2)

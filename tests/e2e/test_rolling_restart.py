@@ -10,7 +10,7 @@ from tests.e2e.rolling_restart import rolling_restart
 
 
 @pytest.mark.parametrize("proxy", [False, True], ids=["balancer", "proxy"])
-async def test_a_rolling_restart_loses_and_doubles_nothing(settings: Settings, tmp_path: Path, proxy: bool) -> None:
+async def test_rolling_restart_loses_and_duplicates_nothing(settings: Settings, tmp_path: Path, proxy: bool) -> None:
     log = tmp_path / "log"
     figures = await rolling_restart(
         settings,

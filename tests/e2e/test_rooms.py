@@ -41,7 +41,7 @@ async def refused_to_publish(guest: Guest, **media: bool) -> bool:
     return False
 
 
-async def test_each_grant_does_what_it_says(gateway: Gateway) -> None:
+async def test_livekit_enforces_each_grant(gateway: Gateway) -> None:
     """A host who shows and says something, and one guest for each right taken away."""
     host = await gateway.join("stage", "host")
     listener, deaf, muzzled, voiceless, speaker = await asyncio.gather(
@@ -83,7 +83,7 @@ async def test_each_grant_does_what_it_says(gateway: Gateway) -> None:
     await leave(host, listener, deaf, muzzled, voiceless, speaker)
 
 
-async def test_hidden_metadata_and_attributes(gateway: Gateway) -> None:
+async def test_token_sets_hidden_metadata_and_attributes(gateway: Gateway) -> None:
     host = await gateway.join("salon", "host")
     hidden = await gateway.join("salon", "hidden", grants={"hidden": True})
     known = await gateway.join(
@@ -126,7 +126,7 @@ async def test_room_configuration_dispatches_agents_and_limits_the_room(gateway:
     await leave(first)
 
 
-async def test_a_token_that_is_over_admits_nobody(gateway: Gateway) -> None:
+async def test_livekit_refuses_an_expired_token(gateway: Gateway) -> None:
     """An API whose clock is ten minutes behind mints the token, so that nobody waits. LiveKit allows one minute."""
 
     class Late(SystemClock):
@@ -149,7 +149,7 @@ async def test_a_token_that_is_over_admits_nobody(gateway: Gateway) -> None:
     await leave(still)
 
 
-async def test_a_room_is_made_changed_and_ended(gateway: Gateway) -> None:
+async def test_room_is_created_changed_and_ended(gateway: Gateway) -> None:
     made = await gateway.ask("POST", "/rooms", json={"name": "lobby", "maxParticipants": 5, "metadata": "one"})
     assert made.status_code == 201
     assert (made.json()["maxParticipants"], made.json()["metadata"]) == (5, "one")
@@ -228,7 +228,7 @@ class AppLifespan:
         await self._task
 
 
-async def test_what_livekit_holds_is_shown_and_ended_whatever_its_name(gateway: Gateway) -> None:
+async def test_rooms_of_any_livekit_name_can_be_shown_and_ended(gateway: Gateway) -> None:
     """Rooms as LiveKit's SIP names them and as its own SDKs allow; an identity that is an address."""
     identity = "https://idp.example/u/1"
     for name in ("call_+15105550100_AbCdEf", "Team Standup", "Büro/2. Stock", "a%2Fb", "x" * 236):

@@ -94,7 +94,7 @@ def ready(url: str) -> bool:
 
 
 @pytest.mark.usefixtures("short_tmp")
-async def test_a_webhook_from_request_to_fold(settings: Settings, tmp_path: Path) -> None:
+async def test_trace_links_a_webhook_request_to_its_fold(settings: Settings, tmp_path: Path) -> None:
     project = await create_project(settings.database, "acme")
     port, log = free_port(), tmp_path / "log"
     url = f"http://127.0.0.1:{port}"
@@ -139,7 +139,7 @@ async def test_a_webhook_from_request_to_fold(settings: Settings, tmp_path: Path
         assert PERSON.encode() not in collector.raw
 
 
-def test_nothing_of_it_is_imported_unless_wanted() -> None:
+def test_tracing_modules_are_not_imported_by_default() -> None:
     # redis-py imports some of the API by itself where it is installed; what costs is the rest.
     code = (
         "import sys, services.api.main, services.worker.main\n"

@@ -106,7 +106,7 @@ def group_of(directory: Path) -> list[int]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_no_process_is_left(directory: Path, port: int, number: signal.Signals) -> None:
+def test_stopping_or_killing_up_leaves_no_process(directory: Path, port: int, number: signal.Signals) -> None:
     with running(directory, port) as started:
         started.wait_for("Relay is ready on")
         started.wait_for("/v1/usage")
@@ -115,7 +115,7 @@ def test_no_process_is_left(directory: Path, port: int, number: signal.Signals) 
         eventually(lambda: group_of(directory) == [], "processes are left")
 
 
-def test_keys_are_shown_once_and_work_over_restarts(directory: Path, port: int) -> None:
+def test_keys_are_printed_once_and_work_after_a_restart(directory: Path, port: int) -> None:
     with running(directory, port) as first:
         first.wait_for("/v1/usage")
         assert "the first person who opens it" in first.output
@@ -140,7 +140,7 @@ def test_keys_are_shown_once_and_work_over_restarts(directory: Path, port: int) 
 
 
 @pytest.mark.parametrize("name", ["postgres", "redis", "worker"])
-def test_a_killed_child_is_started_again(directory: Path, port: int, name: str) -> None:
+def test_killed_child_is_restarted(directory: Path, port: int, name: str) -> None:
     def is_ready() -> bool:
         try:
             return httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False, timeout=20).status_code == 200
@@ -181,7 +181,7 @@ def test_second_start_on_the_same_directory_is_refused(directory: Path, port: in
         assert first.stop() == 0
 
 
-def test_port_in_use_is_said_before_anything_starts(directory: Path) -> None:
+def test_port_in_use_is_reported_before_any_server_starts(directory: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         taken = server.getsockname()[1]
         with running(directory, taken) as started:

@@ -85,7 +85,7 @@ async def counted(pool: Pool) -> int:
         return int(await conn.fetchval("SELECT count(*) FROM event"))
 
 
-async def test_nothing_is_lost_or_doubled(settings: Settings, tmp_path: Path) -> None:
+async def test_killed_worker_loses_and_duplicates_no_event(settings: Settings, tmp_path: Path) -> None:
     await kill_under_load(settings, tmp_path, KILLS, 40_000)
 
 
