@@ -1,7 +1,7 @@
-"""A second meter, written from the definition and nothing else, to hold the real one against.
+"""A second meter, written from the definition alone, to check the real one.
 
-It reads the plain list of events as dicts, looks at everything for every session, and walks each session from boundary to
-boundary. Slow and obvious on purpose; it shares no code with the meter it judges.
+It reads the plain list of events as dicts, looks at all of them for every session, and walks each session from boundary to
+boundary. It is slow and obvious on purpose, and shares no code with the meter that it checks.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ SKEW = 5 * 1000
 
 
 class Row(NamedTuple):
-    """Whose hour it is; ``hour`` is unix ms of its start."""
+    """The key of a usage row. ``hour`` is the unix ms of its start."""
 
     project: str
     mode: str
@@ -32,7 +32,7 @@ class Meter:
     """
 
     def __init__(self, events: list[Event], received_ms: int) -> None:
-        self._events = [event for event in events if credible(event, received_ms) and not of_a_stranger(event)]
+        self._events = [event for event in events if credible(event, received_ms) and not has_no_owner(event)]
         self.usage: dict[Row, tuple[int, int, int, int]] = {}
         self.intervals: dict[tuple[str, str], list[tuple[int, int]]] = {}
         self.still_open: dict[tuple[str, str], list[int]] = {}
@@ -76,7 +76,7 @@ class Meter:
         )
 
     def _end(self, own: list[Event]) -> int | None:
-        """None for a session still open."""
+        """Return the end (unix ms), or None for a session that is still open."""
         ends = times(own, "participant_left") + times(own, "participant_connection_aborted")
         if ends:
             return min(ends)
@@ -94,7 +94,7 @@ class Meter:
         return min(last_sign_of(own), followed) if followed > start_of(own) else None
 
     def _created_after(self, sid: str) -> list[int]:
-        """When other rooms of this one's name were created, of those created after it."""
+        """Return when other rooms of the same name were created, if after this room."""
         told = [(event["room"], room_created(event)) for event in self._events if room_created(event)]
         own = [at for room, at in told if room["sid"] == sid]
         names = {room["name"] for room, _ in told if room["sid"] == sid}
@@ -103,7 +103,7 @@ class Meter:
 
 
 def never_connected(own: list[Event]) -> bool:
-    """Aborted, and neither joined seconds earlier nor with media."""
+    """Whether the connection aborted without media and without a join in an earlier second."""
     aborted, joined = times(own, "participant_connection_aborted"), times(own, "participant_joined")
     media = [event for event in own if event["event"].startswith("track_")]
     if not aborted or media or times(own, "participant_left"):
@@ -112,7 +112,7 @@ def never_connected(own: list[Event]) -> bool:
 
 
 def last_sign_of(own: list[Event]) -> int:
-    """Of presence: the join, and the first time each track was told to be there, and to be gone."""
+    """Return the last sign of presence: the join, or the first publish or unpublish event of a track."""
     signs = [start_of(own), *sorted(times(own, "participant_joined"))[:1]]
     for sid in {event["track"]["sid"] for event in own if "track" in event}:
         about = [event for event in own if event.get("track", {}).get("sid") == sid]
@@ -122,7 +122,7 @@ def last_sign_of(own: list[Event]) -> int:
 
 
 def room_created(event: Event) -> int:
-    """0 where the event tells none, or one that cannot be true."""
+    """Return the creation time of the room, or 0 if the event has none or an impossible one."""
     told = event.get("room", {})
     at = int(told.get("creationTimeMs", 0)) or int(told.get("creationTime", 0)) * 1000
     return at if EARLIEST <= at <= created(event) + SKEW else 0
@@ -133,7 +133,7 @@ def created(event: Event) -> int:
 
 
 def joined_at(event: Event) -> int:
-    """0 where the event names none."""
+    """Return the joining time, or 0 if the event has none."""
     who = event.get("participant", {})
     return int(who.get("joinedAtMs", 0)) or int(who.get("joinedAt", 0)) * 1000
 
@@ -143,7 +143,7 @@ def credible(event: Event, received_ms: int) -> bool:
     return in_time and joined_at(event) <= created(event) + SKEW
 
 
-def of_a_stranger(event: Event) -> bool:
+def has_no_owner(event: Event) -> bool:
     return "room" in event and owner_of(event["room"]["name"]) is None
 
 
@@ -166,7 +166,7 @@ def start_of(own: list[Event]) -> int:
 
 
 def video_tracks(own: list[Event], source: str | None = None) -> Iterator[tuple[int, int]]:
-    """From publishing to unpublishing, or without end; of one source, or all."""
+    """Yield (publish, unpublish or far future) of the video tracks of one source, or of all."""
     told = [event["track"] for event in own if event.get("track", {}).get("type") == "VIDEO"]
     sids = {track["sid"] for track in told if source is None or track.get("source") == source}
     for sid in sids:

@@ -22,7 +22,7 @@ _KINDS = ("STANDARD", "STANDARD", "STANDARD", "AGENT", "SIP", "INGRESS", "EGRESS
 
 
 class SimulatedStay(msgspec.Struct):
-    """One participant sid as it really was, from connecting to leaving.
+    """One participant sid and its true times, from connecting to leaving.
 
     ``active_ms`` is None if the connection was never completed. ``crashed`` means that LiveKit's crash ended it. ``tracks``
     holds (sid, type, source, from, to).
@@ -39,7 +39,7 @@ class SimulatedStay(msgspec.Struct):
 
 
 class Opening(msgspec.Struct):
-    """One room sid. ``served_again_ms``: from when on a node had it again after a crash."""
+    """One room sid. ``served_again_ms`` is when a node served it again after a crash."""
 
     sid: str
     name: str
@@ -51,7 +51,7 @@ class Opening(msgspec.Struct):
 
 
 class Crash(NamedTuple):
-    """LiveKit dies at ``at_ms`` and is back at ``back_ms``; with Redis its lists outlive it."""
+    """LiveKit is down from ``at_ms`` to ``back_ms``. With ``redis`` its lists survive the crash."""
 
     at_ms: int
     back_ms: int
@@ -59,7 +59,7 @@ class Crash(NamedTuple):
 
 
 class SimulatedLiveKit:
-    """``length_ms``: how long people come and go."""
+    """A LiveKit whose participants come and go for ``length_ms``."""
 
     def __init__(self, seed: int, length_ms: int, crash: bool) -> None:
         self._random = Random(seed)
@@ -84,8 +84,8 @@ class SimulatedLiveKit:
                 at_ms = crash.back_ms + rng.randrange(10_000)
             opening = Opening(self._sid("RM"), name, at_ms, at_ms, [])
             for _ in range(rng.randint(1, 3)):
-                opening.stays += self._visits(f"{name}-{rng.randrange(4)}", opening, length_ms)
-            # One of an identity at a time: a second one is a reconnect, and replaces the first.
+                opening.stays += self._stays_of(f"{name}-{rng.randrange(4)}", opening, length_ms)
+            # An identity is connected once at a time: a second connection is a reconnect and replaces the first.
             self._replace_duplicates(opening)
             opening.close_ms = max(stay.end_ms for stay in opening.stays) + rng.choice([0, 0, 2000, 20_000])
             if crash is not None and opening.open_ms <= crash.at_ms < opening.close_ms:
@@ -93,11 +93,11 @@ class SimulatedLiveKit:
             yield opening
             at_ms = max(opening.close_ms, at_ms) + rng.choice([1, 1000, 30_000, 300_000])
             if opening.crashed and opening.close_ms == NEVER:
-                return  # its Redis never deletes it
+                return  # Redis never deletes this room
             if opening.crashed and crash is not None:
                 at_ms = max(at_ms, crash.back_ms + 1)
 
-    def _visits(self, identity: str, opening: Opening, length_ms: int) -> Iterator[SimulatedStay]:
+    def _stays_of(self, identity: str, opening: Opening, length_ms: int) -> Iterator[SimulatedStay]:
         rng = self._random
         joined_ms = opening.open_ms + rng.choice([0, rng.randrange(max(1, length_ms // 2))])
         for _ in range(rng.choice([1, 1, 2, 3])):
@@ -119,7 +119,7 @@ class SimulatedLiveKit:
         return self._sid("TR"), kind, source, on_ms, off_ms
 
     def _replace_duplicates(self, opening: Opening) -> None:
-        """The old connection ends a moment after the new one began."""
+        """End an older connection of the same identity a moment after the new one began."""
         for stay in opening.stays:
             later = [s for s in opening.stays if s.identity == stay.identity and s.joined_ms > stay.joined_ms]
             for other in later:
@@ -141,7 +141,7 @@ class SimulatedLiveKit:
         if not crash.redis:
             opening.close_ms = crash.at_ms
         elif after:
-            # Somebody comes back, to the stored room.
+            # A participant reconnects to the stored room.
             shift = crash.back_ms + rng.randrange(60_000) - min(stay.joined_ms for stay in after)
             for stay in after:
                 _shift(stay, max(0, shift))
@@ -157,7 +157,7 @@ class SimulatedLiveKit:
                 yield opening, stay
 
     def webhooks(self) -> list[tuple[int, Event]]:
-        """(sent at, event), ascending; without ids."""
+        """Return (sent at, event) in ascending order, without event ids."""
         sent: list[tuple[int, Event]] = []
         for opening in self.openings:
             room = {
@@ -173,11 +173,11 @@ class SimulatedLiveKit:
             if opening.close_ms != NEVER and not (opening.crashed and opening.served_again_ms == NEVER):
                 sent.append((opening.close_ms, {"event": "room_finished", "room": room}))
             for stay in opening.stays:
-                sent += _told_of(stay, room, brief)
+                sent += _webhooks_of(stay, room, brief)
         return sorted(sent, key=lambda pair: pair[0])
 
     def listing(self, at_ms: int) -> Listing | None:
-        """What LiveKit answers at ``at_ms``; None while it is down."""
+        """Return what LiveKit lists at ``at_ms``, or None while it is down."""
         if self.crash is not None and self.crash.at_ms <= at_ms < self.crash.back_ms:
             return None
         rooms = {}
@@ -232,7 +232,7 @@ def _shift(stay: SimulatedStay, by_ms: int) -> None:
     stay.tracks = [(sid, kind, source, on + by_ms, off + by_ms) for sid, kind, source, on, off in stay.tracks]
 
 
-def _told_of(stay: SimulatedStay, room: Event, brief: Event) -> Iterator[tuple[int, Event]]:
+def _webhooks_of(stay: SimulatedStay, room: Event, brief: Event) -> Iterator[tuple[int, Event]]:
     who = {"sid": stay.sid, "identity": stay.identity}
     full = {**who, "joinedAt": str(stay.joined_ms // 1000), "joinedAtMs": str(stay.joined_ms), "state": "ACTIVE"}
     if stay.kind != "STANDARD":

@@ -1,4 +1,4 @@
-"""Relay's fold and its reconciliation, in memory and without a clock: the pure parts put together as the worker does it."""
+"""Relay's fold and reconciliation in memory: the pure parts, combined as the worker combines them."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -27,7 +27,7 @@ from tests.unit.simulated_livekit import Event
 
 
 class AskedLiveKit(Protocol):
-    """What reconciliation asks LiveKit for."""
+    """The questions that reconciliation asks LiveKit."""
 
     def listing(self, at_ms: int) -> Listing | None: ...
     def serves_participant(self, sid: str, at_ms: int) -> bool: ...
@@ -35,7 +35,10 @@ class AskedLiveKit(Protocol):
 
 
 class SimulatedRelay:
-    """``kept``: every event folded, its own included, as the bodies that the event table holds."""
+    """A Relay without a database.
+
+    ``kept`` holds the body of every folded event, reconciliation's events included, as the event table does.
+    """
 
     def __init__(self, livekit: AskedLiveKit) -> None:
         self._livekit = livekit
@@ -85,12 +88,12 @@ class SimulatedRelay:
         return self.rooms.get(session.room_sid or "")
 
     def _ended_by(self, session: Session) -> str | None:
-        """As stored: one that is never metered counts as ended."""
+        """Return the stored end reason. A session that is never metered counts as ended."""
         interval = interval_of(session, self.room_of(session)) if is_metered(session) else None
         return "aborted" if interval is None else interval.ended_by
 
     def poll(self, at_ms: int, failing: Mapping[str, bool]) -> None:
-        """One pass; the participants of ``failing`` rooms cannot be listed."""
+        """Run one pass. The participants of ``failing`` rooms cannot be listed."""
         answered = self._livekit.listing(at_ms)
         if answered is None:
             return
@@ -122,7 +125,7 @@ class SimulatedRelay:
 
 
 def refold(livekit: AskedLiveKit, kept: list[bytes], rng: Random) -> SimulatedRelay:
-    """Another Relay that is told the same events in any order, some of them twice."""
+    """Fold the same events in random order, some of them twice, into another Relay."""
     sent = kept + rng.sample(kept, len(kept) // 4)
     rng.shuffle(sent)
     other = SimulatedRelay(livekit)

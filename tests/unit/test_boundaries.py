@@ -1,6 +1,7 @@
-"""Who may import whom, who reads the environment, where SQL lives. Read from the source, so nothing has to be run.
+"""Rules on the source code: allowed imports, reads of the environment, SQL, and the size of folders.
 
-Every rule is also held against a source that breaks it: a check that finds nothing anywhere would pass as well.
+The checks read the source and run none of it. Each rule is also checked with a source that breaks it, because a check that
+never finds anything would pass too.
 """
 
 import ast
@@ -16,7 +17,7 @@ SOURCES = sorted(path for folder in ("shared", "services") for path in (ROOT / f
 MIGRATIONS = sorted((ROOT / "migrations").glob("*.sql"))
 LOCKS = sorted(ROOT.glob("requirements*.lock"))
 
-# Statements about the server itself, before there is a schema that a query could be asked in.
+# Statements about the server itself. They run before a schema exists or are not about its tables.
 ABOUT_THE_SERVER = {
     ("services/local/embedded.py", "SELECT 1 FROM pg_database WHERE datname = 'relay'"),
     ("services/local/embedded.py", "CREATE DATABASE relay"),
@@ -53,7 +54,7 @@ def within(module: str, *packages: str) -> bool:
 
 
 def forbidden_imports(name: str, tree: ast.Module) -> Iterator[str]:
-    """shared/ knows no service and no web framework; the two services do not import each other."""
+    """shared/ imports no service and no web framework. The API and the worker do not import each other."""
     forbidden = {
         "shared/": ("services", "litestar"),
         "services/api/": ("services.worker", "services.cli", "services.local"),
@@ -65,7 +66,7 @@ def forbidden_imports(name: str, tree: ast.Module) -> Iterator[str]:
 
 
 def environment_reads(name: str, tree: ast.Module) -> Iterator[str]:
-    """Only shared/infra/settings.py reads the environment: what is read elsewhere is checked and documented nowhere."""
+    """Only shared/infra/settings.py reads the environment. A setting read elsewhere is never validated."""
     if name == "shared/infra/settings.py":
         return
     for node in ast.walk(tree):
@@ -84,7 +85,7 @@ def docstrings(tree: ast.Module) -> set[int]:
 
 
 def literals(tree: ast.Module) -> Iterator[str]:
-    """All strings; an f-string is one, with {} where its values go."""
+    """Yield all strings except docstrings. An f-string is one string, with {} in place of its values."""
     inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
     skipped = inside | docstrings(tree)
     for node in ast.walk(tree):
@@ -95,7 +96,7 @@ def literals(tree: ast.Module) -> Iterator[str]:
 
 
 def stray_sql(name: str, tree: ast.Module) -> Iterator[str]:
-    """SQL only in modules named queries: a statement elsewhere is one that a change of the schema forgets."""
+    """Only modules named queries contain SQL, because a schema change would miss a statement elsewhere."""
     if "queries" in name.removesuffix(".py").split("/"):
         return
     for text in literals(tree):
@@ -104,7 +105,10 @@ def stray_sql(name: str, tree: ast.Module) -> Iterator[str]:
 
 
 def unbounded_connections(name: str, tree: ast.Module) -> Iterator[str]:
-    """The API takes connections by ``borrowed`` alone: with the pool's own a Postgres that hangs holds a request."""
+    """The API takes connections only through ``borrowed``.
+
+    The pool's own methods would wait without a limit if Postgres hangs.
+    """
     if not name.startswith("services/api/"):
         return
     for node in ast.walk(tree):
@@ -118,7 +122,10 @@ MAY_IMPORT_ROUTES = ("services/api/routes.py", "services/api/app.py", "services/
 
 
 def logic_from_routes(name: str, tree: ast.Module) -> Iterator[str]:
-    """Only the modules that put routes together import a `routes` module. Logic belongs in `service`, structs in `schemas`."""
+    """Only the modules that put routes together import a `routes` module.
+
+    Logic belongs in `service`, structs in `schemas`.
+    """
     if name in MAY_IMPORT_ROUTES:
         return
     for module in imported(name, tree):
@@ -164,7 +171,7 @@ def circles(edges: Mapping[str, set[str]]) -> list[str]:
 
 
 def impurities(sources: Mapping[str, ast.Module]) -> dict[str, set[str]]:
-    """The modules that do I/O and are imported by the pure ones, directly or through other modules of ours."""
+    """The modules that do I/O and that the pure ones import, directly or through other modules of Relay."""
     edges = graph(sources)
     outside = {modules_of(name): set(imported(name, tree)) for name, tree in sources.items()}
     found = {}
@@ -287,7 +294,7 @@ def test_rule_accepts_an_allowed_source(rule: Rule, name: str, source: str) -> N
 
 
 def test_exempted_sql_statements_still_exist() -> None:
-    """One whose statement is gone would silently allow it again."""
+    """An exemption for a removed statement would allow it again without notice."""
     for name, statement in ABOUT_THE_SERVER:
         assert statement in literals(ast.parse((ROOT / name).read_text(encoding="utf-8")))
 
@@ -303,13 +310,13 @@ def test_every_migration_has_a_rollback_that_drops_its_tables() -> None:
         assert sorted(created) == sorted(re.findall(r"^DROP TABLE (\w+)", down, re.MULTILINE)), name
 
 
-# name==version, then hashes; comments may name only the files and packages that asked for it.
+# name==version, then hashes. Comments may contain only the files and packages that require it.
 REQUIREMENT = re.compile(r"[A-Za-z0-9._-]+(\[[a-z0-9,._-]+\])?==[A-Za-z0-9.!+_-]+( ; [^:/]+)?( \\)?")
 
 
 @pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
 def test_lock_files_pin_hashes_and_contain_no_host_or_index(path: Path) -> None:
-    """A URL or an index in a lock file is where the next build fetches from, wherever it was written down."""
+    """The next build would fetch packages from a URL or an index in a lock file."""
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"://|index-url|find-links|trusted-host|localhost|\b\d+\.\d+\.\d+\.\d+:\d+", text)
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]

@@ -1,4 +1,4 @@
-"""Every way to read a whole answer of LiveKit is bounded, whatever version of aiohttp is installed."""
+"""Every way to read a whole response of LiveKit is bounded, with any version of aiohttp."""
 
 import inspect
 import re
@@ -9,7 +9,7 @@ import pytest
 from shared.livekit import bounded_answers
 from shared.livekit.bounded_answers import BoundedAnswers
 
-# What aiohttp 3.14 reads a whole answer with. A new name here needs a bounded version first.
+# The methods of aiohttp 3.14 that read a whole response. A new name here needs a bounded version first.
 READERS = {"read", "text", "json"}
 
 

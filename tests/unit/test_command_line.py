@@ -1,4 +1,4 @@
-"""The parsing of `relay`: help, suggestions, shared options, completion, and any garbage instead of arguments."""
+"""The command line of `relay`: help, suggestions, shared options, completion and arbitrary arguments."""
 
 import json
 import os
@@ -28,7 +28,7 @@ Call = tuple[Invocation, dict[str, Any]]
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
-    """What the commands would have run with; none runs."""
+    """Record the options of each command instead of running it."""
     made: list[Call] = []
 
     def note(**options: Any) -> int:
@@ -207,7 +207,7 @@ def test_arbitrary_arguments_never_cause_a_traceback(
 
 
 def test_help_and_usage_errors_import_no_slow_module() -> None:
-    """Start-up stays short: only the module of the command called is loaded, and nothing it does not need yet."""
+    """Start-up stays short: only the module of the called command is loaded, without the drivers."""
     slow = (
         "asyncpg",
         "psycopg",
@@ -250,12 +250,12 @@ def test_every_option_and_command_has_help() -> None:
 
 
 def test_cli_reference_page_matches_the_commands() -> None:
-    """If this fails after a change of a command, run `python -m tests.cli_reference` and read the difference."""
+    """If this fails after a change of a command, run `python -m tests.cli_reference` and read the diff."""
     assert PAGE.read_text(encoding="utf-8") == page()
 
 
 def complete(shell: str, *typed: str) -> list[str]:
-    """What ``shell`` is offered after these words; the last is incomplete."""
+    """Return what ``shell`` is offered after these words. The last word is incomplete."""
     line = " ".join(["relay", *typed])
     words = {"COMP_WORDS": line, "COMP_CWORD": typed[-1] if shell == "fish" else str(len(typed))}
     done = subprocess.run(
@@ -288,6 +288,6 @@ def test_completion_script_has_valid_shell_syntax(capsys: pytest.CaptureFixture[
     assert code == 0
     assert f"_RELAY_COMPLETE={shell}_complete" in out
     program = shutil.which(shell)
-    if program is not None:  # bash is there wherever the tests run
+    if program is not None:  # every machine that runs the tests has bash
         done = subprocess.run([program, "-n"], input=out, text=True, capture_output=True, timeout=60, check=False)
         assert (done.returncode, done.stderr) == (0, "")

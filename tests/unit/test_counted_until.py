@@ -1,4 +1,4 @@
-"""How far an open session counts when somebody asks."""
+"""The time until which an open session counts in a usage request."""
 
 from typing import Any
 
@@ -23,12 +23,12 @@ def session(**known: Any) -> Session:
         ({}, None, T + STALE + 1, T),
         ({}, NIGHT - 1000, NIGHT, NIGHT),
         ({}, T + 60_000, NIGHT, T + 60_000),
-        # Any sign counts: an event late in the session, or what reconciliation wrote into one.
+        # Any sign of presence counts: a late event of the session, or a sighting of reconciliation.
         ({"active_ms": T + 700}, None, NIGHT, T + 700),
         ({"sighted_ms": T + 30_000}, T + 9_000, NIGHT, T + 30_000),
         ({"tracks": {"TR": Track("VIDEO", "CAMERA", T + 5000, T + 50_000)}}, None, NIGHT, T + 50_000),
         ({"joined_ms": None, "first_seen_ms": T + 1}, None, NIGHT, T + 1),
-        # Confirmed by a machine whose clock is ahead.
+        # The clock of the machine that confirmed it is ahead.
         ({}, NIGHT + 500, NIGHT, NIGHT),
     ],
 )
@@ -36,7 +36,7 @@ def test_open_session_counts_until_now_or_its_last_sign_of_presence(
     known: Any, confirmed_ms: int | None, now_ms: int, until_ms: int
 ) -> None:
     assert counted_until(session(**known), confirmed_ms, now_ms, STALE) == until_ms
-    # Without reconciliation nothing could ever confirm it.
+    # Without reconciliation nothing could confirm the session, so it has no limit.
     assert counted_until(session(**known), confirmed_ms, now_ms, None) == now_ms
 
 

@@ -1,4 +1,4 @@
-"""Cursors come back as they went out, to the request they came from, and anything else is refused with a reason."""
+"""A cursor gives its position to the same request. Any other text or request is refused."""
 
 import base64
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from services.api.http.cursors import read_cursor, write_cursor
 from shared.errors import InvalidRequest
 
-# Postgres takes no NUL, so no row has one.
+# Postgres stores no NUL character, so no row has one.
 _STORABLE = st.characters(codec="utf-8", exclude_characters="\0")
 positions = st.tuples(st.integers(-(2**53), 2**53), st.text(_STORABLE, max_size=200))
 
@@ -36,6 +36,6 @@ def test_cursor_of_another_request_is_refused() -> None:
 
 
 def test_cursor_with_a_nul_character_is_refused() -> None:
-    """Postgres would refuse to compare with it, and that is no reason to say that Postgres is away."""
+    """Postgres refuses to compare with NUL. The API must not report that as an unavailable Postgres."""
     with pytest.raises(InvalidRequest):
         read_cursor(write_cursor(["sessions"], (1, "PA\0")), ["sessions"], (int, str))

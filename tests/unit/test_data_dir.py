@@ -1,4 +1,4 @@
-"""What other commands learn of the instance that runs in a data directory."""
+"""The environment that a running instance stores in its data directory for other commands."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ STARTED_WITH = {
 
 
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What this very run was given is not to be found."""
+    """Remove the stored variables from the environment of the test process."""
     for name in STORED:
         monkeypatch.delenv(name, raising=False)
 

@@ -1,4 +1,4 @@
-"""DATABASE_URL: both drivers understand the same, whatever its values hold; each known parameter does what the docs say."""
+"""DATABASE_URL: both drivers read the same values, and each known parameter does what the docs say."""
 
 import getpass
 import re
@@ -20,7 +20,7 @@ from shared.infra.postgres.session import asyncpg_arguments, connect_timeout_s, 
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "self-hosting.md"
 ALL = string.ascii_letters + string.digits + string.punctuation + " é漢\U0001f600"
-WITHOUT_COMMA = ALL.replace(",", "")  # separates hosts, after decoding too
+WITHOUT_COMMA = ALL.replace(",", "")  # a comma separates hosts, after decoding too
 
 text = st.text(ALL, min_size=1, max_size=12)
 names = st.from_regex(r"[a-z]([a-z0-9-]{0,8}[a-z0-9])?(\.[a-z]{2,3})?", fullmatch=True)
@@ -42,7 +42,7 @@ def refusal(url: str) -> list[str]:
 
 
 def asyncpgs(database: DatabaseUrl) -> list[tuple[object, object, object, object]]:
-    """Address, user, password and database that asyncpg would use, for each host."""
+    """Return the address, user, password and database that asyncpg would use, for each host."""
     found = []
     for address in parts_of(database.dsn).addresses:
         arguments = asyncpg_arguments(parts_of(database.dsn), address, "relay")
@@ -50,7 +50,7 @@ def asyncpgs(database: DatabaseUrl) -> list[tuple[object, object, object, object
         blank = dict.fromkeys(
             ("ssl", "service", "servicefile", "direct_tls", "target_session_attrs", "krbsrvname", "gsslib")
         )
-        parse = connect_utils._parse_connect_dsn_and_args  # type: ignore[attr-defined] # private: nothing public tells
+        parse = connect_utils._parse_connect_dsn_and_args  # type: ignore[attr-defined] # private: no public function returns this
         addresses, parameters = parse(**{**blank, **arguments})
         found += [(at, parameters.user, parameters.password, parameters.database) for at in addresses]
     return found
@@ -90,7 +90,7 @@ def test_both_drivers_read_the_same_hosts_and_credentials(
     wanted = [(str(Address(*pair)) if pair[0].startswith("/") else pair, user, password, name) for pair in pairs]
     assert libpqs(database) == wanted
     assert asyncpgs(database) == wanted
-    assert parse_database_url(database.dsn) == database  # the second reading finds the first one's meaning
+    assert parse_database_url(database.dsn) == database  # parsing the result again changes nothing
 
 
 @law(max_examples=200)

@@ -1,4 +1,4 @@
-"""Decision records: their numbers, headings and length, the list in docs/architecture.md, and references to them."""
+"""Decision records: numbers, headings, length, the list in docs/architecture.md, and references."""
 
 import re
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,7 @@
-"""The images, compose and .env.example against what the code reads. Parsed as text: no test needs Docker or a YAML reader."""
+"""The Dockerfiles, compose and .env.example match what the code reads.
+
+The files are read as text, so that no test needs Docker or a YAML parser.
+"""
 
 import ast
 import re
@@ -16,7 +19,7 @@ ENTRY_POINTS = {
     "Dockerfile.api": ("services/api/main.py", "services/cli/main.py"),
     "Dockerfile.worker": ("services/worker/main.py",),
 }
-# What compose needs and Relay never sees.
+# Variables that compose needs and Relay does not read.
 COMPOSE_ONLY = {
     "POSTGRES_PASSWORD", "LIVEKIT_NODE_IP", "RELAY_BIND", "RELAY_DOMAIN", "PYTHON_IMAGE", "POSTGRES_IMAGE", "REDIS_IMAGE",
     "CADDY_IMAGE", "LIVEKIT_IMAGE", "RELAY_API_IMAGE", "RELAY_WORKER_IMAGE",
@@ -33,7 +36,7 @@ COMPLETE = {
 
 
 class RecordingEnvironment(Mapping[str, str]):
-    """An environment that remembers what it was asked for."""
+    """An environment that records the names that are read."""
 
     def __init__(self, values: dict[str, str]) -> None:
         self._values = values
@@ -96,7 +99,7 @@ def test_env_example_sets_no_value() -> None:
 
 
 def test_compose_passes_every_setting() -> None:
-    # What one image sets for itself alone (where it listens, how it drains) does not concern the other.
+    # Each image sets some variables only for itself: where it listens, how it drains.
     own = image_environment("Dockerfile.api") | image_environment("Dockerfile.worker")
     given = set(compose_environment()) | own
     assert settings_read() - given == set()
@@ -118,7 +121,7 @@ def test_compose_interpolates_only_variables_of_env_example() -> None:
 
 
 def test_compose_publishes_ports_only_on_loopback_by_default() -> None:
-    """Plain HTTP carries keys, and the first visitor of a new instance becomes its administrator."""
+    """Plain HTTP would expose keys, and the first visitor of a new instance becomes its administrator."""
     ports = [
         port
         for block in re.findall(r"^    ports:\n((?: {6}.*\n)+)", read("docker-compose.yml"), re.MULTILINE)
@@ -133,7 +136,7 @@ def images(name: str) -> list[str]:
 
 
 def test_every_image_is_configurable_and_none_is_tagged_latest() -> None:
-    """A tag that stands still misses security releases, and a digest that nobody checked is worse than a tag."""
+    """Users can replace a tag without security releases. An unverified digest is worse than a tag."""
     for image in images("docker-compose.yml"):
         default = re.fullmatch(r"\$\{[A-Z_]+_IMAGE:-([a-z/-]+(:[\w.-]+)?)\}", image)
         assert default is not None, image
@@ -183,7 +186,7 @@ def test_worker_lock_is_a_subset_of_the_full_lock() -> None:
 
 
 def test_worker_lock_contains_every_package_the_worker_imports() -> None:
-    """A package left out of the list would be missed only by a running container."""
+    """A missing package would be noticed only in a running container."""
     files = [path for folder in ("shared", "services/worker") for path in (ROOT / folder).rglob("*.py")]
     imported = {
         name.split(".")[0]
@@ -197,7 +200,14 @@ def test_worker_lock_contains_every_package_the_worker_imports() -> None:
             else []
         )
     }
-    ours = {"services", "shared", "livekit", "google", "opentelemetry", "yoyo"}  # these are named otherwise, see below
+    ours = {
+        "services",
+        "shared",
+        "livekit",
+        "google",
+        "opentelemetry",
+        "yoyo",
+    }  # these packages have other names, see below
     named = {
         "livekit": "livekit-api",
         "google": "protobuf",
@@ -218,7 +228,7 @@ def test_image_does_not_run_as_root(dockerfile: str) -> None:
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES)
 def test_image_runs_python_as_process_1_and_stops_on_sigterm(dockerfile: str) -> None:
-    # A shell form would make /bin/sh process 1, which forwards no SIGTERM: every stop would be a kill.
+    # With the shell form /bin/sh is process 1. It forwards no SIGTERM, so every stop would be a kill.
     commands = [line for line in instructions(dockerfile) if line.startswith("CMD ")]
     assert [command.startswith('CMD ["python", "-m", ') for command in commands] == [True]
     assert "STOPSIGNAL SIGTERM" in instructions(dockerfile)
@@ -247,7 +257,7 @@ def module_file(module: str) -> str | None:
 
 
 def imported_at_start(path: str) -> set[str]:
-    """The files of ours that importing ``path`` imports; what a function imports when it is called is not among them."""
+    """Return Relay's files that importing ``path`` imports, without imports inside functions."""
     modules: set[str] = set()
     for node in ast.parse(read(path)).body:
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""The doctor reads livekit.yaml, and settings that no deployment should have."""
+"""The doctor checks livekit.yaml and reports risky settings."""
 
 import io
 from pathlib import Path
@@ -79,7 +79,7 @@ def test_previous_api_key_is_accepted_while_it_is_set(tmp_path: Path) -> None:
 
 
 def test_livekit_config_can_be_read_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A container cannot read a file of mode 0600 that belongs to somebody else; its standard input it can."""
+    """A container cannot read a file of mode 0600 that another user owns, but it can read standard input."""
     content = yaml.safe_dump({**GOOD, "keys": {"APIrelay": "another"}}).encode()
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
     (finding,) = check_livekit_config(Path("-"), SETTINGS)

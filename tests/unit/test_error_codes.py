@@ -1,4 +1,4 @@
-"""The list of codes: in docs/errors.md word by word, and complete against what the sources raise."""
+"""The list of error codes equals docs/errors.md and contains every code that the sources raise."""
 
 import ast
 import re
@@ -20,7 +20,7 @@ def test_errors_page_lists_every_code_with_its_status_and_meaning() -> None:
 
 
 def test_every_code_in_the_sources_is_declared_by_its_error() -> None:
-    """``place`` is the position of the code among the arguments of each error that has several."""
+    """``place`` is the position of the code in the arguments of each error that has several codes."""
     place: dict[type[errors.RelayError], int] = {
         errors.InvalidRequest: 2,
         errors.Unauthenticated: 0,

@@ -28,7 +28,7 @@ laws = settings(max_examples=300)
 project_ids = st.text("ab2", min_size=8, max_size=10) | st.text(
     string.ascii_lowercase + string.digits, min_size=8, max_size=32
 )
-# What a client may call a room, the separator and another project's prefix included.
+# Room names that a client may choose, including the separator and another project's prefix.
 displays = st.one_of(
     st.from_regex(r"\A[A-Za-z0-9._:-]{1,128}\Z"),
     st.text("_ab2-", min_size=1, max_size=12),
@@ -48,7 +48,7 @@ def test_new_key_encodes_its_mode_and_type(mode: Mode, key_type: KeyType) -> Non
 
 @pytest.mark.parametrize(("mode", "key_type"), KINDS)
 def test_key_with_one_wrong_or_missing_character_is_refused(mode: Mode, key_type: KeyType) -> None:
-    """A checksum over only the random part would let a live key pass as a test key."""
+    """If the checksum covered only the random part, a live key would also be valid as a test key."""
     key = new_key(mode, key_type)
     for position, right in enumerate(key):
         for wrong in set(string.ascii_letters + string.digits + "_-. é٣") - {right}:
@@ -70,7 +70,10 @@ def test_forged_key_is_refused_without_an_exception(text: str) -> None:
 
 
 def test_random_part_of_a_key_has_at_least_190_bits() -> None:
-    """From the alphabet and the length as keys really show them: a smaller alphabet at any position would be missed letters."""
+    """Computed from the letters that occur at each position of real keys.
+
+    So a smaller alphabet at any position is noticed.
+    """
     parts = [key[8:-6] for key in (new_key("live", "secret") for _ in range(2000))]
     assert {len(part) for part in parts} == {32}
     alphabets = [set(letters) for letters in zip(*parts, strict=True)]
@@ -85,7 +88,7 @@ def test_different_keys_have_different_digests() -> None:
 
 
 def test_new_id_can_be_parsed_from_a_livekit_room_name() -> None:
-    """A ``_`` in a project id could end it too early, and one project's rooms be billed to another."""
+    """A ``_`` in a project id could end it too early. Another project would be billed for its rooms."""
     ids = [new_id() for _ in range(500)]
     assert len(set(ids)) == len(ids)
     assert all(re.fullmatch(r"[a-z0-9]{16}", one) for one in ids)

@@ -1,4 +1,4 @@
-"""The `relay` commands of the images: shell scripts, run here with a `python` that says what it was started with."""
+"""The `relay` shell scripts of the images, run with a fake `python` that prints its arguments."""
 
 import subprocess
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The private parts of libraries that Relay uses, each behind one module, are still where they were."""
+"""The private parts of libraries that Relay uses, each behind one module, are unchanged."""
 
 import ast
 import inspect
@@ -101,7 +101,7 @@ def test_redis_py_internals_used_by_relay_are_unchanged() -> None:
 
 
 def private_attributes(text: str) -> list[str]:
-    """Attributes with one leading underscore, of anything but ``self``, ``cls`` and the classes of this module."""
+    """Attributes with a leading underscore that belong to no ``self``, ``cls`` or class of this module."""
     tree = ast.parse(text)
     own = {
         node.attr if isinstance(node, ast.Attribute) else node.name

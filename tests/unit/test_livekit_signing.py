@@ -1,4 +1,7 @@
-"""Our signing and verifying against livekit-api's, which is the oracle: same claims, same verdicts."""
+"""Relay signs and verifies like livekit-api: same claims, same verdicts.
+
+livekit-api is the oracle.
+"""
 
 import base64
 import datetime
@@ -23,7 +26,7 @@ from shared.livekit.webhook import WebhookSigner, WebhookVerifier
 KEY, SECRET = "APIkey", "a secret long enough for HS256, as LiveKit asks"
 OTHER_SECRET = "another secret, and long enough for HS256 as well"
 NOW = 1_795_000_000
-# A token of one second may be over before a busy machine gets to decode it.
+# A token with a lifetime of one second may expire before a busy machine decodes it.
 WHATEVER_THE_TIME: Options = {"verify_exp": False, "verify_nbf": False}
 laws = settings(max_examples=250)
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -78,7 +81,7 @@ def test_token_claims_equal_those_of_livekit_api(
     )
     if attributes:
         theirs = theirs.with_attributes(attributes)
-    # It reads the clock twice, so a second may pass between its nbf and its exp.
+    # livekit-api reads the clock twice, so a second may pass between nbf and exp.
     expected = jwt.decode(theirs.to_jwt(), SECRET, algorithms=["HS256"], options=WHATEVER_THE_TIME)
     lifetime_s = expected["exp"] - expected["nbf"]
     assert lifetime_s - ttl in (0, 1)
@@ -86,7 +89,7 @@ def test_token_claims_equal_those_of_livekit_api(
     ours = TokenSigner(KEY, SECRET).sign(claims, now_s=expected["nbf"], ttl_s=lifetime_s)
     assert jwt.decode(ours, SECRET, algorithms=["HS256"], options=WHATEVER_THE_TIME) == expected
     assert jwt.get_unverified_header(ours) == {"alg": "HS256", "typ": "JWT"}
-    # Its leeway of a minute is what a slow machine may take between signing and verifying.
+    # The leeway of a minute covers a slow machine between signing and verifying.
     verified = api.TokenVerifier(KEY, SECRET).verify(ours)
     assert (verified.identity, verified.name, verified.metadata, verified.attributes) == (
         "ada",
@@ -106,7 +109,7 @@ def digest_of(body: bytes) -> str:
 
 
 def signed(claims: Any, secret: str = SECRET, alg: str = "HS256") -> str:
-    """A token put together by hand: whatever its header says, the signature is HMAC-SHA256."""
+    """Build a token by hand. The signature is HMAC-SHA256 even if the header says otherwise."""
     content = f"{b64({'alg': alg, 'typ': 'JWT'})}.{b64(claims)}"
     return f"{content}.{b64(hmac.digest(secret.encode(), content.encode(), 'sha256'))}"
 
@@ -126,13 +129,13 @@ def refusal(body: bytes, token: str, secret: str = SECRET, now_s: float = NOW) -
 
 
 def verdicts(body: bytes, token: str, secret: str = SECRET) -> tuple[bool, bool]:
-    """(ours, theirs) at the instant ``NOW``."""
+    """Return (Relay accepts, livekit-api accepts) at the instant ``NOW``."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("jwt.api_jwt.datetime", SigningDatetime)
         try:
             api.WebhookReceiver(api.TokenVerifier(KEY, secret)).receive(body.decode(), token)
             theirs = True
-        except Exception:  # the oracle raises many kinds; only its verdict matters
+        except Exception:  # the oracle raises many classes; only its verdict matters
             theirs = False
     return refusal(body, token, secret) is None, theirs
 
@@ -203,7 +206,7 @@ def test_signature_is_valid_for_its_own_body_only(body: bytes, other: bytes) -> 
     ],
 )
 def test_claims_at_their_limits_match_livekit_api(changes: dict[str, Any], reason: str | None) -> None:
-    """The leeway of 60 s is LiveKit's own, and ends with its 60th second."""
+    """LiveKit allows a leeway of 60 s. It ends with the 60th second."""
     token = signed({k: v for k, v in {**RIGHT, **changes}.items() if v is not None})
     assert refusal(BODY, token) == reason
     assert verdicts(BODY, token) == (reason is None, reason is None)

@@ -1,4 +1,4 @@
-"""A fault that repeats is logged a few times and then counted; nothing else is lost."""
+"""A repeated failure is logged a few times and then counted. No other line is lost."""
 
 import io
 import json
@@ -26,8 +26,8 @@ def stream() -> Iterator[io.StringIO]:
     structlog.reset_defaults()
 
 
-class Hands:
-    """A clock that stands until it is moved."""
+class ManualClock:
+    """A clock that a test moves."""
 
     now = 0.0
 
@@ -56,7 +56,7 @@ def test_repeated_failures_are_logged_at_most_burst_times(stream: io.StringIO) -
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 30)), max_size=300))
 def test_every_log_line_is_written_or_counted(sent: list[tuple[str, float]]) -> None:
-    clock = Hands()
+    clock = ManualClock()
     flood = FloodFilter(2, 60, clock)
     written = counted = 0
     for text, seconds in sent:
@@ -77,6 +77,6 @@ def test_info_lines_are_never_dropped() -> None:
 
 
 def test_number_of_remembered_message_kinds_is_bounded() -> None:
-    flood = FloodFilter(1, 60, Hands())
+    flood = FloodFilter(1, 60, ManualClock())
     assert all(flood.filter(record(f"kind {number}")) for number in range(3 * KINDS))
     assert len(flood._windows) <= KINDS

@@ -1,4 +1,4 @@
-"""What comes out of the logs: one JSON object a line, with the request's id and without secrets."""
+"""The format of logs: one JSON object a line, with the request id and without secrets."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What is free again goes back to the kernel."""
+"""Freed heap memory is returned to the kernel."""
 
 import subprocess
 import sys

@@ -1,4 +1,7 @@
-"""Whatever an event holds, folding it is quick, keeps the laws, and raises nothing but ``UnfoldableEvent``."""
+"""Any event folds in bounded time and memory and keeps the laws of the merge.
+
+The only error is ``UnfoldableEvent``.
+"""
 
 import json
 import time
@@ -32,7 +35,7 @@ ROOM = {"sid": "RM_1", "name": "p_aaaaaaaa__lobby"}
 far = (
     st.sampled_from([0, 1, -1, 2**31, 2**53, 2**63 - 1, -(2**63), 9 * 10**15, 10**30, NOW, NOW // 1000]) | st.integers()
 )
-# Times as LiveKit sends them, and everything that could stand in their place.
+# Times as LiveKit sends them, and other values that an event could contain instead.
 times: st.SearchStrategy[Any] = (
     far | far.map(str) | st.sampled_from(["", "x", "1e9", "-0", None, True, [], {}, 1.5, "9" * 400])
 )
@@ -90,7 +93,7 @@ events = st.fixed_dictionaries(
 
 
 def seen_in(event: dict[str, Any]) -> list[Observation]:
-    """What is observed of an event that arrives, that is kept, and that reconciliation made."""
+    """Observe the event as a webhook, as a kept event and as an event of reconciliation."""
     found = []
     for decode in (decode_event, decode_kept_event, decode_own_event):
         try:
@@ -173,7 +176,7 @@ def test_times_outside_the_plausible_window_are_refused(reason: str | None, crea
     assert refused.value.reason == reason
 
 
-# Whatever a state holds: before bounds were kept, anything could be stored.
+# Any stored state: before events had bounds, any time could be stored.
 state_times = st.none() | st.integers(NOW - 3 * YEAR, NOW + YEAR) | st.sampled_from([0, 9 * 10**15, 2**63 - 1])
 tracks = st.builds(
     Track, st.sampled_from(["VIDEO", "AUDIO"]), st.sampled_from(["CAMERA", "SCREEN_SHARE"]), state_times, state_times
@@ -201,7 +204,7 @@ def test_any_stored_session_has_a_bounded_bill(session: Session) -> None:
 
 
 def by_single_hours(session: Session) -> dict[int, Usage]:
-    """The definition: hour after hour."""
+    """Compute usage from the definition, hour by hour."""
     interval = interval_of(session, None)
     assert interval is not None
     assert interval.end_ms is not None

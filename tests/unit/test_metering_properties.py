@@ -1,6 +1,6 @@
 """Laws of the meter, over generated meetings.
 
-Order, repetition and batching change nothing. The sums are those of a second meter that was written from the definition alone.
+Order, repetition and batching change nothing. The sums equal those of a second meter, written from the definition alone.
 """
 
 import json
@@ -32,7 +32,7 @@ ROOMS = ("p_aaaaaaaa__lobby", "t_aaaaaaaa__lobby", "p_bbbbbbbb__a__b", "lobby", 
 KINDS = ("STANDARD", "STANDARD", "AGENT", "SIP", "INGRESS", "EGRESS")
 laws = settings(max_examples=150)
 
-# Around the boundaries things go wrong at, and anywhere else.
+# Instants around the boundaries where errors are likely, and anywhere else.
 instants = st.builds(
     int.__add__,
     st.sampled_from([MIDNIGHT - HOUR, MIDNIGHT, MIDNIGHT + HOUR]),
@@ -47,7 +47,7 @@ def event(name: str, at_ms: int, **parts: Any) -> Event:
 
 @st.composite
 def connections(draw: st.DrawFn, sid: str, room: dict[str, str]) -> list[Event]:
-    """Everything LiveKit says of one participant sid."""
+    """Generate all events that LiveKit sends about one participant sid."""
     joined_ms, length = draw(instants), draw(lengths)
     who: dict[str, str] = {"sid": sid, "identity": draw(st.sampled_from(["ada", "bob"]))}
     kind = draw(st.sampled_from(KINDS))
@@ -70,14 +70,17 @@ def connections(draw: st.DrawFn, sid: str, room: dict[str, str]) -> list[Event]:
         track = {"sid": f"TR_{sid}_{number}", **kinds, **source}
         told = [("track_published", on_ms), ("track_unpublished", on_ms + draw(lengths))]
         for name, at_ms in draw(st.sampled_from([told, told, told[:1], told[1:]])):
-            said = draw(st.sampled_from([track, track, {"sid": track["sid"]}]))  # a value of zero is left out
+            said = draw(st.sampled_from([track, track, {"sid": track["sid"]}]))  # LiveKit omits a value of zero
             events.append(event(name, at_ms, participant=who, track=said, **where))
     return events
 
 
 @st.composite
 def meetings(draw: st.DrawFn) -> list[Event]:
-    """Rooms of several projects and modes, and strangers' rooms; a sid may finish more than once; any event may be lost."""
+    """Generate the events of a few rooms.
+
+    The rooms belong to several projects and modes, or to no project. A sid may finish more than once. Any event may be lost.
+    """
     events: list[Event] = []
     for number in range(draw(st.integers(1, 3))):
         room = {"sid": f"RM_{number}", "name": draw(st.sampled_from(ROOMS))}
@@ -97,7 +100,7 @@ def meetings(draw: st.DrawFn) -> list[Event]:
 
 @st.composite
 def deliveries(draw: st.DrawFn) -> tuple[list[Event], list[list[Event]]]:
-    """A meeting, and the same in any order, with any repetition, cut into any batches."""
+    """Generate a meeting, and its events in any order and batches, with repetitions."""
     events = draw(meetings())
     again = draw(st.lists(st.sampled_from(events), max_size=8)) if events else []
     sent = draw(st.permutations([*events, *again]))
@@ -131,7 +134,7 @@ def room_of(session: Session, rooms: dict[str, Room]) -> Room | None:
 
 
 def rollups(states: Folded) -> dict[Row, tuple[int, int, int, int]]:
-    """(participant ms, video ms, screen share ms, sessions begun) by row."""
+    """Return (participant ms, video ms, screen share ms, sessions begun) by row."""
     sums: dict[Row, tuple[int, int, int, int]] = {}
     for session in states[0].values():
         for hour, usage in usage_of(session, room_of(session, states[1])).items():
@@ -234,7 +237,7 @@ namesakes = st.lists(
 @laws
 @given(namesakes, st.randoms(use_true_random=False))
 def test_room_succession_is_independent_of_arrival_order(rooms: list[Room], order: Random) -> None:
-    """By pairs as they become known, merged, and all at once: the same."""
+    """Applying succession after each new room gives the same result as applying it once to all rooms."""
     known: dict[str, Room] = {}
     for room in order.sample(rooms, len(rooms)):
         known[room.sid] = room
@@ -252,7 +255,7 @@ def test_room_succession_is_independent_of_arrival_order(rooms: list[Room], orde
 
 
 def test_empty_strings_in_events_are_stored_as_none() -> None:
-    """An empty string and "never seen" are one thing: as two, merging would depend on the order."""
+    """An empty string means "never seen". As a separate value it would make merging depend on the order."""
     who = {"sid": "PA", "identity": "", "name": "", "kind": "", "disconnectReason": ""}
     left = event("participant_left", MIDNIGHT, room={"sid": "RM", "name": ""}, participant=who)
     session = fold([left])[0]["PA"]
@@ -260,7 +263,7 @@ def test_empty_strings_in_events_are_stored_as_none() -> None:
 
 
 def test_missing_track_source_does_not_overwrite_a_known_one() -> None:
-    """UNKNOWN comes after SCREEN_SHARE in the alphabet and says nothing about the source."""
+    """UNKNOWN sorts after SCREEN_SHARE, but is no information about the source."""
     room, who = {"sid": "RM", "name": ROOMS[0]}, {"sid": "PA", "joinedAtMs": str(MIDNIGHT)}
     left = event("participant_left", MIDNIGHT + MINUTE, room=room, participant=who)
     shared = {"sid": "TR", "type": "VIDEO", "source": "SCREEN_SHARE"}
@@ -271,7 +274,10 @@ def test_missing_track_source_does_not_overwrite_a_known_one() -> None:
 
 
 def stretch(intervals: Sequence[tuple[int, int]], begin: int, end: int) -> Stretch:
-    """By definition: the level over ``[begin, end)`` relative to just before it; integers, so one earlier is just before."""
+    """Compute the stretch from its definition.
+
+    It is the level over ``[begin, end)`` relative to the instant ``begin - 1``.
+    """
     before = brute.level_at(list(intervals), begin - 1)
     levels = [brute.level_at(list(intervals), at) - before for at in range(begin, end)]
     return Stretch(levels[-1], max(levels))
@@ -290,7 +296,10 @@ spans = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 20)).map(lambda pa
 @laws
 @given(st.data(), spans)
 def test_daily_peaks_can_be_combined_from_minutes(draw: st.DataObject, intervals: list[tuple[int, int]]) -> None:
-    """A minute of 5 instants, a day of 4 minutes. Sessions carried in from earlier days count, ends come before starts."""
+    """A minute has 5 instants and a day 4 minutes here.
+
+    Sessions that continue from an earlier day count. At the same instant, ends come before starts.
+    """
     days = range(0, 60, 20)
     peaks = [
         in_any_brackets(draw, [stretch(intervals, minute, minute + 5) for minute in range(day, day + 20, 5)])
@@ -304,7 +313,7 @@ def test_daily_peaks_can_be_combined_from_minutes(draw: st.DataObject, intervals
 @laws
 @given(spans, st.integers(1, 60))
 def test_minute_without_start_or_end_is_the_empty_stretch(intervals: list[tuple[int, int]], begin: int) -> None:
-    """Minutes without a start or an end are not stored; read as EMPTY they must change no peak."""
+    """Minutes without a start or an end are not stored. Read as EMPTY, they must change no peak."""
     quiet = not any(begin <= edge < begin + 5 for start, end in intervals if start < end for edge in (start, end))
     assert not quiet or stretch(intervals, begin, begin + 5) == EMPTY
 

@@ -1,4 +1,7 @@
-"""Modules that are named in text, where no import fails when one moves: programs of subprocesses, `python -m`, patches."""
+"""Modules named in text exist: programs of subprocesses, `python -m`, patches.
+
+No import fails there when a module moves.
+"""
 
 import re
 from importlib.util import find_spec
@@ -18,7 +21,7 @@ def named_in(text: str) -> set[str]:
 
 
 def exists(name: str) -> bool:
-    """A module, or what a module or a class in it holds."""
+    """Whether the name is a module, or something inside a module."""
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         if (ROOT.joinpath(*parts[:length]).with_suffix(".py")).is_file():

@@ -1,4 +1,4 @@
-"""The sum of open sessions by hour, against a sum over every millisecond's owner: each interval cut hour by hour."""
+"""Usage of open sessions by hour equals the sum of each interval cut hour by hour."""
 
 from collections import defaultdict
 from typing import NamedTuple
@@ -23,7 +23,7 @@ class Covered(NamedTuple):
 
 
 def edge_sums(intervals: list[Covered]) -> list[EdgeSum]:
-    """What the statement of usage_ranges returns: the edges, clipped to the range and summed by hour."""
+    """Compute what the statement of usage_ranges returns: edges clipped to the range and summed by hour."""
     sums: defaultdict[tuple[int, str, int], list[int]] = defaultdict(lambda: [0, 0])
     for kind, meter, start_ms, end_ms in intervals:
         for at_ms, sign in ((start_ms, 1), (end_ms, -1)):

@@ -1,6 +1,6 @@
-"""The dashboard and the alert rules name only what Relay measures, and everything it measures is shown somewhere.
+"""The dashboard and the alert rules use only Relay's metrics, and use every one of them.
 
-`promtool check rules` in .ci/run looks at their grammar.
+`promtool check rules` in .ci/run checks the syntax of the rules.
 """
 
 import json
@@ -15,12 +15,12 @@ from shared.infra.metrics import REGISTRY
 
 ROOT = Path(__file__).resolve().parents[2]
 METRIC = re.compile(r"\b(?:relay|process)_[a-z_]+\b")
-# What Prometheus adds to the name of a metric, by its type.
+# The suffixes that Prometheus adds to the name of a metric, by its type.
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "info": ("_info",), "gauge": ("",)}
 
 
 def measured() -> dict[str, str]:
-    """Every series' name, and the metric it belongs to."""
+    """Return the metric of each time series, by the name of the series."""
     return {
         metric.name + suffix: metric.name
         for metric in REGISTRY.collect()
@@ -29,7 +29,7 @@ def measured() -> dict[str, str]:
 
 
 def labels() -> dict[str, set[str]]:
-    """The labels of our own metrics, by the metric's name."""
+    """Return the labels of Relay's metrics, by name."""
     own: dict[str, set[str]] = {}
     for collector in list(REGISTRY._collector_to_names):
         name = getattr(collector, "_name", "")
@@ -49,7 +49,7 @@ def panels() -> list[dict[str, Any]]:
 
 
 def expressions() -> dict[str, str]:
-    """By where they stand."""
+    """Return the expressions by alert, or by panel and query."""
     shown = {f"{panel['title']} {target['refId']}": target["expr"] for panel in panels() for target in panel["targets"]}
     return {**{rule["alert"]: rule["expr"] for rule in rules()}, **shown}
 

@@ -1,4 +1,4 @@
-"""Links between the pages lead somewhere, and the files that docs/architecture.md names exist."""
+"""Links between the pages have a target, and the files named in docs/architecture.md exist."""
 
 import re
 from collections.abc import Iterator
@@ -13,19 +13,19 @@ CODE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 NAME = re.compile(r"`([\w./-]+(?:\.(?:py|html|md|json|yml|sql)|/))`")
 # The folder of a name that a reader fills in, such as `services/api/<resource>/routes.py`.
 PATTERN = re.compile(r"`([\w./-]+/)<")
-# Where a name without a folder may be, beside the folders that its line names.
+# Folders where a name without a folder may be, in addition to the folders in its line.
 FOLDERS = ("tests/unit", "tests/integration", "services/api", "services/api/usage", "shared/metering", "shared/models")
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors of a page, as GitHub makes them of headings."""
+    """Return the anchors that GitHub derives from the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", CODE.sub("", text), re.MULTILINE)
     plain = (re.sub(r"[^\w\- ]", "", heading.lower().replace("`", "")) for heading in headings)
     return {heading.replace(" ", "-") for heading in plain}
 
 
 def broken_links(page: Path, text: str) -> Iterator[str]:
-    """Links of ``page`` whose file or heading does not exist."""
+    """Yield the links of ``page`` whose file or heading does not exist."""
     for link in LINK.findall(CODE.sub("", text)):
         if "://" in link or link.startswith("mailto:"):
             continue
@@ -38,7 +38,7 @@ def broken_links(page: Path, text: str) -> Iterator[str]:
 
 
 def missing_files(text: str) -> Iterator[str]:
-    """Names of files and folders in a page that nothing in the repository has."""
+    """Yield the names of files and folders in a page that do not exist in the repository."""
     known = {path.name for folder in ("services", "shared") for path in (ROOT / folder).rglob("*.py")}
     yield from (name for name in PATTERN.findall(text) if not (ROOT / name).is_dir())
     for line in re.sub(r"`(migrations/NNNN|\.rollback)\S*`", "", text).splitlines():

@@ -1,4 +1,4 @@
-"""New passwords: predictable ones are refused, however they are put together; random ones are taken."""
+"""New passwords: predictable ones are refused in any combination, random ones are accepted."""
 
 import secrets
 import string

@@ -1,4 +1,4 @@
-"""Pages wait for a LiveKit that is away once, not each."""
+"""Only one page waits the full time for a LiveKit that does not answer."""
 
 import asyncio
 
@@ -22,7 +22,7 @@ class SteppedClock:
 
 @pytest.fixture
 def waited_s(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How long each question would have been waited for; none is."""
+    """Record the time limit of each question, and let it expire at once."""
     waited: list[float] = []
     timeout = asyncio.timeout
 
@@ -46,7 +46,7 @@ async def answering() -> str:
     return "here"
 
 
-async def ask_in_vain(patience: LiveKitPatience) -> None:
+async def ask_without_answer(patience: LiveKitPatience) -> None:
     with pytest.raises(LiveKitUnreachable):
         await patience.ask(asyncio.Event().wait())
 
@@ -54,7 +54,7 @@ async def ask_in_vain(patience: LiveKitPatience) -> None:
 async def test_only_the_first_page_waits_the_full_time(waited_s: list[float]) -> None:
     patience = LiveKitPatience()
     for _ in range(3):
-        await ask_in_vain(patience)
+        await ask_without_answer(patience)
     assert waited_s == [PATIENCE_S, SHORT_PATIENCE_S, SHORT_PATIENCE_S]
 
 
@@ -65,9 +65,9 @@ async def test_full_wait_returns_after_a_fixed_time_despite_new_failures(waited_
         await patience.ask(refused())
     for _ in range(5):
         clock.now += FORGOTTEN_AFTER_S / 5
-        await ask_in_vain(patience)
+        await ask_without_answer(patience)
     clock.now += 0.1
-    await ask_in_vain(patience)
+    await ask_without_answer(patience)
     assert waited_s == [PATIENCE_S, *[SHORT_PATIENCE_S] * 5, PATIENCE_S]
 
 
@@ -80,5 +80,5 @@ async def test_any_answer_of_livekit_restores_the_full_wait(back: object, waited
         assert await patience.ask(back()) == "here"  # type: ignore[operator]  # one of the two functions above
     except RoomNotFound:
         assert back is missing
-    await ask_in_vain(patience)
+    await ask_without_answer(patience)
     assert waited_s == [PATIENCE_S, SHORT_PATIENCE_S, PATIENCE_S]

@@ -1,4 +1,4 @@
-"""The portal's cookie, its form tokens and its passwords."""
+"""The portal's cookies, form tokens and passwords."""
 
 import asyncio
 
@@ -34,7 +34,7 @@ def test_unsigned_cookie_is_refused(value: str) -> None:
 def test_altered_cookie_is_refused(place: int, letter: str) -> None:
     genuine = value_of(cookies.header("x" * 43))
     altered = genuine[:place] + letter + genuine[place + 1 :]
-    # The last letter of base64 of 32 bytes carries two bits that mean nothing; only the canonical spelling passes.
+    # The last base64 letter of 32 bytes has two unused bits. Only the canonical spelling is accepted.
     assert (cookies.read(altered) is None) == (altered != genuine)
 
 
@@ -53,7 +53,7 @@ def test_previous_secret_verifies_but_does_not_sign() -> None:
     assert not changing.form_token_is_right("y" * 43, before.form_token("x" * 43))
     assert changing.header("x") == cookies.header("x") != before.header("x")
     assert changing.form_token("x") == cookies.form_token("x") != before.form_token("x")
-    # The secret for cookies and the one for forms are two, with either value.
+    # Cookies and forms use different derived secrets, with the current and the previous value.
     assert not changing.form_token_is_right("x" * 43, value_of(before.header("x" * 43)).partition(".")[2])
 
 
@@ -98,11 +98,11 @@ async def test_password_checks_beyond_the_queue_limit_are_refused() -> None:
     many = await asyncio.gather(*(passwords.matches(hashed, "wrong") for _ in range(40)), return_exceptions=True)
     assert many.count(False) == 32
     assert sum(isinstance(answer, TooBusy) for answer in many) == 8
-    assert await passwords.matches(hashed, "correct horse battery")  # and the queue is empty again
+    assert await passwords.matches(hashed, "correct horse battery")  # the queue is empty again
 
 
 def test_ipv6_network_counts_as_one_client() -> None:
-    """Customers with IPv4 addresses in the form of IPv6 count separately."""
+    """IPv4 addresses in IPv6 notation count separately."""
     assert subjects_of("a", "2001:db8:1:2:3:4:5:6") == subjects_of("a", "2001:db8:1:2:ffff::1")
     assert subjects_of("a", "::ffff:192.0.2.1") == subjects_of("a", "192.0.2.1")
     assert len(set(subjects_of("a", "::ffff:192.0.2.1")) & set(subjects_of("a", "::ffff:192.0.2.2"))) == 1

@@ -1,4 +1,4 @@
-"""The worker's own HTTP port, over a real socket."""
+"""The HTTP port of the worker for health checks and metrics, over a real socket."""
 
 import time
 import tomllib

@@ -1,4 +1,4 @@
-"""`python -m benchmarks profile` says of every stack where it belongs, by words that the code still knows."""
+"""`python -m benchmarks profile` assigns every stack to a layer, by words that occur in the code."""
 
 from pathlib import Path
 
@@ -30,4 +30,4 @@ def test_layers_name_existing_files(path: str) -> None:
     words = [word for layer in LAYERS[path].values() for word in layer]
     named = [word for word in words if word.endswith(".py") and not word.startswith("asyncio/")]
     assert [word for word in named if not any(each.endswith(word) for each in OURS)] == []
-    assert words[-1] == ""  # so that a stack always belongs somewhere
+    assert words[-1] == ""  # so that every stack belongs to a layer

@@ -1,4 +1,4 @@
-"""The windows of the rate limits: what one process admits, and what several admit together."""
+"""The windows of the rate limits: what one process admits, and what several processes admit together."""
 
 import asyncio
 from typing import Any
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from services.api.http.access.rate_windows import EXCHANGE_S, WINDOW_MS, RateWindows, Verdict, Window
 
-MINUTE = 30_000_000  # a window's number
+MINUTE = 30_000_000  # the number of a window
 START_MS = MINUTE * WINDOW_MS
 
 
@@ -22,7 +22,7 @@ class WindowClock:
 
 
 class Counters:
-    """The two commands of Redis that are used, in memory; ``away`` makes it fail as an unreachable one does."""
+    """The two Redis commands in use, in memory. With ``away`` they fail as with an unreachable Redis."""
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
@@ -97,7 +97,7 @@ def test_wait_time_follows_the_weight_of_the_previous_minute() -> None:
     limits = [("key", 10), ("project", 100)]
     verdicts = [windows.take(limits, minute + 59_000) for _ in range(12)]
     assert [verdict.left for verdict in verdicts] == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 0, 0]
-    # 66 s from the start of this minute, 10 of the last weigh 9: one fits in.
+    # 66 s after the start of that minute its 10 requests weigh 9, so one more is admitted.
     assert [verdict.wait_s for verdict in verdicts[9:]] == [0, 7, 7]
     assert windows.take(limits, minute + 65_999).wait_s == 1
     assert windows.take(limits, minute + 66_000).wait_s == 0

@@ -1,10 +1,10 @@
-"""Laws of the meter with lost webhooks, while reconciliation runs every T.
+"""Laws of the meter with lost webhooks, while reconciliation runs at an interval.
 
-Whatever webhooks are lost, the usage of each session is within a stated bound of what really happened. The stored events, in
-any order, prove all of it.
+For any lost webhooks, the usage of each session is within the documented bound of what really happened. The stored events,
+in any order, reproduce the result.
 
-Each example is a LiveKit of a seed, which a failure prints, with rooms that open again, participants who reconnect, kinds,
-tracks, a crash, failing polls and lost webhooks.
+Each example is a simulated LiveKit from a seed, which a failure prints. It has rooms that open again, participants who
+reconnect, kinds, tracks, a crash, failing polls and lost webhooks.
 """
 
 from itertools import pairwise
@@ -21,26 +21,26 @@ from tests.unit.simulated_livekit import START_MS, SimulatedLiveKit, SimulatedSt
 from tests.unit.simulated_relay import SimulatedRelay, refold
 
 FLOOR_MS = 1000  # LiveKit's createdAt is whole seconds
-LATE_MS = 15_000  # by how much a webhook comes late at most: LiveKit's retries end after that
+LATE_MS = 15_000  # the longest delay of a webhook: LiveKit's retries end after that
 seeds = st.integers(0, 2**32 - 1)
 intervals_s = st.sampled_from([2, 5, 15, 30, 30, 60, 120])
 losses = st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0])
 
 
 class Bound(NamedTuple):
-    """By how much the metered time of a session may fall short of what happened, and exceed it (ms)."""
+    """How much the metered time of a session may be below and above the real time (ms)."""
 
     short_ms: int
     over_ms: int
 
 
 def bound_of(stay: SimulatedStay, livekit: SimulatedLiveKit, gap_ms: int) -> Bound:
-    """docs/metering.md states it. ``gap_ms``: the longest time between two polls that were answered."""
+    """Return the bound of docs/metering.md. ``gap_ms`` is the longest time between two answered polls."""
     short_ms = gap_ms + SETTLE_MS + FLOOR_MS
-    # Its leave was lost, and its room ended before any poll could miss it: nobody is missed before they are known.
+    # The leave was lost, and the room ended before any poll could miss the participant: only known ones are missed.
     over_ms = gap_ms + LATE_MS + FLOOR_MS
     if stay.crashed and livekit.crash is not None and livekit.crash.redis:
-        # LiveKit's lists outlived it: they are believed for a while, and then doubted for a while.
+        # LiveKit's lists survived the crash. Relay believes them for a while, then needs a while to disprove them.
         return Bound(short_ms + PROVE_AFTER_MS, over_ms + 2 * PROVE_AFTER_MS)
     return Bound(short_ms, over_ms)
 
@@ -48,7 +48,7 @@ def bound_of(stay: SimulatedStay, livekit: SimulatedLiveKit, gap_ms: int) -> Bou
 def run(
     seed: int, interval_s: int, loss: float, crash: bool, failing: float
 ) -> tuple[SimulatedLiveKit, SimulatedRelay, int]:
-    """A whole story. Returns the longest gap between two polls that were answered (ms), too."""
+    """Simulate a run. Returns LiveKit, Relay and the longest gap between two answered polls (ms)."""
     rng = Random(seed + 1)
     livekit = SimulatedLiveKit(seed, min(interval_s * 20_000, 1_500_000), crash)
     relay = SimulatedRelay(livekit)
@@ -62,7 +62,7 @@ def run(
             waiting.append((arriving_ms, number, {**event, "id": f"EV_{number}", "createdAt": str(at_ms // 1000)}))
     waiting.sort(key=lambda entry: entry[:2], reverse=True)
     poll_ms, answered = START_MS + rng.randrange(interval_ms), [START_MS]
-    # Long enough for the slowest conclusion: a ghost is missed twice after its proof.
+    # Long enough for the slowest case: a ghost is missed twice after its proof.
     last_ms = livekit.end_ms + 2 * PROVE_AFTER_MS + 4 * interval_ms + 2 * GRACE_MS
     while poll_ms <= last_ms:
         while waiting and waiting[-1][0] <= poll_ms:
@@ -80,7 +80,7 @@ def run(
 
 
 def metered_ms(relay: SimulatedRelay, session: Session | None, until_ms: int, interval_s: int) -> tuple[int, int]:
-    """(connected, with video) as they would be shown."""
+    """Return (participant ms, video ms) as a usage request would show them."""
     if session is None:
         return 0, 0
     until_ms = counted_until(session, relay.confirmed.get(session.sid), until_ms, stale_after_ms(interval_s))
@@ -105,7 +105,7 @@ def test_metered_time_stays_within_the_bound_for_any_lost_webhooks(
     seed: int, interval_s: int, loss: float, crash: bool, failing: float
 ) -> None:
     livekit, relay, gap_ms = run(seed, interval_s, loss, crash, failing)
-    # Far later: nothing that happened since may have gone on counting.
+    # Much later: no session may still be counting.
     asked_ms = livekit.end_ms + 8 * 3_600_000
     for _, stay in livekit.stays():
         connected_ms, video_ms = metered_ms(relay, relay.sessions.get(stay.sid), asked_ms, interval_s)
@@ -113,10 +113,10 @@ def test_metered_time_stays_within_the_bound_for_any_lost_webhooks(
         bound = bound_of(stay, livekit, gap_ms)
         assert really_ms - bound.short_ms <= connected_ms <= really_ms + bound.over_ms, (stay, connected_ms, gap_ms)
         videos = sum(1 for track in stay.tracks if track[1] == "VIDEO")
-        # Each track's publishing and unpublishing can be lost.
+        # The publish and the unpublish event of each track can be lost.
         assert real_video_ms - (videos + 1) * bound.short_ms <= video_ms, (stay, video_ms, gap_ms)
         assert video_ms <= real_video_ms + (videos + 1) * bound.over_ms, (stay, video_ms, gap_ms)
-    # The kept events alone, in any order and some twice, prove every millisecond of it.
+    # The kept events alone, in any order and some twice, reproduce every millisecond.
     other = refold(livekit, relay.kept, Random(seed))
     assert other.sessions == relay.sessions
     assert other.rooms == relay.rooms
@@ -127,7 +127,7 @@ def test_metered_time_stays_within_the_bound_for_any_lost_webhooks(
 @settings(max_examples=500)
 @given(seeds, intervals_s, st.sampled_from([0.0, 0.3]))
 def test_reconciliation_changes_nothing_if_no_webhook_is_lost(seed: int, interval_s: int, failing: float) -> None:
-    """However late the webhooks came, and whatever was concluded before they did."""
+    """This holds for any delay of the webhooks, and for anything that reconciliation inferred before."""
     livekit, relay, _ = run_lossless(seed, interval_s, failing)
     alone = SimulatedRelay(livekit)
     for number, (at_ms, event) in enumerate(livekit.webhooks()):

@@ -1,6 +1,7 @@
-"""Known metering errors that no webhook can prevent, by the numbers of tests/unit/test_metering_scenarios.py.
+"""Known metering errors that webhooks alone cannot prevent.
 
-Each docstring says what "store the join, subtract at the leave" or a careless reconciliation would answer.
+The numbers are those of tests/unit/test_metering_scenarios.py.
+Each docstring says what the naive meter (tests/naive_meter.py) or a careless reconciliation would do.
 """
 
 import json
@@ -22,7 +23,7 @@ NAME = LOBBY["name"]
 
 
 class Scripted:
-    """A LiveKit in which ``people`` are listed (None: it does not answer) and ``served`` are really there."""
+    """A LiveKit that lists ``people`` (None: it does not answer) and really serves the sids in ``served``."""
 
     def __init__(self) -> None:
         self.people: list[ListedParticipant] | None = []
@@ -66,7 +67,7 @@ def tell(relay: SimulatedRelay, *events: Event) -> None:
 
 
 def poll(relay: SimulatedRelay, *at_s: int, failing: bool = False) -> None:
-    """Passes so many seconds after noon."""
+    """Run a reconciliation pass at each of these seconds after noon."""
     for second in at_s:
         relay.poll(NOON + second * SECOND, {NAME: failing})
 
@@ -76,14 +77,17 @@ def interval(relay: SimulatedRelay, sid: str = "PA_1") -> Interval | None:
 
 
 def test_01_listed_participant_without_events_gets_a_session(relay: SimulatedRelay, livekit: Scripted) -> None:
-    """Naive: nobody was there. LiveKit lists them, with the time of joining."""
+    """Naive: bills nothing. LiveKit lists the participant with the joining time."""
     livekit.join()
     poll(relay, 300)
     assert interval(relay) == Interval(NOON, None, None)
 
 
 def test_02_lost_left_ends_at_the_last_sighting_if_the_room_continues(relay: SimulatedRelay, livekit: Scripted) -> None:
-    """Naive: never closed. Closed at the last positive sighting, marked inferred; a real ``left`` later overrides."""
+    """Naive: the session never ends.
+
+    Relay ends it at the last sighting, as inferred. A real ``left`` overrides that.
+    """
     tell(relay, of("joined", NOON))
     livekit.join()
     poll(relay, 30, 60)
@@ -97,7 +101,7 @@ def test_02_lost_left_ends_at_the_last_sighting_if_the_room_continues(relay: Sim
 
 
 def test_02_room_end_does_not_extend_a_session_missed_twice(relay: SimulatedRelay, livekit: Scripted) -> None:
-    """Naive: the room ran on for an hour after the last sign of ada, and so did her bill."""
+    """Naive: the room stays open for an hour after the last sighting of ada, and the hour is billed."""
     tell(relay, of("joined", NOON))
     livekit.join()
     poll(relay, 30)
@@ -108,7 +112,7 @@ def test_02_room_end_does_not_extend_a_session_missed_twice(relay: SimulatedRela
 
 
 def test_02_room_end_does_not_extend_a_session_missed_once(relay: SimulatedRelay, livekit: Scripted) -> None:
-    """Careless: two polls were not to be had, so the room's end ten minutes later is hers."""
+    """Careless: only one poll misses ada, so her session ends with the room ten minutes later."""
     tell(relay, of("joined", NOON))
     livekit.join()
     poll(relay, 30)
@@ -122,7 +126,7 @@ def test_02_room_end_does_not_extend_a_session_missed_once(relay: SimulatedRelay
 
 
 def test_12_unconfirmed_open_session_stops_counting(relay: SimulatedRelay, livekit: Scripted) -> None:
-    """Naive: joined at noon, LiveKit died at five past, asked in the morning: 20 hours."""
+    """Naive: ada joins at noon and LiveKit dies at 12:05. A request the next morning shows 20 hours."""
     tell(relay, of("joined", NOON))
     livekit.join()
     poll(relay, 30, 300)
@@ -135,7 +139,7 @@ def test_12_unconfirmed_open_session_stops_counting(relay: SimulatedRelay, livek
 
 
 def test_13_absence_in_one_poll_does_not_end_a_session(relay: SimulatedRelay, livekit: Scripted) -> None:
-    """Careless: one listing without ada, in the moment her reconnect replaces her entry, ends her call."""
+    """Careless: one list without ada, while her reconnect replaces her entry, ends her session."""
     tell(relay, of("joined", NOON))
     livekit.join()
     poll(relay, 30)
@@ -149,7 +153,7 @@ def test_13_absence_in_one_poll_does_not_end_a_session(relay: SimulatedRelay, li
 
 
 def test_13_failed_poll_does_not_count_as_absence(relay: SimulatedRelay, livekit: Scripted) -> None:
-    """Careless: LiveKit's API restarts, and everybody is closed."""
+    """Careless: LiveKit's API restarts, and every session ends."""
     tell(relay, of("joined", NOON))
     livekit.people = None
     poll(relay, 30, 60, 90, 120)
@@ -162,7 +166,7 @@ def test_13_failed_poll_does_not_count_as_absence(relay: SimulatedRelay, livekit
 def test_13_listed_ghost_is_ended_after_its_proof_fails(
     relay: SimulatedRelay, livekit: Scripted, room_is_served: bool
 ) -> None:
-    """Careless: LiveKit's Redis never stops listing ada after a crash, so she is confirmed without end."""
+    """Careless: after a crash LiveKit's Redis keeps listing ada, so her session never ends."""
     tell(relay, of("joined", NOON))
     livekit.join()
     poll(relay, 30)
@@ -174,19 +178,22 @@ def test_13_listed_ghost_is_ended_after_its_proof_fails(
 
 
 def test_14_join_during_a_poll_is_not_missed_by_that_poll(relay: SimulatedRelay, livekit: Scripted) -> None:
-    """Careless: the webhook is folded while LiveKit is being asked; the list is older, and lacks ada."""
+    """Careless: the webhook is folded while a poll is under way.
+
+    The list is older and does not contain ada.
+    """
     tell(relay, of("joined", NOON + 61 * SECOND, NOON + 60 * SECOND))
     poll(relay, 60)
     livekit.people = []
     poll(relay, 80)
     assert interval(relay) == Interval(NOON + 60 * SECOND, None, None)
-    # Missed by a pass that began after she came, she has one more.
+    # A pass that began after the join misses her once. The next pass ends the session.
     poll(relay, 110)
     assert interval(relay) == Interval(NOON + 60 * SECOND, NOON + 61 * SECOND, "reconciled")
 
 
 def test_14_session_opened_by_a_poll_merges_with_its_late_webhooks(relay: SimulatedRelay, livekit: Scripted) -> None:
-    """Careless: opened by the poll and again by the webhook, twice as long."""
+    """Careless: the poll and the webhook each open a session, and the time counts twice."""
     livekit.join()
     poll(relay, 30)
     tell(relay, of("joined", NOON), of("left", NOON + MINUTE))
@@ -195,17 +202,20 @@ def test_14_session_opened_by_a_poll_merges_with_its_late_webhooks(relay: Simula
 
 
 def test_15_track_that_is_never_listed_bills_no_video(relay: SimulatedRelay, livekit: Scripted) -> None:
-    """Naive: a camera whose unpublish was lost runs to the end of the session."""
+    """Naive: a camera whose unpublish event was lost counts until the end of the session."""
     tell(relay, of("joined", NOON), track("published", NOON, CAMERA))
     livekit.join()
     poll(relay, 30, 60)
     tell(relay, of("left", NOON + 10 * MINUTE))
     video = sum(hour.video_ms for hour in usage_of(relay.sessions["PA_1"], None).values())
-    assert video == 0  # never listed: no sign of it after its publishing
+    assert video == 0  # no list contained the track, so there is no sign of it after its publish
 
 
 def test_16_newer_room_of_the_same_name_ends_the_old_sessions(relay: SimulatedRelay) -> None:
-    """Naive: LiveKit crashed in yesterday's lobby; its sessions never end, whatever today's lobby says."""
+    """Naive: LiveKit crashed during yesterday's lobby.
+
+    Its sessions never end, even when today's lobby opens.
+    """
     yesterday = {**LOBBY, "creationTimeMs": str(NOON)}
     today = {"sid": "RM_2", "name": NAME, "creationTimeMs": str(NOON + 24 * 60 * MINUTE)}
     old = of("joined", NOON + SECOND, NOON, room=yesterday)
@@ -218,7 +228,10 @@ def test_16_newer_room_of_the_same_name_ends_the_old_sessions(relay: SimulatedRe
 
 
 def test_17_joins_and_leaves_during_relay_downtime_are_reconciled(relay: SimulatedRelay, livekit: Scripted) -> None:
-    """Naive: who came while Relay was away and stays is free; who left in that time pays on."""
+    """Naive: a participant who joined during the downtime is not billed.
+
+    One who left then is billed without end.
+    """
     tell(relay, of("joined", NOON))
     livekit.join()
     poll(relay, 30)
@@ -244,7 +257,7 @@ EGRESS = {"egressId": "EG_1", "roomName": NAME, "roomId": "RM_1", "startedAt": s
     ],
 )
 def test_19_egress_runs_are_metered_by_type(request_of: Event, kind: str | None) -> None:
-    """Naive: a recording is one more participant, or nothing at all. It is a separate meter, by what it records."""
+    """Naive: a recording counts as a participant, or not at all. Relay meters it separately, by type."""
     ended = {**EGRESS, **request_of, "endedAt": str((NOON + MINUTE) * 1_000_000), "status": "EGRESS_COMPLETE"}
     runs = [
         observe(decode_kept_event(json.dumps(one).encode()), NOON + 2 * MINUTE).run

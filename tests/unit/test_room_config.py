@@ -1,4 +1,4 @@
-"""The fields of roomConfig are those of LiveKit's own messages, and come through as they were written."""
+"""roomConfig has the fields of LiveKit's own messages, and its values are passed on unchanged."""
 
 import msgspec
 from google.protobuf.json_format import ParseDict

@@ -1,4 +1,4 @@
-"""Two LiveKit key pairs at once: what either signs is taken, crosswise nothing is. livekit-api is the oracle."""
+"""Two LiveKit key pairs at once: each pair verifies, a mixed pair does not. livekit-api is the oracle."""
 
 import datetime
 from typing import Any
@@ -35,13 +35,13 @@ def ours(token: str, previous: KeyPair | None) -> str | None:
     return None
 
 
-def the_oracle_takes(token: str, pairs: list[KeyPair]) -> bool:
+def oracle_accepts(token: str, pairs: list[KeyPair]) -> bool:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("jwt.api_jwt.datetime", FrozenDatetime)
         for pair in pairs:
             try:
                 api.WebhookReceiver(api.TokenVerifier(*pair)).receive(BODY.decode(), token)
-            except Exception:  # noqa: S112 - the oracle raises many kinds; only its verdict matters
+            except Exception:  # noqa: S112 - the oracle raises many classes; only its verdict matters
                 continue
             return True
     return False
@@ -54,7 +54,7 @@ def the_oracle_takes(token: str, pairs: list[KeyPair]) -> bool:
 )
 def test_verdict_with_two_key_pairs_equals_that_of_livekit_api(key: str, secret: str, previous: KeyPair | None) -> None:
     token = WebhookSigner(key, secret).sign(BODY, now_s=NOW)
-    assert (ours(token, previous) is None) == the_oracle_takes(token, [NEW, *([previous] if previous else [])])
+    assert (ours(token, previous) is None) == oracle_accepts(token, [NEW, *([previous] if previous else [])])
 
 
 def test_previous_key_pair_is_valid_only_while_it_is_set() -> None:

@@ -1,4 +1,4 @@
-"""Settings: every problem at once, one line each, and no secret in any text."""
+"""Settings report all problems at once, one line each, without any secret."""
 
 import io
 import traceback
@@ -100,7 +100,7 @@ def test_any_environment_loads_or_is_refused_by_one_line_per_variable(changes: d
         assert set(named) <= set(changes)
 
 
-# Long enough to stand in no message by chance; the characters that have a meaning in URLs among them.
+# Long enough to occur in no message by chance, with the characters that have a meaning in URLs.
 secrets = st.text("abcXYZ0189:/?#[]@!$&'()*+,;=% \"\\é", min_size=3, max_size=20).map(
     lambda text: f"Q7v{text.strip()}w9Zk"
 )
@@ -121,7 +121,7 @@ redis_urls = st.sampled_from(
 def test_no_secret_appears_in_a_repr_or_an_error(
     secret: str, quoted: bool, database: str, redis: str, broken: dict[str, str]
 ) -> None:
-    """Passwords within URLs included: unescaped ones break a URL, and its parser's own message would quote them."""
+    """An unescaped password breaks its URL, and the message of the URL parser would quote it."""
     in_url = quote(secret, safe="") if quoted else secret
     environ = {**COMPLETE, "LIVEKIT_API_SECRET": secret, "AUTH_SECRET": secret * 2, **broken}
     environ |= {"DATABASE_URL": database.format(in_url), "REDIS_URL": redis.format(in_url)}
@@ -149,7 +149,7 @@ def test_prisma_parameters_are_removed_from_the_database_url() -> None:
 
 @pytest.mark.parametrize("url", ["postgresql:///relay?host=/run/pg", "postgresql://u@/relay?host=/run/pg&schema=s"])
 def test_unix_socket_urls_are_accepted(url: str) -> None:
-    """Without a host, a URL put together again may lose its ``//``, and libpq then no longer takes it for a URL."""
+    """A rebuilt URL without a host may lose its ``//``, and libpq then does not recognize it as a URL."""
     parts = conninfo_to_dict(parse_database_url(url).dsn)
     assert (parts["host"], parts["dbname"]) == ("/run/pg", "relay")
     redis = "unix:///run/redis/redis.sock?db=1"
@@ -204,6 +204,6 @@ def test_relay_signup_is_parsed(given: str, read: str) -> None:
 
 
 def test_unknown_relay_signup_value_is_refused() -> None:
-    """It must not fall back to one that lets more people in."""
+    """A typo must not fall back to a rule that admits more people."""
     with pytest.raises(SettingsInvalid, match="RELAY_SIGNUP must be one of first, open, invite"):
         load_settings({**COMPLETE, "RELAY_SIGNUP": "invited"})

@@ -1,4 +1,7 @@
-"""The table of settings against what reads it and what is written about it, and against how values really arrive."""
+"""The table of settings matches the code, the docs, compose and .env.example.
+
+Also: values that arrive with stray characters, and dangerous settings.
+"""
 
 import re
 
@@ -82,7 +85,7 @@ def test_every_setting_affects_the_loaded_settings(setting: Setting) -> None:
 @law(max_examples=300)
 @given(st.sampled_from(SETTINGS), around, around)
 def test_whitespace_and_byte_order_marks_around_a_value_are_stripped(setting: Setting, before: str, after: str) -> None:
-    """As a file with CRLF, a mounted secret with a line end or an editor's byte order mark hands it over."""
+    """Sources are files with CRLF, mounted secrets with a final newline, and editors that write a BOM."""
     arrived = {**VALID, setting.name: before + VALID[setting.name] + after}
     assert same(load_settings(arrived), load_settings(VALID))
 
@@ -203,7 +206,7 @@ def shown(default: str) -> set[str]:
 
 def test_docs_list_every_setting_with_its_default() -> None:
     rows = documented()
-    # Read by the command line alone.
+    # Only the command line reads RELAY_DATA_DIR.
     assert set(rows) == set(BY_NAME) | {"RELAY_DATA_DIR"}
     for setting in SETTINGS:
         if setting.default:
@@ -218,7 +221,7 @@ def test_env_example_shows_every_default() -> None:
 
 
 def test_compose_passes_settings_unchanged() -> None:
-    """What is not required may be empty. Only addresses of what compose itself starts have other defaults."""
+    """An optional setting may be empty. Only addresses of servers that compose starts have other defaults."""
     own = {"DATABASE_URL", "REDIS_URL", "RELAY_INTERNAL_URL", "TRUSTED_PROXIES"}
     for name, value in compose_environment().items():
         setting = BY_NAME[name]

@@ -1,4 +1,4 @@
-"""The simulator's traffic against the meter's fold, and its sender against LiveKit's rules."""
+"""The simulator's traffic agrees with the meter, and its sender follows LiveKit's rules."""
 
 import asyncio
 import random
@@ -21,7 +21,7 @@ from shared.metering.state import Room, Session, merge_room, merge_session
 from shared.metering.usage import usage_of
 from shared.models.livekit_event import decode_event
 
-NOW_MS = 1_795_046_400_000 + 5_400_000  # half past one in the morning: an hour of meetings crosses midnight's hour
+NOW_MS = 1_795_046_400_000 + 5_400_000  # 01:30 UTC, so that meetings of the last hours cross midnight
 PROJECTS = [("aaaaaaaaaaaaaaaa", "one"), ("bbbbbbbbbbbbbbbb", "two")]
 
 

@@ -1,4 +1,4 @@
-"""Ranges: every instant in one piece, without gaps."""
+"""A range is cut into pieces without gaps, and every instant belongs to one piece."""
 
 from datetime import UTC, datetime
 

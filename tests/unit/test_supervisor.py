@@ -1,4 +1,4 @@
-"""The supervisor: it reports crashes and restarts, stops in order, and leaves nothing behind."""
+"""The supervisor reports crashes, restarts children, stops them in order and leaves no process."""
 
 import asyncio
 import io

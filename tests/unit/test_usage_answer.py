@@ -1,4 +1,4 @@
-"""Laws of what is shown: parts add up to their totals however usage is cut, grouped and rounded, in every object."""
+"""Parts add up to their totals in every object of a usage response, for any cut and grouping."""
 
 from collections import defaultdict
 from typing import Any
@@ -17,7 +17,7 @@ from shared.models.usage.ranges import GroupAmounts, LateChanges, MediaUsage
 
 laws = settings(max_examples=200)
 MIDNIGHT = 20_600 * DAY_MS
-DAYS = 36  # from the end of a month to the beginning of the next but one
+DAYS = 36  # from the end of one month to the start of the month after the next
 PARTS = ("videoMinutes", "audioMinutes")
 COMPLETENESS = ("observedMinutes", "inferredMinutes", "provisionalMinutes")
 
@@ -45,7 +45,7 @@ hours = st.dictionaries(
 
 
 def units(value: float) -> int:
-    """Millionths; the value shown must be a whole number of them."""
+    """Convert to millionths. The value must be a whole number of them."""
     shown = round(value * 1_000_000)
     assert abs(value * 1_000_000 - shown) < 1e-3
     return shown
@@ -118,7 +118,7 @@ def test_totals_are_exact_and_equal_for_every_granularity(
 @laws
 @given(st.lists(amounts(), max_size=12), st.integers(1, 5))
 def test_pages_of_groups_add_up_to_the_total(rows: list[Amounts], size: int) -> None:
-    """Each page goes on rounding where the one before it stopped."""
+    """Each page continues the rounding of the page before it."""
     named = [GroupAmounts(f"room-{index}", *row) for index, row in enumerate(rows)]
     video_ms = audio_ms = 0
     shown = [0, 0]

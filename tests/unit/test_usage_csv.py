@@ -1,4 +1,4 @@
-"""Which `Accept` headers ask for CSV: naming it is asking for it, unless JSON is liked as much."""
+"""An `Accept` header that names CSV selects it, unless JSON has the same or a higher weight."""
 
 import pytest
 
