@@ -1,4 +1,4 @@
-"""A running API on a free port, and a project to use it with."""
+"""Fixtures: a running API on a free port, and a project to use it with."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -30,7 +30,7 @@ from tests.conftest import fresh_database, settings_for
 async def serving(
     settings: Settings, clock: Clock | None = None, *, limits: HttpLimits | None = None, own_protocol: bool = True
 ) -> AsyncIterator[str]:
-    """The API under uvicorn in this process; yields its URL."""
+    """Run the API under uvicorn in this process. Yields its URL."""
     app = create_app(settings, clock)
     server = uvicorn.Server(server_config(app, limits, own_protocol=own_protocol, port=0))
     task = asyncio.create_task(server.serve())
@@ -46,7 +46,10 @@ async def serving(
 
 
 async def every_error_is_a_listed_one(answer: httpx.Response) -> None:
-    """Whatever a test is about: an error of the API is a problem with the id of its request and a code that is listed."""
+    """Assert that an error of the API is a problem with its request's id and a listed code.
+
+    Runs for every answer, whatever the test is about.
+    """
     assert answer.headers["x-request-id"].startswith("req_")
     if answer.status_code >= 400 and answer.request.url.path.startswith(("/v1/", "/api/")):
         assert answer.headers["content-type"] == "application/problem+json"
@@ -66,7 +69,7 @@ async def client_of_api(settings: Settings, clock: Clock | None = None) -> Async
 
 
 class SetClock:
-    """Stands until it is set."""
+    """A clock that stands still until a test sets it."""
 
     def __init__(self, at_ms: int) -> None:
         self.at_ms = at_ms
@@ -75,13 +78,13 @@ class SetClock:
         return self.at_ms
 
 
-# For tests of days: neither the day nor the hour ends while they run, and nothing of that day is still to come.
+# For tests of days: neither the day nor the hour ends while they run, and the whole day is past.
 LAST_NOON_MS = floor_to(SystemClock().now_ms() - DAY_MS // 2, DAY_MS) + DAY_MS // 2
 
 
 @pytest.fixture
 def api_clock() -> Clock:
-    """What the API takes for the time; a module may have another."""
+    """The clock of the API. A module may override it."""
     return SystemClock()
 
 
@@ -100,8 +103,10 @@ class Standing(NamedTuple):
 
 @pytest.fixture(scope="module")
 async def standing(servers: EmbeddedServers, migrated_template: str) -> AsyncIterator[Standing]:
-    """One for all tests of a module whose requests are refused, or change nothing: to start an API takes much longer than to
-    refuse a request."""
+    """One API and project for all tests of a module whose requests are refused or change nothing.
+
+    Starting an API takes much longer than refusing a request.
+    """
     with fresh_database(servers, migrated_template) as database:
         project = await create_project(database, "standing")
         async with client_of_api(settings_for(database, servers.redis_url)) as client:
@@ -120,14 +125,14 @@ async def project(settings: Settings) -> CreatedProject:
 
 
 def key_of(project: CreatedProject, mode: Mode = "live", key_type: KeyType = "secret") -> dict[str, str]:
-    """The Authorization header of one of a project's keys."""
+    """Return the Authorization header of one of a project's keys."""
     key = next(key.key for key in project.keys if key.mode == mode and key.type == key_type)
     return {"Authorization": f"Bearer {key}"}
 
 
 @pytest.fixture
 def signed(settings: Settings) -> Callable[[bytes], dict[str, str]]:
-    """Headers as LiveKit sends them with a body, signed now."""
+    """Return a function from a body to the headers that LiveKit sends with it, signed now."""
     import time
 
     signer = WebhookSigner(settings.livekit_api_key, settings.livekit_api_secret)

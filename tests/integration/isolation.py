@@ -1,4 +1,4 @@
-"""Two projects in two modes with the same kinds of things in each, and the eyes that see whether one reached into another."""
+"""Two projects in two modes with equal resources, and checks whether one accesses another's."""
 
 import json
 import time
@@ -20,7 +20,10 @@ from tests.livekit_bodies import meeting
 
 
 class Holding(NamedTuple):
-    """What one project has in one mode, and how to name it. ``mark`` stands in everything that is told to its owner alone."""
+    """The resources of one project in one mode, and their names.
+
+    ``mark`` is part of every text that only the owner may see.
+    """
 
     project: CreatedProject
     mode: Mode
@@ -36,7 +39,7 @@ class Holding(NamedTuple):
         return key_of(self.project, self.mode)
 
     def name(self, room: str) -> str:
-        """LiveKit's name of a room."""
+        """Return LiveKit's name of a room."""
         return livekit_room(self.project.project_id, self.mode, room)
 
     @property
@@ -49,7 +52,7 @@ class Holding(NamedTuple):
 
 
 class IsolationWorld(NamedTuple):
-    """Everything there is."""
+    """The API, its database, its LiveKit, and the resources of all projects."""
 
     api: httpx.AsyncClient
     pool: Pool
@@ -57,11 +60,11 @@ class IsolationWorld(NamedTuple):
     holdings: list[Holding]
 
     def pairs(self) -> Iterator[tuple[Holding, Holding]]:
-        """(stranger, owner): another project in the same and in the other mode, and the project itself in the other mode."""
+        """Yield (stranger, owner): another project in either mode, and the same project in the other mode."""
         return ((one, other) for one in self.holdings for other in self.holdings if one is not other)
 
     async def state_of(self, owner: Holding) -> str:
-        """All that a stranger must not change, as text."""
+        """Return everything that a stranger must not change, as text."""
         rooms = {
             name: (room.SerializeToString(), self._people(name))
             for name, room in sorted(self.livekit.rooms.items())
@@ -82,7 +85,7 @@ class IsolationWorld(NamedTuple):
         return [person.SerializeToString() for _, person in sorted(self.livekit.people.get(name, {}).items())]
 
 
-async def inhabit(pool: Pool, livekit: FakeLiveKit, project: CreatedProject, mode: Mode, tag: str) -> Holding:
+async def create_holding(pool: Pool, livekit: FakeLiveKit, project: CreatedProject, mode: Mode, tag: str) -> Holding:
     """Create a room with a participant, ended sessions with events and usage, and a spare key.
 
     Also creates a ``lobby`` with an ``ada``, which every project has.
@@ -113,13 +116,15 @@ async def build_world(
     api: httpx.AsyncClient, pool: Pool, livekit: FakeLiveKit, projects: list[CreatedProject]
 ) -> IsolationWorld:
     holdings = [
-        await inhabit(pool, livekit, project, mode, f"{project.name}{mode}") for project in projects for mode in MODES
+        await create_holding(pool, livekit, project, mode, f"{project.name}{mode}")
+        for project in projects
+        for mode in MODES
     ]
     return IsolationWorld(api, pool, livekit, holdings)
 
 
 def reached(livekit: FakeLiveKit) -> set[str]:
-    """The rooms that the calls so far named, in their message or in the rights of their token."""
+    """Return the rooms that the calls so far named, in their message or in the grants of their token."""
     names: set[str] = set()
     for call in livekit.calls:
         given: Any = call.message

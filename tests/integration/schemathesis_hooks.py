@@ -1,4 +1,4 @@
-"""Loaded by schemathesis: what a schema cannot say, and what it cannot know of Relay's errors."""
+"""Hooks for schemathesis: rules that a schema cannot express, and a check of Relay's error codes."""
 
 from base64 import b64encode
 from typing import Any
@@ -11,10 +11,11 @@ from shared.models.names import MAX_LIVEKIT_NAME_BYTES
 
 @schemathesis.hook
 def before_call(_ctx: schemathesis.HookContext, case: schemathesis.Case[Any], _kwargs: dict[str, Any]) -> None:
-    """Change requests that the schema allows and only the description forbids, because they are refused.
+    """Change generated requests that the schema allows but the description forbids.
 
-    These are an unknown cursor, an identity of too many bytes, times in the wrong order or in the past, a recording that
-    LiveKit does not know, and the whole number 1.0. Some requests ask for what exists: the test created ``lobby`` and ``ada``.
+    These are an unknown cursor, an identity of too many bytes, times in the wrong order or in the past, a recording
+    that LiveKit does not know, and the whole number 1.0.
+    Some requests get existing names: the test created ``lobby`` and ``ada``.
     """
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return
@@ -24,7 +25,7 @@ def before_call(_ctx: schemathesis.HookContext, case: schemathesis.Case[Any], _k
     if case.method != "DELETE" and "{identity}" in case.operation.path and case.path_parameters:
         case.path_parameters = {**case.path_parameters, "name": "lobby", "identity": "ada"}
     if "Idempotency-Key" in (case.headers or {}):
-        case.headers["Idempotency-Key"] = str(uuid4())  # the same one for another request is refused
+        case.headers["Idempotency-Key"] = str(uuid4())  # a key that was used for another request is refused
     if isinstance(case.body, dict):
         case.body = _allowed(case.operation.definition.raw["operationId"], _with_whole_numbers(case.body))
 
@@ -33,7 +34,7 @@ def _allowed(operation: str, body: dict[str, Any]) -> dict[str, Any]:
     if operation == "createToken" and isinstance(body.get("roomConfig"), dict):
         body["roomConfig"].pop("egress", None)
     if operation == "createToken" and len(body["identity"].encode()) > MAX_LIVEKIT_NAME_BYTES:
-        # A schema counts characters; LiveKit's limit is in bytes. The last one is not blank, so the text is not either.
+        # A schema counts characters; LiveKit's limit is in bytes. The appended "a" keeps the text from being blank.
         body["identity"] = body["identity"].encode()[: MAX_LIVEKIT_NAME_BYTES - 1].decode(errors="ignore") + "a"
     if operation == "updateParticipant" and all(value is None for value in body.values()):
         body["name"] = "Ada"
@@ -59,7 +60,7 @@ def _with_whole_numbers(value: Any) -> Any:
 def error_code_is_documented(
     _ctx: schemathesis.CheckContext, response: schemathesis.Response, case: schemathesis.Case[Any]
 ) -> None:
-    """Not only the status: the ``code`` too is among the examples of this operation's answers."""
+    """Check that the error ``code``, too, is among the documented examples of the operation's answers."""
     if response.status_code < 400 or not response.headers.get("content-type", [""])[0].startswith(
         "application/problem"
     ):

@@ -1,4 +1,4 @@
-"""New connections beside busy ones."""
+"""Accepting new connections while the event loop is busy."""
 
 import asyncio
 import socket
@@ -14,7 +14,7 @@ async def _no_application(scope: object, receive: object, send: object) -> None:
 
 
 async def _turns_until_accepted(count: int) -> int:
-    """Turns of the loop it takes to accept so many connections that came while it was busy."""
+    """Return how many turns of the event loop it takes to accept ``count`` waiting connections."""
     server = Server(server_config(_no_application, host="127.0.0.1", port=0), Drain(), 0)
     server.config.lifespan = "off"
     server.config.load()
@@ -39,7 +39,10 @@ async def _turns_until_accepted(count: int) -> int:
         await asyncio.sleep(0.05)
 
 
-def test_clients_that_come_all_at_once_are_accepted_in_a_few_turns_of_the_loop() -> None:
-    """A turn under load is a tenth of a second: one connection a turn made the last of 500 clients wait for more than ten."""
+def test_a_burst_of_clients_is_accepted_within_a_few_loop_turns() -> None:
+    """The server accepts many connections per turn of the event loop.
+
+    A turn under load takes 0.1 s. With one accept per turn, the last of 500 clients waited for more than ten seconds.
+    """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         assert runner.run(_turns_until_accepted(4 * ACCEPTED_AT_ONCE)) <= 12

@@ -1,4 +1,7 @@
-"""Rooms and participants of every name that LiveKit can hold are shown, changed, ended and metered, within their project."""
+"""Rooms and participants of every name that LiveKit allows are shown, changed, ended and metered.
+
+No request reaches another project or mode.
+"""
 
 import csv
 import html
@@ -72,8 +75,11 @@ class NamesSite(NamedTuple):
     ada: Browser
     database: DatabaseUrl
 
-    def inhabit(self, name: str, identity: str) -> list[str]:
-        """The same room and participant in both projects and modes. Returns LiveKit's names but for ours in live mode."""
+    def create_rooms(self, name: str, identity: str) -> list[str]:
+        """Create the same room and participant in both projects and modes.
+
+        Returns LiveKit's names of all these rooms except that of ``ours`` in live mode.
+        """
         self.livekit.rooms.clear()
         self.livekit.people.clear()
         self.livekit.calls.clear()
@@ -84,7 +90,7 @@ class NamesSite(NamedTuple):
             self.livekit.add_participant(each, identity, tracks=tracks)
         return all_names[1:]
 
-    def only_ours_was_reached(self, name: str, others: list[str]) -> None:
+    def assert_only_own_room_was_reached(self, name: str, others: list[str]) -> None:
         ours = livekit_room(self.ours.project_id, "live", name)
         for call in self.livekit.calls:
             named = list(call.message.names) if call.method == "ListRooms" else [call.message.room]
@@ -115,8 +121,8 @@ generated = settings(max_examples=60, deadline=None, suppress_health_check=[Heal
 @example(name="..", identity="..")
 @example(name="a%2Fb", identity="a%2Fb")
 @given(name=names(ROOM_BYTES), identity=names(IDENTITY_BYTES))
-async def test_the_api_shows_changes_and_ends_what_livekit_holds(site: NamesSite, name: str, identity: str) -> None:
-    others = site.inhabit(name, identity)
+async def test_the_api_reads_updates_and_ends_rooms_of_any_name(site: NamesSite, name: str, identity: str) -> None:
+    others = site.create_rooms(name, identity)
     headers = key_of(site.ours)
 
     async def ask(method: str, path: str, **more: Any) -> Any:
@@ -138,7 +144,7 @@ async def test_the_api_shows_changes_and_ends_what_livekit_holds(site: NamesSite
     assert (await ask("GET", of_room))["participants"] == []
     await ask("DELETE", of_room)
     assert (await ask("GET", ""))["rooms"] == []
-    site.only_ours_was_reached(name, others)
+    site.assert_only_own_room_was_reached(name, others)
 
 
 def link(page: str, pattern: str) -> str:
@@ -152,9 +158,9 @@ def link(page: str, pattern: str) -> str:
 @example(name="\0", identity="\0")
 @example(name=" x ", identity="https://idp.example/u/1")
 @given(name=names(ROOM_BYTES), identity=names(IDENTITY_BYTES))
-async def test_the_portal_shows_and_ends_what_livekit_holds(site: NamesSite, name: str, identity: str) -> None:
-    """By its own links and forms alone."""
-    others = site.inhabit(name, identity)
+async def test_the_portal_shows_and_ends_rooms_of_any_name(site: NamesSite, name: str, identity: str) -> None:
+    """The test uses only the portal's own links and forms."""
+    others = site.create_rooms(name, identity)
     home = f"/projects/{site.ours.project_id}"
     ours = livekit_room(site.ours.project_id, "live", name)
     rooms = await site.ada.get(f"{home}/rooms")
@@ -167,7 +173,7 @@ async def test_the_portal_shows_and_ends_what_livekit_holds(site: NamesSite, nam
     confirm = await site.ada.get(link((await site.ada.get(address)).text, r'href="([^"]+/room/end[^"]*)"'))
     assert (await site.ada.submit(link(confirm.text, r'action="([^"]+/room/end[^"]*)"'))).status_code == 303
     assert ours not in site.livekit.rooms
-    site.only_ours_was_reached(name, others)
+    site.assert_only_own_room_was_reached(name, others)
     noted = await site.pool.fetch("SELECT action, target FROM audit_log ORDER BY id DESC LIMIT 2")
     assert [tuple(row) for row in noted] == [
         ("room_ended", name.replace("\0", "\ufffd")),
@@ -176,8 +182,8 @@ async def test_the_portal_shows_and_ends_what_livekit_holds(site: NamesSite, nam
 
 
 @pytest.mark.parametrize("name", ["", "x" * 237, "é" * 119, "\U0001f600" * 60])
-async def test_a_name_that_no_room_can_have_reaches_nobody(site: NamesSite, name: str) -> None:
-    site.inhabit("lobby", "ada")
+async def test_an_impossible_room_name_never_reaches_livekit(site: NamesSite, name: str) -> None:
+    site.create_rooms("lobby", "ada")
     if name:
         answer = await site.api.delete(f"/v1/rooms/{in_path(name)}", headers=key_of(site.ours))
         assert (answer.status_code, answer.json()["code"]) == (404, "room_not_found")
@@ -196,7 +202,7 @@ async def test_a_name_that_no_room_can_have_reaches_nobody(site: NamesSite, name
 @example(identity="é" * 129)
 @example(identity="x" * 256)
 @example(identity="x" * 257)
-async def test_a_token_is_made_for_every_printable_identity(site: NamesSite, identity: str) -> None:
+async def test_a_token_is_created_for_every_printable_identity(site: NamesSite, identity: str) -> None:
     sent = msgspec.json.encode({"room": "lobby", "identity": identity})
     headers = {**key_of(site.ours), "Content-Type": "application/json"}
     answer = await site.api.post("/v1/tokens", content=sent, headers=headers)
@@ -213,9 +219,9 @@ async def test_a_token_is_made_for_every_printable_identity(site: NamesSite, ide
         st.tuples(names(ROOM_BYTES), names(IDENTITY_BYTES)), min_size=4, max_size=8, unique_by=lambda pair: pair[0]
     )
 )
-async def test_usage_sessions_and_events_are_found_by_every_name(site: NamesSite, drawn: list[tuple[str, str]]) -> None:
+async def test_usage_sessions_and_events_are_found_by_any_name(site: NamesSite, drawn: list[tuple[str, str]]) -> None:
     start_s = 1_795_000_000
-    project = await create_project(site.database, "metered")  # nothing of the example before is counted
+    project = await create_project(site.database, "metered")  # usage of the previous example is not counted
     pairs = [(name, identity) for name, identity in drawn if "\0" not in name + identity]
     bodies = []
     for number, (name, identity) in enumerate(pairs):

@@ -1,4 +1,7 @@
-"""A background task that ends by itself: every waiting request is answered, `/readyz` reports it, and the process ends."""
+"""A background task that ends unexpectedly stops the process.
+
+Every waiting request is answered, and `/readyz` reports the failure.
+"""
 
 import asyncio
 
@@ -15,7 +18,7 @@ WEBHOOKS = "/api/webhooks/livekit"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a defect"), asyncio.CancelledError()])
-async def test_an_intake_that_dies_refuses_its_webhooks_and_ends_the_process(
+async def test_a_failed_intake_refuses_webhooks_and_stops_the_process(
     settings: Settings, signed: Signed, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     def fails(_intake: Intake) -> None:
@@ -27,7 +30,7 @@ async def test_an_intake_that_dies_refuses_its_webhooks_and_ends_the_process(
     task = asyncio.create_task(running.serve())
     await until(lambda: running.started or task.done())
     url = f"http://127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}"
-    for _ in range(2):  # the one that waited, and one that comes later
+    for _ in range(2):  # a request that waited, and one that comes later
         async with connected(url) as wire:
             wire.writer.write(request(WEBHOOKS, signed(b"{}"), b"{}"))
             answer = await wire.answer()
@@ -38,13 +41,13 @@ async def test_an_intake_that_dies_refuses_its_webhooks_and_ends_the_process(
         wire.writer.write(b"GET /readyz HTTP/1.1\r\nhost: r\r\n\r\n")
         answer = await wire.answer()
         assert (answer.status, b'"process":"failed: intake"' in answer.body) == (503, True)
-    await until(lambda: drain.started)  # the process drains by itself, as after a signal
+    await until(lambda: drain.started)  # the process drains as after a signal
     running.should_exit = True
     await task
 
 
 @pytest.mark.parametrize("raises", [True, False])
-async def test_a_task_that_ends_is_reported_by_its_name(raises: bool) -> None:
+async def test_an_ended_task_is_reported_by_name(raises: bool) -> None:
     failed: list[str] = []
     background = Background(failed.append)
 

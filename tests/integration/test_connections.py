@@ -18,16 +18,17 @@ from shared.livekit.webhook import WebhookSigner
 from tests.conftest import fresh_database, settings_for
 
 SOON_S = 30.0
-# For tests that wait for a time-out. A request that arrives in one piece has a second, also on a busy machine.
+# For tests that wait for a time-out. A request that arrives in one piece has a second, enough on a busy machine.
 IMPATIENT = HttpLimits(headers_s=1.0, request_s=1.5, sweep_s=0.05)
-# For all others: no time-out ends within a test.
+# For all other tests: no time-out ends within a test.
 PATIENT = HttpLimits(headers_s=600, request_s=600, write_s=600, sweep_s=0.05)
 
 
 def signed_head(length: int) -> bytes:
-    """The headers of a webhook with a body of ``length`` bytes. Without a signature the body would not be read.
+    """Return the headers of a webhook with a body of ``length`` bytes.
 
-    Signed when a test asks: a signature is valid for five minutes, and the whole suite may take longer.
+    Without a signature the API would not read the body. The signature is made on each call:
+    it is valid for five minutes, and the whole suite may take longer.
     """
     signature = WebhookSigner("devkey", "secret").sign(b"", now_s=int(time.time()))
     return (
@@ -47,7 +48,7 @@ class Talk(NamedTuple):
         await self.writer.drain()
 
     async def all(self) -> bytes:
-        """What comes until the server hangs up."""
+        """Read until the server closes the connection."""
         async with asyncio.timeout(SOON_S):
             return await self.reader.read()
 
@@ -58,7 +59,7 @@ class Talk(NamedTuple):
 
 @asynccontextmanager
 async def listening(settings: Settings, limits: HttpLimits) -> AsyncIterator[int]:
-    """The port of an API with these limits."""
+    """Run an API with these limits. Yields its port."""
     server = uvicorn.Server(server_config(create_app(settings), limits, port=0))
     task = asyncio.create_task(server.serve())
     async with asyncio.timeout(60):
@@ -80,7 +81,10 @@ async def talking(port: int) -> AsyncIterator[Talk]:
 
 @pytest.fixture(scope="module")
 async def ports(servers: EmbeddedServers, migrated_template: str) -> AsyncIterator[tuple[int, int]]:
-    """Of a patient and an impatient API, for all tests of this module: none of them changes anything."""
+    """Ports of an API with long time-outs and of one with short time-outs.
+
+    All tests of this module share them, because none changes anything.
+    """
     with fresh_database(servers, migrated_template) as database:
         settings = settings_for(database, servers.redis_url)
         async with listening(settings, PATIENT) as patient, listening(settings, IMPATIENT) as impatient:
@@ -89,30 +93,30 @@ async def ports(servers: EmbeddedServers, migrated_template: str) -> AsyncIterat
 
 @pytest.fixture
 async def conversation(ports: tuple[int, int]) -> AsyncIterator[Talk]:
-    """A connection that no time-out ends."""
+    """A connection to the API with long time-outs."""
     async with talking(ports[0]) as opened:
         yield opened
 
 
 @pytest.fixture
 async def hurried(ports: tuple[int, int]) -> AsyncIterator[Talk]:
-    """A connection with short time-outs."""
+    """A connection to the API with short time-outs."""
     async with talking(ports[1]) as opened:
         yield opened
 
 
 async def trickle(conversation: Talk, text: bytes) -> None:
-    """Send a byte at a time without end: the server has to close the connection."""
+    """Send one byte at a time until the server closes the connection."""
     try:
         for byte in text:
             await conversation.say(bytes([byte]))
             await asyncio.sleep(0.02)
     except OSError:
-        pass  # it hung up, as it should
+        pass  # the server closed the connection, as expected
 
 
 @pytest.mark.parametrize("said", [b"", b"\r\n", b"GET /heal", b"GET /healthz HTTP/1.1\r\nhost: relay\r\n"])
-async def test_headers_that_never_end(hurried: Talk, said: bytes) -> None:
+async def test_unfinished_headers_time_out(hurried: Talk, said: bytes) -> None:
     await hurried.say(said)
     answer = await hurried.all()
     assert answer.startswith(b"HTTP/1.1 408 Request timeout\r\n")
@@ -121,7 +125,7 @@ async def test_headers_that_never_end(hurried: Talk, said: bytes) -> None:
 
 
 @pytest.mark.parametrize("part", ["headers", "body"])
-async def test_headers_and_bodies_that_trickle(hurried: Talk, part: str) -> None:
+async def test_trickling_headers_and_bodies_time_out(hurried: Talk, part: str) -> None:
     if part == "body":
         await hurried.say(signed_head(9000))
     drops = b" " * 9000 if part == "body" else b"GET /healthz HTTP/1.1\r\nx: " + b"a" * 10_000
@@ -132,20 +136,20 @@ async def test_headers_and_bodies_that_trickle(hurried: Talk, part: str) -> None
     assert answer.startswith(b"HTTP/1.1 408")
 
 
-async def test_a_body_that_is_awaited_and_never_comes(hurried: Talk, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_body_that_never_arrives_times_out(hurried: Talk, caplog: pytest.LogCaptureFixture) -> None:
     await hurried.say(signed_head(10) + b"{")
     assert (await hurried.all()).startswith(b"HTTP/1.1 408")
     assert "Traceback" not in caplog.text
 
 
-async def test_an_empty_line_between_requests_holds_nothing_open(hurried: Talk) -> None:
+async def test_an_empty_line_between_requests_does_not_prevent_the_time_out(hurried: Talk) -> None:
     await hurried.say(b"GET /healthz HTTP/1.1\r\nhost: relay\r\n\r\n")
     assert b" 200 OK" in await hurried.some(b'"ok"}')
     await hurried.say(b"\r\n")
     assert (await hurried.all()).startswith(b"HTTP/1.1 408")
 
 
-async def test_a_quiet_connection_between_requests_is_kept(hurried: Talk) -> None:
+async def test_an_idle_connection_between_requests_is_kept(hurried: Talk) -> None:
     for _ in range(2):
         await hurried.say(b"GET /healthz HTTP/1.1\r\nhost: relay\r\n\r\n")
         await hurried.some(b'"ok"}')
@@ -154,14 +158,14 @@ async def test_a_quiet_connection_between_requests_is_kept(hurried: Talk) -> Non
                 await hurried.reader.read(1)
 
 
-async def test_headers_without_end_are_cut_off(conversation: Talk) -> None:
+async def test_too_large_headers_are_refused(conversation: Talk) -> None:
     await conversation.say(b"GET /healthz HTTP/1.1\r\n" + b"x-filler: " + b"a" * 70_000)
     answer = await conversation.all()
     assert answer.startswith(b"HTTP/1.1 431")
     assert b"headers_too_large" in answer
 
 
-async def test_a_large_body_behind_small_headers_is_no_large_header(conversation: Talk) -> None:
+async def test_a_large_body_does_not_count_as_headers(conversation: Talk) -> None:
     body = b"x" * 300_000
     await conversation.say(
         b"POST /api/webhooks/livekit HTTP/1.1\r\nhost: r\r\nconnection: close\r\ncontent-length: 300000\r\n\r\n" + body
@@ -169,7 +173,7 @@ async def test_a_large_body_behind_small_headers_is_no_large_header(conversation
     assert b"missing_signature" in await conversation.all()
 
 
-async def test_a_body_without_end_is_cut_off(conversation: Talk) -> None:
+async def test_an_endless_body_is_cut_off(conversation: Talk) -> None:
     await conversation.say(b"POST /api/webhooks/livekit HTTP/1.1\r\nhost: relay\r\ntransfer-encoding: chunked\r\n\r\n")
     sent = 0
     try:
@@ -186,15 +190,16 @@ _SECOND = b"GET /readyz HTTP/1.1\r\nhost: relay\r\n\r\n"
 
 
 @pytest.mark.parametrize("apart", [False, True])
-async def test_a_body_is_no_second_request(conversation: Talk, apart: bool) -> None:
-    """A client that asks for HTTP/2 by `Upgrade` gets the answer in HTTP/1.1, and its body stays a body.
+async def test_the_body_of_an_upgrade_request_is_not_read_as_a_request(conversation: Talk, apart: bool) -> None:
+    """A request that asks for HTTP/2 by `Upgrade` is answered in HTTP/1.1, and its body stays a body.
 
-    Otherwise a stranger behind a proxy that passes the header on could send requests on a connection that others use."""
+    Otherwise a stranger behind a proxy that passes the header on could send requests on a connection that others use.
+    """
     head = b"POST /healthz HTTP/1.1\r\nhost: relay\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\n"
     head += b"http2-settings: AAMAAABkAAQAAP__\r\ncontent-length: %d\r\n\r\n" % len(_SECOND)
     if apart:
         await conversation.say(head)
-        await conversation.some(b"\r\n\r\n")  # refused before its body came
+        await conversation.some(b"\r\n\r\n")  # refused before its body arrives
         await conversation.say(_SECOND)
     else:
         await conversation.say(head + _SECOND)
@@ -206,9 +211,7 @@ async def test_a_body_is_no_second_request(conversation: Talk, apart: bool) -> N
 
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("upgrade", [b"h2c", b"websocket"])
-async def test_a_request_that_asks_for_another_protocol_is_answered_in_this_one(
-    conversation: Talk, chunked: bool, upgrade: bytes
-) -> None:
+async def test_an_upgrade_request_is_answered_in_http_1_1(conversation: Talk, chunked: bool, upgrade: bytes) -> None:
     body = b'{"room": "lobby"}'
     sent = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if chunked else body
     length = b"transfer-encoding: chunked" if chunked else b"content-length: %d" % len(body)
@@ -223,8 +226,10 @@ async def test_a_request_that_asks_for_another_protocol_is_answered_in_this_one(
     assert answer.count(b"HTTP/1.1 ") == 1
 
 
-async def test_many_at_once_that_ask_for_another_protocol(conversation: Talk, caplog: pytest.LogCaptureFixture) -> None:
-    """Far more than the interpreter nests calls; bodies among them stay bodies."""
+async def test_many_pipelined_upgrade_requests_are_answered(
+    conversation: Talk, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There are far more requests than the interpreter nests calls. Their bodies are not read as requests."""
     one = b"POST /healthz HTTP/1.1\r\nhost: relay\r\nconnection: upgrade\r\nupgrade: x\r\ncontent-length: 3\r\n\r\nabc"
     await conversation.say(one * 1500 + b"GET /healthz HTTP/1.1\r\nhost: relay\r\nconnection: close\r\n\r\n")
     answers = await conversation.all()
@@ -245,7 +250,7 @@ async def test_many_at_once_that_ask_for_another_protocol(conversation: Talk, ca
         b"CONNECT relay HTTP/1.1\r\nhost: relay\r\n\r\n",
     ],
 )
-async def test_malformed_http_is_answered_like_any_other_error(conversation: Talk, said: bytes) -> None:
+async def test_malformed_http_is_answered_with_a_problem(conversation: Talk, said: bytes) -> None:
     await conversation.say(said)
     answer = await conversation.all()
     assert answer.startswith(b"HTTP/1.1 400 Bad request\r\n")
@@ -254,7 +259,7 @@ async def test_malformed_http_is_answered_like_any_other_error(conversation: Tal
     assert b"x-request-id: req_" in answer
 
 
-async def test_connect_is_refused_and_opens_nothing(conversation: Talk) -> None:
+async def test_the_connect_method_is_refused(conversation: Talk) -> None:
     await conversation.say(b"CONNECT /healthz HTTP/1.1\r\nhost: relay\r\n\r\n")
     answer = await conversation.all()
     assert answer.startswith(b"HTTP/1.1 405 ")

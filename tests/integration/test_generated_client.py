@@ -1,4 +1,4 @@
-"""A client that an existing generator makes of `/openapi.json`, used as its users would."""
+"""A client that openapi-python-client generates from `/openapi.json`, used as its users would."""
 
 import asyncio
 import importlib
@@ -25,13 +25,13 @@ pytestmark = [
         importlib.util.find_spec("openapi_python_client") is None,
         reason="openapi-python-client is not installed; it comes with the extra `ci`",
     ),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of what the generator writes
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # raised by generated code
 ]
 PACKAGE = "relay_client_of_this_test"
 
 
 class ClientSite(NamedTuple):
-    """An API with a LiveKit, and a project of it."""
+    """An API with a LiveKit, and a project."""
 
     url: str
     project: CreatedProject
@@ -51,16 +51,16 @@ async def site(servers: EmbeddedServers, migrated_template: str) -> AsyncIterato
 
 @pytest.fixture(scope="module")
 async def generated(site: ClientSite, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[None]:
-    """Made once for all tests: the generator takes much longer than they do."""
+    """Generate the client once for all tests: the generator takes much longer than they do."""
     directory = tmp_path_factory.mktemp("generated")
-    # Fetched here: the generator itself waits no more than five seconds for it.
+    # Fetched by the test, because the generator waits at most five seconds for it.
     async with httpx.AsyncClient(base_url=site.url, trust_env=False, timeout=60) as client:
         document = directory / "openapi.json"
         document.write_bytes((await client.get("/openapi.json")).content)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "openapi_python_client", "generate", "--path", str(document)),
         *("--output-path", str(directory / PACKAGE), "--meta", "none", "--fail-on-warning"),
-        # It formats what it wrote with ruff, and warns where it finds none.
+        # The generator formats its output with ruff, and warns if it finds none.
         env={**os.environ, "PATH": f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"},  # no I/O
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -77,16 +77,16 @@ def part(name: str) -> Any:
 
 
 @pytest.mark.usefixtures("generated")
-async def test_mint_create_list_end(site: ClientSite) -> None:
+async def test_generated_client_creates_tokens_and_manages_rooms(site: ClientSite) -> None:
     models = part("models")
     key = key_of(site.project)["Authorization"].removeprefix("Bearer ")
     async with part("client").AuthenticatedClient(
         base_url=site.url, token=key, raise_on_unexpected_status=True
     ) as client:
-        await _mint_create_list_end(client, models, site.project)
+        await _create_list_and_end(client, models, site.project)
 
 
-async def _mint_create_list_end(client: Any, models: Any, project: CreatedProject) -> None:
+async def _create_list_and_end(client: Any, models: Any, project: CreatedProject) -> None:
     token = await part("api.tokens.create_token").asyncio(
         client=client,
         body=models.TokenRequest(room="lobby", identity="ada", ttl=60, grants=models.Grants(can_publish=False)),
@@ -113,7 +113,7 @@ async def _mint_create_list_end(client: Any, models: Any, project: CreatedProjec
 
 
 @pytest.mark.usefixtures("generated")
-async def test_errors_are_read_too(site: ClientSite) -> None:
+async def test_generated_client_reads_errors(site: ClientSite) -> None:
     body = part("models").TokenRequest(room="lobby", identity="ada")
     async with part("client").AuthenticatedClient(base_url=site.url, token="sk_live_mistyped") as client:
         problem = await part("api.tokens.create_token").asyncio(client=client, body=body)

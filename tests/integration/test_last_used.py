@@ -1,4 +1,4 @@
-"""When a key was last used: to the minute, and not by a write for each request."""
+"""The last use of a key is stored to the minute, and not with a write for each request."""
 
 from datetime import UTC, datetime
 
@@ -19,7 +19,7 @@ async def secret_key(settings: Settings, project: CreatedProject) -> KeyInfo:
     return next(key for key in keys if (key.mode, key.type) == ("live", "secret"))
 
 
-async def test_a_process_that_stops_has_written_it(settings: Settings, project: CreatedProject) -> None:
+async def test_a_stopping_process_writes_the_last_use_of_keys(settings: Settings, project: CreatedProject) -> None:
     before = datetime.now(UTC).replace(second=0, microsecond=0)
     async with serving(settings) as url, httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as client:
         for _ in range(3):
@@ -36,7 +36,7 @@ async def test_a_process_that_stops_has_written_it(settings: Settings, project: 
     assert used["live", "publishable"] is used["test", "publishable"] is None
 
 
-async def test_a_minute_is_written_once(pool: Pool, settings: Settings, project: CreatedProject) -> None:
+async def test_last_use_is_written_once_per_minute(pool: Pool, settings: Settings, project: CreatedProject) -> None:
     counting, clock = CountingPool(pool), ShiftedClock()
     last_used = LastUsed(counting, clock)  # type: ignore[arg-type]  # the part of a pool it uses
     key_id = (await secret_key(settings, project)).key_id
@@ -54,7 +54,7 @@ async def test_a_minute_is_written_once(pool: Pool, settings: Settings, project:
     assert at.timestamp() * 1000 == minute + MINUTE_MS
 
 
-async def test_what_could_not_be_written_is_written_later_or_given_up(
+async def test_a_failed_write_is_retried_and_dropped_after_a_while(
     pool: Pool, settings: Settings, project: CreatedProject
 ) -> None:
     counting, clock = CountingPool(pool), ShiftedClock()

@@ -1,4 +1,4 @@
-"""A process that stops answers every connection that the kernel took for it."""
+"""A stopping process answers every connection that the kernel accepted for it."""
 
 import asyncio
 import socket
@@ -16,7 +16,7 @@ REQUEST = b"POST / HTTP/1.1\r\nhost: relay\r\ncontent-length: 1\r\n\r\nx"
 
 
 async def answer(scope: dict[str, str], receive: object, send: object) -> None:
-    """The smallest application."""
+    """A minimal ASGI application."""
     if scope["type"] == "http":
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})  # type: ignore[operator]  # ASGI
         await send({"type": "http.response.body", "body": b""})  # type: ignore[operator]  # ASGI
@@ -45,9 +45,9 @@ async def serving() -> AsyncIterator[Server]:
 
 @pytest.mark.parametrize("filtered", [True, False], ids=["filter", "no right to set one"])
 @pytest.mark.parametrize("clients", [1, 2, 40, 120])
-async def test_no_connection_is_reset_by_a_stop(clients: int, filtered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All connect and send before the event loop has a turn to accept the first of them."""
-    if not filtered:  # a kernel may deny it to a container
+async def test_a_stop_resets_no_connection(clients: int, filtered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All clients connect and send before the event loop has a turn to accept the first of them."""
+    if not filtered:  # a kernel may deny a container the right to set a filter
         monkeypatch.setattr(listeners, "_refuse_packets", denied)
     async with serving() as server:
         address = server.servers[0].sockets[0].getsockname()
@@ -61,7 +61,7 @@ async def test_no_connection_is_reset_by_a_stop(clients: int, filtered: bool, mo
             assert each.recv(12) == b"HTTP/1.1 200"
 
 
-async def test_a_request_that_arrives_just_after_its_connection_is_answered() -> None:
+async def test_a_request_that_arrives_during_the_stop_is_answered() -> None:
     async with serving() as server, asyncio.timeout(20):
         reader, writer = await asyncio.open_connection(*server.servers[0].sockets[0].getsockname())
         while not server.server_state.connections:
@@ -77,7 +77,7 @@ async def test_a_request_that_arrives_just_after_its_connection_is_answered() ->
         await stopping
 
 
-async def test_nobody_connects_once_the_queue_is_being_emptied() -> None:
+async def test_no_client_connects_while_the_queue_is_being_emptied() -> None:
     listening = socket.create_server(("127.0.0.1", 0))
     with listening:
         listening.setblocking(False)

@@ -38,15 +38,15 @@ async def scraped(api: httpx.AsyncClient) -> Samples:
     }
 
 
-async def test_has_one_address(api: httpx.AsyncClient) -> None:
-    """A proxy that keeps it from the public compares with that one."""
+async def test_metrics_have_exactly_one_path(api: httpx.AsyncClient) -> None:
+    """A proxy that hides the metrics from the public compares with this path."""
     for path in ("/metrics/", "//metrics", "/%6detrics", "/metrics%2f", "/metrics//"):
         answer = await api.get(str(api.base_url).rstrip("/") + path)
         assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), path
     assert (await api.get("/metrics?")).status_code == 200
 
 
-async def test_counts_what_was_asked(
+async def test_requests_are_counted(
     api: httpx.AsyncClient, project: CreatedProject, signed: Callable[[bytes], dict[str, str]]
 ) -> None:
     before = await scraped(api)
@@ -80,7 +80,7 @@ async def test_the_backlog_is_reported(settings: Settings, pool: Pool) -> None:
     await redis.aclose()
 
 
-async def test_a_heartbeat_is_seen_and_its_end_too(settings: Settings, pool: Pool) -> None:
+async def test_a_workers_heartbeat_and_stop_are_stored(settings: Settings, pool: Pool) -> None:
     redis = event_stream.connect_redis(settings.redis_url)
     pulse, clock = new_pulse(), SystemClock()
     backlog = Backlog(pool, redis, create_broker(settings.redis_url, []), clock)
@@ -104,7 +104,7 @@ async def test_a_heartbeat_is_seen_and_its_end_too(settings: Settings, pool: Poo
     await redis.aclose()
 
 
-async def test_a_heartbeat_without_redis_says_so(settings: Settings, pool: Pool) -> None:
+async def test_a_heartbeat_without_redis_reports_it(settings: Settings, pool: Pool) -> None:
     nowhere = f"redis://127.0.0.1:{free_port()}/0"
     redis, pulse, clock = event_stream.connect_redis(nowhere), new_pulse(), SystemClock()
     heartbeat = Heartbeat(pool, redis, Backlog(pool, redis, create_broker(nowhere, []), clock), clock, pulse)

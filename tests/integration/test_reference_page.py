@@ -1,4 +1,4 @@
-"""`/docs`: everything in the document, nothing from elsewhere, no script."""
+"""The page `/docs` shows the whole OpenAPI document, without scripts or external resources."""
 
 import re
 from html import unescape
@@ -18,7 +18,7 @@ async def page(api: httpx.AsyncClient) -> httpx.Response:
     return answer
 
 
-async def test_it_shows_every_operation_with_its_errors_and_parameters(
+async def test_page_shows_every_operation_with_its_errors_and_parameters(
     api: httpx.AsyncClient, page: httpx.Response
 ) -> None:
     document = (await api.get("/openapi.json")).json()
@@ -35,7 +35,7 @@ async def test_it_shows_every_operation_with_its_errors_and_parameters(
     assert "roomConfig.agents[].agentName" in text
 
 
-async def test_it_loads_only_its_own_style_and_links_only_within(api: httpx.AsyncClient, page: httpx.Response) -> None:
+async def test_page_loads_no_script_and_nothing_from_other_sites(api: httpx.AsyncClient, page: httpx.Response) -> None:
     assert "<script" not in page.text
     assert " style=" not in page.text
     policy = page.headers["content-security-policy"]
@@ -50,7 +50,7 @@ async def test_it_loads_only_its_own_style_and_links_only_within(api: httpx.Asyn
     assert anchors <= set(re.findall(r'id="([^"]+)"', page.text))
 
 
-async def test_example_answers_have_every_field(api: httpx.AsyncClient) -> None:
+async def test_example_answers_have_every_required_field(api: httpx.AsyncClient) -> None:
     document: Any = (await api.get("/openapi.json")).json()
     for name, schema in document["components"]["schemas"].items():
         example = example_of(schema, document)

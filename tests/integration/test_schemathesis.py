@@ -1,7 +1,7 @@
-"""schemathesis against the running API: thousands of requests made from the document, with every check it has.
+"""Run schemathesis with all its checks: thousands of requests generated from the OpenAPI document.
 
-What it holds against each other are the two things that this project writes once (the declarations of the routes) and shows
-twice (the document and the behaviour).
+The declarations of the routes are written once and shown twice: as the document and as the behaviour of the API.
+This test compares the two.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 SEED = "20261124"
 MAX_EXAMPLES = "40"
 ROOT = str(Path(__file__).resolve().parents[2])
-# A revoked key stays in sight, so that it is known who held which. This check takes its renaming for a use after free.
+# Revoked keys stay listed, so that users can see who held which key. The check takes renaming one for a use after free.
 NOT_CHECKED = "use_after_free"
 
 
@@ -50,7 +50,7 @@ async def test_document_and_behaviour_agree(settings: Settings, project: Created
 
 
 async def _run(url: str, authorization: str, directory: Path) -> str:
-    """The report. Fails with it where schemathesis found anything."""
+    """Run schemathesis and return its report. Fails with the report if schemathesis found a problem."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json", "--url", url),
         *("--header", f"Authorization: {authorization}", "--checks", "all", "--max-examples", MAX_EXAMPLES),

@@ -1,8 +1,8 @@
-"""Every snippet in README and docs does what it says, against a running API.
+"""Every snippet in README and docs works as documented, against a running API.
 
-Run are all blocks in Python and JavaScript, and those in sh that call curl, page by page, in their order. Of a request that is
-shown to fail the line says so: ``# 401 …``. ``elsewhere`` behind the language marks a block that needs more than an API and
-node: a browser, a container engine, the inside of Relay.
+The test runs all blocks in Python and JavaScript, and those in sh that call curl, page by page, in their order.
+If a request is expected to fail, its line says so: ``# 401 …``. ``elsewhere`` behind the language marks a block that
+needs more than an API and node: a browser, a container engine, the inside of Relay.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ def snippets(page: str) -> list[Snippet]:
 FOUND = {page.relative_to(ROOT).as_posix(): snippets(page.read_text()) for page in PAGES}
 
 
-def test_there_are_snippets_in_each_language() -> None:
+def test_docs_have_snippets_in_each_language() -> None:
     languages = [snippet.language for found in FOUND.values() for snippet in found]
     for kind in (_PYTHON, _NODE, _SHELL):
         assert sum(language in kind for language in languages) >= 3
@@ -67,7 +67,7 @@ def cases() -> list[object]:
 
 
 @pytest.mark.parametrize("page", cases())
-async def test_snippets_of(page: str, settings: Settings, project: CreatedProject) -> None:
+async def test_snippets_run_as_documented(page: str, settings: Settings, project: CreatedProject) -> None:
     async with fake_livekit() as livekit:
         _someone_in_the_lobby(livekit, project)
         reachable = msgspec.structs.replace(settings, livekit_api_url=livekit.url)
