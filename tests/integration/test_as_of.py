@@ -1,4 +1,4 @@
-"""`asOf`: every event acknowledged before it is in the numbers, whatever is away."""
+"""`asOf`: usage holds every event that was acknowledged before it, also during outages."""
 
 import asyncio
 import time
@@ -24,14 +24,19 @@ from shared.models.scope import Scope
 from shared.models.usage.ranges import UsageClock
 from tests.livekit_bodies import meeting
 
-# Postgres' own clock has a say, so it is about now.
+# Queries also use Postgres' own clock, so this is close to now.
 NOW_MS = time.time_ns() // 1_000_000 - 60_000
 START_S = NOW_MS // 1000 - 3600
 NOWHERE = "redis://127.0.0.1:1/0"
 
 
-async def test_it_is_never_later_than_what_waits(settings: Settings, pool: Pool, project: CreatedProject) -> None:
-    """One partition that is folded up to now says nothing of another that is not, with Redis there or away."""
+async def test_as_of_is_never_later_than_an_unfolded_event(
+    settings: Settings, pool: Pool, project: CreatedProject
+) -> None:
+    """A partition that is folded up to now does not hide a backlog in another one.
+
+    This holds with Redis reachable and unreachable.
+    """
     redis, away = event_stream.connect_streams(settings), event_stream.connect_redis(NOWHERE)
     broker = create_broker(settings.redis_url, [])
     scope = Scope(project.project_id, "live")
@@ -68,7 +73,7 @@ async def test_it_is_never_later_than_what_waits(settings: Settings, pool: Pool,
         await away.aclose()
 
 
-async def test_a_look_into_redis_is_shared_for_a_moment_and_never_makes_it_newer(
+async def test_a_shared_reading_of_redis_never_makes_as_of_newer(
     settings: Settings, pool: Pool, project: CreatedProject
 ) -> None:
     redis = event_stream.connect_streams(settings)
@@ -82,17 +87,17 @@ async def test_a_look_into_redis_is_shared_for_a_moment_and_never_makes_it_newer
         assert await as_of(NOW_MS) == rfc3339(NOW_MS)
         body = meeting(livekit_room(project.project_id, "live", "a"), start_s=START_S, tag="w")[0]
         await event_stream.append(redis, [(event_stream.partition_of(body), Received(NOW_MS + 10, body))])
-        # What has come since the look is not counted, and is not older than it.
+        # An event that arrived after the reading is not counted, and it is not older than the reading.
         assert await as_of(NOW_MS + SHARE_MS - 1) == rfc3339(NOW_MS)
         assert await as_of(NOW_MS + SHARE_MS) == rfc3339(NOW_MS + 10)
-        # After a clock was set back, a look is from the future.
+        # After the clock is set back, the reading lies in the future.
         assert await as_of(NOW_MS - 1) == rfc3339(NOW_MS - 1)
     finally:
         await redis.aclose()
 
 
-async def test_a_redis_that_hangs_is_waited_for_once(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not by every request: it takes two seconds to be given up, and usage goes on without it."""
+async def test_requests_share_one_wait_for_a_hanging_redis(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes two seconds until the time-out. Usage is answered without Redis meanwhile."""
     looks, given_up = 0, asyncio.Event()
 
     async def hang(_redis: event_stream.Redis) -> int | None:

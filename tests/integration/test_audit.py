@@ -1,4 +1,7 @@
-"""`relay usage verify` finds every wrong row and `relay usage rebuild` corrects it, both while events are folded."""
+"""`relay usage verify` finds every wrong row and `relay usage rebuild` corrects it.
+
+Both run while events are folded.
+"""
 
 import asyncio
 import random
@@ -29,7 +32,7 @@ NOW_MS = BASE_S * 1000 + DAY_MS
 EGRESS = {"egressId": "EG_1", "startedAt": str(BASE_S * 10**9), "endedAt": str((BASE_S + 5000) * 10**9), "track": {}}
 
 
-# Rollups, and how many of their last columns are amounts: a row of zeros is as good as none.
+# Rollups, and how many of their last columns are amounts. A row with only zeros counts as missing.
 ROLLUPS = {"usage_hour": 5, "usage_day": 5, "usage_group": 6, "usage_group_count": 1, "media_hour": 3, "concurrency": 2}
 
 
@@ -39,7 +42,7 @@ async def find(conn: Connection, span: DayRange | None = None, checked: Checked 
     ]
 
 
-async def mend(conn: Connection, writer: Connection, span: DayRange | None = None) -> list[Difference]:
+async def correct(conn: Connection, writer: Connection, span: DayRange | None = None) -> list[Difference]:
     return [found.difference async for found in rebuild(conn, writer, span, Checked(), NOW_MS, _nothing)]
 
 
@@ -54,7 +57,7 @@ async def fold(conn: Connection, bodies: list[bytes], received_ms: int = NOW_MS)
 
 
 async def some_history(conn: Connection, project: CreatedProject) -> None:
-    """Meetings of both modes, over midnight and still open, an egress, an ingress, and what reconciliation adds."""
+    """Fold meetings of both modes, over midnight and still open, egresses, and reconciliation events."""
     modes: tuple[Mode, ...] = ("live", "test")
     for mode in modes:
         name = livekit_room(project.project_id, mode, "lobby")
@@ -72,7 +75,7 @@ async def some_history(conn: Connection, project: CreatedProject) -> None:
                 room=room(name, "RM_o"),
                 participant=participant("PA_open", "open", BASE_S * 1000),
             ),
-            # LiveKit 1.9.0: no room in a track event.
+            # LiveKit 1.9.0 sends no room in a track event.
             body("track_published", "EV_o2", BASE_S + 5, participant=who, track={"sid": "TR_o", "type": "VIDEO"}),
             body(
                 "participant_joined",
@@ -109,7 +112,7 @@ async def conn(pool: Pool, project: CreatedProject) -> AsyncIterator[Connection]
         yield conn
 
 
-# Not how often a row was written.
+# Without `revision`, which counts how often a row was written.
 _PEAKS = "project_id, mode, length_ms, start_ms, seconds, second_changes, second_peaks, change, peak"
 
 
@@ -122,7 +125,7 @@ async def everything(conn: Connection) -> dict[str, list[tuple[object, ...]]]:
     return content
 
 
-async def test_nothing_is_wrong_after_folding(conn: Connection) -> None:
+async def test_verify_finds_no_difference_after_folding(conn: Connection) -> None:
     checked = Checked()
     assert await find(conn, checked=checked) == []
     assert (checked.states, checked.unproven) == (8 + 3 + 5 + 2, 0)
@@ -236,20 +239,20 @@ async def test_wrong_rows_are_found_and_corrected(pool: Pool, conn: Connection, 
     assert all(difference.fields for difference in found)
     async with pool.acquire() as writer:
         for _ in range(3):
-            if not await mend(conn, writer):
+            if not await correct(conn, writer):
                 break
     assert await find(conn) == []
     assert await everything(conn) == before
 
 
-async def test_a_range_looks_at_its_days_alone(pool: Pool, conn: Connection) -> None:
+async def test_verify_and_rebuild_of_a_range_cover_only_its_days(pool: Pool, conn: Connection) -> None:
     await conn.execute("UPDATE usage_hour SET video_ms = video_ms + 1")
     days = {difference.key[:10] for difference in await find(conn)}
     assert days == {"2026-11-18", "2026-11-19"}
     second = span_of(DAY + DAY_MS, None)
     assert {difference.key[:10] for difference in await find(conn, second)} == {"2026-11-19"}
     async with pool.acquire() as writer:
-        await mend(conn, writer, second)
+        await correct(conn, writer, second)
     assert {difference.key[:10] for difference in await find(conn)} == {"2026-11-18"}
     assert await find(conn, second) == []
     await conn.execute("UPDATE session SET video_ms = 1 WHERE sid LIKE 'PA\\_liveb_'")
@@ -261,11 +264,11 @@ async def test_days_corrected_after_their_end_show_a_late_change(pool: Pool, con
     await conn.execute("UPDATE usage_hour SET participant_ms = participant_ms + 60000 WHERE mode = 'live'")
     wrong = await conn.fetchval("SELECT count(*) FROM usage_hour WHERE mode = 'live' AND hour < $1", DAY + DAY_MS)
     async with pool.acquire() as writer:
-        await mend(conn, writer)
+        await correct(conn, writer)
     assert await conn.fetchval("SELECT sum(participant_ms) FROM usage_change WHERE day = $1", DAY) == -60_000 * wrong
 
 
-async def test_what_began_before_the_kept_events_has_to_agree_in_part(pool: Pool, project: CreatedProject) -> None:
+async def test_sessions_older_than_the_kept_events_are_verified_in_part(pool: Pool, project: CreatedProject) -> None:
     old_s = BASE_S - 10 * 86400
     name = livekit_room(project.project_id, "live", "lobby")
     ada = participant("PA_long", "ada", (old_s + 100) * 1000)
@@ -282,7 +285,7 @@ async def test_what_began_before_the_kept_events_has_to_agree_in_part(pool: Pool
         assert kept.deleted == 9
         checked = Checked()
         assert await find(conn, checked=checked) == []
-        # The old meeting's two sessions and its room cannot be proven any more, nor can the long one.
+        # The old meeting's two sessions and its room can no longer be proven, nor can the long session.
         assert (checked.states, checked.unproven) == (7, 4)
         before = await everything(conn)
         await conn.execute(
@@ -292,13 +295,15 @@ async def test_what_began_before_the_kept_events_has_to_agree_in_part(pool: Pool
         found = await find(conn)
         assert [one.key for one in found if one.table == "session"] == ["PA_long"]
         for _ in range(3):
-            await mend(conn, writer)
+            await correct(conn, writer)
         assert await find(conn) == []
         assert await everything(conn) == before
 
 
-async def test_while_events_are_folded(pool: Pool, conn: Connection, project: CreatedProject) -> None:
-    """No false alarm, and corrections last, although events of the same sessions keep arriving."""
+async def test_verify_and_rebuild_work_while_events_are_folded(
+    pool: Pool, conn: Connection, project: CreatedProject
+) -> None:
+    """No false alarm, and corrections last, although events of the same rollups keep arriving."""
     stop, counts = asyncio.Event(), [0, 0, 0]
 
     async def keep_folding(partition: int) -> None:
@@ -333,14 +338,14 @@ async def test_while_events_are_folded(pool: Pool, conn: Connection, project: Cr
                 ("concurrency", "UPDATE concurrency SET peak = peak + 3"),
                 ("usage_group", "DELETE FROM usage_group"),
             ):
-                # A statement over every row meets them in another order than the folds do, and one of the two would be a
-                # deadlock's victim: it waits for them instead, before it holds anything.
+                # An update of every row locks rows in another order than the folds do. The table lock waits for the folds
+                # before the update holds any row. Otherwise Postgres would end one of the two because of a deadlock.
                 async with conn.transaction():
                     await conn.execute(f"LOCK TABLE {table} IN EXCLUSIVE MODE")
                     await conn.execute(statement)
-                assert table in {one.table for one in await mend(conn, writer)}
+                assert table in {one.table for one in await correct(conn, writer)}
                 for _ in range(5):
-                    if not await mend(conn, writer):
+                    if not await correct(conn, writer):
                         break
                 assert await find(conn) == []
             while min(counts) < 2:
@@ -352,8 +357,8 @@ async def test_while_events_are_folded(pool: Pool, conn: Connection, project: Cr
     assert await find(conn) == []
 
 
-async def test_memory_does_not_grow_with_what_is_verified(pool: Pool, project: CreatedProject) -> None:
-    """Ten times the history on more days costs hardly more memory."""
+async def test_memory_of_verify_does_not_grow_with_the_history(pool: Pool, project: CreatedProject) -> None:
+    """Ten times the history on more days takes hardly more memory."""
 
     async def history(conn: Connection, first: int, count: int) -> None:
         for number in range(first, first + count):
@@ -382,7 +387,7 @@ async def test_memory_does_not_grow_with_what_is_verified(pool: Pool, project: C
     assert large < small * 2, (small, large)
 
 
-async def test_the_commands(settings: Settings, conn: Connection) -> None:
+async def test_usage_verify_and_rebuild_commands(settings: Settings, conn: Connection) -> None:
     done = relay(settings, "usage", "verify")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "no difference" in done.stdout

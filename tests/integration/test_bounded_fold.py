@@ -1,4 +1,4 @@
-"""Events that try to name what is Relay's own, and times far apart: the fold stays quick and what is stored is proven."""
+"""Events with Relay's reserved names, and times far apart: the fold stays quick and verifiable."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -35,7 +35,7 @@ FORGED: Mapping[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("what", FORGED)
-async def test_nothing_that_arrives_names_what_is_ours(pool: Pool, project: CreatedProject, what: str) -> None:
+async def test_received_events_cannot_use_reserved_names(pool: Pool, project: CreatedProject, what: str) -> None:
     where = room(livekit_room(project.project_id, "live", "lobby"))
     who = participant("PA_1", "ada", NOW_MS - 60_000)
     forged = body(**FORGED[what], created_s=NOW_S, room=where, participant=who, relay={"seenMs": 9 * 10**15})
@@ -50,7 +50,7 @@ async def test_nothing_that_arrives_names_what_is_ours(pool: Pool, project: Crea
     assert await differences(pool) == []
 
 
-async def test_what_reconciliation_cannot_store_is_set_aside_once(pool: Pool, project: CreatedProject) -> None:
+async def test_an_unstorable_reconciliation_event_is_set_aside_once(pool: Pool, project: CreatedProject) -> None:
     where = room(livekit_room(project.project_id, "live", "lobby"))
     async with pool.acquire() as conn:
         for seconds in (0, 60, 120):
@@ -69,8 +69,11 @@ def left(number: int, joined_ms: int, where: dict[str, Any]) -> Received:
     return Received(NOW_MS, body("participant_left", f"EV_{number}", NOW_S, room=where, participant=who))
 
 
-async def test_long_sessions_and_runs_are_summed_and_proven(pool: Pool, project: CreatedProject) -> None:
-    """Of every length up to the longest, with video in between, over late days; and what is beyond is set aside."""
+async def test_long_sessions_and_runs_are_summed_and_verified(pool: Pool, project: CreatedProject) -> None:
+    """Sessions and runs of every length up to the maximum, with video, over days that are past.
+
+    What is longer is set aside.
+    """
     where = room(livekit_room(project.project_id, "live", "lobby"))
     lengths = [1, HOUR_MS, 49 * HOUR_MS, 3 * DAY_MS + 1, 40 * DAY_MS, 366 * DAY_MS, 367 * DAY_MS]
     batch = [left(number, NOW_MS - length, where) for number, length in enumerate(lengths)]
@@ -107,8 +110,8 @@ async def test_long_sessions_and_runs_are_summed_and_proven(pool: Pool, project:
     assert await differences(pool) == []
 
 
-async def test_absurd_times_that_are_already_stored_stop_nothing(pool: Pool, project: CreatedProject) -> None:
-    """As versions before the bounds stored them: in a state, and in the kept event that it came from."""
+async def test_stored_times_out_of_bounds_stop_neither_fold_nor_rebuild(pool: Pool, project: CreatedProject) -> None:
+    """Versions without bounds stored such times in a state, and in the kept event that it came from."""
     where = room(livekit_room(project.project_id, "live", "lobby"))
     joined = body(
         "participant_joined", "EV_1", NOW_S - 50, room=where, participant=participant("PA_1", "ada", NOW_MS - 50_000)

@@ -1,4 +1,4 @@
-"""One identity's data erased: nothing of it is left, and every total is what it was."""
+"""Erasing one identity removes its personal data and keeps every total."""
 
 import asyncio
 import time
@@ -47,7 +47,7 @@ async def folded(pool: Pool, bodies: list[bytes]) -> None:
         await fold_batch(conn, 0, [Received(now_ms, each) for each in bodies])
 
 
-async def test_totals_stay_and_the_person_goes(settings: Settings, pool: Pool) -> None:
+async def test_erasure_removes_the_person_and_keeps_totals(settings: Settings, pool: Pool) -> None:
     owners = [((await create_project(settings.database, name)).project_id, name) for name in ("one", "two")]
     traffic = traffic_for(owners, time.time_ns() // 1_000_000, "--events", "600", "--rooms", "6", "--people", "5")
     await folded(pool, [event.body.replace(b'"name":"Ada"', b'"name":"' + PERSON + b'"') for event in traffic.events])
@@ -65,7 +65,7 @@ async def test_totals_stay_and_the_person_goes(settings: Settings, pool: Pool) -
         for row in await conn.fetch("SELECT body FROM event WHERE project_id = $1", project_id):
             assert b'"ada"' not in row["body"]
             assert PERSON not in row["body"]
-        # The Ada of another project is another person.
+        # The identity `ada` of another project is another person.
         assert await conn.fetchval(
             "SELECT count(*) FROM session WHERE identity = 'ada' AND project_id = $1", owners[1][0]
         )
@@ -75,7 +75,7 @@ async def test_totals_stay_and_the_person_goes(settings: Settings, pool: Pool) -
         assert await conn.fetchval("SELECT count(*) FROM usage_group WHERE name = $1", erased.pseudonym)
 
 
-async def test_a_late_event_of_an_erased_session_does_not_bring_it_back(pool: Pool, settings: Settings) -> None:
+async def test_a_late_event_does_not_restore_an_erased_identity(pool: Pool, settings: Settings) -> None:
     project_id = (await create_project(settings.database, "one")).project_id
     room = {"sid": "RM_1", "name": livekit_room(project_id, "live", "lobby")}
     at_s = time.time_ns() // 1_000_000_000 - 600
@@ -102,12 +102,15 @@ async def differences(pool: Pool) -> list[object]:
         return [found.difference async for found in verify(conn, None, Checked(), lambda _: None)]
 
 
-async def test_what_came_late_of_an_erased_session_goes_with_the_next_erasure(pool: Pool, settings: Settings) -> None:
-    """Under the name that its session has by now; a second one would make the session prove to be somebody else."""
+async def test_late_events_of_an_erased_session_are_erased_next_time(pool: Pool, settings: Settings) -> None:
+    """The late events get the pseudonym that their session already has.
+
+    With a second pseudonym, the kept events would prove another identity than the session has.
+    """
     project_id = (await create_project(settings.database, "one")).project_id
     room = {"sid": "RM_1", "name": livekit_room(project_id, "live", "lobby")}
     at_s = time.time_ns() // 1_000_000_000 - 600
-    for number in range(12):  # which of two random names is greater must not matter
+    for number in range(12):  # the order of two random pseudonyms must not matter
         who = {"sid": f"PA_{number}", "identity": "zoe@home", "name": "Zoe", "joinedAtMs": str(at_s * 1000)}
         track = {"sid": f"TR_{number}", "type": "VIDEO"}
         left = body("participant_left", f"EV_{number}", at_s + 60, room=room, participant=who)
@@ -126,8 +129,11 @@ async def test_what_came_late_of_an_erased_session_goes_with_the_next_erasure(po
     assert await differences(pool) == []
 
 
-async def test_a_display_name_that_came_late_goes_with_the_next_erasure(pool: Pool, settings: Settings) -> None:
-    """The session has its pseudonym and is called so; but the late event told who that is. One without its room is nobody's."""
+async def test_a_late_display_name_is_erased_next_time(pool: Pool, settings: Settings) -> None:
+    """The session already has its pseudonym, but the late event contains the display name.
+
+    An event without its room belongs to no project.
+    """
     project_id = (await create_project(settings.database, "one")).project_id
     room = {"sid": "RM_1", "name": livekit_room(project_id, "live", "lobby")}
     at_s = time.time_ns() // 1_000_000_000 - 600
@@ -150,8 +156,11 @@ async def test_a_display_name_that_came_late_goes_with_the_next_erasure(pool: Po
     assert await differences(pool) == []
 
 
-async def test_who_comes_while_it_runs_is_whole_under_one_name(pool: Pool, settings: Settings) -> None:
-    """The fold does not wait for it: sessions, their events and their usage must be renamed together or not at all."""
+async def test_a_session_folded_during_erasure_has_one_name(pool: Pool, settings: Settings) -> None:
+    """The fold does not wait for an erasure.
+
+    A session, its events and its usage must be renamed together or not at all.
+    """
     project_id = (await create_project(settings.database, "one")).project_id
     room = {"sid": "RM_1", "name": livekit_room(project_id, "live", "lobby")}
     at_s = time.time_ns() // 1_000_000_000 - 6000
@@ -177,7 +186,7 @@ async def test_who_comes_while_it_runs_is_whole_under_one_name(pool: Pool, setti
     assert await differences(pool) == []
 
 
-async def test_nobody_s_name_is_no_name(pool: Pool, settings: Settings) -> None:
+async def test_erasing_an_empty_identity_changes_nothing(pool: Pool, settings: Settings) -> None:
     project_id = (await create_project(settings.database, "one")).project_id
     room = {"sid": "RM_1", "name": livekit_room(project_id, "live", "lobby")}
     at_s = time.time_ns() // 1_000_000_000 - 600
@@ -188,7 +197,7 @@ async def test_nobody_s_name_is_no_name(pool: Pool, settings: Settings) -> None:
     assert await differences(pool) == []
 
 
-async def test_what_was_set_aside_is_looked_through_too(pool: Pool, settings: Settings) -> None:
+async def test_set_aside_events_are_erased_too(pool: Pool, settings: Settings) -> None:
     project_id = (await create_project(settings.database, "one")).project_id
     name = livekit_room(project_id, "live", "lobby").encode()
     bodies = (
@@ -207,7 +216,7 @@ async def test_what_was_set_aside_is_looked_through_too(pool: Pool, settings: Se
     assert left[1] == bodies[2]
 
 
-async def test_erasing_nobody_changes_nothing(pool: Pool, settings: Settings) -> None:
+async def test_erasing_an_unknown_identity_changes_nothing(pool: Pool, settings: Settings) -> None:
     project_id = (await create_project(settings.database, "one")).project_id
     async with pool.acquire() as conn, conn.transaction():
         erased = await erase_identity(conn, project_id, "nobody")
@@ -215,14 +224,14 @@ async def test_erasing_nobody_changes_nothing(pool: Pool, settings: Settings) ->
     assert "nothing stored in this project has the identity 'nobody'" in describe(erased, "nobody")
 
 
-async def test_a_mistyped_project_is_no_empty_one(pool: Pool) -> None:
+async def test_erasing_in_an_unknown_project_is_an_error(pool: Pool) -> None:
     async with pool.acquire() as conn, conn.transaction():
         with pytest.raises(ProjectNotFound):
             await erase_identity(conn, "mistyped", "ada")
 
 
-async def test_it_happens_all_at_once(pool: Pool, settings: Settings) -> None:
-    """A pseudonym is random: half an erasure would leave two of them."""
+async def test_a_failed_erasure_changes_nothing(pool: Pool, settings: Settings) -> None:
+    """A pseudonym is random: after half an erasure, the next one would leave two pseudonyms."""
     project_id = (await create_project(settings.database, "one")).project_id
     room = {"sid": "RM_1", "name": livekit_room(project_id, "live", "lobby")}
     at_s = time.time_ns() // 1_000_000_000 - 600
@@ -241,14 +250,14 @@ names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=1
 
 
 @given(names, names)
-def test_the_pseudonym_outlives_every_plain_identity(identity: str, other: str) -> None:
+def test_a_merge_prefers_the_pseudonym_to_a_plain_identity(identity: str, other: str) -> None:
     if identity > "~" or other > "~":  # beyond ASCII a name may still be greater
         return
     erased = Session(sid="PA_1", identity=PSEUDONYM_PREFIX + "0")
     assert merge_session(erased, Session(sid="PA_1", identity=identity)).identity == erased.identity
 
 
-def test_only_what_is_the_person_s_goes() -> None:
+def test_only_the_persons_fields_of_a_body_are_erased() -> None:
     given_body = (
         b'{"event":"egress_ended","egressInfo":{"participant":{"identity":"ann","name":"Ann"},"roomName":"r","error":"ann"},'
         b'"participant":{"identity":"bob","name":"Bob"},"new":[{"participantIdentity":"ann","participantName":"Ann"}]}'

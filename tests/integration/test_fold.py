@@ -1,4 +1,7 @@
-"""The fold against a real Postgres: exactly one effect an event, whatever order, repetition or interruption."""
+"""The fold against a real Postgres: each event takes effect exactly once.
+
+This holds for any order, repetition and interruption.
+"""
 
 import asyncio
 import random
@@ -35,7 +38,10 @@ async def usage(pool: Pool, project_id: str, mode: str = "live") -> DayUsage | N
 
 
 async def groups(pool: Pool) -> dict[tuple[str, int], tuple[int, int, int, int]]:
-    """(participant ms, video ms, sessions, visits) of the one day there is, by dimension and number of names."""
+    """Return (participant ms, video ms, sessions, visits) by dimension and number of names.
+
+    The test has one day only.
+    """
     async with pool.acquire() as conn:
         rows = await conn.fetch(
             "SELECT dimension, c.names, count(*) AS rows, sum(participant_ms)::bigint AS p, sum(video_ms)::bigint AS v,"
@@ -53,7 +59,9 @@ async def peak(pool: Pool, project_id: str) -> int:
 
 
 @pytest.mark.parametrize("seed", range(8))
-async def test_order_repetition_and_batches_do_not_matter(pool: Pool, project: CreatedProject, seed: int) -> None:
+async def test_result_is_independent_of_order_repetition_and_batches(
+    pool: Pool, project: CreatedProject, seed: int
+) -> None:
     rng = random.Random(seed)
     bodies = [
         one
@@ -85,7 +93,7 @@ async def test_idempotent(pool: Pool, project: CreatedProject) -> None:
     assert await usage(pool, project.project_id) == once == DayUsage(*meeting_usage())
 
 
-async def test_partitions_folded_at_once_on_the_same_project(pool: Pool, project: CreatedProject) -> None:
+async def test_concurrent_folds_of_one_project_sum_up_exactly(pool: Pool, project: CreatedProject) -> None:
     """Two workers recompute the same minute's peak: each must see the other's sessions."""
 
     async def fold_room(number: int) -> None:
@@ -100,9 +108,7 @@ async def test_partitions_folded_at_once_on_the_same_project(pool: Pool, project
     assert await peak(pool, project.project_id) == 16
 
 
-async def test_a_session_whose_track_event_lacks_its_room_is_folded_by_two_partitions(
-    pool: Pool, project: CreatedProject
-) -> None:
+async def test_a_track_event_without_room_is_folded_in_another_partition(pool: Pool, project: CreatedProject) -> None:
     """LiveKit v1.9.0 sent track events without a room: they go to another partition than their session."""
     name = livekit_room(project.project_id, "live", "lobby")
     ada = participant("PA_x", "ada", BASE_S * 1000)
@@ -119,9 +125,7 @@ async def test_a_session_whose_track_event_lacks_its_room_is_folded_by_two_parti
     assert await usage(pool, project.project_id) == DayUsage(100_000, 90_000)
 
 
-async def test_room_finished_closes_who_never_left_and_a_later_left_overrides(
-    pool: Pool, project: CreatedProject
-) -> None:
+async def test_room_finished_closes_sessions_and_a_later_left_overrides(pool: Pool, project: CreatedProject) -> None:
     name = livekit_room(project.project_id, "live", "lobby")
     ada = participant("PA_x", "ada", BASE_S * 1000)
     async with pool.acquire() as conn:
@@ -136,7 +140,7 @@ async def test_room_finished_closes_who_never_left_and_a_later_left_overrides(
 
 
 async def test_a_day_that_loses_its_last_session_counts_no_names(pool: Pool, project: CreatedProject) -> None:
-    """The abort proves that the participant never got through: what its room's end billed is taken back."""
+    """The abort proves that the participant never connected, so the usage billed before is taken back."""
     name = livekit_room(project.project_id, "live", "lobby")
     ada = participant("PA_x", "ada", BASE_S * 1000)
     async with pool.acquire() as conn:
@@ -150,7 +154,7 @@ async def test_a_day_that_loses_its_last_session_counts_no_names(pool: Pool, pro
         assert await conn.fetch("SELECT names FROM usage_group_count WHERE names <> 0") == []
 
 
-async def test_what_cannot_be_folded_is_set_aside_and_stops_nobody(pool: Pool, project: CreatedProject) -> None:
+async def test_unfoldable_events_are_set_aside_and_block_no_others(pool: Pool, project: CreatedProject) -> None:
     name = livekit_room(project.project_id, "live", "lobby")
     ada = participant("PA_x", "ada\0", BASE_S * 1000)
     bad = [
@@ -177,9 +181,7 @@ async def test_what_cannot_be_folded_is_set_aside_and_stops_nobody(pool: Pool, p
     }
 
 
-async def test_rooms_of_no_project_and_unknown_events_are_kept_and_metered_for_nobody(
-    pool: Pool, project: CreatedProject
-) -> None:
+async def test_foreign_rooms_and_unknown_events_are_kept_but_not_metered(pool: Pool, project: CreatedProject) -> None:
     batch = received(
         [
             *meeting("somebody-elses", tag="e"),
@@ -195,7 +197,7 @@ async def test_rooms_of_no_project_and_unknown_events_are_kept_and_metered_for_n
     assert (kept, metered) == (17, 0)
 
 
-async def test_a_crash_between_commit_and_acknowledgement_repeats_without_effect(
+async def test_a_crash_between_commit_and_acknowledgement_has_no_effect(
     settings: Settings, pool: Pool, project: CreatedProject
 ) -> None:
     redis = event_stream.connect_redis(settings.redis_url)
@@ -216,10 +218,10 @@ async def test_a_crash_between_commit_and_acknowledgement_repeats_without_effect
         await redis.aclose()
 
 
-async def test_partitions_that_another_worker_holds_keep_nobody_waiting(
+async def test_partitions_held_by_another_worker_do_not_block_the_others(
     settings: Settings, pool: Pool, project: CreatedProject
 ) -> None:
-    """A worker that hangs holds its partitions for as long as its connections live; the others have to be folded."""
+    """A hanging worker holds its partitions while its connections live. The others must be folded."""
     redis, turns = event_stream.connect_redis(settings.redis_url), asyncio.Semaphore(2)
     bodies = [meeting(livekit_room(project.project_id, "live", f"r{n}"), tag=f"m{n}") for n in range(40)]
     partitions = {event_stream.partition_of(some[0]): some for some in bodies}
@@ -245,8 +247,11 @@ async def test_partitions_that_another_worker_holds_keep_nobody_waiting(
         await redis.aclose()
 
 
-async def test_a_partition_that_another_worker_holds_is_left_to_it(settings: Settings, pool: Pool) -> None:
-    """The sweep wakes a partition again and again while a hanging worker holds it: each wait would hold a thread."""
+async def test_a_partition_held_by_another_worker_is_skipped(settings: Settings, pool: Pool) -> None:
+    """The sweep wakes a partition again and again while a hanging worker holds it.
+
+    Each wait would hold a thread.
+    """
     redis = event_stream.connect_redis(settings.redis_url)
     bodies = received(meeting("x"))
     try:
@@ -269,8 +274,8 @@ async def test_the_inbox_is_folded_once(pool: Pool, project: CreatedProject) -> 
     assert await usage(pool, project.project_id) == DayUsage(*meeting_usage())
 
 
-async def test_what_cannot_be_stored_does_not_block_the_inbox(pool: Pool, project: CreatedProject) -> None:
-    """It comes there while Redis is away, and whenever it is replayed."""
+async def test_unstorable_events_do_not_block_the_inbox(pool: Pool, project: CreatedProject) -> None:
+    """Such an event gets there while Redis is unreachable, and with every replay."""
     name = livekit_room(project.project_id, "live", "lobby")
     ada = participant("PA_x", "ada", BASE_S * 1000)
     bad = body("participant_joined", "EV_b4\0", BASE_S, room=room(name), participant=ada)

@@ -1,4 +1,4 @@
-"""What folds must not wait for: one another in a circle, and a Redis that is full of what they would take out of it."""
+"""Folds do not deadlock each other, and a Redis full of events is still folded."""
 
 import asyncio
 import random
@@ -34,7 +34,7 @@ def _egress(project_id: str, number: str) -> bytes:
     return body("egress_ended", f"EV_{info['egressId']}", BASE_S + 11, egressInfo=info)
 
 
-async def test_partitions_with_sessions_and_egresses_of_many_projects_never_wait_in_a_circle(
+async def test_concurrent_folds_of_many_projects_do_not_deadlock(
     settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     projects = [(await create_project(settings.database, f"p{number}")).project_id for number in range(12)]
@@ -70,10 +70,10 @@ async def test_partitions_with_sessions_and_egresses_of_many_projects_never_wait
         )
 
 
-async def test_what_fills_redis_is_folded_without_its_help(
+async def test_the_sweep_folds_the_events_of_a_full_redis(
     settings: Settings, pool: Pool, project: CreatedProject
 ) -> None:
-    """A full Redis takes no ring and no message, so nobody would be woken to make room in it."""
+    """A full Redis takes neither a bell key nor a message, so no worker is woken to make room in it."""
     redis = event_stream.connect_streams(settings)
     bodies = meeting(livekit_room(project.project_id, "live", "lobby"))
     partition = event_stream.partition_of(bodies[0])

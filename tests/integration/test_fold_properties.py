@@ -1,6 +1,6 @@
 """Laws of the fold through Postgres, over generated histories in which names and times collide.
 
-The order, repetitions, batches and partitions do not matter: every table is the same at the end, the sums are those of the
+Order, repetitions, batches and partitions do not matter: every table is the same at the end, the sums are those of the
 second meter, and `verify` finds no difference.
 """
 
@@ -32,7 +32,7 @@ TEST_LOBBY = livekit_room(PROJECT, "test", "lobby")
 stories = settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 seeds = st.integers(0, 1 << 32)
 
-# Few of them, so that many things happen at once; around an hour, midnight, and a second in which times are cut off.
+# Only a few, so that many events coincide: around an hour, midnight, and a second to which times are truncated.
 _INSTANTS = [MIDNIGHT + at for at in (-HOUR_MS, -60_000, -1_000, -1, 0, 0, 1, 500, 999, 1_000, 2_000, 60_000, 600_000)]
 
 _CREATED = [None, *[MIDNIGHT - HOUR_MS] * 4, *[MIDNIGHT - 60_000] * 3, MIDNIGHT]
@@ -61,7 +61,7 @@ def some(rng: Random, most: int, *names: str) -> list[str]:
 
 
 def stay(rng: Random, sid: str, room: GeneratedRoom, reconciled: bool) -> list[Event]:
-    """The events of one participant sid, some of them from reconciliation."""
+    """Generate the events of one participant sid, some of them from reconciliation."""
     joined_ms, told = rng.choice(_INSTANTS), []
     who = {"sid": sid, "identity": rng.choice(["ada", "ada", "bob"])}
     kind = rng.choice([{}, {}, {"kind": "AGENT"}, {"kind": "EGRESS"}])
@@ -95,7 +95,7 @@ def found(name: str, seen_ms: int, at_ms: int, room: GeneratedRoom, who: dict[st
 
 
 def recording(rng: Random, room: GeneratedRoom) -> list[Event]:
-    """The events of an egress, not always with its room."""
+    """Generate the events of an egress, some of them without its room."""
     started_ms, told = rng.choice(_INSTANTS), []
     for name in some(rng, 3, "egress_started", "egress_updated", "egress_ended"):
         info: dict[str, Any] = {"egressId": f"EG_{room.sid}", **rng.choice([{"track": {}}, {}])}
@@ -106,7 +106,10 @@ def recording(rng: Random, room: GeneratedRoom) -> list[Event]:
 
 
 def history(rng: Random, reconciled: bool) -> list[Event]:
-    """Rooms, often of one name and created at once, sometimes seconds after an event that names them already."""
+    """Generate rooms, often with equal names and creation times.
+
+    Some are created seconds after an event that already names them.
+    """
     events: list[Event] = []
     for number in range(rng.randint(2, 6)):
         name = rng.choice([LOBBY] * 6 + [OTHER, TEST_LOBBY])
@@ -120,14 +123,14 @@ def history(rng: Random, reconciled: bool) -> list[Event]:
 
 
 class EventBatches(NamedTuple):
-    """Events in the order they come, some again; cut into batches."""
+    """Events in the order of delivery, some of them repeated, cut into batches."""
 
     batches: list[list[Event]]
 
     @staticmethod
     def of(events: list[Event], rng: Random) -> "EventBatches":
         sent = [*events, *(rng.choices(events, k=rng.randint(0, 6)) if events else ())]
-        # Mixed altogether, or room after room, more or less: else all rooms would be known after the first batch.
+        # Fully mixed, or more or less room by room. Otherwise all rooms would be known after the first batch.
         turns, spread = [rng.random() for _ in range(6)], rng.choice([0.0, 0.1, 99.0])
         sent.sort(key=lambda one: turns[_room_number(one)] + spread * rng.random())
         cuts = sorted(rng.randint(0, len(sent)) for _ in range(rng.randint(0, 9)))
@@ -164,7 +167,7 @@ async def emptied(conn: Connection) -> None:
     )
 
 
-# Tables and how many of their last columns are amounts: a row of zeros is as good as none.
+# Tables and how many of their last columns are amounts. A row with only zeros counts as missing.
 _ROWS = {
     "event": ("created_at, id, name, project_id, mode, room, room_sid, participant_sid, identity, body", 0),
     "set_aside_event": ("body, reason", 0),
@@ -176,13 +179,13 @@ _ROWS = {
     "usage_group": ("*", 6),
     "usage_group_count": ("*", 1),
     "media_hour": ("*", 3),
-    # Neither seconds in which nothing changes any more, nor how often a row was written.
+    # Without seconds that no longer have a change, and without the number of writes of a row.
     "concurrency": (
         "project_id, mode, length_ms, start_ms, (SELECT array_agg((s, c, p) ORDER BY s) FROM"
         " unnest(seconds, second_changes, second_peaks) AS u (s, c, p) WHERE (c, p) <> (0, 0)) AS pieces, change, peak",
         2,
     ),
-    # The last change is that of the last batch.
+    # Without the last change, which depends on the last batch.
     "usage_change": ("project_id, mode, day, total_participant_ms, total_video_ms", 2),
 }
 
@@ -211,7 +214,10 @@ async def sums(conn: Connection) -> dict[Row, tuple[int, int, int, int]]:
 
 
 async def levels(conn: Connection) -> dict[tuple[str, str, int], tuple[int, int]]:
-    """How many more were connected at a day's end than when it began, and the most there were above that."""
+    """Return (change, peak) of the connected participants by day.
+
+    Both are relative to the level at the day's beginning.
+    """
     rows = await conn.fetch(
         "SELECT project_id, mode, start_ms, change, peak FROM concurrency WHERE length_ms = 86400000"
     )
@@ -232,7 +238,7 @@ def brute_levels(meter: Meter) -> dict[tuple[str, str, int], tuple[int, int]]:
 
 @stories
 @given(seeds)
-async def test_what_is_billed_is_what_the_definition_says(pool: Pool, seed: int) -> None:
+async def test_usage_and_peaks_equal_the_second_meter(pool: Pool, seed: int) -> None:
     rng = Random(seed)
     events = history(rng, reconciled=False)
     async with pool.acquire() as conn:
@@ -245,7 +251,7 @@ async def test_what_is_billed_is_what_the_definition_says(pool: Pool, seed: int)
 
 @stories
 @given(seeds)
-async def test_any_order_ends_in_the_same_rows_and_they_are_proven(pool: Pool, seed: int) -> None:
+async def test_any_order_gives_equal_rows_that_verify(pool: Pool, seed: int) -> None:
     rng = Random(seed)
     events = history(rng, reconciled=True)
     async with pool.acquire() as conn:

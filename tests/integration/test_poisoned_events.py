@@ -1,4 +1,4 @@
-"""Whatever is in an event, or happened to what is stored of its session: it is set aside, and everybody else is metered."""
+"""Malformed events and damaged session states are set aside, and all others are metered."""
 
 import random
 import string
@@ -20,7 +20,7 @@ from tests.integration.test_fold import DAY, RECEIVED_MS, received, usage
 from tests.livekit_bodies import BASE_S, body, meeting, meeting_usage, participant, room
 from tests.stored_usage import DayUsage, usage_by_day
 
-# Text that does not compress: Postgres compresses what goes into an index.
+# Incompressible text: Postgres compresses what goes into an index.
 LONG = "".join(random.Random(1).choices(string.ascii_letters + string.digits, k=12_000))
 Room = dict[str, Any]
 
@@ -57,7 +57,7 @@ async def _differences(pool: Pool) -> list[object]:
 
 
 @pytest.mark.parametrize("what", POISON)
-async def test_one_event_does_not_stop_the_others(pool: Pool, project: CreatedProject, what: str) -> None:
+async def test_an_unstorable_event_does_not_stop_the_others(pool: Pool, project: CreatedProject, what: str) -> None:
     name = livekit_room(project.project_id, "live", "lobby")
     poisoned, good = POISON[what](room(name)), meeting(name)
     assert 0 <= partition_of(poisoned) < 16
@@ -69,15 +69,14 @@ async def test_one_event_does_not_stop_the_others(pool: Pool, project: CreatedPr
     assert await _differences(pool) == []
 
 
-async def test_a_stored_state_that_cannot_be_read_stops_its_own_session_alone(
-    pool: Pool, project: CreatedProject
-) -> None:
+async def test_an_unreadable_stored_state_affects_only_its_session(pool: Pool, project: CreatedProject) -> None:
     name = livekit_room(project.project_id, "live", "lobby")
     good = meeting(name)
     async with pool.acquire() as conn:
         await fold_batch(conn, 0, received(good[:2]))
         await conn.execute("UPDATE session SET state = 'not a state' WHERE sid = 'PA_a1'")
-        # Of the first person: the camera, on and off, the leaving; and the end of the room she seems to be in still.
+        # Set aside: camera on, camera off and leave of the first participant, and the end of the room,
+        # where she still seems to be.
         assert await fold_batch(conn, 0, received(good[2:])) == FoldResult(folded=2, set_aside=4)
         rows = await conn.fetch("SELECT DISTINCT reason FROM set_aside_event")
     assert [row["reason"] for row in rows] == ["not_foldable"]
@@ -85,7 +84,7 @@ async def test_a_stored_state_that_cannot_be_read_stops_its_own_session_alone(
 
 
 @pytest.mark.parametrize("created_s", [-62_135_596_800, 1, 10**15, BASE_S + 86_400])
-async def test_a_room_created_when_it_cannot_have_been_succeeds_no_other(
+async def test_a_room_with_an_impossible_creation_time_supersedes_no_other(
     pool: Pool, project: CreatedProject, created_s: int
 ) -> None:
     name = livekit_room(project.project_id, "live", "lobby")
@@ -106,10 +105,10 @@ async def test_a_room_created_when_it_cannot_have_been_succeeds_no_other(
 
 
 @pytest.mark.parametrize("together", [True, False])
-async def test_an_id_that_comes_again_with_another_time_is_another_event(
+async def test_a_repeated_event_id_with_another_time_is_another_event(
     pool: Pool, project: CreatedProject, together: bool
 ) -> None:
-    """However events are put into batches: what they come to is the same."""
+    """The result does not depend on how events are split into batches."""
     name = livekit_room(project.project_id, "live", "lobby")
     ada = participant("PA_ada", "ada", BASE_S * 1000)
     bodies = [

@@ -1,4 +1,7 @@
-"""Plans that must not depend on statistics: a fresh table has none, and the fold's queries ran for seconds on it."""
+"""Query plans must not depend on statistics.
+
+A fresh table has none, and the fold's queries ran for seconds on it.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,8 +22,11 @@ from shared.models.usage.ranges import UsageClock
 from shared.usage.queries.groups import page_of_groups
 
 
-async def test_peaks_take_the_starts_and_the_ends_from_their_own_indexes(pool: Pool, project: CreatedProject) -> None:
-    """Any index that begins with project and mode looked as good to the planner; the wrong one walks the whole history."""
+async def test_peaks_read_starts_and_ends_from_their_own_indexes(pool: Pool, project: CreatedProject) -> None:
+    """The planner must not choose another index that begins with project and mode.
+
+    It rated all of them equal, but the wrong one scans the whole history.
+    """
     async with pool.acquire() as conn:
         await conn.execute(
             "INSERT INTO session (sid, project_id, mode, room, identity, kind, started_ms, ended_ms, state)"
@@ -56,7 +62,7 @@ _HISTORY = (
 
 @asynccontextmanager
 async def reading_at_most(conn: Connection, rows: int) -> AsyncIterator[None]:
-    """A transaction that may read so many rows from tables and indexes of ours."""
+    """Open a transaction that may read at most ``rows`` rows from Relay's tables and indexes."""
     count = "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint FROM pg_stat_xact_user_tables"
     async with conn.transaction():
         before = await conn.fetchval(count) or 0
@@ -65,10 +71,13 @@ async def reading_at_most(conn: Connection, rows: int) -> AsyncIterator[None]:
 
 
 @pytest.mark.parametrize("analyzed", [False, True], ids=["no statistics", "analyzed"])
-async def test_reading_costs_what_is_shown_and_not_what_is_stored(
+async def test_rows_read_depend_on_the_answer_and_not_on_the_history(
     pool: Pool, project: CreatedProject, analyzed: bool
 ) -> None:
-    """Thirty days of years, with and without statistics. A plan that walks the history reads tens of thousands of rows."""
+    """Read thirty days out of 1500, with and without statistics.
+
+    A plan that scans the history reads tens of thousands of rows.
+    """
     scope, days = Scope(project.project_id, "live"), 1_500
     today = 20_700 * DAY_MS
     asked = UsageClock(today + DAY_MS, None)

@@ -1,4 +1,4 @@
-"""Many events at once, shuffled and repeated, through the streams: the rollups equal the simulator's own sum."""
+"""Many events through the streams, shuffled and repeated: rollups equal the simulator's own sum."""
 
 import asyncio
 import time
@@ -28,7 +28,7 @@ def traffic_for(owners: Owners, now_ms: int, *given: str) -> Traffic:
 
 
 async def metered(pool: Pool, owners: Owners) -> list[DayExpected]:
-    """What the rollups say, in the simulator's form."""
+    """Return what the rollups contain, in the simulator's form."""
     found = []
     async with pool.acquire() as conn:
         for project_id, _ in sorted(owners):
@@ -53,10 +53,10 @@ async def metered(pool: Pool, owners: Owners) -> list[DayExpected]:
     return found
 
 
-async def test_a_hundred_thousand_events_shuffled_and_repeated(
+async def test_rollups_of_100_000_shuffled_events_equal_the_simulators_sum(
     settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # One loop does everything here: on a busy machine it may come to an answer of Redis later than a worker would wait for it.
+    # One event loop does all the work. On a busy machine it may read an answer of Redis later than a worker's time-out.
     monkeypatch.setattr(event_stream, "SOCKET_TIMEOUT_S", 60.0)
     owners = [((await create_project(settings.database, name)).project_id, name) for name in ("one", "two")]
     now_ms = time.time_ns() // 1_000_000
@@ -69,7 +69,7 @@ async def test_a_hundred_thousand_events_shuffled_and_repeated(
         for start in range(0, len(entries), 2000):
             await event_stream.append(redis, entries[start : start + 2000])
         turns = asyncio.Semaphore(AT_ONCE)
-        async with asyncio.TaskGroup() as group:  # none of them outlives a failure of another
+        async with asyncio.TaskGroup() as group:  # a failing task cancels the others
             drains = [group.create_task(_drain(pool, redis, p, turns)) for p in range(event_stream.PARTITIONS)]
         assert await event_stream.oldest_unfolded_ms(redis) is None
     finally:
