@@ -1,4 +1,4 @@
-"""docs/operations.md's backup and restore, walked through: what comes back counts the same and goes on counting."""
+"""Backup and restore as docs/operations.md describes them: usage stays equal and metering continues."""
 
 import asyncio
 import subprocess
@@ -22,7 +22,7 @@ from tests.integration.test_volume import metered, traffic_for
 
 
 def contents(database: DatabaseUrl) -> dict[str, tuple[int, str]]:
-    """Of every table: its number of rows and a digest of them."""
+    """Return the number of rows and a digest of the rows of every table."""
     found = {}
     with psycopg.connect(database.dsn) as conn:
         tables = conn.execute(
@@ -45,7 +45,7 @@ def _dump_and_restore(source: DatabaseUrl, target: DatabaseUrl, dump: Path) -> N
     subprocess.run([str(binaries / "pg_restore"), *options], check=True)
 
 
-async def test_what_is_restored_counts_the_same_and_goes_on(
+async def test_a_restored_database_has_equal_usage_and_keeps_metering(
     settings: Settings, empty_database: DatabaseUrl, tmp_path: Path
 ) -> None:
     owners = [((await create_project(settings.database, name)).project_id, name) for name in ("one", "two")]
@@ -67,13 +67,13 @@ async def test_what_is_restored_counts_the_same_and_goes_on(
     assert contents(empty_database) == contents(settings.database)
     assert migrate(empty_database) == []
     async with create_pool(settings.database, "tests") as before, create_pool(empty_database, "tests") as after:
-        # Both get the rest, with an overlap: what was restored knows what it has seen.
+        # Both get the rest, with an overlap of 100 events that the restored database already knows.
         for pool in (before, after):
             async with pool.acquire() as conn, event_queries.partition_reader(conn, 0):
                 result = await fold_batch(conn, 0, events[half - 100 :])
                 assert result.known == 100
         assert await metered(after, owners) == await metered(before, owners)
-        # Triggers and keys came back too.
+        # Triggers and keys are restored too.
         async with after.acquire() as conn, conn.transaction():
             created = await projects.create_project(conn, "three", datetime.now(UTC), created_by="tests")
             assert created.keys

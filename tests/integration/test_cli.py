@@ -1,4 +1,4 @@
-"""The `relay` command as its users run it."""
+"""The `relay` command as users run it."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def relay_json(settings: Settings, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_projects_and_keys(settings: Settings) -> None:
+def test_projects_and_keys_are_created_listed_and_revoked(settings: Settings) -> None:
     project = relay_json(settings, "projects", "create", "acme")
     assert set(project) == {"projectId", "name", "keys"}
     assert "_" not in project["projectId"]
@@ -55,7 +55,7 @@ def test_projects_and_keys(settings: Settings) -> None:
         assert project["projectId"] in relay(settings, *command).stdout
 
 
-def test_rotating_and_archiving(settings: Settings) -> None:
+def test_keys_are_rotated_and_projects_archived(settings: Settings) -> None:
     project = relay_json(settings, "projects", "create", "acme")["projectId"]
     old = relay_json(settings, "keys", "create", "--project", project, "--name", "server", "--expires", "90d")
     assert (old["name"], old["prefix"], old["createdBy"]) == ("server", "sk_live_", "cli")
@@ -97,7 +97,7 @@ def test_errors_say_what_is_wrong(settings: Settings, arguments: list[str], said
     assert "Traceback" not in done.stderr
 
 
-def test_without_an_instance(settings: Settings, tmp_path: Path) -> None:
+def test_without_a_usable_database_the_error_says_why(settings: Settings, tmp_path: Path) -> None:
     done = relay(settings, "projects", "list", "--data-dir", str(tmp_path / "none"), DATABASE_URL="")
     assert (done.returncode, done.stdout) == (2, "")
     assert "start `relay up`" in done.stderr
@@ -132,7 +132,7 @@ def test_services_name_every_missing_variable(settings: Settings, service: str) 
     assert "hunter22" not in done.stderr
 
 
-def test_a_reader_who_left_is_no_missing_database(settings: Settings) -> None:
+def test_a_closed_output_pipe_is_not_reported_as_a_database_error(settings: Settings) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
@@ -147,7 +147,7 @@ def test_a_reader_who_left_is_no_missing_database(settings: Settings) -> None:
     assert (done.returncode, done.stderr) == (1, b"")
 
 
-def test_a_port_that_is_none_is_wrong_usage(settings: Settings) -> None:
+def test_an_invalid_port_is_a_usage_error(settings: Settings) -> None:
     done = relay(settings, "up", "--port", "99999")
     assert done.returncode == 2
     assert "--port: must be from 1 to 65535" in done.stderr

@@ -1,4 +1,4 @@
-"""`relay doctor` against running parts, missing parts and wrong parts."""
+"""`relay doctor` against running, missing and misconfigured parts."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ _KNOWN = (200, b"")  # an empty ListRoomsResponse in protobuf
 
 @asynccontextmanager
 async def livekit(answer: LiveKitAnswer = _KNOWN, skew_s: float = 0.0) -> AsyncIterator[str]:
-    """Something that answers every request like LiveKit's Twirp, with a clock that may differ."""
+    """Run a server that answers every request like LiveKit's Twirp, with an optional clock skew."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -57,7 +57,7 @@ async def livekit(answer: LiveKitAnswer = _KNOWN, skew_s: float = 0.0) -> AsyncI
 
 
 def levels(findings: list[Finding]) -> dict[str, str]:
-    """The worst level of each check."""
+    """Return the worst level of each check."""
     order = ("ok", "note", "warning", "error")
     worst: dict[str, str] = {}
     for finding in findings:
@@ -79,7 +79,7 @@ async def test_a_healthy_instance_has_no_findings(settings: Settings, pool: Pool
     async with serving(settings) as url, livekit() as livekit_url:
         report = await examine(msgspec.structs.replace(settings, relay_api_url=url, livekit_api_url=livekit_url))
     assert report.ok, printed(report)
-    # Its question is no refused webhook: nobody is to be alarmed because somebody looked.
+    # The doctor's probe does not count as a refused webhook, so it raises no alarm.
     assert +Counter(metrics.webhooks.counts()) - before == Counter(probe=1)
     assert levels(report.findings) == {
         "settings": "note",  # the development pair
@@ -98,7 +98,7 @@ async def test_a_healthy_instance_has_no_findings(settings: Settings, pool: Pool
     assert printed(report).endswith("errors: 0, warnings: 0")
 
 
-async def test_nothing_runs(settings: Settings) -> None:
+async def test_each_unreachable_part_is_an_error(settings: Settings) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}"
     dead = msgspec.structs.replace(
         settings,
@@ -114,7 +114,7 @@ async def test_nothing_runs(settings: Settings) -> None:
     assert all(finding.advice for finding in report.findings if finding.level in ("warning", "error"))
 
 
-async def test_what_waits_and_who_is_missing(settings: Settings, pool: Pool) -> None:
+async def test_backlog_missing_worker_and_redis_durability_are_reported(settings: Settings, pool: Pool) -> None:
     redis = event_stream.connect_redis(settings.redis_url)
     await event_stream.append(redis, [(0, Received(SystemClock().now_ms() - 120_000, b"{}"))])
     await redis.config_set("appendfsync", "everysec")
@@ -132,14 +132,14 @@ async def test_what_waits_and_who_is_missing(settings: Settings, pool: Pool) -> 
 
 
 @pytest.mark.parametrize(("skew_s", "level"), [(0, "ok"), (-20, "warning"), (300, "error")])
-async def test_livekits_clock(settings: Settings, skew_s: float, level: str) -> None:
+async def test_livekit_clock_skew_is_reported(settings: Settings, skew_s: float, level: str) -> None:
     async with livekit(skew_s=skew_s) as url:
         report = await examine(msgspec.structs.replace(settings, livekit_api_url=url))
     assert levels(report.findings)["clock"] == level
 
 
-async def test_a_database_that_refuses_what_it_is_asked(settings: Settings, pool: Pool) -> None:
-    """It is one finding, and the others are still reported."""
+async def test_a_failing_database_query_is_one_finding(settings: Settings, pool: Pool) -> None:
+    """The other findings are still reported."""
     await pool.execute("ALTER TABLE fold_progress RENAME TO away")
     async with livekit() as url:
         report = await examine(msgspec.structs.replace(settings, livekit_api_url=url))
@@ -148,8 +148,8 @@ async def test_a_database_that_refuses_what_it_is_asked(settings: Settings, pool
     assert 'relation "fold_progress" does not exist' in printed(report)
 
 
-async def test_inside_a_container_the_public_address_is_another_machine(settings: Settings) -> None:
-    """`localhost` in a container is the container, so the api is asked at its internal address."""
+async def test_inside_a_container_the_api_is_checked_at_its_internal_url(settings: Settings) -> None:
+    """`localhost` inside a container is the container itself, not the public address."""
     nowhere = f"http://localhost:{free_port()}"
     async with serving(settings) as url:
         inside = msgspec.structs.replace(settings, relay_api_url=nowhere, relay_internal_url=url)
@@ -181,14 +181,14 @@ async def test_internal_and_public_address_are_distinguished(
     assert found == expected
 
 
-async def test_livekit_does_not_know_us(settings: Settings) -> None:
+async def test_refused_livekit_credentials_are_an_error(settings: Settings) -> None:
     async with livekit((401, b"invalid API key")) as url:
         report = await examine(msgspec.structs.replace(settings, livekit_api_url=url))
     (finding,) = [finding for finding in report.findings if finding.check == "livekit"]
     assert (finding.level, "refuses the credentials of this instance" in finding.fact) == ("error", True)
 
 
-async def test_the_api_runs_with_another_secret(settings: Settings) -> None:
+async def test_an_api_with_another_livekit_secret_is_an_error(settings: Settings) -> None:
     async with serving(settings) as url:
         other = msgspec.structs.replace(settings, relay_api_url=url, livekit_api_secret="another secret")
         report = await examine(other)
@@ -196,7 +196,7 @@ async def test_the_api_runs_with_another_secret(settings: Settings) -> None:
     assert (finding.level, "another LiveKit key pair" in finding.fact) == ("error", True)
 
 
-def test_the_command_says_what_is_not_set() -> None:
+def test_the_command_reports_invalid_settings() -> None:
     environment = {k: v for k, v in inherited_environment({}).items() if not k.startswith(("LIVEKIT", "RELAY"))}
     environment |= {"RELAY_DATA_DIR": "/nonexistent/relay", "DATABASE_URL": "x"}
     command = [sys.executable, "-m", "services.cli.main", "doctor", "--json"]

@@ -1,4 +1,7 @@
-"""A database made before the migrations were renumbered is carried over with its data; an incomplete one is refused."""
+"""A database from before the migrations were renumbered is upgraded with its data.
+
+An incomplete one is refused.
+"""
 
 import multiprocessing
 import re
@@ -27,7 +30,7 @@ FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 
 @pytest.fixture(scope="module")
 def earlier_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of migrations as it was."""
+    """A folder with the migrations from before the renumbering."""
     folder = tmp_path_factory.mktemp("earlier")
     text = (FIXTURES / "migrations_before_renumbering.sql").read_text(encoding="utf-8")
     for name, statements in re.findall(r"^--- (\S+)\n(.*?)(?=^--- |\Z)", text, re.MULTILINE | re.DOTALL):
@@ -90,18 +93,18 @@ def fresh_schema(servers: EmbeddedServers, migrated_template: str) -> str:
 
 @pytest.fixture
 def earlier(empty_database: DatabaseUrl, earlier_files: Path) -> DatabaseUrl:
-    """A database of the version before, with data."""
+    """A database with all migrations from before the renumbering."""
     apply_earlier(empty_database, earlier_files)
     return empty_database
 
 
-def test_the_lists_match_the_files(earlier_files: Path) -> None:
+def test_lists_of_migrations_match_the_files(earlier_files: Path) -> None:
     assert list(EARLIER) == sorted(path.stem for path in earlier_files.glob("*.sql"))
     assert list(EQUIVALENT) == known_migrations()[: len(EQUIVALENT)]
     assert not set(EARLIER) & set(known_migrations()), "a database could not tell an earlier migration from a new one"
 
 
-def test_the_schema_is_that_of_a_new_database(earlier: DatabaseUrl, fresh_schema: str) -> None:
+def test_the_upgraded_schema_equals_that_of_a_new_database(earlier: DatabaseUrl, fresh_schema: str) -> None:
     assert fresh_schema.count("CREATE TABLE") > 20
     migrate(earlier)
     assert dumped(earlier) == fresh_schema
@@ -119,7 +122,7 @@ def test_every_row_is_kept(earlier: DatabaseUrl, start: Callable[[DatabaseUrl], 
     assert migrate(earlier) == []
 
 
-def test_many_processes_at_once(earlier: DatabaseUrl) -> None:
+def test_concurrent_processes_upgrade_the_database_once(earlier: DatabaseUrl) -> None:
     fill(earlier)
     before = rows(earlier)
     with ProcessPoolExecutor(6, mp_context=multiprocessing.get_context("spawn")) as processes:
@@ -128,14 +131,14 @@ def test_many_processes_at_once(earlier: DatabaseUrl) -> None:
     assert marks(earlier) == {*known_migrations(), *EARLIER}
 
 
-def test_in_a_separate_schema(empty_database: DatabaseUrl, earlier_files: Path) -> None:
+def test_a_database_in_a_separate_schema_is_upgraded(empty_database: DatabaseUrl, earlier_files: Path) -> None:
     database = parse_database_url(empty_database.dsn + "&schema=Mixed_Case")
     apply_earlier(database, earlier_files)
     assert migrate(database) == []
     assert set(rows(empty_database)) >= {"session", "usage_day"}
 
 
-def test_an_incomplete_database_is_refused_and_left_as_it_is(empty_database: DatabaseUrl, earlier_files: Path) -> None:
+def test_an_incomplete_database_is_refused_and_unchanged(empty_database: DatabaseUrl, earlier_files: Path) -> None:
     for count in range(1, len(EARLIER)):
         apply_earlier(empty_database, earlier_files, 1)
         found = marks(empty_database)
@@ -155,7 +158,7 @@ def test_an_incomplete_database_is_refused_and_left_as_it_is(empty_database: Dat
     assert migrate(empty_database) == []
 
 
-def test_a_rollback_leaves_no_mark_behind(earlier: DatabaseUrl) -> None:
+def test_a_rollback_removes_all_migration_marks(earlier: DatabaseUrl) -> None:
     migrate(earlier)
     rollback_all(earlier)
     assert rows(earlier) == {}

@@ -1,4 +1,4 @@
-"""The embedded servers: what is written survives their death, and they start again on what it left."""
+"""The embedded servers: written data survives a kill, and the servers start again on it."""
 
 import asyncio
 import os
@@ -40,7 +40,7 @@ def directory() -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def test_data_survives_kill(directory: Path) -> None:
+def test_data_survives_a_kill(directory: Path) -> None:
     with embedded_servers(directory) as servers:
         with psycopg.connect(servers.database_url, autocommit=True) as connection:
             connection.execute("CREATE TABLE kept AS SELECT 41 AS answer")
@@ -58,7 +58,7 @@ def test_data_survives_kill(directory: Path) -> None:
         client.close()
 
 
-def test_the_second_holder_learns_the_first_and_what_to_do(directory: Path) -> None:
+def test_a_busy_data_directory_is_refused_with_its_owner_and_a_remedy(directory: Path) -> None:
     with embedded_servers(directory), pytest.raises(DataDirBusy) as refused, embedded_servers(directory):
         pass
     assert str(os.getpid()) in str(refused.value)
@@ -74,12 +74,12 @@ def test_long_path_gets_a_private_socket_directory(directory: Path) -> None:
     shutil.rmtree(socket_dir, ignore_errors=True)
 
 
-# Every printable character. Servers and clients read a comma, a quote and outer spaces in a path as more than a part of it.
+# Every printable character. Commas, quotes and outer spaces in a path have a special meaning for servers and clients.
 _ONE_PATH = "my data !#$%&'()*+-.:;<=>?@[\\]^_`{|}~é"
 
 
 @pytest.mark.parametrize("name", [_ONE_PATH, 'a,b "c"', " outer "])
-async def test_a_data_directory_of_any_name(directory: Path, name: str) -> None:
+async def test_a_data_directory_may_have_any_name(directory: Path, name: str) -> None:
     with embedded_servers(directory / name, fsync=False) as servers:
         inside = (directory / name / "run" / ".s.PGSQL.5432").exists()
         assert inside == ("," not in name)
@@ -116,7 +116,7 @@ async def test_urls_work_with_every_client(servers: EmbeddedServers, settings: S
     pool.disconnect()
 
 
-def test_redis_answers_only_what_is_on_disk(redis_url: str) -> None:
+def test_redis_syncs_to_disk_before_it_answers(redis_url: str) -> None:
     client = redis.Redis.from_url(redis_url)
     policy = {**client.config_get("append*"), **client.config_get("maxmemory-policy"), **client.config_get("save")}
     client.close()
@@ -148,7 +148,7 @@ def test_servers_left_by_a_crash_are_stopped_first(directory: Path) -> None:
         assert servers.redis_pid != left[1].pid
 
 
-def test_a_reused_process_id_is_left_alone(directory: Path) -> None:
+def test_a_process_with_a_reused_id_is_not_stopped(directory: Path) -> None:
     directory.mkdir(mode=0o700)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
         pid_file = directory / "postmaster.pid"

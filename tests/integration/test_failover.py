@@ -1,4 +1,7 @@
-"""A primary that is demoted and stays reachable: its connections go, `/readyz` knows, and nothing has to be restarted."""
+"""A demoted primary that stays reachable: its connections are closed and no restart is needed.
+
+`/readyz` reports the read-only server until the new primary is found.
+"""
 
 import asyncio
 import time
@@ -119,7 +122,7 @@ async def test_a_pool_moves_to_the_new_primary(pair: tuple[PostgresServer, Postg
     assert standby.execute("SELECT to_regclass('written') IS NOT NULL") == [(True,)]
 
 
-async def test_the_first_host_that_takes_writes_is_used(pair: tuple[PostgresServer, PostgresServer]) -> None:
+async def test_the_first_writable_host_is_used(pair: tuple[PostgresServer, PostgresServer]) -> None:
     primary, standby = pair
     database = parse_database_url(f"postgresql://postgres@127.0.0.1:{standby.port},127.0.0.1:{primary.port}/relay")
     conn = await connect(database)
@@ -130,8 +133,8 @@ async def test_the_first_host_that_takes_writes_is_used(pair: tuple[PostgresServ
         await connect(parse_database_url(standby.url()))
 
 
-async def test_sessions_that_began_read_only_go(database: DatabaseUrl, pool: Pool) -> None:
-    """A setting of the database holds for a session's whole life, even after it is taken back."""
+async def test_read_only_connections_are_replaced(database: DatabaseUrl, pool: Pool) -> None:
+    """A setting of the database holds for a session's whole life, even after the setting is reset."""
     name = await pool.fetchval("SELECT quote_ident(current_database())")
     async with open_pool(database) as limited:
         async with borrowed(limited) as conn:
@@ -154,7 +157,7 @@ async def test_sessions_that_began_read_only_go(database: DatabaseUrl, pool: Poo
         await eventually(writes, "a session that takes writes")
 
 
-async def test_a_stricter_default_isolation_is_not_taken_over(database: DatabaseUrl, pool: Pool) -> None:
+async def test_a_stricter_default_isolation_level_is_not_used(database: DatabaseUrl, pool: Pool) -> None:
     name = await pool.fetchval("SELECT quote_ident(current_database())")
     await pool.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")
     conn = await connect(database)

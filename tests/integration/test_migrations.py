@@ -1,4 +1,4 @@
-"""Migrations run once, in the first process of several, after a killed process, and back."""
+"""Migrations: applied once, by concurrent processes, after a killed process, and rolled back."""
 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
@@ -20,31 +20,31 @@ def tables(database: DatabaseUrl) -> set[str]:
         return {row[0] for row in conn.execute(query) if not row[0].startswith("information_schema.")}
 
 
-def ours(database: DatabaseUrl) -> set[str]:
+def relay_tables(database: DatabaseUrl) -> set[str]:
     return {name for name in tables(database) if "yoyo" not in name}
 
 
-def test_applied_once_and_reversible(empty_database: DatabaseUrl) -> None:
+def test_migrations_are_applied_once_and_are_reversible(empty_database: DatabaseUrl) -> None:
     first = migrate(empty_database)
     assert first == sorted(first)
     assert first[-1] == latest_migration()
     assert migrate(empty_database) == []
-    made = ours(empty_database)
+    made = relay_tables(empty_database)
     assert {"public.project", "public.session", "public.usage_hour"} <= made
     rollback_all(empty_database)
-    assert ours(empty_database) == set()
+    assert relay_tables(empty_database) == set()
     assert migrate(empty_database) == first
-    assert ours(empty_database) == made
+    assert relay_tables(empty_database) == made
 
 
-def test_many_processes_at_once(empty_database: DatabaseUrl) -> None:
+def test_concurrent_processes_apply_migrations_once(empty_database: DatabaseUrl) -> None:
     with ProcessPoolExecutor(6, mp_context=multiprocessing.get_context("spawn")) as processes:
         results = list(processes.map(migrate, [empty_database] * 6))
     assert sorted(map(len, results))[:5] == [0] * 5
     assert max(results, key=len)[-1] == latest_migration()
 
 
-def test_the_lock_row_of_a_killed_process_stops_nobody(empty_database: DatabaseUrl) -> None:
+def test_the_lock_row_of_a_killed_process_does_not_block(empty_database: DatabaseUrl) -> None:
     migrate(empty_database)
     with psycopg.connect(empty_database.dsn, autocommit=True) as conn:
         conn.execute("INSERT INTO yoyo_lock (locked, ctime, pid) VALUES (1, now(), 999999)")
@@ -52,7 +52,7 @@ def test_the_lock_row_of_a_killed_process_stops_nobody(empty_database: DatabaseU
 
 
 @pytest.mark.parametrize("schema", ["relay", "Mixed_Case"])
-async def test_prismas_schema(empty_database: DatabaseUrl, schema: str) -> None:
+async def test_migrations_use_the_schema_parameter_of_the_url(empty_database: DatabaseUrl, schema: str) -> None:
     url = empty_database.dsn + f"&schema={schema}&connection_limit=5"
     database = parse_database_url(url)
     assert database == msgspec.structs.replace(empty_database, schema=schema)
@@ -66,7 +66,7 @@ async def test_prismas_schema(empty_database: DatabaseUrl, schema: str) -> None:
         await conn.close()
 
 
-async def test_an_unmigrated_database_is_seen(empty_database: DatabaseUrl) -> None:
+async def test_an_unmigrated_database_is_detected(empty_database: DatabaseUrl) -> None:
     conn = await connect(empty_database)
     try:
         assert await missing_migrations(conn, known_migrations()) == known_migrations()

@@ -1,4 +1,7 @@
-"""Behind a real PgBouncer: session mode works, with a schema too; transaction and statement mode are refused by name."""
+"""Relay behind a real PgBouncer: session mode works, transaction and statement mode are refused.
+
+Session mode also keeps the schema of the URL. The refusal names the mode.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +26,7 @@ def server(short_tmp: Path) -> Iterator[PostgresServer]:
 
 
 def tables(server: PostgresServer) -> dict[str, int]:
-    """Tables of each schema."""
+    """Return the number of tables of each schema."""
     found = "SELECT schemaname, count(*) FROM pg_tables WHERE schemaname !~ '^(pg_|information_)' GROUP BY 1"
     return {str(schema): int(str(count)) for schema, count in server.execute(found)}
 
@@ -32,7 +35,7 @@ def through(port: int, query: str = "") -> DatabaseUrl:
     return parse_database_url(f"postgresql://postgres@127.0.0.1:{port}/relay{query}")
 
 
-# The last is what people set so that other clients' parameters are no error. PgBouncer then drops them in silence.
+# Operators set `ignore_startup_parameters` for the parameters of other clients. PgBouncer then silently drops them.
 @pytest.mark.parametrize("extra", ["", "ignore_startup_parameters = extra_float_digits,search_path,options\n"])
 async def test_session_mode_keeps_the_schema(server: PostgresServer, short_tmp: Path, extra: str) -> None:
     before = tables(server)
@@ -41,7 +44,7 @@ async def test_session_mode_keeps_the_schema(server: PostgresServer, short_tmp: 
         database = through(port, f"?schema={schema}")
         assert migrate(database) == known_migrations()
         async with create_pool(database, "tests", max_size=3) as pool:
-            for _ in range(3):  # given back and taken again
+            for _ in range(3):  # released and acquired again
                 assert await pool.fetchval("SELECT current_schema()") == schema
             async with pool.acquire() as conn:
                 assert await missing_migrations(conn, known_migrations()) == []
@@ -51,7 +54,7 @@ async def test_session_mode_keeps_the_schema(server: PostgresServer, short_tmp: 
 
 @pytest.mark.parametrize("extra", ["", "server_round_robin = 1\n", "ignore_startup_parameters = search_path,options\n"])
 @pytest.mark.parametrize("mode", ["transaction", "statement"])
-async def test_modes_that_share_sessions_are_refused(
+async def test_transaction_and_statement_mode_are_refused(
     server: PostgresServer, short_tmp: Path, mode: str, extra: str
 ) -> None:
     before = tables(server)
@@ -66,7 +69,7 @@ async def test_modes_that_share_sessions_are_refused(
     assert server.execute(locks) == [(0,)]
 
 
-def test_migrating_refuses_transaction_mode_at_once(server: PostgresServer, short_tmp: Path) -> None:
+def test_migrations_refuse_transaction_mode_without_waiting(server: PostgresServer, short_tmp: Path) -> None:
     with (
         pgbouncer(short_tmp / "at-once", server, "transaction") as port,
         pytest.raises(TransactionPooling, match="transaction mode"),
@@ -74,9 +77,7 @@ def test_migrating_refuses_transaction_mode_at_once(server: PostgresServer, shor
         ensure_migrated(through(port, "?schema=nowhere"))
 
 
-async def test_a_read_only_session_of_the_pooler_is_not_used_again_and_again(
-    server: PostgresServer, short_tmp: Path
-) -> None:
+async def test_a_read_only_session_of_the_pooler_is_not_reused(server: PostgresServer, short_tmp: Path) -> None:
     server.execute("ALTER DATABASE relay SET default_transaction_read_only = on")
     with pgbouncer(short_tmp / "read-only", server, "session") as port:
         database = through(port)

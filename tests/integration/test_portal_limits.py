@@ -1,4 +1,4 @@
-"""Creates that race their maximum, and requests that fail after their connection was opened."""
+"""Concurrent creates up to a maximum, and requests that fail after they took a connection."""
 
 import asyncio
 from collections import Counter
@@ -23,7 +23,7 @@ COUNT = {
 
 
 @pytest.mark.parametrize("what", COUNT)
-async def test_creates_at_once_do_not_pass_their_maximum(
+async def test_concurrent_creates_do_not_exceed_the_maximum(
     settings: Settings, pool: Pool, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     for module, name in (
@@ -48,7 +48,7 @@ async def test_creates_at_once_do_not_pass_their_maximum(
         assert statuses == {201: 5 - before, 422: AT_ONCE - 5 + before}
         refused = next(answer for answer in answers if answer.status_code == 422)
         assert ("most" in refused.text) or ("no more" in refused.text)
-        # What was refused left nothing behind.
+        # A refused create leaves no rows.
         assert await pool.fetchval("SELECT count(*) FROM project p WHERE NOT EXISTS (SELECT FROM membership m"
                                    " WHERE m.project_id = p.id)") == 0  # fmt: skip
 
@@ -64,7 +64,7 @@ async def test_creates_at_once_do_not_pass_their_maximum(
         "/projects/{project}/usage?from=nonsense",
     ],
 )
-async def test_a_request_that_fails_gives_its_connection_back(settings: Settings, path: str) -> None:
+async def test_a_failed_request_releases_its_connection(settings: Settings, path: str) -> None:
     async with serving(settings) as url, Browser(url) as ada:
         await ada.sign_up("ada")
         address = path.format(project=await ada.create_project("acme"))
@@ -75,7 +75,7 @@ async def test_a_request_that_fails_gives_its_connection_back(settings: Settings
 
 
 async def test_a_refused_form_writes_nothing(settings: Settings, pool: Pool) -> None:
-    """A page that says what is wrong is rendered in the transaction of the form, which then commits."""
+    """The page with the error is rendered in the transaction of the form, which then commits."""
     async with serving(settings) as url, Browser(url) as ada:
         await ada.sign_up("ada")
         project = await ada.create_project("acme")

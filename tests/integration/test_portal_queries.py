@@ -1,6 +1,6 @@
-"""Each page of the portal sends a fixed number of statements, however much there is to show.
+"""Each page of the portal sends a fixed number of statements, however much it shows.
 
-A page that asks once more for each room, key or project is quick in a test and slow for people who have many.
+A page with one more statement for each room, key or project is quick in a test and slow for projects with many of them.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from shared.infra.settings import Settings
 from tests.integration.conftest import serving
 from tests.portal_browser import Browser
 
-# Of each two for the gate: the session, the project. What begins and ends the use of a connection is not counted.
+# Two of each are for access control: the session and the project. Acquiring and releasing a connection is not counted.
 STATEMENTS = {
     "/projects/{project}": 8,
     "/projects/{project}/usage": 3,
@@ -46,7 +46,7 @@ _SESSION = (
 
 @pytest.fixture
 def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every statement that this process sends, in order."""
+    """Record every statement that this process sends, in order."""
     sent: list[str] = []
 
     def recorded(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -62,23 +62,26 @@ def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return sent
 
 
-async def test_pages_cost_a_fixed_number_of_statements(settings: Settings, pool: Pool, statements: list[str]) -> None:
+async def test_pages_send_a_fixed_number_of_statements(settings: Settings, pool: Pool, statements: list[str]) -> None:
     async with serving(settings) as url, Browser(url) as ada:
         await ada.sign_up("ada")
         project = await ada.create_project("acme")
-        few = await costs(ada, project, statements)
+        few = await statements_per_page(ada, project, statements)
         for number in range(10):
             await ada.create_project(f"project {number}")
             await create_key(settings.database, project, "live", "secret", f"key {number}")
             await ada.invitation(project, "viewer")
         await pool.execute(_SESSION, project, int(datetime.now(UTC).timestamp() * 1000) - 60_000)
-        many = await costs(ada, project, statements)
+        many = await statements_per_page(ada, project, statements)
     assert many == few
     assert few == STATEMENTS
 
 
-async def costs(browser: Browser, project: str, statements: list[str]) -> dict[str, int]:
-    """The least of a few visits: what the process does beside them (the last use of keys, caches) only adds."""
+async def statements_per_page(browser: Browser, project: str, statements: list[str]) -> dict[str, int]:
+    """Return the smallest number of statements of four requests per page.
+
+    Concurrent work of the process (last use of keys, caches) only adds statements.
+    """
     found: dict[str, int] = {}
     for path in STATEMENTS:
         for _ in range(4):
@@ -101,7 +104,7 @@ async def test_a_live_stream_ends_with_its_session(settings: Settings, monkeypat
             assert stream.status_code == 200
             pieces = stream.aiter_bytes()
             assert (await anext(pieces)).startswith(b"retry:")
-            # It outlives many checks while nothing was revoked.
+            # The stream stays open over many checks while nothing is revoked.
             for _ in range(5):
                 await anext(pieces)
             await elsewhere.submit("/account/sign-out-everywhere")

@@ -1,4 +1,4 @@
-"""The event streams on a Redis Cluster of three nodes, everything else unchanged."""
+"""The event streams on a Redis Cluster of three nodes. Everything else runs unchanged."""
 
 import asyncio
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def clustered(settings: Settings, cluster: LocalRedisCluster) -> Settings:
     return msgspec.structs.replace(settings, redis_streams_url=cluster.url)
 
 
-async def test_partitions_lie_on_all_nodes_and_one_append_reaches_them(clustered: Settings, pool: Pool) -> None:
+async def test_one_append_reaches_partitions_on_all_nodes(clustered: Settings, pool: Pool) -> None:
     streams = event_stream.connect_streams(clustered)
     now_ms = SystemClock().now_ms()
     try:
@@ -39,7 +39,7 @@ async def test_partitions_lie_on_all_nodes_and_one_append_reaches_them(clustered
             streams, [(p, Received(now_ms + p, b"%d" % p)) for p in partitions for _ in "ab"]
         )
         assert silent == list(partitions)
-        assert await event_stream.append(streams, [(3, Received(now_ms, b"3"))]) == []  # its bell has rung
+        assert await event_stream.append(streams, [(3, Received(now_ms, b"3"))]) == []  # its bell is already set
         assert await event_stream.lengths(streams) == [3 if p == 3 else 2 for p in partitions]
         assert await event_stream.oldest_unfolded_ms(streams) == now_ms
         for partition in partitions:
@@ -54,7 +54,7 @@ async def test_partitions_lie_on_all_nodes_and_one_append_reaches_them(clustered
         await streams.aclose()
 
 
-async def test_the_doctor_looks_into_each_node(clustered: Settings, cluster: LocalRedisCluster) -> None:
+async def test_the_doctor_checks_each_node(clustered: Settings, cluster: LocalRedisCluster) -> None:
     now_ms = SystemClock().now_ms()
     findings = await check_redis(clustered, now_ms)
     assert [(finding.check, finding.level) for finding in findings] == [
@@ -78,7 +78,7 @@ async def test_the_doctor_looks_into_each_node(clustered: Settings, cluster: Loc
     await streams.aclose()
 
 
-async def test_the_doctor_names_the_node_that_is_away(clustered: Settings, cluster: LocalRedisCluster) -> None:
+async def test_the_doctor_names_an_unreachable_node(clustered: Settings, cluster: LocalRedisCluster) -> None:
     cluster.nodes[2].kill()
     findings = await check_redis(clustered, SystemClock().now_ms())
     told = [finding for finding in findings if finding.level == "error"]
@@ -100,11 +100,11 @@ async def test_the_doctor_distinguishes_a_single_redis_from_a_cluster(settings: 
     assert "for a single Redis use REDIS_URL alone" in findings[1].advice
 
 
-async def test_nothing_is_lost_or_doubled_on_a_cluster(clustered: Settings, tmp_path: Path) -> None:
+async def test_killed_workers_lose_and_duplicate_nothing_on_a_cluster(clustered: Settings, tmp_path: Path) -> None:
     await kill_under_load(clustered, tmp_path, kills=3, events=8000)
 
 
-async def test_a_cluster_that_is_away_is_unavailable(settings: Settings) -> None:
+async def test_an_unreachable_cluster_raises_unavailable(settings: Settings) -> None:
     nowhere = msgspec.structs.replace(settings, redis_streams_url=f"redis://127.0.0.1:{bus_free_port()}")
     streams = event_stream.connect_streams(nowhere)
     with pytest.raises(event_stream.UNAVAILABLE):

@@ -1,4 +1,4 @@
-"""A connection that remembers times sends and reads the same times as any other."""
+"""A connection that caches times sends and reads the same times as any other connection."""
 
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -18,12 +18,12 @@ TIMES = [
 ]
 
 
-async def test_times_are_the_same_copied_bound_and_read(settings: Settings) -> None:
+async def test_cached_times_equal_plain_times_when_copied_bound_and_read(settings: Settings) -> None:
     conn, plain = await connect(settings.database), await connect(settings.database)
     try:
         await remember_times(conn)
         await plain.execute("CREATE TABLE times (number integer, at timestamptz)")
-        for number in range(2):  # the second time they are remembered
+        for number in range(2):  # the second pass uses the cache
             await conn.copy_records_to_table("times", records=[(number, at) for at in TIMES])
         assert {row["at"] for row in await plain.fetch("SELECT at FROM times")} == set(TIMES)
         assert [row["at"] for row in await conn.fetch("SELECT at FROM times WHERE number = 1 ORDER BY at")] == sorted(
@@ -37,11 +37,11 @@ async def test_times_are_the_same_copied_bound_and_read(settings: Settings) -> N
         await plain.close()
 
 
-async def test_a_time_without_a_zone_is_refused(settings: Settings) -> None:
+async def test_a_datetime_without_a_zone_is_refused(settings: Settings) -> None:
     conn = await connect(settings.database)
     try:
         await remember_times(conn)
         with pytest.raises(asyncpg.DataError):
-            await conn.fetchval("SELECT $1::timestamptz", datetime(2026, 11, 18))  # noqa: DTZ001 - that is what is refused
+            await conn.fetchval("SELECT $1::timestamptz", datetime(2026, 11, 18))  # noqa: DTZ001 - the value under test
     finally:
         await conn.close()

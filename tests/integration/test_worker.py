@@ -1,4 +1,7 @@
-"""The worker process: a part that dies ends it, a database that does not open keeps it from starting, and its broker."""
+"""The worker process and its broker.
+
+A part that ends stops the process. The process does not start without its connections.
+"""
 
 import ast
 import subprocess
@@ -62,7 +65,7 @@ def started(program: str, settings: Settings, **variables: str) -> "subprocess.P
 
 
 def unhealthy(process: "subprocess.Popen[str]", port: int) -> str:
-    """Polls ``/healthz`` until it answers 503. Returns the body."""
+    """Poll ``/healthz`` until it answers 503. Returns the body."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -77,7 +80,7 @@ def unhealthy(process: "subprocess.Popen[str]", port: int) -> str:
 
 
 @pytest.mark.parametrize("name", DEATHS)
-def test_a_part_that_ends_by_itself_is_named_and_ends_the_process(name: str, settings: Settings) -> None:
+def test_a_part_that_ends_unexpectedly_is_named_and_stops_the_worker(name: str, settings: Settings) -> None:
     port = free_port()
     patch = f"{DEATHS[name]}\ndramatiq.Worker.stop = stop_when_told"
     with started(PROGRAM.format(patch=patch, error=None), settings, WORKER_PORT=str(port)) as process:
@@ -99,7 +102,7 @@ def test_a_worker_without_its_connections_does_not_start(part: str, error: str, 
     assert "worker is ready" not in output
 
 
-def test_the_broker_has_its_parts_in_order_and_keeps_dead_messages(settings: Settings) -> None:
+def test_broker_middleware_is_ordered_and_dead_messages_are_kept(settings: Settings) -> None:
     resources = Resources(settings)
     broker = create_worker_broker(settings, resources)
     order = [type(part) for part in broker.middleware]
@@ -120,7 +123,7 @@ def test_a_dead_message_is_counted(settings: Settings) -> None:
     broker.flush_all()
 
 
-def test_enqueueing_blocks_no_event_loop() -> None:
+def test_enqueueing_does_not_block_the_event_loop() -> None:
     """Dramatiq's ``enqueue`` is called in one function, which runs in a thread."""
     callers = []
     for folder in ("shared", "services"):
