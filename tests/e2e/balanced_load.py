@@ -21,7 +21,7 @@ READY_POLL_S = 0.1
 ANSWER_WITHIN_S = 10.0
 _TICK_S = 0.002
 _REPEATED_AFTER_S = 0.1
-_NOBODY_THERE_WAIT_S = 0.02
+_RECONNECT_WAIT_S = 0.02
 
 
 class Wanted(NamedTuple):
@@ -56,7 +56,7 @@ class LoadOutcome(msgspec.Struct):
 
 
 class Balancer:
-    """Knows which ports are ready. ``run`` must be running."""
+    """Records which ports are ready. ``run`` must be running."""
 
     def __init__(self, ports: list[int]) -> None:
         self._ports = ports
@@ -66,8 +66,8 @@ class Balancer:
     async def run(self) -> None:
         while True:
             answers = await asyncio.gather(*(_is_ready(port) for port in self._ports))
-            # One that is slow to say stays what it was, as with every balancer that wants more than one failure: on busy
-            # processors all of them may be slow, and none of them would be left but the one that has said no.
+            # A process that answers slowly keeps its state, as with a balancer that needs several failures. On a busy
+            # machine all of them may be slow, and only those that answered "not ready" may be left out.
             self.ready = [
                 port
                 for port, ready in zip(self._ports, answers, strict=True)
@@ -82,14 +82,14 @@ class Balancer:
             await asyncio.sleep(0.02)
 
     def next(self) -> int:
-        """Any of the ready ones in turn; with none, any at all."""
+        """Return the ready ports in turn, or all ports in turn if none is ready."""
         self._turn += 1
         ports = self.ready or self._ports
         return ports[self._turn % len(ports)]
 
 
 class OnePort(Balancer):
-    """A proxy that does the balancing by itself."""
+    """A balancer with one port: that of a proxy, which does the balancing."""
 
     def __init__(self, port: int) -> None:
         super().__init__([port])
@@ -97,7 +97,7 @@ class OnePort(Balancer):
 
 
 async def _is_ready(port: int) -> bool | None:
-    """None if it does not say in time."""
+    """Ask `/readyz`. None if it does not answer in time."""
     try:
         async with asyncio.timeout(2):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -113,7 +113,7 @@ async def _is_ready(port: int) -> bool | None:
 
 
 class _Client(asyncio.Protocol):
-    """One client with one request at a time, over a connection that it keeps for as long as it is good."""
+    """A client that sends one request at a time and keeps its connection while it works."""
 
     def __init__(self, load: "_Load") -> None:
         self._load = load
@@ -121,8 +121,8 @@ class _Client(asyncio.Protocol):
         self._port = 0
         self._buffer = b""
         self._wanted: Wanted | None = None
-        self._begun = 0.0  # when its client first wanted it
-        self._sent = 0.0  # 0: it is not under way
+        self._begun = 0.0  # when the client started the request, before any repetition
+        self._sent = 0.0  # when the request was sent; 0 if none is pending
         self._opening: asyncio.Task[None] | None = None
 
     def take(self, wanted: Wanted) -> None:
@@ -147,7 +147,7 @@ class _Client(asyncio.Protocol):
                 if time.monotonic() - self._begun > ANSWER_WITHIN_S:
                     self._failed("nobody there")
                     return
-                await asyncio.sleep(_NOBODY_THERE_WAIT_S)
+                await asyncio.sleep(_RECONNECT_WAIT_S)
             else:
                 assert self._wanted is not None
                 assert self._transport is not None
@@ -222,7 +222,7 @@ class _Client(asyncio.Protocol):
 
 
 class _Load:
-    """What the clients of one kind share."""
+    """The state that the clients of one kind share."""
 
     def __init__(self, balancer: Balancer) -> None:
         self.balancer = balancer

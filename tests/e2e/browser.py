@@ -14,21 +14,21 @@ _ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"
 
 
 def unavailable(reason: str) -> None:
-    """Ends the calling test because there is no browser; with RELAY_REQUIRE_BROWSER=1, as in CI, that is a failure."""
+    """Skip the calling test, or fail it with RELAY_REQUIRE_BROWSER=1 as in CI."""
     if environment().get("RELAY_REQUIRE_BROWSER") == "1":
         pytest.fail(f"{reason}, and RELAY_REQUIRE_BROWSER=1", pytrace=False)
     pytest.skip(reason)
 
 
 def require_chromium() -> None:
-    """Skips the calling test where Chromium is not installed."""
+    """Skip the calling test where Chromium is not installed."""
     if not os.access(EXECUTABLE, os.X_OK):
         unavailable(f"{EXECUTABLE} is not installed")
 
 
 @asynccontextmanager
 async def chromium() -> AsyncIterator[Any]:
-    """Playwright's ``Browser``. Skips the calling test where Chromium or Playwright is not installed."""
+    """Yield Playwright's ``Browser``. Skips the calling test if Chromium or Playwright is missing."""
     require_chromium()
     try:
         from playwright.async_api import async_playwright
@@ -43,7 +43,7 @@ async def chromium() -> AsyncIterator[Any]:
 
 
 class Console:
-    """Collects what a page complains of: errors of scripts, and what the content security policy refused."""
+    """Collects the console errors of a page: script errors and violations of the content security policy."""
 
     def __init__(self, page: Any) -> None:
         self.complaints: list[str] = []
@@ -51,6 +51,6 @@ class Console:
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
 
     def _note(self, kind: str, text: str) -> None:
-        # Pages that are meant to be 404 or 502 are visited as well.
+        # The tests also visit pages that answer 404 or 502 on purpose.
         if kind in ("error", "warning") and "Failed to load resource" not in text:
             self.complaints.append(text)

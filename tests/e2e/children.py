@@ -5,7 +5,7 @@ from typing import Any
 
 
 def end(process: "subprocess.Popen[Any]", within_s: float) -> None:
-    """Asks it to end, and kills one that takes longer."""
+    """Terminate the process, and kill it if it runs longer than ``within_s``."""
     process.terminate()
     try:
         process.wait(within_s)

@@ -1,4 +1,4 @@
-"""Two API processes on ports that stay, and two workers, behind a balancer; and the requests that their clients send."""
+"""Two API processes with fixed ports behind a balancer, two workers, and the requests of clients."""
 
 import asyncio
 import itertools
@@ -22,7 +22,7 @@ _FOLDED_WITHIN_S = 120.0
 
 
 def environment_of(settings: Settings, **more: str) -> dict[str, str]:
-    """A process's environment for these settings."""
+    """Return the environment of a process with these settings."""
     return inherited_environment(
         {
             "DATABASE_URL": settings.database.dsn,
@@ -41,7 +41,7 @@ def environment_of(settings: Settings, **more: str) -> dict[str, str]:
 
 
 class Fleet:
-    """The processes. Started from a thread that outlives them: they end with it, however it ends."""
+    """The four processes. They end with the thread that starts them, so it must outlive them."""
 
     names = ("api-0", "api-1", "worker-0", "worker-1")
 
@@ -60,7 +60,7 @@ class Fleet:
             self._processes[name] = subprocess.Popen(child.argv, stdout=log, stderr=log, **child.options())
 
     async def stop(self, name: str) -> None:
-        """SIGTERM, and its exit code; a process that does not stop in time is a failure."""
+        """Send SIGTERM and record the exit code. Raises if the process does not stop in time."""
         process, started = self._processes[name], time.monotonic()
         process.send_signal(signal.SIGTERM)
         self.exit_codes.add(await asyncio.to_thread(process.wait, STOP_WITHIN_S))
@@ -101,7 +101,7 @@ def request(path: str, body: bytes, authorization: str) -> bytes:
 
 
 def webhooks(settings: Settings, traffic: Traffic) -> Iterator[Wanted]:
-    """Signed when they are sent, because a signature is good for five minutes."""
+    """Yield the webhooks. Each is signed when it is sent, because a signature is valid for five minutes."""
     signer = WebhookSigner(settings.livekit_api_key, settings.livekit_api_secret)
     for event in traffic.events:
         signature = signer.sign(event.body, now_s=int(time.time()))
@@ -114,7 +114,7 @@ def mints(key: str) -> Iterator[Wanted]:
 
 
 async def folded(settings: Settings) -> None:
-    """Waits until no event waits in a stream."""
+    """Wait until every event in the streams is folded."""
     redis = event_stream.connect_streams(settings)
     deadline = time.monotonic() + _FOLDED_WITHIN_S
     try:

@@ -1,4 +1,7 @@
-"""The API in front of a real livekit-server, for tests that look at rooms and not at webhooks: one of each for all of them."""
+"""The API in front of a real livekit-server, shared by all tests of rooms.
+
+There is no worker, because these tests use no webhooks.
+"""
 
 import contextlib
 import shutil
@@ -22,7 +25,7 @@ from tests.ports import free_port
 
 
 class Gateway(NamedTuple):
-    """A project in live mode, as the holder of its secret key uses it."""
+    """A client of the API with the secret key of a project, in live mode by default."""
 
     api: httpx.AsyncClient
     project: CreatedProject
@@ -38,7 +41,7 @@ class Gateway(NamedTuple):
         return answer.json() if answer.content else None
 
     async def mint(self, room: str, identity: str, **fields: Any) -> tuple[str, str]:
-        """LiveKit's URL and a token."""
+        """Mint a token. Returns LiveKit's URL and the token."""
         answer = await self.ok("POST", "/tokens", json={"room": room, "identity": identity, **fields})
         return answer["url"], answer["token"]
 
@@ -48,7 +51,7 @@ class Gateway(NamedTuple):
         return guest
 
     def name(self, room: str) -> str:
-        """LiveKit's name of a room."""
+        """Return LiveKit's name of a room."""
         return livekit_room(self.project.project_id, "live", room)
 
     def livekit_api(self) -> livekit_api.LiveKitAPI:
@@ -57,13 +60,13 @@ class Gateway(NamedTuple):
 
 @contextlib.asynccontextmanager
 async def open_gateway(database: DatabaseUrl, redis_url: str) -> AsyncIterator[Gateway]:
-    """Skips the calling test, or fails it in CI, without livekit-server or LiveKit's client SDK."""
+    """Start both. Without livekit-server or LiveKit's client SDK the test is skipped, or fails in CI."""
     program = binary()
     if find_spec("livekit.rtc") is None:
         unavailable("the livekit package (LiveKit's client SDK) is not installed")
     directory = Path(tempfile.mkdtemp(prefix="relay-test-"))
     try:
-        # Nobody listens for webhooks here: LiveKit gives up on them after some seconds, and bothers nobody meanwhile.
+        # Nothing listens for webhooks here. LiveKit gives up on each after some seconds, which disturbs no test.
         with livekit_server(program, directory, f"http://127.0.0.1:{free_port()}/") as livekit:
             settings = Settings(
                 database=database,

@@ -1,4 +1,4 @@
-"""A participant who remembers what they were told: who came, what was published, said and changed."""
+"""A participant that records joins, tracks, data messages and changes in the room."""
 
 import asyncio
 from collections.abc import Callable
@@ -61,7 +61,7 @@ class Guest(Person):
         self._news.set()
 
     async def until(self, holds: Callable[[], bool], what: str) -> None:
-        """Waits for news until ``holds``; fails after a bound."""
+        """Wait for events until ``holds`` is true. Fails after 20 s."""
         try:
             async with asyncio.timeout(_WITHIN_S):
                 while not holds():

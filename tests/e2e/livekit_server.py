@@ -37,7 +37,7 @@ class LiveKit(NamedTuple):
 
 
 def binary() -> str:
-    """Skips the calling test without LIVEKIT_SERVER; with RELAY_REQUIRE_LIVEKIT=1, as in CI, it fails instead."""
+    """Return the program that LIVEKIT_SERVER names. Without it the test is skipped, or fails in CI."""
     named = environment().get("LIVEKIT_SERVER", "")
     if named and os.access(named, os.X_OK):
         return named
@@ -47,14 +47,14 @@ def binary() -> str:
 
 
 def unavailable(reason: str) -> None:
-    """Ends the calling test because something it needs is not installed."""
+    """Skip the calling test, or fail it with RELAY_REQUIRE_LIVEKIT=1 as in CI."""
     if environment().get("RELAY_REQUIRE_LIVEKIT") == "1":
         pytest.fail(f"{reason}, and RELAY_REQUIRE_LIVEKIT=1", pytrace=False)
     pytest.skip(reason)
 
 
 def _config(port: int, webhook_url: str, redis_address: str) -> str:
-    """JSON, which is YAML as well."""
+    """Return the configuration as JSON, which is valid YAML."""
     redis = {"redis": {"address": redis_address}} if redis_address else {}
     return json.dumps(
         {
@@ -69,7 +69,7 @@ def _config(port: int, webhook_url: str, redis_address: str) -> str:
                 "enable_loopback_candidate": True,
             },
             "keys": {API_KEY: API_SECRET},
-            # Rooms finish soon after the last participant, so that the test sees it.
+            # Rooms finish soon after the last participant, so that the test sees room_finished.
             "room": {"empty_timeout": 10, "departure_timeout": 2},
             "webhook": {"api_key": API_KEY, "urls": [webhook_url]},
             "logging": {"level": "info"},
@@ -81,7 +81,10 @@ def _config(port: int, webhook_url: str, redis_address: str) -> str:
 def livekit_server(
     program: str, directory: Path, webhook_url: str, *, port: int | None = None, redis_address: str = ""
 ) -> Iterator[LiveKit]:
-    """Runs the server until the block ends, with its state in memory or in a Redis. It must answer within 30 s."""
+    """Run the server until the block ends, with its state in memory or in Redis.
+
+    It must answer within 90 s.
+    """
     config, log = directory / "livekit.yaml", directory / "livekit.log"
     for _ in range(_DRAWS):
         drawn = port or free_port()
@@ -96,14 +99,14 @@ def livekit_server(
                     return
             finally:
                 end(process, _STOP_WITHIN_S)
-        # LiveKit can be given ports, and no sockets: another process may take one of them between the draw and its start.
+        # LiveKit takes port numbers, not open sockets. Another process may take a port before LiveKit starts.
         if b"address already in use" not in log.read_bytes():
             break
     pytest.fail(f"livekit-server is not ready: {log.read_text(errors='replace')[-3000:]}", pytrace=False)
 
 
 def _is_ready(process: "subprocess.Popen[bytes]", url: str) -> bool:
-    """Waits for it; False where the server has ended, or takes too long."""
+    """Wait until the server answers. False if it ends or takes too long."""
     deadline = time.monotonic() + _READY_WITHIN_S
     while process.poll() is None and time.monotonic() < deadline:
         try:

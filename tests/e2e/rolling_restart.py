@@ -31,7 +31,10 @@ from tests.integration.test_volume import Owners, traffic_for
 
 
 def connections_for(rate: float) -> int:
-    """As many as wait at once when an answer takes 100 ms: LiveKit sends one webhook a room at a time, of many rooms."""
+    """Return how many requests are pending at this rate if a response takes 100 ms, but at least 32.
+
+    LiveKit sends one webhook at a time for each of many rooms.
+    """
     return max(32, int(rate / 10))
 
 
@@ -75,7 +78,7 @@ async def rolling_restart(
     traffic = traffic_for(
         owners, time.time_ns() // 1_000_000, "--events", str(events), "--rooms", "40", "--people", "8"
     )
-    gc.freeze()  # hundreds of thousands of events that stay, which the collector would look at again and again
+    gc.freeze()  # else the collector would scan hundreds of thousands of live events again and again
     stopped = asyncio.Event()
     async with AsyncExitStack() as stack:
         running, balancer = await stack.enter_async_context(fleet(settings, log, drain_s))
@@ -91,7 +94,7 @@ async def rolling_restart(
         ]
         for _ in range(rounds):
             for name in running.names:
-                await asyncio.sleep(0.3)  # some load for the state before
+                await asyncio.sleep(0.3)  # some load before each restart
                 await running.stop(name)
                 running.start(name)
                 if name.startswith("api"):
@@ -134,7 +137,7 @@ def main() -> None:
     parser.add_argument("--drain", type=int, default=5, help="DRAIN_SECONDS (default: the image's, %(default)s)")
     parser.add_argument("--proxy", action="store_true", help="through the proxy of compose (needs the extra `ci`)")
     given = parser.parse_args()
-    # Ends as Ctrl-C does: servers stopped, directory removed. Killed, the kernel ends the processes with this one.
+    # SIGTERM ends like Ctrl-C: it stops the servers and removes the directory. After SIGKILL the kernel ends the children.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="relay-test-") as directory:
         path = Path(directory)

@@ -1,4 +1,7 @@
-"""A room of 500 people with two tracks each closed at once: simulate's model of LiveKit's queue against a running Relay."""
+"""A room of 500 people with two tracks each closes at once.
+
+`relay simulate` models LiveKit's webhook queue and sends to a running Relay.
+"""
 
 import asyncio
 import json
@@ -66,7 +69,7 @@ async def test_closing_a_room_of_500_people_loses_no_event(stack: FaultStack) ->
 
 
 async def test_simulated_queue_drops_events_beyond_livekit_depth(stack: FaultStack) -> None:
-    """At LiveKit's own depth most of the burst is dropped before Relay could have it, whatever Relay does."""
+    """At LiveKit's default queue depth most of the burst is dropped before it reaches Relay."""
     report = await asyncio.to_thread(simulate, stack, "--people", "200", "--rate", "1000", "--mode", "test")
     assert report["queueing"]["deepest"] == QUEUE_DEPTH
     assert report["sent"]["droppedQueueFull"] >= 601 - 2 * QUEUE_DEPTH

@@ -1,4 +1,4 @@
-"""A node of the streams' Redis Cluster dies under load and comes back: what was acknowledged is counted, once."""
+"""A Redis Cluster node with streams dies under load and returns: acknowledged events count once."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ from tests.redis_cluster import redis_cluster
 _RATE = 200
 _EVENTS = 2000
 _COUNTED_WITHIN_S = 60.0
-# The event that meets the dead node pays for finding out.
+# The first event for the dead node waits until the failure is detected.
 _ANSWERED_WITHIN_S = 5.0
 
 
@@ -35,10 +35,10 @@ async def test_killed_and_restarted_cluster_node_loses_no_event(settings: Settin
                 await _until_counted(pool, _RATE, log)
                 cluster.nodes[2].kill()
                 deadline = time.monotonic() + _COUNTED_WITHIN_S
-                while "using the inbox" not in told(log):
-                    assert time.monotonic() < deadline, told(log)
+                while "using the inbox" not in logged(log):
+                    assert time.monotonic() < deadline, logged(log)
                     await asyncio.sleep(0.05)
-                # What comes while it is away goes by way of Postgres, and is counted too; the rest may not come before.
+                # Events during the outage go through Postgres and are counted too. The node returns before the last ones.
                 more = min(await _counted(pool) + 3 * _RATE, traffic.generated - _RATE)
                 await _until_counted(pool, more, log)
                 cluster.nodes[2].start()
@@ -55,8 +55,8 @@ async def test_killed_and_restarted_cluster_node_loses_no_event(settings: Settin
     assert outcome.slowest_s < _ANSWERED_WITHIN_S, outcome
 
 
-def told(log: Path) -> str:
-    """What the processes have logged."""
+def logged(log: Path) -> str:
+    """Return the log of all processes."""
     return log.read_text(encoding="utf-8")
 
 
@@ -68,5 +68,5 @@ async def _counted(pool: Pool) -> int:
 async def _until_counted(pool: Pool, count: int, log: Path) -> None:
     deadline = time.monotonic() + _COUNTED_WITHIN_S
     while (counted := await _counted(pool)) < count:
-        assert time.monotonic() < deadline, f"{counted} of {count} counted\n{told(log)}"
+        assert time.monotonic() < deadline, f"{counted} of {count} counted\n{logged(log)}"
         await asyncio.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Real calls through a real livekit-server: what Relay bills against what the participants' own clocks say."""
+"""Real calls through a real livekit-server: Relay bills what the participants' own clocks measure."""
 
 import asyncio
 import os
@@ -26,12 +26,12 @@ from tests.e2e.recorder import Recorder
 pytestmark = pytest.mark.livekit
 _TOLERANCE_S = 2.0
 _SETTLED_WITHIN_S = 90.0
-# Beyond LiveKit's whole seconds, so that peaks do not hang on rounding.
+# Longer than the whole seconds of LiveKit, so that peaks do not depend on rounding.
 _PAUSE_S = 2.5
 
 
 class ProjectClient(NamedTuple):
-    """One project in one mode, as the holder of its secret key sees it."""
+    """A client of the API with the secret key of a project in one mode."""
 
     stack: Stack
     project: CreatedProject
@@ -45,7 +45,7 @@ class ProjectClient(NamedTuple):
         return content
 
     async def mint(self, room: str, identity: str, **grants: bool) -> tuple[str, str]:
-        """LiveKit's URL and a token."""
+        """Mint a token. Returns LiveKit's URL and the token."""
         body = {"room": room, "identity": identity, "grants": grants}
         answer = await self._request("POST", "/v1/tokens", json=body)
         return answer["url"], answer["token"]
@@ -57,7 +57,7 @@ class ProjectClient(NamedTuple):
         return await self._request("GET", "/v1/usage", params={"period": "all"})
 
     async def sessions(self) -> list[tuple[str, int, int]]:
-        """(identity, start, end) of the ended ones, in unix ms."""
+        """Return (identity, start, end) of the ended sessions, in unix ms."""
         conn = await connect(self.stack.database, "tests")
         try:
             rows = await conn.fetch(
@@ -79,7 +79,7 @@ async def eventually(holds: Callable[[], Awaitable[bool]], what: str) -> None:
 
 
 async def cut_off(scope: ProjectClient, room: str, identity: str, after_s: float) -> Person:
-    """A participant in a separate process, killed with SIGKILL. When it is gone LiveKit has to say (``noticed``)."""
+    """Run a participant in a process and kill it. Only LiveKit knows its end (``wait_until_noticed``)."""
     url, token = await scope.mint(room, identity)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.e2e.participant", url, token,
@@ -95,11 +95,11 @@ async def cut_off(scope: ProjectClient, room: str, identity: str, after_s: float
         with suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)
         await process.wait()
-        process._transport.close()  # type: ignore[attr-defined]  # else its pipe is closed only by the collector
+        process._transport.close()  # type: ignore[attr-defined]  # else only the garbage collector closes its pipe
     return person
 
 
-async def noticed(recorder: Recorder, person: Person) -> None:
+async def wait_until_noticed(recorder: Recorder, person: Person) -> None:
     """Wait for LiveKit's participant_left, and return its time as the end.
 
     The billed time of a participant who vanishes runs until LiveKit gives them up, which no other clock can know.
@@ -108,7 +108,7 @@ async def noticed(recorder: Recorder, person: Person) -> None:
     async def left() -> bool:
         for event in recorder.events():
             if event["event"] == "participant_left" and event["participant"]["identity"] == person.identity:
-                # Floored to the second; the middle of it is the best guess.
+                # LiveKit floors the time to the second. The middle of the second is the best estimate.
                 person.gone = int(event["createdAt"]) + 0.5
                 return True
         return False
@@ -117,7 +117,7 @@ async def noticed(recorder: Recorder, person: Person) -> None:
 
 
 async def lobby(scope: ProjectClient) -> list[Person]:
-    """Ada shows herself for a part of the time, bob listens, carol leaves and comes back: three at once."""
+    """Run a call with three at once: ada uses her camera, bob listens, carol leaves and comes back."""
     ada = await scope.join("lobby", "ada")
     bob = await scope.join("lobby", "bob")
     carol = await scope.join("lobby", "carol")
@@ -135,7 +135,7 @@ async def lobby(scope: ProjectClient) -> list[Person]:
 
 
 async def stage(scope: ProjectClient) -> list[Person]:
-    """Dave is cut off; grace films until room service deletes the room around her."""
+    """Run a call in which dave is killed, and grace uses her camera until the room is deleted."""
     filming = await scope.join("stage", "grace")
     await asyncio.sleep(_PAUSE_S)
     await filming.publish(camera=True)
@@ -147,12 +147,12 @@ async def stage(scope: ProjectClient) -> list[Person]:
         await service.room.delete_room(livekit_api.DeleteRoomRequest(room=name))
     await filming.wait_until_removed(20)
     dave = await vanished
-    await noticed(scope.stack.recorder, dave)
+    await wait_until_noticed(scope.stack.recorder, dave)
     return [filming, dave]
 
 
 async def rehearsal(scope: ProjectClient) -> list[Person]:
-    """Test mode: frank may listen only, and LiveKit holds him to it."""
+    """Run a call in test mode. Frank may not publish, and LiveKit enforces it."""
     frank = await scope.join("lobby", "frank", canPublish=False)
     with pytest.raises(frank.rtc.participant.PublishTrackError) as refused:
         await frank.publish(camera=False)
@@ -164,7 +164,7 @@ async def rehearsal(scope: ProjectClient) -> list[Person]:
 
 
 def check(totals: dict[str, float], people: list[Person]) -> None:
-    """The billed minutes against own clocks, within two seconds a session."""
+    """Compare the billed minutes with the participants' clocks, within two seconds a session."""
     allowed, filming = _TOLERANCE_S * len(people), sum(p.video_on > 0 for p in people)
     shortest, longest = sum(p.shortest_s for p in people), sum(p.longest_s for p in people)
     video, longest_video = sum(p.video_s for p in people), sum(p.longest_video_s for p in people)

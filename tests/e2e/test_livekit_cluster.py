@@ -1,4 +1,4 @@
-"""The same calls, billed the same, with the event streams on a Redis Cluster of three nodes."""
+"""The calls of test_livekit.py, with the event streams on a Redis Cluster of three nodes."""
 
 import shutil
 import tempfile
@@ -17,8 +17,8 @@ pytestmark = pytest.mark.livekit
 
 @pytest.fixture
 def streams_url(livekit_program: str) -> Iterator[str]:
-    """Takes the place of the one in conftest.py. Afterwards: the rooms' events have gone through the cluster."""
-    assert livekit_program  # without one nothing is called, and nothing goes through the cluster
+    """Override the fixture of conftest.py. After the test, check that the events went through the cluster."""
+    assert livekit_program  # without livekit-server there are no calls and no events
     directory = Path(tempfile.mkdtemp(prefix="relay-test-"))
     try:
         with redis_cluster(directory) as cluster:
@@ -29,7 +29,7 @@ def streams_url(livekit_program: str) -> Iterator[str]:
 
 
 def _has_carried_events(node: Node) -> bool:
-    """An empty stream remembers the last entry that it held."""
+    """Whether a stream of this node ever held an event. An empty stream keeps its last entry id."""
     keys = [event_stream.stream_key(partition) for partition in range(event_stream.PARTITIONS)]
     mine = set(node.client.keys("*"))
     return any(node.client.xinfo_stream(key)["last-generated-id"] != b"0-0" for key in keys if key.encode() in mine)

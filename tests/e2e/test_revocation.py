@@ -1,4 +1,4 @@
-"""A revoked key is refused within a second of the call's return, in every process, even if other parts fail."""
+"""Every process refuses a revoked key within a second of the call's return, even if other parts fail."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Everything replaced under load: no token refused, no acknowledged webhook lost, none counted twice."""
+"""Restart everything under load: no token request fails, every acknowledged webhook counts once."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ async def test_rolling_restart_loses_and_duplicates_nothing(settings: Settings, 
     assert not tokens.failed
     assert not webhooks.failed
     assert webhooks.answered >= 500
-    # A connection that is closed under its client costs a repetition; draining is there so that there are none.
+    # A client must repeat a request if its connection closes. Draining prevents that.
     assert webhooks.repeated == 0
     assert figures.exit_codes == {0}
     assert figures.slowest_stop_s < STOP_WITHIN_S / 2

@@ -42,7 +42,7 @@ async def refused_to_publish(guest: Guest, **media: bool) -> bool:
 
 
 async def test_livekit_enforces_each_grant(gateway: Gateway) -> None:
-    """A host who shows and says something, and one guest for each right taken away."""
+    """A host publishes and sends data. Each guest lacks one of the grants."""
     host = await gateway.join("stage", "host")
     listener, deaf, muzzled, voiceless, speaker = await asyncio.gather(
         gateway.join("stage", "listener"),
@@ -57,13 +57,13 @@ async def test_livekit_enforces_each_grant(gateway: Gateway) -> None:
     await muzzled.until(lambda: len(muzzled.tracks) == 2, "received both tracks of the host")
     assert deaf.tracks == []
     # canPublish, canPublishSources
-    # At once: the SDK waits ten seconds for the permission that does not come.
+    # Both run at once, because the SDK waits ten seconds for a permission that never comes.
     refusals = (refused_to_publish(muzzled, camera=False), refused_to_publish(speaker, camera=True, microphone=False))
     assert all(await asyncio.gather(*refusals))
     assert not await refused_to_publish(speaker, camera=False)
     await listener.until(lambda: ("speaker", "KIND_AUDIO") in listener.tracks, "heard the one who may speak")
     assert not any(identity == "muzzled" for identity, _ in listener.tracks)
-    # canPublishData: what the one says before the other must be there before it, if it came at all.
+    # canPublishData: data of the first sender would arrive before that of the second.
     with suppress(voiceless.rtc.participant.PublishDataError):
         await voiceless.say("I should not")
     await asyncio.sleep(DATA_KEPT_BACK_S)
@@ -103,7 +103,7 @@ async def test_token_sets_hidden_metadata_and_attributes(gateway: Gateway) -> No
     await known.me.set_attributes({"role": "speaker"})
     await host.until(lambda: "participant_attributes_changed" in host.changes, "saw the changed attributes")
     assert dict(host.room.remote_participants["known"].attributes) == {"role": "speaker"}
-    with suppress(Exception):  # how the SDK tells is its own matter; what LiveKit holds is ours
+    with suppress(Exception):  # the error of the SDK does not matter, only the state in LiveKit
         await asyncio.wait_for(host.me.set_metadata("not allowed"), 5)
     assert (await gateway.ok("GET", "/rooms/salon/participants/host"))["metadata"] == ""
     await leave(host, hidden, known)
@@ -127,7 +127,7 @@ async def test_room_configuration_dispatches_agents_and_limits_the_room(gateway:
 
 
 async def test_livekit_refuses_an_expired_token(gateway: Gateway) -> None:
-    """An API whose clock is ten minutes behind mints the token, so that nobody waits. LiveKit allows one minute."""
+    """The clock of the API is ten minutes behind, so the test need not wait. LiveKit allows one minute."""
 
     class Late(SystemClock):
         def now_ms(self) -> int:
@@ -188,7 +188,7 @@ async def test_room_is_created_changed_and_ended(gateway: Gateway) -> None:
         lambda: {"participant_name_changed", "participant_attributes_changed"} <= set(bob.changes),
         "saw ada's change",
     )
-    # Muting: by LiveKit's default nobody unmutes others.
+    # Muting: by default LiveKit refuses to unmute other participants.
     muted = await gateway.ok("POST", "/rooms/lobby/participants/ada/mute", json={"source": "microphone"})
     assert [(track["source"], track["muted"]) for track in muted["tracks"]] == [("microphone", True)]
     await bob.until(lambda: "track_muted" in bob.changes, "heard that ada is muted")
@@ -197,7 +197,7 @@ async def test_room_is_created_changed_and_ended(gateway: Gateway) -> None:
     for path in ("/rooms/lobby/participants/nobody/mute", "/rooms/nowhere/data"):
         body = {} if path.endswith("mute") else {"data": "x"}
         assert (await gateway.ask("POST", path, json=body)).status_code == 404
-    # Removing one, ending it for all.
+    # Remove one participant, then end the room.
     await gateway.ok("DELETE", "/rooms/lobby/participants/bob")
     await bob.wait_until_removed(20)
     people = (await gateway.ok("GET", "/rooms/lobby"))["participants"]
@@ -229,7 +229,7 @@ class AppLifespan:
 
 
 async def test_rooms_of_any_livekit_name_can_be_shown_and_ended(gateway: Gateway) -> None:
-    """Rooms as LiveKit's SIP names them and as its own SDKs allow; an identity that is an address."""
+    """Names as LiveKit's SIP service creates them and its SDKs allow, and an identity that is a URL."""
     identity = "https://idp.example/u/1"
     for name in ("call_+15105550100_AbCdEf", "Team Standup", "Büro/2. Stock", "a%2Fb", "x" * 236):
         async with gateway.livekit_api() as livekit:

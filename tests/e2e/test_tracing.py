@@ -1,4 +1,4 @@
-"""One webhook's way through both processes, as a collector sees it; and nothing at all where no collector is named."""
+"""A collector receives the trace of a webhook through both processes. By default nothing is traced."""
 
 import subprocess
 import sys
@@ -24,12 +24,12 @@ from tests.livekit_bodies import BASE_S, body, participant, room
 from tests.ports import free_port
 
 PERSON = "somebody-private"
-# Two processes start and import tracing: seconds on a quiet machine, half a minute on a busy one.
+# Two processes start and import tracing: seconds on an idle machine, half a minute on a busy one.
 _WITHIN_S = 120.0
 
 
 class Collector:
-    """Spans by name, as (service, span), and everything as it came."""
+    """Collects the spans as (service, span), and the raw payloads."""
 
     def __init__(self) -> None:
         self.raw = b""
@@ -111,7 +111,7 @@ async def test_trace_links_a_webhook_request_to_its_fold(settings: Settings, tmp
             async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
                 answer = await client.post(f"{url}/api/webhooks/livekit", content=event, headers=headers)
                 assert answer.status_code == 200
-                # Names and secrets that stand in addresses, of routes that there are and that there are not.
+                # Names and secrets in URLs, for existing and missing routes.
                 key = key_of(project)
                 for path in (
                     f"/v1/rooms/lobby/participants/{PERSON}",
@@ -133,14 +133,14 @@ async def test_trace_links_a_webhook_request_to_its_fold(settings: Settings, tmp
         (request,) = [span for span in requests if span.name == "POST /api/webhooks/livekit"]
         assert [link.trace_id for link in fold.links] == [request.trace_id]
         assert [link.span_id for link in keep.links] == [request.span_id]
-        # The fold's SQL and Redis calls are inside it; what nobody asked for is not traced at all.
+        # The SQL and Redis spans of the fold are its children. No client span is without a parent.
         assert [span for of, span in collector.spans if of == "relay-worker" and span.parent_span_id == fold.span_id]
         assert all(span.parent_span_id or span.kind != 3 for _, span in collector.spans)
         assert PERSON.encode() not in collector.raw
 
 
 def test_tracing_modules_are_not_imported_by_default() -> None:
-    # redis-py imports some of the API by itself where it is installed; what costs is the rest.
+    # redis-py imports a part of the API if it is installed. The expensive part is the rest.
     code = (
         "import sys, services.api.main, services.worker.main\n"
         "costly = ('opentelemetry.instrumentation', 'opentelemetry.exporter', 'opentelemetry.sdk.trace')\n"

@@ -1,4 +1,4 @@
-"""`relay up` as a separate process with an empty directory."""
+"""`relay up` as a separate process with an empty data directory."""
 
 import os
 import shutil
@@ -92,7 +92,7 @@ def running(directory: Path, port: int) -> Iterator[Up]:
 
 
 def group_of(directory: Path) -> list[int]:
-    """Every live process with the directory in its command line or, for the services, in its environment."""
+    """Return the live processes with the directory in their command line or environment."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
@@ -110,7 +110,7 @@ def test_stopping_or_killing_up_leaves_no_process(directory: Path, port: int, nu
     with running(directory, port) as started:
         started.wait_for("Relay is ready on")
         started.wait_for("/v1/usage")
-        assert len(group_of(directory)) >= 5  # itself, Postgres, Redis, the API, the worker
+        assert len(group_of(directory)) >= 5  # relay up, Postgres, Redis, the API, the worker
         assert started.stop(number) == (-signal.SIGKILL if number == signal.SIGKILL else 0), started.output
         eventually(lambda: group_of(directory) == [], "processes are left")
 
@@ -159,14 +159,14 @@ def test_killed_child_is_restarted(directory: Path, port: int, name: str) -> Non
 
 
 def _pid_of(name: str, directory: Path, pid_files: dict[str, Path]) -> int:
-    """0 while there is none."""
+    """Return the process id, or 0 if there is no such process."""
     if name in pid_files:
         with suppress(FileNotFoundError):
             return int(pid_files[name].read_text().split("\n")[0] or 0)
         return 0
     module = f"services.{name}.main".encode()
     for pid in group_of(directory):
-        with suppress(OSError):  # it has ended since
+        with suppress(OSError):  # the process may have ended
             if module in Path(f"/proc/{pid}/cmdline").read_bytes():
                 return pid
     return 0

@@ -1,4 +1,4 @@
-"""`kill -9` of the worker, twenty times, under load: nothing lost, nothing doubled."""
+"""`kill -9` of the worker, twenty times under load, loses and duplicates no event."""
 
 import asyncio
 import random
@@ -20,7 +20,7 @@ from tests.e2e.fleet import environment_of
 from tests.integration.test_volume import metered, traffic_for
 
 KILLS = 20
-# For a worker to start and fold, on a busy machine.
+# The time for a worker to start and fold on a busy machine.
 _WITHIN_S = 120.0
 
 
@@ -35,14 +35,14 @@ def start_worker(settings: Settings, log: Path) -> "subprocess.Popen[bytes]":
 
 
 class Pace:
-    """How much of the load may have been sent: some of it is left for every kill, however long one takes."""
+    """Limits how much of the load is sent, so that some of it is left for every kill."""
 
     def __init__(self, kills: int) -> None:
         self._kills, self._done = kills, 0
         self._on = asyncio.Event()
 
     async def allows(self, part: float) -> None:
-        """Waits until so much of the load, from 0 to 1, may be sent."""
+        """Wait until this part of the load, from 0 to 1, may be sent."""
         while part > (self._done + 1) / (self._kills + 1):
             self._on.clear()
             await self._on.wait()
@@ -53,7 +53,7 @@ class Pace:
 
 
 async def feed(settings: Settings, events: list[Event], pace: Pace, stop: asyncio.Event) -> None:
-    """Appends as the API does."""
+    """Append the events to the streams as the API does."""
     redis = event_stream.connect_streams(settings)
     broker = create_broker(settings.redis_url, [])
     try:
@@ -101,7 +101,7 @@ async def kill_under_load(settings: Settings, tmp_path: Path, kills: int, events
             before = 0
             for number in range(kills):
                 deadline = time.monotonic() + _WITHIN_S
-                # Only a worker that has folded something is worth killing, somewhere in the middle of the next batch.
+                # Kill the worker only after it has folded something, somewhere in the middle of the next batch.
                 while await counted(pool) == before:
                     assert not feeding.done(), f"the load ended before kill {number + 1}"
                     assert time.monotonic() < deadline, log.read_text()
@@ -118,7 +118,7 @@ async def kill_under_load(settings: Settings, tmp_path: Path, kills: int, events
             while await waiting(settings) is not None:
                 assert time.monotonic() < deadline, log.read_text()
                 await asyncio.sleep(0.1)
-            # Acknowledged means committed, so the numbers are final now.
+            # An event is acknowledged in the stream after its commit, so the numbers are final.
             assert await counted(pool) == traffic.generated
             assert await metered(pool, owners) == expected(traffic.stays)
     finally:

@@ -1,4 +1,4 @@
-"""`relay worker --processes 2`: two workers, each with its probe, and both stop in order."""
+"""`relay worker --processes 2` runs two workers with a probe each, and stops both cleanly."""
 
 import subprocess
 import sys
