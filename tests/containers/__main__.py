@@ -1,8 +1,9 @@
-"""Runs both images and the compose file, unchanged, on a real Docker engine: `make images`. Needs root on Debian 12.
+"""Run both images and the unchanged compose file on a real Docker engine: `make images`.
 
     python -m tests.containers [--livekit-server PROGRAM]
 
-Docker's registry is not needed: stand-ins made of Debian's packages have the names of the official images.
+This needs root on Debian 12. It does not need Docker's registry: stand-ins made of Debian's packages have the names of the
+official images.
 """
 
 import argparse
@@ -32,7 +33,7 @@ def step(name: str, work: Callable[[], object]) -> None:
 
 
 def follow(scratch: Path, livekit: Path | None) -> None:
-    """Everything, from nothing to a restored backup."""
+    """Run all steps, from an empty machine to a restored backup."""
     caddy = Path(sys.executable).with_name("caddy")
     namespace = Namespace(scratch)
     step("packages", install_packages)
@@ -66,7 +67,7 @@ def main() -> None:
     signal.alarm(LONGEST_S)
     started = time.monotonic()
     CACHE.mkdir(parents=True, exist_ok=True)
-    # Two runs at once would share the engine's layers. The directory has a short name for the sockets in it.
+    # The lock prevents two runs from sharing the engine's layers. The directory has a short path for its sockets.
     with (CACHE / "lock").open("w") as lock, tempfile.TemporaryDirectory(prefix="relay-ci-", dir="/tmp") as directory:
         fcntl.flock(lock, fcntl.LOCK_EX)
         follow(Path(directory), Path(livekit) if livekit else None)

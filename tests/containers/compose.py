@@ -1,4 +1,4 @@
-"""The demo of the compose file: its commands, as a person types them, and what Docker says about its containers."""
+"""The demo of the compose file: its commands, and the state of its containers."""
 
 import json
 import os
@@ -19,7 +19,10 @@ Answer = TypeVar("Answer")
 
 
 class Container(NamedTuple):
-    """One container of the demo. ``health`` is empty where the image has no check; ``check_ms``: of the last checks."""
+    """One container of the demo.
+
+    ``health`` is empty if the image has no health check. ``check_ms`` holds the durations of the last checks.
+    """
 
     name: str
     service: str
@@ -33,7 +36,7 @@ class Container(NamedTuple):
 
 
 def compose(*words: str, **options: object) -> str:
-    """The output of `docker compose` for the demo."""
+    """Run `docker compose` for the demo and return its output."""
     return run("docker-compose", "--project-directory", ROOT, "--env-file", ROOT / "deploy/demo.env", "--file",
                ROOT / "docker-compose.yml", *words, **options)  # fmt: skip
 
@@ -44,7 +47,7 @@ def relay(*words: str, **options: object) -> str:
 
 
 def shell(script: str, directory: Path) -> None:
-    """Runs lines of the documentation in ``directory``. `docker compose` there is this project's demo."""
+    """Run lines of the documentation in ``directory``. `docker compose` means the demo there."""
     programs = directory / "bin"
     programs.mkdir(exist_ok=True)
     client = run("sh", "-c", "command -v docker").strip()
@@ -66,7 +69,7 @@ def shell(script: str, directory: Path) -> None:
 
 
 def documented(page: str, heading: str) -> list[str]:
-    """The shell blocks below a heading of a page in docs/."""
+    """Return the shell blocks below a heading of a page in docs/."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     section = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     assert section is not None, f"docs/{page} has no section {heading}"
@@ -74,7 +77,7 @@ def documented(page: str, heading: str) -> list[str]:
 
 
 def containers(*services: str) -> list[Container]:
-    """Those of these services, or of all, stopped ones too."""
+    """Return the containers of these services, or of all, including stopped ones."""
     ids = run("docker", "ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={PROJECT}").split()
     found = [_container(description) for description in json.loads(run("docker", "inspect", *ids))] if ids else []
     return [container for container in found if not services or container.service in services]
@@ -98,20 +101,23 @@ def _container(description: dict[str, Any]) -> Container:
 
 
 def _seconds(stamp: str) -> float:
-    """Seconds of the hour of a time such as 2026-01-01T10:00:00.123456789Z; a check takes less than an hour."""
+    """Return the seconds since the full hour of a time such as 2026-01-01T10:00:00.123456789Z.
+
+    That is enough because a check takes less than an hour.
+    """
     _, minutes, seconds = re.split(r"[T:Z+]", stamp)[1:4]
     return int(minutes) * 60 + float(seconds)
 
 
 def kill(service: str) -> Container:
-    """Kills the first process of a container of this service, as a lack of memory would."""
+    """Kill the first process of a running container of this service, as the OOM killer does."""
     victim = next(container for container in containers(service) if container.status == "running")
     os.kill(victim.pid, signal.SIGKILL)
     return victim
 
 
 def until(what: str, condition: Callable[[], Answer], within_s: float = 60.0) -> Answer:
-    """The first answer that is true. A command that fails meanwhile counts as not yet."""
+    """Poll and return the first true answer. A command that fails counts as not yet true."""
     deadline = time.monotonic() + within_s
     while True:
         try:

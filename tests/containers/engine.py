@@ -1,7 +1,7 @@
-"""A Docker engine for one run, on a bare Debian 12 as root: Debian's package, in a separate network namespace.
+"""A Docker engine for one run in a separate network namespace, from Debian's packages. Needs root.
 
-The engine's packages are unpacked and not installed, because an installed one starts a daemon for the whole machine. Its layers
-are kept in the cache between runs. Nothing in the namespace can reach the outside once ``Namespace.close`` was called.
+The packages are unpacked, not installed, because an installed engine starts a daemon for the whole machine. The cache keeps
+the layers between runs. After ``Namespace.close`` nothing in the namespace can reach other machines.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ _CLONE_NEWNET = 0x40000000
 
 
 def run(*command: str | Path, **options: object) -> str:
-    """The standard output of a command. Raises ``CalledProcessError``, after its error output was printed."""
+    """Run a command and return its output. Prints its error output and raises ``CalledProcessError``."""
     ended = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]  # options of subprocess.run
     if ended.returncode:
         print(ended.stdout[-4000:], ended.stderr[-8000:], sep="\n", flush=True)
@@ -35,12 +35,12 @@ def run(*command: str | Path, **options: object) -> str:
 
 
 def install_packages() -> None:
-    """What Debian has to bring, as far as it is missing."""
+    """Install the missing Debian packages and unpack those of the engine."""
     asked = [["dpkg-query", "-W", "-f", "${Status}", name] for name in PACKAGES]
     found = [subprocess.run(query, capture_output=True, text=True, check=False).stdout for query in asked]
     missing = [name for name, status in zip(PACKAGES, found, strict=True) if "ok installed" not in status]
     engine = CACHE / "engine"
-    # The lists name the mirror for debootstrap, too.
+    # debootstrap also takes its mirror from the package lists.
     if missing or not engine.exists() or not list(Path("/var/lib/apt/lists").glob("*_Packages*")):
         run("apt-get", "update", "-qq")
     if missing:
@@ -57,7 +57,7 @@ def install_packages() -> None:
 
 
 class Namespace:
-    """A network namespace that this process enters, with a way out (slirp4netns) until ``close``."""
+    """A network namespace that this process enters, with outside access (slirp4netns) until ``close``."""
 
     def __init__(self, scratch: Path) -> None:
         self._name = f"relay-{os.getpid()}"
@@ -65,7 +65,7 @@ class Namespace:
         self._outside: subprocess.Popen[bytes] | None = None
 
     def enter(self) -> None:
-        """Moves this process, which must have one thread, and all that it starts from now on."""
+        """Move this process and its later children into the namespace. The process must have one thread."""
         run("ip", "netns", "add", self._name)
         run("ip", "-n", self._name, "link", "set", "lo", "up")
         path = f"/run/netns/{self._name}"
@@ -86,7 +86,7 @@ class Namespace:
                 raise OSError(ctypes.get_errno(), "setns")
 
     def close(self) -> None:
-        """Cuts the way out."""
+        """Cut the access to other machines."""
         if self._outside is not None:
             self._outside.terminate()
             self._outside.wait()
@@ -99,11 +99,11 @@ class Namespace:
 
 @contextmanager
 def docker(scratch: Path) -> Iterator[None]:
-    """The engine, with its client in PATH. ``scratch`` must have a short path, because it holds the engine's sockets."""
+    """Run the engine, with its client in PATH. ``scratch`` needs a short path, because it holds sockets."""
     layers = CACHE / "docker"
     if layers.exists() and _size(layers) > _LARGEST_CACHE_BYTES:
         _remove_layers(layers)
-    shutil.rmtree(layers / "network", ignore_errors=True)  # networks of a namespace that is gone
+    shutil.rmtree(layers / "network", ignore_errors=True)  # networks of an earlier namespace
     programs = CACHE / "engine" / "usr"
     settings = {
         "PATH": f"{programs / 'bin'}:{programs / 'sbin'}:{environment()['PATH']}",
@@ -129,7 +129,7 @@ def docker(scratch: Path) -> Iterator[None]:
         yield
     finally:
         remove_containers()
-        # Layers of other commits go, those that a run of the last days used stay.
+        # Remove layers of older commits. Layers that a run of the last three days used stay.
         subprocess.run(
             ["docker", "image", "prune", "--force", "--filter", "until=72h"], capture_output=True, check=False
         )
@@ -140,7 +140,7 @@ def docker(scratch: Path) -> Iterator[None]:
 
 
 def remove_containers() -> None:
-    """Everything of a run but its images."""
+    """Remove everything of a run except its images."""
     containers = subprocess.run(["docker", "ps", "--all", "--quiet"], capture_output=True, text=True, check=False)
     if names := containers.stdout.split():
         subprocess.run(["docker", "rm", "--force", "--volumes", *names], capture_output=True, check=False)

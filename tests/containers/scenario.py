@@ -1,4 +1,4 @@
-"""What is done with the containers: every step that docs/self-hosting.md and docs/operations.md describe, and two crashes."""
+"""The steps: what docs/self-hosting.md and docs/operations.md describe, and two crashes."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ LARGEST_EVENT = 1_000_000
 URL = "http://127.0.0.1:3000"
 WITH_HEALTH_CHECK = ("postgres", "redis", "api", "api", "worker", "worker")
 _SLOWEST_CHECK_MS = 2000.0
-# Looks at the image that it runs in: what must not be there, and sources that every start would compile again.
+# Checks the image in which it runs: no unwanted file, and no source that every start would compile again.
 _CONTENTS = """
 import importlib.util, pathlib, sys, sysconfig
 app, packages = pathlib.Path("/app"), pathlib.Path(sysconfig.get_path("purelib"))
@@ -40,7 +40,7 @@ _UNWANTED = {
 
 
 class Scenario:
-    """The steps share a project's key and the minutes that were sent for it."""
+    """The steps. They share the key of a project and the number of minutes sent for it."""
 
     def __init__(self, scratch: Path, livekit: bool) -> None:
         self._scratch, self._livekit = scratch, livekit
@@ -64,7 +64,7 @@ class Scenario:
         assert {address for container in containers() for address in container.ports} == {"127.0.0.1"}
 
     def proxy(self) -> None:
-        """What the proxy keeps inside, and what it lets through: the largest body that LiveKit can send."""
+        """The proxy hides internal paths and forwards a webhook of a megabyte."""
         for path in (
             "/metrics",
             "/internal/gate",
@@ -88,12 +88,12 @@ class Scenario:
         assert token.status_code == 200, token.text
 
     def doctor(self) -> None:
-        """The demo has nothing to mend, and LiveKit's configuration comes from a file that only its owner may read."""
+        """The doctor finds no error in the demo. It reads LiveKit's configuration from a file of mode 0600."""
         rendered = compose(*self._profile, "config")
         config = self._scratch / "livekit.yaml"
         config.touch(0o600)
         config.write_text(_livekit_config(rendered) if self._livekit else "keys: {}\n", encoding="utf-8")
-        # The exit code says whether anything is wrong; the report is looked at in any case.
+        # The exit code says whether the doctor found an error. The test reads the report in any case.
         script = "docker compose run --rm -T migrate relay doctor --json --livekit-config - <livekit.yaml >report.json || true"
         until("a worker's heartbeat", lambda: _report(script, self._scratch).get("worker") == "ok", 30)
         levels = _report(script, self._scratch)
@@ -102,7 +102,7 @@ class Scenario:
         assert (levels["api"], levels["webhook address"]) == ("ok", "ok"), levels
 
     def crashes(self) -> None:
-        """Webhooks go on while an api and Redis are killed: every one is acknowledged in the end and counted once."""
+        """An API and Redis are killed under load. Every webhook is acknowledged in the end and counts once."""
         started = [container.restarts for container in containers("api", "redis")]
         command = [
             "simulate",
@@ -139,7 +139,7 @@ class Scenario:
         self.counted()
 
     def counted(self) -> None:
-        """Usage is what was sent, to the millisecond, and proves itself."""
+        """Usage equals what was sent, to the millisecond, and `relay usage verify` passes."""
 
         def matches() -> bool:
             with suppress(httpx.HTTPError):
@@ -151,7 +151,7 @@ class Scenario:
         relay("usage", "verify")
 
     def health_checks(self) -> None:
-        """Two rounds of checks of every container, and what they cost."""
+        """Wait for two health checks of every container, and limit their duration."""
         until("two checks of each", lambda: all(len(c.check_ms) >= 2 for c in containers("api", "worker")))
         for service in ("api", "worker", "postgres", "redis"):
             taken = sorted(ms for container in containers(service) for ms in container.check_ms)
@@ -170,7 +170,7 @@ class Scenario:
         self.counted()
 
     def backup_and_restore(self) -> None:
-        """The lines of docs/operations.md, with an empty database in between."""
+        """Run the commands of docs/operations.md, with an empty database in between."""
         backup, restore = documented("operations.md", "Backup and restore")
         shell(backup, self._scratch)
         compose("down", "--volumes")
@@ -192,7 +192,7 @@ def _healthy() -> list[str]:
 
 
 def _acknowledged() -> int:
-    """Webhooks that were stored or wait to be: what the worker has folded, and what Redis keeps."""
+    """Return the number of stored events."""
     table = "SELECT count(*) FROM event"
     return int(
         compose("exec", "-T", "postgres", "psql", "--username=relay", "--no-align", "--tuples-only", "--command", table)
@@ -200,7 +200,7 @@ def _acknowledged() -> int:
 
 
 def _report(script: str, directory: Path) -> dict[str, str]:
-    """The worst level of each check of the doctor."""
+    """Run the doctor and return the worst level of each check."""
     shell(script, directory)
     order = ("ok", "note", "warning", "error")
     worst: dict[str, str] = {}
@@ -215,7 +215,7 @@ def _livekit_config(rendered: str) -> str:
 
 
 def steps(scenario: Scenario) -> list[tuple[str, Callable[[], None]]]:
-    """After the build, which needs the outside, in their order."""
+    """Return the steps after the build, in their order. Only the build needs network access."""
     return [
         ("up", scenario.start),
         ("proxy", scenario.proxy),

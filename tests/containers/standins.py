@@ -1,4 +1,4 @@
-"""Stand-ins for the official images, made of Debian's packages and tagged with the names that the project's files use."""
+"""Stand-ins for the official images, made of Debian's packages and tagged with the official names."""
 
 import configparser
 import io
@@ -19,7 +19,7 @@ _LISTED = ("Identifier: Packages", f"Codename: {SUITE}", "Label: Debian")
 
 
 def named_images() -> list[str]:
-    """Every image that the Dockerfiles and the compose file name by default, but those that they build."""
+    """Return the default images of the Dockerfiles and the compose file, except those that they build."""
     found = set()
     for path in (*ROOT.glob("Dockerfile.*"), ROOT / "docker-compose.yml"):
         found |= set(re.findall(r"_IMAGE(?::-|=)([a-z/-]+:[\w.-]+)", path.read_text(encoding="utf-8")))
@@ -27,15 +27,15 @@ def named_images() -> list[str]:
 
 
 def target_of(image: str) -> str:
-    """The stand-in's name in its Dockerfile."""
+    """Return the name of the stand-in in its Dockerfile."""
     return image.partition(":")[0].rpartition("/")[2]
 
 
 def clean_root(scratch: Path) -> str:
-    """Imports a minimal bookworm, which is made once and kept in the cache. Its id."""
+    """Import a minimal bookworm and return its tag. It is made once and kept in the cache."""
     archive = CACHE / f"{SUITE}.tar"
     if not archive.exists():
-        # In memory: dpkg syncs every file that it writes.
+        # In memory, because dpkg syncs every file that it writes.
         made = scratch / "root"
         made.mkdir()
         run("mount", "-t", "tmpfs", "-o", "size=2g,dev,suid", "tmpfs", made)
@@ -59,7 +59,10 @@ def clean_root(scratch: Path) -> str:
 
 
 def archive_id(archive: Path) -> str:
-    """The image of an archive, imported unless it is there: a new import would make every layer above it again."""
+    """Return the tag of the image of an archive.
+
+    It is imported once, because a new import would invalidate every layer above it.
+    """
     tag = f"{BASE}:{archive.stat().st_mtime_ns}"
     if subprocess.run(["docker", "image", "inspect", tag], capture_output=True, check=False).returncode:
         run("docker", "import", archive, tag)
@@ -67,13 +70,13 @@ def archive_id(archive: Path) -> str:
 
 
 def _mirror() -> list[str]:
-    """The mirror that this machine's apt uses; where there is none, debootstrap has a default."""
+    """Return the mirror of this machine's apt. Without one, debootstrap uses its default."""
     found = run("apt-get", "indextargets", "--format", "$(REPO_URI)", *_LISTED)
     return [uri for uri in found.split() if uri.startswith(("http://", "https://", "file:"))][:1]
 
 
 def make_standins(scratch: Path, caddy: Path, livekit: Path | None) -> list[str]:
-    """Builds and tags them, two at a time. The names of those that exist now."""
+    """Build and tag the stand-ins, two at a time. Returns their names."""
     base = clean_root(scratch)
     context = scratch / "standins"
     shutil.copytree(_FOLDER, context)
@@ -94,7 +97,7 @@ def make_standins(scratch: Path, caddy: Path, livekit: Path | None) -> list[str]
 
 
 def _pip_settings() -> str:
-    """How this machine reaches its package index: its pip.conf, and what the environment says instead."""
+    """Return the pip.conf of this machine, overridden by the environment."""
     settings = configparser.RawConfigParser()
     settings.read("/etc/pip.conf", encoding="utf-8")
     for name in ("index-url", "extra-index-url", "trusted-host"):
