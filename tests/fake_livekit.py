@@ -1,7 +1,7 @@
-"""A LiveKit for tests: its room service as Twirp over HTTP with protobuf bodies, and the ways in which it can fail.
+"""A fake LiveKit: its room service as Twirp over HTTP with protobuf bodies, and its failures.
 
-Answers are those of livekit-server v1.13.5, checked against it: tokens are verified for the right that a call needs, a bad
-one is answered in plain text, CreateRoom leaves an open room as it is, orders to nobody are "unavailable".
+The responses were compared with livekit-server v1.13.5. It checks that a token has the grant that a call needs, and answers a
+bad token in plain text. CreateRoom does not change an open room. A command for a missing participant is "unavailable".
 """
 
 import asyncio
@@ -29,7 +29,7 @@ class Call(NamedTuple):
 
 
 class FakeFailure(NamedTuple):
-    """What to answer instead."""
+    """The response to send instead."""
 
     status: int
     body: bytes
@@ -56,7 +56,7 @@ class FakeLiveKit:
 
     ``rooms`` and ``people`` (by room, then identity) are its state. ``failure`` and ``delay_s`` apply to every call while they
     are set. ``failures`` are used up first, one a call. ``calls`` records the calls. ``ghosts`` are identities that are listed
-    and that no node serves; in the rooms of ``dead`` that is true for everybody. The participants of rooms in ``refusing``
+    but served by no node. In the rooms of ``dead`` that is true for everybody. The participants of rooms in ``refusing``
     cannot be listed. ``unknown_methods`` are those that this LiveKit does not have. Calls wait for ``gate`` before they are
     answered; ``waiting`` is their number.
     """
@@ -105,7 +105,7 @@ class FakeLiveKit:
         return person
 
     def orders(self, method: str) -> list[Any]:
-        """The messages of one method."""
+        """Return the messages of one method."""
         return [call.message for call in self.calls if call.method == method]
 
     async def answer(self, request: web.Request) -> web.Response:
@@ -297,7 +297,7 @@ _METHODS = {
 async def fake_livekit(
     api_key: str = API_KEY, api_secret: str = API_SECRET, port: int = 0
 ) -> AsyncIterator[FakeLiveKit]:
-    """Serves on the loopback interface of this process's event loop until the block ends."""
+    """Run a fake LiveKit on the loopback interface, in this event loop, until the block ends."""
     fake = FakeLiveKit(api_key, api_secret)
     handler: Callable[[web.Request], Awaitable[web.Response]] = fake.answer
     app = web.Application(client_max_size=8 * 1024 * 1024)

@@ -1,4 +1,4 @@
-"""Webhook bodies in the form LiveKit sends them, for tests that need one event rather than a whole meeting."""
+"""Webhook bodies as LiveKit sends them, for tests of single events and of one small meeting."""
 
 import json
 from typing import Any
@@ -26,7 +26,7 @@ def participant(sid: str, identity: str, joined_ms: int, **more: Any) -> dict[st
 
 
 def meeting(room_name: str, *, start_s: int = BASE_S, seconds: int = 600, tag: str = "a") -> list[bytes]:
-    """Two people: one for the whole time with a camera for half of it, one for the second half, listening."""
+    """Build the events of a meeting of two: ada with a camera in the first half, bob in the second half."""
     rm, ada = room(room_name, f"RM_{tag}", start_s), participant(f"PA_{tag}1", "ada", start_s * 1000 + 250)
     bob = participant(f"PA_{tag}2", "bob", (start_s + seconds // 2) * 1000 + 500)
     camera = {"sid": f"TR_{tag}1", "type": "VIDEO", "source": "CAMERA"}
@@ -46,6 +46,6 @@ def meeting(room_name: str, *, start_s: int = BASE_S, seconds: int = 600, tag: s
 
 
 def meeting_usage(seconds: int = 600) -> tuple[int, int]:
-    """(participant ms, video ms) of ``meeting``."""
+    """Return the (participant ms, video ms) of ``meeting``."""
     half = seconds // 2 * 1000
     return (seconds * 1000 - 250) + (half - 500), half - 1000

@@ -1,7 +1,7 @@
-"""What most people would write first: store the join, subtract at the leave. For tests to show what it gets wrong.
+"""The obvious meter: store the join, subtract at the leave. Tests show what it gets wrong.
 
-Sessions are kept by room name and identity, events are taken as they come, a video runs from its publish to its unpublish, a
-session belongs whole to the day of its end, and a peak counts joins and leaves since midnight.
+It keys sessions by room name and identity and takes events in their order of arrival. A video lasts from its publish to its
+unpublish. The whole session belongs to the day of its end. A peak counts joins and leaves since midnight.
 """
 
 from collections import defaultdict
@@ -12,7 +12,7 @@ DAY = 86_400_000
 
 
 class NaiveMeter:
-    """``participant_ms``, ``video_ms`` and ``by_day`` are what it bills; ``open`` what it still waits for."""
+    """It bills ``participant_ms``, ``video_ms`` and ``by_day``. ``open`` holds sessions without an end."""
 
     def __init__(self, events: Iterable[dict[str, Any]] = ()) -> None:
         self.participant_ms = self.video_ms = 0
@@ -25,7 +25,7 @@ class NaiveMeter:
             self.take(event)
 
     def take(self, event: dict[str, Any], arrived_ms: int | None = None) -> None:
-        """``arrived_ms``: meter by the receiver's clock."""
+        """Meter an event. With ``arrived_ms``, use the clock of the receiver."""
         name, who, at_ms = event["event"], event.get("participant", {}), int(event["createdAt"]) * 1000
         if arrived_ms is not None:
             at_ms = arrived_ms
@@ -53,5 +53,5 @@ class NaiveMeter:
             self.by_day[at_ms - at_ms % DAY] += length
 
     def until(self, now_ms: int) -> int:
-        """With what is open counted up to now, for those who thought of that."""
+        """Return the participant time with open sessions counted until ``now_ms``."""
         return self.participant_ms + sum(now_ms - start_ms for start_ms in self.open.values())

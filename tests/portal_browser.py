@@ -1,4 +1,4 @@
-"""A browser without JavaScript, for tests of the portal over HTTP: keeps cookies, fills in forms."""
+"""A browser without JavaScript, for tests of the portal over HTTP. It keeps cookies and submits forms."""
 
 import html
 import re
@@ -12,7 +12,7 @@ PASSWORD = "correct horse battery"
 
 
 class Browser:
-    """``get`` a page, then ``submit`` one of its forms."""
+    """A browser: ``get`` a page, then ``submit`` one of its forms."""
 
     def __init__(self, base_url: str) -> None:
         self.client = httpx.AsyncClient(base_url=base_url, trust_env=False, timeout=20)
@@ -29,7 +29,7 @@ class Browser:
         return self._noted(answer)
 
     async def submit(self, path: str, **fields: str) -> httpx.Response:
-        """Posts a form with the token of the page seen last."""
+        """Post a form with the form token of the last page."""
         answer = await self.client.post(path, data={"form_token": self.form_token, **fields})
         return self._noted(answer)
 
@@ -44,7 +44,7 @@ class Browser:
         return await self.get(answer.headers["location"])
 
     async def sign_up(self, name: str, path: str = "/sign-up") -> httpx.Response:
-        """As ``name``@example.com."""
+        """Create the account ``name``@example.com."""
         await self.get(path)
         answer = await self.submit(path, name=name, email=f"{name}@example.com", password=PASSWORD)
         assert answer.status_code == 303, answer.text
@@ -56,7 +56,7 @@ class Browser:
         return await self.submit("/sign-in", email=f"{name}@example.com", password=password, next=wanted)
 
     async def create_project(self, name: str) -> str:
-        """Its id."""
+        """Create a project and return its id."""
         await self.get("/projects/new")
         answer = await self.submit("/projects/new", name=name)
         assert answer.status_code == 201, answer.text
@@ -65,7 +65,7 @@ class Browser:
         return found[1]
 
     async def invitation(self, project_id: str, role: str) -> str:
-        """The path of a fresh link."""
+        """Create an invitation and return the path of its link."""
         await self.get(f"/projects/{project_id}/members")
         answer = await self.submit(f"/projects/{project_id}/members/invite", role=role, note="somebody")
         assert answer.status_code == 201, answer.text

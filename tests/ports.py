@@ -1,27 +1,27 @@
-"""Ports for servers that are started a moment later."""
+"""Free ports for servers that start a moment later."""
 
 import random
 import socket
 
-# Below those that Linux takes for outgoing connections: one of these could be taken between the look and the start.
+# Below the ports that Linux uses for outgoing connections, which could take one before the server starts.
 _FIRST, _BEYOND = 10_000, 22_000
-_BUS = 10_000  # the bus of a Redis Cluster listens this far above its node's port
-# Not the generator that a seed of the tests sets: processes that run tests beside each other would look at the same ones.
+_BUS = 10_000  # the cluster bus of a Redis node listens this far above the port of the node
+# Not the generator that the tests seed: parallel test processes would try the same ports.
 _random = random.SystemRandom()
 
 
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    """A port that nobody uses, on any address."""
+    """Return a port that is free on every address."""
     return _first_free((0,), kind)
 
 
 def two_free_ports() -> int:
-    """The first of two that follow each other."""
+    """Return the first of two consecutive free ports."""
     return _first_free((0, 1))
 
 
 def bus_free_port() -> int:
-    """A port whose cluster bus is free as well."""
+    """Return a free port whose cluster bus port is free too."""
     return _first_free((0, _BUS))
 
 

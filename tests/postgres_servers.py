@@ -1,4 +1,4 @@
-"""Servers of Postgres and PgBouncer for tests that need more than the session's one, and a switch that leads to one of them."""
+"""Extra Postgres and PgBouncer servers for tests, and a TCP switch between them."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ WITHIN_S = 60.0
 
 
 def require_pgbouncer() -> str:
-    """The program. Skips the test without it, except in CI, which installs it."""
+    """Return the program. Without it the test is skipped, or fails in CI, which installs it."""
     if PGBOUNCER is None:
         if environment().get("CI"):
             pytest.fail("CI needs pgbouncer: .ci/run installs it")
@@ -32,7 +32,7 @@ def require_pgbouncer() -> str:
 
 
 def _owned(directory: Path) -> dict[str, str]:
-    """A directory of the servers' user, and how to start a process as that user."""
+    """Make a directory for the servers' user. Returns the options of Popen to run as that user."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     user = service_user()
     if user is None:
@@ -43,7 +43,7 @@ def _owned(directory: Path) -> dict[str, str]:
 
 
 def until(true: Callable[[], bool], what: str) -> None:
-    """Poll until it is true; fails after ``WITHIN_S``."""
+    """Poll until it is true. Fails after ``WITHIN_S``."""
     deadline = time.monotonic() + WITHIN_S
     while not true():
         assert time.monotonic() < deadline, f"never became true: {what}"
@@ -51,7 +51,7 @@ def until(true: Callable[[], bool], what: str) -> None:
 
 
 class PostgresServer:
-    """A server of Postgres on a free TCP port, with trust for everybody."""
+    """A Postgres server on a free TCP port, with trust authentication."""
 
     def __init__(self, directory: Path) -> None:
         self.directory, self.port = directory, free_port()
@@ -127,7 +127,7 @@ def cluster(directory: Path, *settings: str) -> Iterator[PostgresServer]:
 
 @contextmanager
 def pgbouncer(directory: Path, server: PostgresServer, pool_mode: str, extra: str = "") -> Iterator[int]:
-    """PgBouncer before ``server``; yields its port."""
+    """Run PgBouncer in front of ``server`` and yield its port."""
     program = require_pgbouncer()
     port = free_port()
     owner = _owned(directory)
@@ -156,7 +156,7 @@ def pgbouncer(directory: Path, server: PostgresServer, pool_mode: str, extra: st
 
 
 class Switch:
-    """A TCP port that leads to whichever server it is set to. Connections that exist stay where they are."""
+    """A TCP port that forwards to ``target``, which a test can change. Open connections keep their server."""
 
     def __init__(self, target: int) -> None:
         self.target, self.port = target, 0
@@ -180,7 +180,7 @@ async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> Non
 
 @asynccontextmanager
 async def switch(target: int) -> AsyncIterator[Switch]:
-    """Open on a free port for as long as the block lasts."""
+    """Run a switch on a free port until the block ends."""
     made = Switch(target)
     server = await asyncio.start_server(made._serve, "127.0.0.1", 0)
     made.port = server.sockets[0].getsockname()[1]

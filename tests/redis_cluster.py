@@ -28,7 +28,7 @@ class Node:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Also after ``kill``: with the same files on the same port, as a supervisor would."""
+        """Start the node. After ``kill`` it starts with the same files and port, as under a supervisor."""
         options = {
             "port": str(self.port), "bind": "127.0.0.1", "dir": str(self._directory), "cluster-enabled": "yes",
             "cluster-node-timeout": "1000", "appendonly": "yes", "appendfsync": "always", "save": "",
@@ -55,12 +55,12 @@ class Node:
         return (info["cluster_state"], int(info["cluster_known_nodes"])) == ("ok", count)
 
     def has_its_primary(self) -> bool:
-        """Whether this replica has got what its primary holds."""
+        """Whether this replica has the data of its primary."""
         return bool(self.client.info("replication")["master_link_status"] == "up")
 
 
 class LocalRedisCluster:
-    """Its nodes; the first ones hold the slots, the others are replicas of them in turn."""
+    """The nodes. The first ones hold the slots, the others are their replicas in turn."""
 
     def __init__(self, nodes: list[Node]) -> None:
         self.nodes = nodes
@@ -78,7 +78,7 @@ class LocalRedisCluster:
 def redis_cluster(
     directory: Path, *, primaries: int = 3, replicas: int = 0, settings: Mapping[str, str] | None = None
 ) -> Iterator[LocalRedisCluster]:
-    """Nodes that know each other and hold all slots, killed when the block ends."""
+    """Run a complete cluster. Its nodes are killed when the block ends."""
     nodes = [Node(directory / f"node-{number}", settings or {}) for number in range(primaries + replicas)]
     cluster = LocalRedisCluster(nodes)
     try:

@@ -1,4 +1,4 @@
-"""What the rollups of a scope say, by UTC day, for tests that only want that."""
+"""Read the rollups of a scope by UTC day, for tests."""
 
 from typing import NamedTuple
 
@@ -9,14 +9,14 @@ from shared.models.scope import Scope
 
 
 class DayUsage(NamedTuple):
-    """Milliseconds."""
+    """The usage of one day, in milliseconds."""
 
     participant_ms: int
     video_ms: int
 
 
 async def usage_by_day(conn: Connection, scope: Scope, from_ms: int, to_ms: int) -> dict[int, DayUsage]:
-    """The days of ``[from_ms, to_ms)`` that have usage of sessions that have ended, all kinds together."""
+    """Return the days of ``[from_ms, to_ms)`` with usage of ended sessions, for all kinds together."""
     rows = await conn.fetch(
         "SELECT day, sum(participant_ms)::bigint, sum(video_ms)::bigint FROM usage_day"
         " WHERE project_id = $1 AND mode = $2 AND day >= $3 AND day < $4 GROUP BY day",
@@ -28,7 +28,7 @@ async def usage_by_day(conn: Connection, scope: Scope, from_ms: int, to_ms: int)
 
 
 async def stretches_by_day(conn: Connection, scope: Scope, from_ms: int, to_ms: int) -> dict[int, Stretch]:
-    """The days of ``[from_ms, to_ms)`` in which sessions started or ended."""
+    """Return the days of ``[from_ms, to_ms)`` in which sessions started or ended."""
     rows = await conn.fetch(
         "SELECT start_ms, change, peak FROM concurrency WHERE project_id = $1 AND mode = $2"
         " AND length_ms = $5 AND start_ms >= $3 AND start_ms < $4",

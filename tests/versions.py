@@ -1,4 +1,4 @@
-"""`make test-versions`: runs the integration tests with other versions of Postgres and Redis or Valkey.
+"""`make test-versions`: runs the integration tests with other versions of Postgres, Redis or Valkey.
 
 python -m tests.versions --postgres /usr/lib/postgresql/15/bin --redis /usr/bin/redis-server [pytest arguments]
 """
@@ -22,14 +22,14 @@ import redis
 from shared.infra.settings import inherited_environment
 
 DATABASE_VARIABLE, REDIS_VARIABLE = "RELAY_TEST_DATABASE_URL", "RELAY_TEST_REDIS_URL"
-# What concerns versions: SQL, streams and scripts. Pages, HTTP and LiveKit's room service are the same code whatever answers,
-# and a few tests start separate servers.
+# Versions affect SQL, streams and scripts. These tests check pages, HTTP and LiveKit's room service, which do not depend on a
+# version, or start separate servers.
 _OTHERS = (
     "portal_*", "schemathesis", "snippets", "generated_client", "reference_page", "openapi", "connections", "problems",
     "room_service", "embedded", "redis_cluster",
 )  # fmt: skip
 DEFAULT_TESTS = ("tests/integration", *(f"--ignore-glob=*/test_{name}.py" for name in _OTHERS))
-# ``--only-redis``: those that use Redis, for a server that speaks like it.
+# ``--only-redis``: the tests that use Redis, for a compatible server.
 REDIS_TESTS = (
     "as_of", "doctor", "fold", "fold_contention", "idempotency", "large_events", "limits", "metrics", "redis_batch",
     "redis_permissions", "partitions",
@@ -44,7 +44,10 @@ def newest_postgres() -> str:
 
 @contextmanager
 def postgres(binaries: Path, directory: Path) -> Iterator[str]:
-    """Yields the URL of its database `relay`. As root it runs as Debian's user postgres, because Postgres refuses root."""
+    """Run Postgres and yield the URL of its database `relay`.
+
+    If the tests run as root, the server runs as Debian's user postgres, because Postgres refuses root.
+    """
     as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
     data, sockets = directory / "data", directory / "pg"
     sockets.mkdir()
@@ -81,7 +84,7 @@ def postgres(binaries: Path, directory: Path) -> Iterator[str]:
 
 @contextmanager
 def redis_server(program: Path, directory: Path) -> Iterator[str]:
-    """Redis, Valkey or whatever speaks like them."""
+    """Run Redis, Valkey or a compatible server, and yield its URL."""
     socket = directory / "redis.sock"
     options = {
         "port": "0", "unixsocket": str(socket), "dir": str(directory), "appendonly": "yes", "appendfsync": "always",
