@@ -95,11 +95,16 @@ class Meter:
 
     def _created_after(self, sid: str) -> list[int]:
         """Return when other rooms of the same name were created, if after this room."""
-        told = [(event["room"], room_created(event)) for event in self._events if room_created(event)]
-        own = [at for room, at in told if room["sid"] == sid]
-        names = {room["name"] for room, _ in told if room["sid"] == sid}
-        first = {room["sid"]: min(at for other, at in told if other["sid"] == room["sid"]) for room, _ in told}
-        return [first[room["sid"]] for room, _ in told if room["name"] in names and first[room["sid"]] > min(own)]
+        created_rooms = [(event["room"], room_created(event)) for event in self._events if room_created(event)]
+        own = [at for room, at in created_rooms if room["sid"] == sid]
+        names = {room["name"] for room, _ in created_rooms if room["sid"] == sid}
+        first = {
+            room["sid"]: min(at for other, at in created_rooms if other["sid"] == room["sid"])
+            for room, _ in created_rooms
+        }
+        return [
+            first[room["sid"]] for room, _ in created_rooms if room["name"] in names and first[room["sid"]] > min(own)
+        ]
 
 
 def never_connected(own: list[Event]) -> bool:
@@ -123,8 +128,8 @@ def last_sign_of(own: list[Event]) -> int:
 
 def room_created(event: Event) -> int:
     """Return the creation time of the room, or 0 if the event has none or an impossible one."""
-    told = event.get("room", {})
-    at = int(told.get("creationTimeMs", 0)) or int(told.get("creationTime", 0)) * 1000
+    room = event.get("room", {})
+    at = int(room.get("creationTimeMs", 0)) or int(room.get("creationTime", 0)) * 1000
     return at if EARLIEST <= at <= created(event) + SKEW else 0
 
 
@@ -167,8 +172,8 @@ def start_of(own: list[Event]) -> int:
 
 def video_tracks(own: list[Event], source: str | None = None) -> Iterator[tuple[int, int]]:
     """Yield (publish, unpublish or far future) of the video tracks of one source, or of all."""
-    told = [event["track"] for event in own if event.get("track", {}).get("type") == "VIDEO"]
-    sids = {track["sid"] for track in told if source is None or track.get("source") == source}
+    tracks = [event["track"] for event in own if event.get("track", {}).get("type") == "VIDEO"]
+    sids = {track["sid"] for track in tracks if source is None or track.get("source") == source}
     for sid in sids:
         about = [event for event in own if event.get("track", {}).get("sid") == sid]
         on, off = times(about, "track_published"), times(about, "track_unpublished")

@@ -71,17 +71,17 @@ class SimulatedRelay:
                 self._succeed()
 
     def _succeed(self) -> None:
-        for told in succession(self.rooms.values()):
-            if self.rooms[told.sid].superseded_ms == told.superseded_ms or told.superseded_ms is None:
+        for superseded in succession(self.rooms.values()):
+            if self.rooms[superseded.sid].superseded_ms == superseded.superseded_ms or superseded.superseded_ms is None:
                 continue
             sightings = [
-                sighting_event(session, self.rooms[told.sid].name or "", told.superseded_ms, confirmed_ms)
+                sighting_event(session, self.rooms[superseded.sid].name or "", superseded.superseded_ms, confirmed_ms)
                 for sid, session in self.sessions.items()
-                if session.room_sid == told.sid
+                if session.room_sid == superseded.sid
                 and self._ended_by(session) is None
                 and (confirmed_ms := self.confirmed.get(sid)) is not None
             ]
-            self.rooms[told.sid] = merge_room(self.rooms[told.sid], told)
+            self.rooms[superseded.sid] = merge_room(self.rooms[superseded.sid], superseded)
             self.fold(map(msgspec.json.encode, sightings))
 
     def room_of(self, session: Session) -> Room | None:

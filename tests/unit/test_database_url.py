@@ -57,17 +57,17 @@ def asyncpgs(database: DatabaseUrl) -> list[tuple[object, object, object, object
 
 
 def libpqs(database: DatabaseUrl) -> list[tuple[object, object, object, object]]:
-    said = {name: str(value) for name, value in conninfo_to_dict(database.dsn).items()}
-    hosts = said["host"].split(",")
-    ports = said.get("port", "5432").split(",")
+    parsed = {name: str(value) for name, value in conninfo_to_dict(database.dsn).items()}
+    hosts = parsed["host"].split(",")
+    ports = parsed.get("port", "5432").split(",")
     pairs = zip(hosts, [port or "5432" for port in (ports * len(hosts) if len(ports) == 1 else ports)], strict=True)
-    user = said.get("user", getpass.getuser())
+    user = parsed.get("user", getpass.getuser())
     return [
         (
             f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, int(port)),
             user,
-            said.get("password"),
-            said.get("dbname", user),
+            parsed.get("password"),
+            parsed.get("dbname", user),
         )
         for host, port in pairs
     ]
@@ -98,8 +98,8 @@ def test_both_drivers_read_the_same_hosts_and_credentials(
 def test_both_drivers_receive_every_parameter(parameters: dict[str, str]) -> None:
     query = "&".join(f"{name}={encoded(value)}" for name, value in parameters.items())
     database = parse_database_url(f"postgresql://u@h/d?{query}")
-    said = conninfo_to_dict(database.dsn)
-    assert {name: said[name] for name in parameters} == parameters
+    parsed = conninfo_to_dict(database.dsn)
+    assert {name: parsed[name] for name in parameters} == parameters
     assert parts_of(database.dsn).parameters == parameters
 
 

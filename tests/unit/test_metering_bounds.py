@@ -310,16 +310,16 @@ def test_bill_size_does_not_grow_with_session_length() -> None:
 def test_number_of_tracks_is_bounded_in_any_merge_order(seed: int) -> None:
     rng = Random(seed)
     sids = [f"TR_{rng.randrange(3 * MAX_TRACKS)}" for _ in range(2 * MAX_TRACKS)]
-    told = [
+    observed = [
         Session(
             sid="PA_1", tracks={sid: Track("VIDEO", "CAMERA", rng.randrange(9), rng.choice([None, 10])) for sid in some}
         )
         for some in (sids[at : at + 100] for at in range(0, len(sids), 100))
     ]
-    once = reduce(merge_session, told)
-    rng.shuffle(told)
-    cuts = sorted({0, *(rng.randrange(len(told)) for _ in range(3)), len(told)})
-    batches = [reduce(merge_session, told[a:b]) for a, b in pairwise(cuts)]
+    once = reduce(merge_session, observed)
+    rng.shuffle(observed)
+    cuts = sorted({0, *(rng.randrange(len(observed)) for _ in range(3)), len(observed)})
+    batches = [reduce(merge_session, observed[a:b]) for a, b in pairwise(cuts)]
     again = reduce(merge_session, [*batches, batches[0]])
     assert again == once
     assert len(once.tracks) == min(MAX_TRACKS, len(set(sids)))
@@ -327,9 +327,9 @@ def test_number_of_tracks_is_bounded_in_any_merge_order(seed: int) -> None:
 
 
 def test_number_of_room_ends_is_bounded_in_any_merge_order() -> None:
-    told = [Room(sid="RM_1", finished_ms=(at,)) for at in range(MAX_FINISHES + 500)]
-    once = reduce(merge_room, told)
-    assert reduce(merge_room, told[::-1]) == once == merge_room(once, once)
+    observed = [Room(sid="RM_1", finished_ms=(at,)) for at in range(MAX_FINISHES + 500)]
+    once = reduce(merge_room, observed)
+    assert reduce(merge_room, observed[::-1]) == once == merge_room(once, once)
     assert len(once.finished_ms) == MAX_FINISHES
 
 

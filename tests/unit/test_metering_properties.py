@@ -68,10 +68,11 @@ def connections(draw: st.DrawFn, sid: str, room: dict[str, str]) -> list[Event]:
         kinds = draw(st.sampled_from([{"type": "VIDEO"}, {"type": "VIDEO"}, {}, {"type": "DATA"}]))
         source = draw(st.sampled_from([{}, {"source": "CAMERA"}, {"source": "SCREEN_SHARE"}]))
         track = {"sid": f"TR_{sid}_{number}", **kinds, **source}
-        told = [("track_published", on_ms), ("track_unpublished", on_ms + draw(lengths))]
-        for name, at_ms in draw(st.sampled_from([told, told, told[:1], told[1:]])):
-            said = draw(st.sampled_from([track, track, {"sid": track["sid"]}]))  # LiveKit omits a value of zero
-            events.append(event(name, at_ms, participant=who, track=said, **where))
+        track_events = [("track_published", on_ms), ("track_unpublished", on_ms + draw(lengths))]
+        for name, at_ms in draw(st.sampled_from([track_events, track_events, track_events[:1], track_events[1:]])):
+            # LiveKit omits a value of zero.
+            reported_track = draw(st.sampled_from([track, track, {"sid": track["sid"]}]))
+            events.append(event(name, at_ms, participant=who, track=reported_track, **where))
     return events
 
 
@@ -140,8 +141,8 @@ def rollups(states: Folded) -> dict[Row, tuple[int, int, int, int]]:
         for hour, usage in usage_of(session, room_of(session, states[1])).items():
             row = Row(str(session.project_id), str(session.mode), hour, kind_of(session))
             before = sums.get(row, (0, 0, 0, 0))
-            told = (usage.participant_ms, usage.video_ms, usage.screen_share_ms, usage.sessions)
-            sums[row] = tuple(map(add, before, told))
+            amounts = (usage.participant_ms, usage.video_ms, usage.screen_share_ms, usage.sessions)
+            sums[row] = tuple(map(add, before, amounts))
     return sums
 
 
@@ -241,8 +242,8 @@ def test_room_succession_is_independent_of_arrival_order(rooms: list[Room], orde
     known: dict[str, Room] = {}
     for room in order.sample(rooms, len(rooms)):
         known[room.sid] = room
-        for told in succession(known.values()):
-            known[told.sid] = merge_room(known[told.sid], told)
+        for superseded in succession(known.values()):
+            known[superseded.sid] = merge_room(known[superseded.sid], superseded)
     for room in rooms:
         later = [
             other.created_ms
@@ -269,8 +270,8 @@ def test_missing_track_source_does_not_overwrite_a_known_one() -> None:
     shared = {"sid": "TR", "type": "VIDEO", "source": "SCREEN_SHARE"}
     on = event("track_published", MIDNIGHT, room=room, participant=who, track=shared)
     off = event("track_unpublished", MIDNIGHT + 1000, room=room, participant=who, track={"sid": "TR"})
-    for told in ([left, on, off], [off, on, left]):
-        assert [usage.screen_share_ms for usage in usage_of(fold(told)[0]["PA"], None).values()] == [1000]
+    for order in ([left, on, off], [off, on, left]):
+        assert [usage.screen_share_ms for usage in usage_of(fold(order)[0]["PA"], None).values()] == [1000]
 
 
 def stretch(intervals: Sequence[tuple[int, int]], begin: int, end: int) -> Stretch:

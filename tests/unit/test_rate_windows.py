@@ -115,10 +115,10 @@ def test_retry_after_is_sufficient_and_at_most_a_second_too_long(limit: int, lat
     refused = windows.take([("key", limit)], clock.at)
     assert refused.wait_s >= 1
     assert refused.wait_s <= 2 * WINDOW_MS // 1000
-    told_ms = clock.at + refused.wait_s * 1000
+    retry_ms = clock.at + refused.wait_s * 1000
     if refused.wait_s > 1:
-        assert windows.take([("key", limit)], told_ms - 1001).wait_s > 0
-    assert windows.take([("key", limit)], told_ms).wait_s == 0
+        assert windows.take([("key", limit)], retry_ms - 1001).wait_s > 0
+    assert windows.take([("key", limit)], retry_ms).wait_s == 0
 
 
 async def test_processes_exceed_the_limit_by_two_exchanges_at_most() -> None:

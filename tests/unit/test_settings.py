@@ -66,16 +66,16 @@ def lines(environ: dict[str, str]) -> list[str]:
 @pytest.mark.parametrize("name", COMPLETE)
 @pytest.mark.parametrize("value", [None, "", "  "])
 def test_missing_variable_is_reported_by_name_in_one_line(name: str, value: str | None) -> None:
-    told = lines({**{k: v for k, v in COMPLETE.items() if k != name}, **({} if value is None else {name: value})})
-    assert len(told) == 1
-    assert told[0].startswith(f"{name} is not set")
+    reported = lines({**{k: v for k, v in COMPLETE.items() if k != name}, **({} if value is None else {name: value})})
+    assert len(reported) == 1
+    assert reported[0].startswith(f"{name} is not set")
 
 
 @pytest.mark.parametrize(("name", "value"), MALFORMED)
 def test_malformed_variable_is_reported_by_name_in_one_line(name: str, value: str) -> None:
-    told = lines({**COMPLETE, name: value})
-    assert len(told) == 1
-    assert told[0].startswith(f"{name} ")
+    reported = lines({**COMPLETE, name: value})
+    assert len(reported) == 1
+    assert reported[0].startswith(f"{name} ")
 
 
 def test_all_problems_are_reported_at_once() -> None:

@@ -112,11 +112,11 @@ def test_quoted_value_is_refused_or_logged_without_repeating_it(
         assert value not in line
         return
     log_risks(load_settings(arrived))
-    told = [
+    logged = [
         record.getMessage() for record in caplog.records if record.getMessage().startswith(f"settings: {setting.name} ")
     ]
-    assert len(told) == 1
-    assert "quotes around it" in told[0]
+    assert len(logged) == 1
+    assert "quotes around it" in logged[0]
     assert value not in caplog.text
 
 
