@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: carried out once, answered as often as asked."""
+"""`Idempotency-Key`: a request runs once, and each repetition gets the stored answer."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -42,7 +42,7 @@ class Made(Wire):
 
 @dataclass
 class Maker:
-    """Counts how often it was asked."""
+    """Counts its calls."""
 
     count: int = 0
 
@@ -56,7 +56,7 @@ def attempt(project: CreatedProject) -> Attempt:
     return Attempt(project.project_id, "live", "POST /v1/things", b"key", b"request")
 
 
-async def test_a_repeated_request_is_answered_and_not_repeated(
+async def test_a_repeated_request_gets_the_stored_answer(
     api: httpx.AsyncClient, project: CreatedProject, livekit: FakeLiveKit
 ) -> None:
     headers = {**key_of(project), "Idempotency-Key": "order 1"}
@@ -64,7 +64,7 @@ async def test_a_repeated_request_is_answered_and_not_repeated(
     assert first.status_code == 201
     assert "idempotent-replayed" not in first.headers
     livekit.rooms.clear()
-    # The same request, spelt otherwise.
+    # The same request in another spelling.
     body = b'{ "emptyTimeout": 60, "name": "lobby" }'
     again = await api.post("/v1/rooms", content=body, headers={**headers, "Content-Type": "application/json"})
     assert (again.status_code, again.content) == (201, first.content)
@@ -79,7 +79,7 @@ async def test_a_repeated_request_is_answered_and_not_repeated(
         assert (refused.status_code, refused.json()["param"]) == (400, "Idempotency-Key")
 
 
-async def test_a_key_belongs_to_one_project_and_mode(
+async def test_an_idempotency_key_belongs_to_one_project_and_mode(
     api: httpx.AsyncClient, project: CreatedProject, livekit: FakeLiveKit, settings: Settings
 ) -> None:
     from services.cli.projects import create_project
@@ -91,7 +91,9 @@ async def test_a_key_belongs_to_one_project_and_mode(
     assert len(livekit.rooms) == 3
 
 
-async def test_a_failure_is_not_kept(api: httpx.AsyncClient, project: CreatedProject, livekit: FakeLiveKit) -> None:
+async def test_a_failed_answer_is_not_stored(
+    api: httpx.AsyncClient, project: CreatedProject, livekit: FakeLiveKit
+) -> None:
     headers = {**key_of(project), "Idempotency-Key": "1"}
     livekit.failure = twirp_failure(503, "unavailable")
     assert (await api.post("/v1/rooms", json={"name": "lobby"}, headers=headers)).status_code == 502
@@ -100,7 +102,7 @@ async def test_a_failure_is_not_kept(api: httpx.AsyncClient, project: CreatedPro
     assert (answer.status_code, answer.headers.get("idempotent-replayed")) == (201, None)
 
 
-async def test_of_many_at_once_one_is_carried_out(
+async def test_concurrent_requests_with_one_idempotency_key_run_once(
     api: httpx.AsyncClient, project: CreatedProject, livekit: FakeLiveKit
 ) -> None:
     headers = {**key_of(project), "Idempotency-Key": "1"}
@@ -114,7 +116,7 @@ async def test_of_many_at_once_one_is_carried_out(
     assert all("retry-after" in answer.headers for answer in answers if answer.status_code == 409)
 
 
-async def test_kept_for_a_day_and_then_forgotten(pool: Pool, attempt: Attempt, settings: Settings) -> None:
+async def test_a_stored_answer_expires_after_a_day(pool: Pool, attempt: Attempt, settings: Settings) -> None:
     maker = Maker()
 
     async def ask(at_ms: int) -> Any:
@@ -122,16 +124,16 @@ async def test_kept_for_a_day_and_then_forgotten(pool: Pool, attempt: Attempt, s
 
     assert await ask(NOW_MS) == Made(number=1)
     assert await ask(NOW_MS + KEPT_MS) == b'{"number":1}'
-    context = JobContext(pool, None, settings, None)  # type: ignore[arg-type]  # the job uses its pool alone
+    context = JobContext(pool, None, settings, None)  # type: ignore[arg-type]  # the job uses only its pool
     await forget_attempts(context, NOW_MS + KEPT_MS)
     assert await ask(NOW_MS + KEPT_MS) == b'{"number":1}'
-    # A key that the job has not deleted yet is free too.
+    # An expired key is free even before the job deletes it.
     assert await ask(NOW_MS + KEPT_MS + 1) == Made(number=2)
     await forget_attempts(context, NOW_MS + 3 * KEPT_MS)
     assert await pool.fetchval("SELECT count(*) FROM attempt") == 0
 
 
-async def test_an_attempt_whose_process_died_is_free_after_a_minute(pool: Pool, attempt: Attempt) -> None:
+async def test_an_attempt_of_a_dead_process_is_free_after_a_minute(pool: Pool, attempt: Attempt) -> None:
     maker = Maker()
 
     async def dies() -> Made:
@@ -146,7 +148,7 @@ async def test_an_attempt_whose_process_died_is_free_after_a_minute(pool: Pool, 
     assert (await once(pool, attempt, NOW_MS + ABANDONED_MS + 1, maker.make)).content == Made(number=1)
 
 
-async def test_what_is_made_in_postgres_is_committed_with_its_answer(pool: Pool, attempt: Attempt) -> None:
+async def test_changes_in_postgres_commit_together_with_the_answer(pool: Pool, attempt: Attempt) -> None:
     async def rename(conn: Connection) -> Made:
         await conn.execute("UPDATE project SET name = name || '!'")
         return Made(number=1)
@@ -168,7 +170,7 @@ async def test_what_is_made_in_postgres_is_committed_with_its_answer(pool: Pool,
     assert (unkeyed.content, await pool.fetchval("SELECT name FROM project")) == (Made(number=1), "acme!!")
 
 
-async def test_failures_of_all_connections_at_once_release_them(pool: Pool, attempt: Attempt) -> None:
+async def test_concurrent_failures_on_all_connections_release_them(pool: Pool, attempt: Attempt) -> None:
     """A failed attempt is released on another connection.
 
     If each kept the connection on which it failed, the pool would stay empty.
@@ -189,7 +191,7 @@ async def test_failures_of_all_connections_at_once_release_them(pool: Pool, atte
     assert await pool.fetchval("SELECT count(*) FROM attempt") == 0
 
 
-async def test_an_answer_with_a_secret_is_kept_nowhere(pool: Pool, attempt: Attempt) -> None:
+async def test_an_answer_with_a_secret_is_not_stored(pool: Pool, attempt: Attempt) -> None:
     maker = Maker()
 
     def told(made: Made) -> str:
@@ -205,10 +207,10 @@ async def test_an_answer_with_a_secret_is_kept_nowhere(pool: Pool, attempt: Atte
     assert tuple(row) == (None, "thing 1")
 
 
-async def test_without_postgres_nothing_is_promised(
+async def test_an_idempotency_key_is_refused_without_postgres(
     settings: Settings, project: CreatedProject, livekit: FakeLiveKit, api: httpx.AsyncClient, pool: Pool
 ) -> None:
-    """The key is cached: a room can be opened, but not with an Idempotency-Key."""
+    """The API key is cached: a room can be created, but not with an Idempotency-Key."""
     headers = key_of(project)
     assert (await api.get("/v1/rooms", headers=headers)).status_code == 200
     await pool.execute("ALTER TABLE attempt RENAME TO away")

@@ -1,6 +1,6 @@
-"""Nobody reaches into another project, nor from one mode into the other: every endpoint there is, every id swapped.
+"""No key reaches another project or mode: every endpoint is called with the ids of another owner.
 
-The endpoints come from the routes that the application is made of. One that has no case here fails the suite.
+The endpoints come from the routes of the application. An endpoint without a case here fails the suite.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -30,7 +30,8 @@ def nothing(_owner: Holding) -> None:
 class Case(NamedTuple):
     """A request for a resource of ``owner``: the values of the path, the query and the body.
 
-    ``refused`` is the code that a stranger gets. It is None where a stranger sees or changes only their resources."""
+    ``refused`` is the code that a stranger gets. It is None where strangers see or change only their own resources.
+    """
 
     path: Asked = nothing
     query: Asked = nothing
@@ -51,7 +52,7 @@ def of_key(owner: Holding) -> dict[str, str]:
 
 
 PERSON = "/v1/rooms/{name}/participants/{identity}"
-# In an order in which an owner can ask for all of it: what takes away comes last.
+# In an order that works for an owner: requests that delete come last.
 CASES: dict[tuple[str, str], list[Case]] = {
     ("POST", "/v1/tokens"): [Case(body=lambda owner: {"room": owner.room, "identity": owner.identity})],
     ("GET", "/v1/rooms"): [Case(), Case(query=lambda _: {"limit": 1})],
@@ -60,7 +61,7 @@ CASES: dict[tuple[str, str], list[Case]] = {
     ("PATCH", "/v1/rooms/{name}"): [Case(of_room, body=lambda _: {"metadata": "new"}, refused="room_not_found")],
     ("POST", "/v1/rooms/{name}/data"): [
         Case(of_room, body=lambda _: {"data": "x"}, refused="room_not_found"),
-        # A room that everybody has, and somebody who is in the owner's alone.
+        # A room that every project has, and a participant who is only in the owner's.
         Case(lambda _: {"name": "lobby"}, body=lambda owner: {"data": "x", "destinationIdentities": [owner.identity]}),
     ],
     ("GET", "/v1/rooms/{name}/participants"): [
@@ -107,7 +108,7 @@ CASES: dict[tuple[str, str], list[Case]] = {
     ("DELETE", PERSON): [Case(of_person, refused="participant_not_found")],
     ("DELETE", "/v1/rooms/{name}"): [Case(of_room, refused="room_not_found")],
 }
-# For no project: who may ask is each one's own matter, and nothing in them is a project's.
+# Endpoints without data of a project. Each has its own access rule.
 WITHOUT_A_PROJECT = {
     ("POST", "/api/webhooks/livekit"),
     ("GET", "/healthz"),
@@ -135,7 +136,7 @@ async def world(
 
 
 def endpoints() -> set[tuple[str, str]]:
-    """(method, path with the names of its parameters) of every route of the API."""
+    """Return (method, path with the names of its parameters) of every route of the API."""
     routes = [*Router("/v1", route_handlers=V1).routes, *Router("/", route_handlers=OPEN).routes]
     return {
         (method, route.path_format)
@@ -153,7 +154,7 @@ def test_every_endpoint_has_a_case() -> None:
     assert known - endpoints() == set(), "a case without its endpoint"
 
 
-async def test_what_is_served_is_what_has_cases(api: httpx.AsyncClient) -> None:
+async def test_documented_endpoints_are_those_with_cases(api: httpx.AsyncClient) -> None:
     described = (await api.get("/openapi.json")).json()["paths"]
     served = {(method.upper(), path) for path, methods in described.items() for method in methods if path != "/metrics"}
     assert {(method, path) for method, path in served if path.startswith("/v1/")} == set(CASES)
@@ -162,7 +163,7 @@ async def test_what_is_served_is_what_has_cases(api: httpx.AsyncClient) -> None:
 async def ask(
     world: IsolationWorld, asker: Holding, owner: Holding, endpoint: tuple[str, str], case: Case
 ) -> httpx.Response:
-    """``asker`` asks for what is ``owner``'s."""
+    """Request a resource of ``owner`` with the key of ``asker``."""
     method, template = endpoint
     path = template.format(**(case.path(owner) or {}))
     body = case.body(owner)
@@ -191,12 +192,12 @@ async def test_a_stranger_sees_and_changes_nothing(world: IsolationWorld) -> Non
                 assert told == set(), (where, answer.text)
                 assert await world.state_of(owner) == before, where
                 assert all(name.startswith(stranger.prefix) for name in reached(world.livekit)), where
-                # A room of the owner's name that the stranger made in their own project.
+                # Remove the room of the same name that the stranger may have created in their own project.
                 world.livekit.rooms.pop(stranger.name(owner.room), None)
 
 
-async def test_an_owner_can_do_all_of_it(world: IsolationWorld) -> None:
-    """Else the strangers above may have failed for another reason."""
+async def test_an_owner_can_make_every_request(world: IsolationWorld) -> None:
+    """Otherwise the requests of strangers may have failed for another reason."""
     owner = world.holdings[0]
     for endpoint, cases in CASES.items():
         for case in cases[:1]:
@@ -204,8 +205,8 @@ async def test_an_owner_can_do_all_of_it(world: IsolationWorld) -> None:
             assert answer.status_code < 300, (endpoint, answer.text)
 
 
-async def test_nobodys_cursor_turns_another_page(world: IsolationWorld) -> None:
-    """A page asked for with the cursor of another: refused, or one's own."""
+async def test_a_cursor_of_another_project_reveals_nothing(world: IsolationWorld) -> None:
+    """A request with a cursor of another project is refused or returns the caller's own page."""
     listings = ["/v1/rooms", "/v1/sessions", "/v1/events", "/v1/keys", "/v1/rooms/lobby/participants"]
     for owner in world.holdings:
         world.livekit.add_participant(owner.name("lobby"), "zoe", metadata=owner.mark)
@@ -218,7 +219,7 @@ async def test_nobodys_cursor_turns_another_page(world: IsolationWorld) -> None:
             assert not any(secret in answer.text for secret in owner.secrets), answer.text
 
 
-async def test_a_key_made_by_a_key_belongs_where_that_belongs(world: IsolationWorld) -> None:
+async def test_a_key_created_by_a_key_belongs_to_the_same_project_and_mode(world: IsolationWorld) -> None:
     for owner in world.holdings:
         made = await world.api.post("/v1/keys", json={"name": "made"}, headers=owner.headers)
         headers = {"Authorization": f"Bearer {made.json()['key']}"}
@@ -227,8 +228,8 @@ async def test_a_key_made_by_a_key_belongs_where_that_belongs(world: IsolationWo
         assert {room["metadata"] for room in rooms} == {owner.mark}
 
 
-async def test_rooms_of_nobody_are_shown_to_nobody(world: IsolationWorld) -> None:
-    """Of LiveKit's other users, of a project that is gone, and names that only look like ours."""
+async def test_rooms_of_no_project_are_not_listed(world: IsolationWorld) -> None:
+    """Rooms of LiveKit's other users, of a deleted project, and with names that only look like Relay's."""
     some = world.holdings[0].project.project_id
     strangers = [
         "lobby", "nobodys", "p_aaaaaaaaaaaaaaaa__gone", f"x_{some}__other", f"p_{some}_single", f"P_{some}__upper",

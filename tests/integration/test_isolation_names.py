@@ -1,4 +1,4 @@
-"""Names crafted to escape a project's namespace, and tokens inspected for rights beyond their one room."""
+"""Names crafted to escape a project's namespace, and tokens checked for rights beyond their room."""
 
 import asyncio
 import base64
@@ -19,7 +19,7 @@ from shared.models.projects import CreatedProject
 from tests.fake_livekit import FakeLiveKit, fake_livekit
 from tests.integration.isolation import Holding, IsolationWorld, build_world, reached
 
-# What a token may say, whatever is asked for.
+# The only claims and rights that a token may have, whatever is requested.
 CLAIMS = {"iss", "nbf", "exp", "sub", "name", "metadata", "attributes", "video", "roomConfig"}
 RIGHTS = {
     "roomJoin", "room", "canPublish", "canSubscribe", "canPublishData", "canPublishSources", "canUpdateOwnMetadata", "hidden",
@@ -45,7 +45,7 @@ async def world(
 
 
 def crafted(owner: Holding) -> list[str]:
-    """Of the allowed form, and meant to be taken for something else."""
+    """Return names of the allowed form that imitate something else."""
     other = owner.project.project_id
     return [
         f"p_{other}__lobby", f"t_{other}__lobby", f"p_{other}__", f"__p_{other}__lobby", "__", "_", "__lobby", "lobby__",
@@ -54,7 +54,7 @@ def crafted(owner: Holding) -> list[str]:
     ]  # fmt: skip
 
 
-# Not of the allowed form.
+# Names that are not of the allowed form.
 MALFORMED = [
     "", "é", "ロビー", "lobby ", " lobby", "a b", "a/b", "a\\b", "lobby\n", "lobby\r\n", "lo\tbby", "lobby\x00", "lobby%2Fx",
     "\u202elobby", "lobby\u200b", "\uff4cobby", "x" * 129, "a@b", "a?b", "a#b", "*", "p_;__x", "\ud83d\ude00",
@@ -68,7 +68,7 @@ def claims_of(token: str) -> dict[str, Any]:
 
 
 async def raw(api: httpx.AsyncClient, method: str, target: str, headers: dict[str, str]) -> tuple[int, bytes]:
-    """(status, answer) of a request whose target is sent as it is, byte for byte."""
+    """Send a request whose target is not changed in any byte. Returns (status, answer)."""
     address = urlsplit(str(api.base_url))
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     lines = [f"{method} {target} HTTP/1.1", "Host: relay", "Connection: close"]
@@ -89,7 +89,7 @@ async def test_a_crafted_name_stays_in_its_project(world: IsolationWorld) -> Non
         world.livekit.calls.clear()
         made = await world.api.post("/v1/rooms", json={"name": name}, headers=stranger.headers)
         assert (made.status_code, made.json()["room"]) == (201, name)
-        # What LiveKit calls it leads back to the project that made it, and to the very name.
+        # LiveKit's name maps back to the project that created the room, and to exactly this name.
         named = world.livekit.orders("CreateRoom")[0].name
         assert parse_livekit_room(named) == (stranger.project.project_id, stranger.mode, name)
         found = await world.api.get(f"/v1/rooms/{name}", headers=stranger.headers)
@@ -103,7 +103,7 @@ async def test_a_crafted_name_stays_in_its_project(world: IsolationWorld) -> Non
     assert await world.state_of(owner) == before
 
 
-async def test_a_malformed_name_reaches_nobody(world: IsolationWorld) -> None:
+async def test_a_malformed_name_never_reaches_livekit(world: IsolationWorld) -> None:
     stranger = world.holdings[2]
     world.livekit.calls.clear()
     for name in MALFORMED:
@@ -118,7 +118,7 @@ async def test_a_malformed_name_reaches_nobody(world: IsolationWorld) -> None:
     assert world.livekit.calls == []
 
 
-async def test_an_address_is_what_it_looks_like(world: IsolationWorld) -> None:
+async def test_a_crafted_path_reaches_no_other_resource(world: IsolationWorld) -> None:
     """Encoded slashes, dots, empty parts and double encoding, sent byte for byte."""
     owner = world.holdings[0]
     everything = [await world.state_of(holding) for holding in world.holdings]
@@ -156,7 +156,7 @@ async def test_an_address_is_what_it_looks_like(world: IsolationWorld) -> None:
     assert [await world.state_of(holding) for holding in world.holdings] == everything
 
 
-async def test_a_token_holds_one_room_and_no_other_right(world: IsolationWorld) -> None:
+async def test_a_token_grants_one_room_and_no_other_right(world: IsolationWorld) -> None:
     full = {
         "name": "Ada", "metadata": "m", "attributes": {"a": "b"}, "ttl": 60,
         "grants": {"canPublishSources": ["camera"], "canUpdateOwnMetadata": True, "hidden": True},
@@ -177,8 +177,8 @@ async def test_a_token_holds_one_room_and_no_other_right(world: IsolationWorld) 
                 assert claims["sub"] == "ada"
 
 
-async def test_no_field_asks_for_more(world: IsolationWorld) -> None:
-    """Everything livekit-api can put into a token that Relay's do not hold."""
+async def test_unknown_grants_and_claims_are_refused(world: IsolationWorld) -> None:
+    """The fields are everything that livekit-api can put into a token and Relay's tokens do not hold."""
     holder = world.holdings[0]
     body: dict[str, Any] = {"room": "lobby", "identity": "ada"}
     grants = (
@@ -219,15 +219,18 @@ async def test_no_field_asks_for_more(world: IsolationWorld) -> None:
         {},
     ],
 )
-async def test_a_token_records_nothing(world: IsolationWorld, egress: dict[str, Any]) -> None:
-    """A recording goes where LiveKit's own storage is, beside those of all other projects."""
+async def test_a_token_cannot_start_a_recording(world: IsolationWorld, egress: dict[str, Any]) -> None:
+    """A recording would go to LiveKit's own storage, beside those of all other projects."""
     body = {"room": "lobby", "identity": "ada", "roomConfig": {"egress": egress}}
     answer = await world.api.post("/v1/tokens", json=body, headers=world.holdings[0].headers)
     assert (answer.status_code, answer.json()["param"]) == (400, "roomConfig.egress")
 
 
-async def test_a_recording_nested_as_deep_as_json_is_read_is_no_fault_of_ours(world: IsolationWorld) -> None:
-    """What can be read must not fail further in: between the two lay a depth that was answered with a 500."""
+async def test_a_deeply_nested_egress_is_a_client_error(world: IsolationWorld) -> None:
+    """JSON that the parser accepts must not fail later.
+
+    Between the two limits was a depth that was answered with a 500.
+    """
     for depth in range(900, 1001):
         nested = '{"a":' * depth + "1" + "}" * depth
         body = '{"room":"lobby","identity":"ada","roomConfig":{"egress":' + nested + "}}"

@@ -1,4 +1,4 @@
-"""What shared/keys/service.py and shared/projects/service.py promise, in a real Postgres."""
+"""Operations of shared/keys/service.py and shared/projects/service.py, in a real Postgres."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -33,7 +33,7 @@ async def test_a_key_is_shown_by_its_prefix_and_last_four(pool: Pool, project: C
 
 
 @pytest.mark.parametrize("name", ["", "   ", "x" * 201, "a\0b", "a\nb", "\x1b[31m", "\ud800"])
-async def test_a_name_is_printable(pool: Pool, project: CreatedProject, name: str) -> None:
+async def test_a_name_must_be_printable(pool: Pool, project: CreatedProject, name: str) -> None:
     async with pool.acquire() as conn:
         for attempt in (
             made(conn, project, name),
@@ -45,7 +45,7 @@ async def test_a_name_is_printable(pool: Pool, project: CreatedProject, name: st
             assert refused.value.param == "name"
 
 
-async def test_both_keys_work_during_the_grace(pool: Pool, project: CreatedProject) -> None:
+async def test_both_keys_work_during_the_grace_period(pool: Pool, project: CreatedProject) -> None:
     async with pool.acquire() as conn:
         old = await made(conn, project)
         new = await keys.rotate_key(conn, old.key_id, NOW + DAY, created_by="cli")
@@ -56,7 +56,9 @@ async def test_both_keys_work_during_the_grace(pool: Pool, project: CreatedProje
     assert before.state(NOW + 2 * DAY) == "expired"
 
 
-async def test_rotation_never_prolongs_a_key_and_the_new_one_lives_as_long(pool: Pool, project: CreatedProject) -> None:
+async def test_rotation_never_extends_a_key_and_its_successor_lives_as_long(
+    pool: Pool, project: CreatedProject
+) -> None:
     async with pool.acquire() as conn:
         old = await made(conn, project, expires_at=NOW + 10 * DAY)
         new = await keys.rotate_key(conn, old.key_id, NOW + 9 * DAY, grace=5 * DAY)
@@ -64,7 +66,7 @@ async def test_rotation_never_prolongs_a_key_and_the_new_one_lives_as_long(pool:
     assert new.expires_at == NOW + 19 * DAY
 
 
-async def test_no_grace_revokes_at_once(pool: Pool, project: CreatedProject) -> None:
+async def test_rotation_without_grace_revokes_the_key_immediately(pool: Pool, project: CreatedProject) -> None:
     async with pool.acquire() as conn:
         old = await made(conn, project)
         await keys.rotate_key(conn, old.key_id, NOW, grace=timedelta(0))
@@ -74,7 +76,7 @@ async def test_no_grace_revokes_at_once(pool: Pool, project: CreatedProject) -> 
                 await keys.rotate_key(conn, old.key_id, NOW, grace=grace)
 
 
-async def test_what_does_not_work_is_not_rotated(pool: Pool, project: CreatedProject) -> None:
+async def test_an_inactive_key_cannot_be_rotated(pool: Pool, project: CreatedProject) -> None:
     async with pool.acquire() as conn:
         revoked, expired, rotated = [await made(conn, project, expires_at=NOW + DAY) for _ in range(3)]
         await keys.revoke_key(conn, revoked.key_id, NOW)
@@ -88,8 +90,8 @@ async def test_what_does_not_work_is_not_rotated(pool: Pool, project: CreatedPro
         assert again.value.rotated_to == new.key_id
 
 
-async def test_of_two_rotations_at_once_one_wins(pool: Pool, project: CreatedProject) -> None:
-    """Two successors would leave one that nobody knows of."""
+async def test_concurrent_rotations_create_one_successor(pool: Pool, project: CreatedProject) -> None:
+    """A second successor would be a working key that nobody knows about."""
     async with pool.acquire() as conn:
         old = await made(conn, project)
 
@@ -102,7 +104,7 @@ async def test_of_two_rotations_at_once_one_wins(pool: Pool, project: CreatedPro
     assert sum(isinstance(result, KeyRotated) for result in results) == 4
 
 
-async def test_a_key_of_elsewhere_is_not_found(pool: Pool, project: CreatedProject) -> None:
+async def test_a_key_of_another_project_or_mode_is_not_found(pool: Pool, project: CreatedProject) -> None:
     async with pool.acquire() as conn:
         other = await projects.create_project(conn, "other", NOW)
         key = await made(conn, project)
@@ -119,7 +121,7 @@ async def test_a_key_of_elsewhere_is_not_found(pool: Pool, project: CreatedProje
         assert (await keys.find_key(conn, key.key_id)).state(NOW) == "active"
 
 
-async def test_a_leaked_key_goes_with_all_it_made(pool: Pool, project: CreatedProject) -> None:
+async def test_revoking_a_leaked_key_revokes_every_key_it_created(pool: Pool, project: CreatedProject) -> None:
     async with pool.acquire() as conn:
         leaked, other = await made(conn, project), await made(conn, project)
         child = await made(conn, project, created_by=keys.made_by_key(leaked.key_id))
@@ -132,7 +134,7 @@ async def test_a_leaked_key_goes_with_all_it_made(pool: Pool, project: CreatedPr
             await made(conn, project, created_by=keys.made_by_key(grandchild.key_id))
 
 
-async def test_a_successor_made_while_the_key_is_revoked_is_revoked_too(pool: Pool, project: CreatedProject) -> None:
+async def test_a_key_created_during_the_revocation_is_revoked_too(pool: Pool, project: CreatedProject) -> None:
     async with pool.acquire() as conn:
         leaked = await made(conn, project)
 
@@ -152,7 +154,7 @@ async def test_a_successor_made_while_the_key_is_revoked_is_revoked_too(pool: Po
         assert (await keys.find_key(conn, child.key_id)).state(NOW) == "revoked"
 
 
-async def test_a_key_that_expires_makes_none_that_outlives_it(pool: Pool, project: CreatedProject) -> None:
+async def test_a_created_key_never_outlives_its_creator(pool: Pool, project: CreatedProject) -> None:
     async with pool.acquire() as conn:
         maker = await made(conn, project, expires_at=NOW + DAY)
         by = keys.made_by_key(maker.key_id)
@@ -165,7 +167,9 @@ async def test_a_key_that_expires_makes_none_that_outlives_it(pool: Pool, projec
 
 
 @pytest.mark.parametrize("expires_at", [NOW, NOW - DAY, NOW + 4000 * DAY])
-async def test_an_expiry_lies_ahead(pool: Pool, project: CreatedProject, expires_at: datetime) -> None:
+async def test_an_expiry_in_the_past_or_too_far_ahead_is_refused(
+    pool: Pool, project: CreatedProject, expires_at: datetime
+) -> None:
     async with pool.acquire() as conn:
         with pytest.raises(InvalidRequest) as refused:
             await made(conn, project, expires_at=expires_at)
@@ -177,7 +181,7 @@ async def test_the_number_of_working_keys_is_bounded(
 ) -> None:
     monkeypatch.setattr(keys, "MAX_USABLE_KEYS", 3)
     async with pool.acquire() as conn:
-        extra = await made(conn, project)  # beside the secret and the publishable one of the start
+        extra = await made(conn, project)  # in addition to the first secret and publishable key
         with pytest.raises(TooManyKeys):
             await made(conn, project)
         await keys.create_key(conn, project.project_id, "test", "publishable", "x", NOW - DAY, expires_at=NOW)
@@ -185,10 +189,10 @@ async def test_the_number_of_working_keys_is_bounded(
         await made(conn, project)
 
 
-async def test_rotating_again_and_again_within_the_grace_is_bounded_too(
+async def test_repeated_rotation_within_the_grace_period_is_bounded(
     pool: Pool, project: CreatedProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each rotation leaves one more key that works; a client in a loop would make them without end."""
+    """Each rotation leaves one more working key. A client in a loop would create them without limit."""
     monkeypatch.setattr(keys, "MAX_USABLE_KEYS", 2)
     async with pool.acquire() as conn:
         key_id = project.keys[0].key_id
@@ -212,7 +216,7 @@ async def test_an_archived_project_gets_no_keys(pool: Pool, project: CreatedProj
         await made(conn, project)
 
 
-async def test_last_use_never_goes_back_and_waits_for_nobody(pool: Pool, project: CreatedProject) -> None:
+async def test_last_use_never_goes_back_and_skips_locked_keys(pool: Pool, project: CreatedProject) -> None:
     one, two = project.keys[0].key_id, project.keys[1].key_id
     async with pool.acquire() as conn, pool.acquire() as other:
         assert await queries.mark_used(conn, {one: NOW, two: NOW}) == {one, two}

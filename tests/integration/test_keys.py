@@ -23,7 +23,7 @@ SOON_S = 15.0
 
 
 class CountingPool:
-    """The pool, counting how often a connection is taken; ``broken`` makes it fail as an unreachable Postgres does."""
+    """The pool, counting the connections taken. ``broken`` makes it fail like an unreachable Postgres."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool, self.taken, self.broken = pool, 0, False
@@ -36,7 +36,7 @@ class CountingPool:
 
 
 class ShiftedClock(SystemClock):
-    """The clock, moved ahead, or held."""
+    """The system clock, shifted ahead or fixed."""
 
     ahead_ms = 0
     fixed_ms: int | None = None
@@ -53,7 +53,10 @@ class Harness:
 
 @pytest.fixture
 async def harness(settings: Settings, pool: Pool) -> AsyncIterator[Harness]:
-    """Its clock stands: a heartbeat that is late on a busy machine makes the cache no less trusted."""
+    """A key store with a fixed clock.
+
+    A heartbeat that is late on a busy machine therefore does not end the trust in the cache.
+    """
     made = Harness(settings, pool)
     made.clock.fixed_ms = made.clock.now_ms()
     listening = asyncio.create_task(made.keys.run())
@@ -63,8 +66,8 @@ async def harness(settings: Settings, pool: Pool) -> AsyncIterator[Harness]:
     await asyncio.gather(listening, return_exceptions=True)
 
 
-async def listened(harness: Harness, authorization: str) -> None:
-    """Until a lookup is answered from the cache."""
+async def wait_until_cached(harness: Harness, authorization: str) -> None:
+    """Wait until a lookup is answered from the cache."""
     deadline = time.monotonic() + SOON_S
     while True:
         before = harness.pool.taken
@@ -76,7 +79,10 @@ async def listened(harness: Harness, authorization: str) -> None:
 
 
 async def until_answered(harness: Harness, authorization: str, code: str | None) -> None:
-    """Until the key is refused with this code; None: until it works. By what is heard alone, for the clock stands."""
+    """Wait until the key is refused with ``code``, or works if ``code`` is None.
+
+    The clock is fixed, so only notifications can change the answer.
+    """
     async with asyncio.timeout(SOON_S):
         while True:
             try:
@@ -90,10 +96,13 @@ async def until_answered(harness: Harness, authorization: str, code: str | None)
 
 
 async def test_a_known_key_costs_no_query(harness: Harness, settings: Settings) -> None:
-    """The minting path does no I/O: a heartbeat that never succeeded once made every mint a query, at half the speed."""
+    """Creating a token does no I/O.
+
+    A heartbeat that never succeeded once made every request a query, at half the speed.
+    """
     project = await create_project(settings.database, "acme")
     authorization = f"Bearer {project.keys[0].key}"
-    await listened(harness, authorization)
+    await wait_until_cached(harness, authorization)
     before = harness.pool.taken
     for _ in range(200):
         await harness.keys.authenticate(authorization)
@@ -110,18 +119,16 @@ async def test_a_mistyped_key_costs_no_query(harness: Harness) -> None:
     assert harness.pool.taken == 1
 
 
-async def test_a_revocation_empties_a_trusted_cache(harness: Harness, settings: Settings) -> None:
+async def test_a_revocation_clears_the_cache(harness: Harness, settings: Settings) -> None:
     project = await create_project(settings.database, "acme")
     key = await create_key(settings.database, project.project_id, "live", "secret", "x")
-    await listened(harness, f"Bearer {key.key}")
+    await wait_until_cached(harness, f"Bearer {key.key}")
     await revoke_key(settings.database, key.key_id)
     await until_answered(harness, f"Bearer {key.key}", "revoked_key")
 
 
-async def test_a_silent_channel_is_not_trusted_and_an_outage_is_bridged_for_a_while(
-    settings: Settings, pool: Pool
-) -> None:
-    harness = Harness(settings, pool)  # nobody listens
+async def test_the_cache_needs_a_listener_and_bridges_only_short_outages(settings: Settings, pool: Pool) -> None:
+    harness = Harness(settings, pool)  # no listener runs
     project = await create_project(settings.database, "acme")
     authorization = f"Bearer {project.keys[0].key}"
     for number in range(3):
@@ -137,31 +144,32 @@ async def test_a_silent_channel_is_not_trusted_and_an_outage_is_bridged_for_a_wh
         await harness.keys.authenticate(f"Bearer {project.keys[2].key}")
 
 
-async def test_archiving_a_project_empties_a_trusted_cache_and_restoring_fills_it(
-    harness: Harness, settings: Settings
-) -> None:
+async def test_archiving_and_restoring_a_project_clear_the_cache(harness: Harness, settings: Settings) -> None:
     project = await create_project(settings.database, "acme")
     authorization = f"Bearer {project.keys[0].key}"
-    await listened(harness, authorization)
+    await wait_until_cached(harness, authorization)
     await archive_project(settings.database, project.project_id)
     await until_answered(harness, authorization, "archived_project")
     await restore_project(settings.database, project.project_id)
     await until_answered(harness, authorization, None)
 
 
-async def test_noting_the_last_use_leaves_the_cache_alone(harness: Harness, settings: Settings, pool: Pool) -> None:
-    """Each api process writes it every half minute: announced, it would empty the caches of all others as often."""
+async def test_writing_the_last_use_does_not_clear_the_cache(harness: Harness, settings: Settings, pool: Pool) -> None:
+    """Each api process writes the last use every half minute.
+
+    Notifications for these writes would clear the caches of all other processes as often.
+    """
     project = await create_project(settings.database, "acme")
     authorization = f"Bearer {project.keys[0].key}"
-    await listened(harness, authorization)
+    await wait_until_cached(harness, authorization)
     before = harness.pool.taken
     async with pool.acquire() as conn:
         await queries.mark_used(conn, {key.key_id: datetime.now(UTC) for key in project.keys})
         await queries.rename_key(conn, project.keys[1].key_id, "other")
-        # A change that is announced, made later on the same channel: once it is heard, the others would have been.
+        # This later change is notified on the same channel. Once it is heard, earlier notifications have arrived too.
         await queries.revoke_keys(conn, [project.keys[1].key_id], datetime.now(UTC))
     deadline = time.monotonic() + SOON_S
-    while harness.keys.changes_heard < 2:  # the first stands for connecting
+    while harness.keys.changes_heard < 2:  # the first is the connection itself
         assert time.monotonic() < deadline, "the revocation was not heard"
         await asyncio.sleep(0.005)
     assert harness.keys.changes_heard == 2
@@ -169,7 +177,7 @@ async def test_noting_the_last_use_leaves_the_cache_alone(harness: Harness, sett
     assert harness.pool.taken == before
 
 
-async def test_requests_with_the_same_key_share_a_query(harness: Harness, settings: Settings) -> None:
+async def test_concurrent_requests_with_the_same_key_share_a_query(harness: Harness, settings: Settings) -> None:
     """A process that has just started gets the requests of all its clients at once."""
     project = await create_project(settings.database, "acme")
     authorization = f"Bearer {project.keys[0].key}"
@@ -178,7 +186,7 @@ async def test_requests_with_the_same_key_share_a_query(harness: Harness, settin
     assert harness.pool.taken == 1
 
 
-async def test_a_client_that_goes_away_takes_the_answer_from_nobody(harness: Harness, settings: Settings) -> None:
+async def test_a_cancelled_client_does_not_cancel_the_shared_query(harness: Harness, settings: Settings) -> None:
     project = await create_project(settings.database, "acme")
     asking = [asyncio.create_task(harness.keys.authenticate(f"Bearer {project.keys[0].key}")) for _ in range(3)]
     await asyncio.sleep(0)
@@ -188,13 +196,13 @@ async def test_a_client_that_goes_away_takes_the_answer_from_nobody(harness: Har
     assert all(not isinstance(result, BaseException) for result in results[1:])
 
 
-async def test_a_clock_that_is_set_back_makes_no_silence_trusted(settings: Settings, pool: Pool) -> None:
-    """Else a listener that died unnoticed would be trusted until the clock caught up."""
+async def test_a_clock_set_back_does_not_extend_the_trust_in_the_cache(settings: Settings, pool: Pool) -> None:
+    """Otherwise the cache of a dead listener would be trusted until the clock caught up."""
     harness = Harness(settings, pool)
     project = await create_project(settings.database, "acme")
     authorization = f"Bearer {project.keys[0].key}"
     listening = asyncio.create_task(harness.keys.run())
-    await listened(harness, authorization)
+    await wait_until_cached(harness, authorization)
     listening.cancel()
     await asyncio.gather(listening, return_exceptions=True)
     before = harness.pool.taken
@@ -203,14 +211,14 @@ async def test_a_clock_that_is_set_back_makes_no_silence_trusted(settings: Setti
     assert harness.pool.taken == before + 1
 
 
-async def test_an_address_of_strangers_is_a_customer_network() -> None:
+async def test_ipv6_addresses_are_grouped_by_customer_network() -> None:
     assert network_of("2001:db8:1:2:3:4:5:6") == network_of("2001:db8:1:2::9") != network_of("2001:db8:1:3::9")
     assert network_of("::ffff:192.0.2.7") == network_of("192.0.2.7") == "192.0.2.7"
     assert network_of("not an address") == "not an address"
 
 
-async def test_an_outage_costs_known_keys_one_attempt_now_and_then(settings: Settings, pool: Pool) -> None:
-    """A Postgres that swallows packets answers after seconds; each mint would wait for them."""
+async def test_an_outage_costs_known_keys_one_query_per_pause(settings: Settings, pool: Pool) -> None:
+    """A Postgres that drops packets fails after seconds. Every token request would wait for it."""
     harness = Harness(settings, pool)
     project = await create_project(settings.database, "acme")
     authorization = f"Bearer {project.keys[0].key}"

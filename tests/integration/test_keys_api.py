@@ -17,7 +17,7 @@ from tests.integration.conftest import Standing, key_of
 
 
 class KeyClient:
-    """One key."""
+    """A client of `/v1/keys` with one key."""
 
     def __init__(self, api: httpx.AsyncClient, headers: dict[str, str]) -> None:
         self._api, self.headers = api, headers
@@ -54,7 +54,7 @@ def test_mode(api: httpx.AsyncClient, project: CreatedProject) -> KeyClient:
     return KeyClient(api, key_of(project, "test"))
 
 
-async def test_a_key_from_its_making_to_its_end(live: KeyClient) -> None:
+async def test_a_key_is_created_renamed_and_revoked(live: KeyClient) -> None:
     made = await live.ok("POST", json={"name": "server", "expiresAt": "2030-01-01T01:00:00+01:00"})
     assert parse_key(made["key"]) is not None
     assert made == {
@@ -85,7 +85,7 @@ async def test_a_key_from_its_making_to_its_end(live: KeyClient) -> None:
     assert await other.problem("GET") == (401, "revoked_key", None)
 
 
-async def test_rotation_over_the_api(live: KeyClient) -> None:
+async def test_a_rotated_key_works_for_its_grace_period(live: KeyClient) -> None:
     old = await live.ok("POST", json={"name": "server"})
     new = await live.using(old["key"]).ok("POST", f"/{old['keyId']}/rotate", json={"graceSeconds": 60})
     assert new["createdBy"] == f"key:{old['keyId']}"
@@ -102,7 +102,7 @@ async def test_rotation_over_the_api(live: KeyClient) -> None:
     assert await live.problem("POST", f"/{new['keyId']}/rotate", json={}) == (409, "key_inactive", None)
 
 
-async def test_a_leaked_key_goes_with_its_successors(live: KeyClient) -> None:
+async def test_revoking_a_leaked_key_revokes_its_successors(live: KeyClient) -> None:
     leaked = await live.ok("POST", json={"name": "leaked"})
     made = await live.using(leaked["key"]).ok("POST", json={"name": "by the thief"})
     successor = await live.using(made["key"]).ok("POST", f"/{made['keyId']}/rotate", json={})
@@ -113,7 +113,7 @@ async def test_a_leaked_key_goes_with_its_successors(live: KeyClient) -> None:
     await live.ok("GET")
 
 
-async def test_a_mode_and_a_project_see_their_own_keys_only(
+async def test_keys_of_another_project_or_mode_are_not_found(
     api: httpx.AsyncClient, live: KeyClient, test_mode: KeyClient, settings: Settings
 ) -> None:
     stranger = KeyClient(api, key_of(await create_project(settings.database, "stranger")))
@@ -133,7 +133,7 @@ async def test_a_mode_and_a_project_see_their_own_keys_only(
     assert (await test_mode.ok("POST", json={"name": "x"}))["mode"] == "test"
 
 
-async def test_pages_hold_still_while_keys_are_made(live: KeyClient) -> None:
+async def test_pages_are_stable_while_keys_are_created(live: KeyClient) -> None:
     names = [f"key {number}" for number in range(5)]
     for name in names:
         await live.ok("POST", json={"name": name})
@@ -187,14 +187,14 @@ async def test_bad_input_names_its_field(standing: Standing, ask: Callable[[KeyC
     assert await ask(KeyClient(standing.api, key_of(standing.project))) == problem
 
 
-async def test_only_secret_keys_come_in(api: httpx.AsyncClient, project: CreatedProject) -> None:
+async def test_only_secret_keys_can_manage_keys(api: httpx.AsyncClient, project: CreatedProject) -> None:
     publishable = KeyClient(api, key_of(project, "live", "publishable"))
     for method, path, body in (("GET", "", None), ("POST", "", {"name": "x"}), ("DELETE", "/x", None)):
         assert await publishable.problem(method, path, json=body) == (403, "publishable_key", None)
         assert await KeyClient(api, {}).problem(method, path, json=body) == (401, "missing_key", None)
 
 
-async def test_a_repeated_request_makes_no_second_key_and_keeps_no_secret(live: KeyClient, pool: Pool) -> None:
+async def test_a_repeated_request_creates_no_key_and_stores_no_secret(live: KeyClient, pool: Pool) -> None:
     once = {"Idempotency-Key": "3f1c"}
     made = await live.ok("POST", json={"name": "server"}, headers=once)
     again = await live("POST", json={"name": "server"}, headers=once)

@@ -34,7 +34,10 @@ ClientOf = Callable[[Settings], AbstractAsyncContextManager[httpx.AsyncClient]]
 
 @pytest.fixture
 def client_of() -> ClientOf:
-    """The clocks stand at the beginning of a minute: a window that turned in the middle of a test would begin a new count."""
+    """Return a function that runs an API and yields a client for it.
+
+    The API's clock stands at the beginning of a minute: a window that ends during a test would begin a new count.
+    """
     clock = SetClock(floor_to(SystemClock().now_ms(), MINUTE_MS))
 
     @asynccontextmanager
@@ -62,7 +65,7 @@ def told(answer: httpx.Response) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("ask", "rate"), [(mint, "tokens_per_key"), (usage, "api_per_key")])
-async def test_a_key_is_limited_and_the_answer_says_so(
+async def test_a_key_is_limited_and_the_headers_show_it(
     settings: Settings, project: CreatedProject, ask: Any, rate: str, client_of: ClientOf
 ) -> None:
     async with client_of(limited(settings, **{rate: 3})) as client:
@@ -77,14 +80,14 @@ async def test_a_key_is_limited_and_the_answer_says_so(
         assert refused.headers["content-type"] == "application/problem+json"
         assert 1 <= int(refused.headers["retry-after"]) <= 120
         assert told(refused)["remaining"] == "0"
-        # Another mode of the same project, and a key of another kind of request, are not concerned.
+        # The other mode of the same project is not affected.
         assert (await ask(client, key_of(project, "test"))).status_code == 200
 
 
-async def test_another_spelling_of_the_address_is_the_same_limit(
+async def test_other_spellings_of_a_path_have_the_same_limit(
     settings: Settings, project: CreatedProject, client_of: ClientOf
 ) -> None:
-    """The framework takes these for `/v1/tokens`, and would count them as requests of the other kind."""
+    """The framework routes these to `/v1/tokens`, but would count them as requests of the other kind."""
     async with client_of(limited(settings, tokens_per_key=2)) as client:
         for left, path in enumerate(("//v1/tokens", "/v1/tokens/"), 1):
             answer = await client.post(str(client.base_url).rstrip("/") + path, json=TOKEN, headers=key_of(project))
@@ -105,7 +108,7 @@ async def test_the_keys_of_a_project_share_a_limit(
     assert codes == [200] * 4 + [429] * 2
 
 
-async def test_what_is_refused_for_the_key_takes_nothing_from_its_project(
+async def test_requests_refused_for_the_key_do_not_use_the_project_limit(
     settings: Settings, project: CreatedProject, client_of: ClientOf
 ) -> None:
     second = await create_key(settings.database, project.project_id, "live", "secret", "second")
@@ -115,24 +118,24 @@ async def test_what_is_refused_for_the_key_takes_nothing_from_its_project(
         assert [(await usage(client, other)).status_code for _ in range(3)] == [200] * 2 + [429]
 
 
-async def test_what_is_refused_for_the_project_takes_nothing_from_the_key(
+async def test_requests_refused_for_the_project_do_not_use_the_key_limit(
     settings: Settings, project: CreatedProject, client_of: ClientOf
 ) -> None:
     async with client_of(limited(settings, api_per_project=2, api_per_key=9)) as client:
         assert [(await usage(client, key_of(project))).status_code for _ in range(6)] == [200] * 2 + [429] * 4
     async with client_of(limited(settings, api_per_key=9)) as client:
-        # 9 less the 2 that passed, and what passes before this process knows of them.
+        # 9 minus the 2 that passed, plus what passes before this process knows the count.
         await until_refused(client, project, usage, within=8)
 
 
-async def test_a_new_process_learns_what_was_used_before_it_started(
+async def test_a_new_process_loads_the_counts_from_before_its_start(
     settings: Settings, project: CreatedProject, client_of: ClientOf
 ) -> None:
     """A process sends its last counts when it stops."""
     own = limited(settings, api_per_key=9)
     async with client_of(own) as client:
         assert told(await usage(client, key_of(project)))["remaining"] == "8"
-        # An error has the headers too.
+        # An error answer has the headers too.
         wrong = await client.get("/v1/usage?period=never", headers=key_of(project))
         assert (wrong.status_code, told(wrong)["remaining"]) == (400, "7")
     async with client_of(own) as client:
@@ -140,7 +143,7 @@ async def test_a_new_process_learns_what_was_used_before_it_started(
 
 
 async def until_refused(client: httpx.AsyncClient, project: CreatedProject, ask: Any, within: int) -> None:
-    """At most ``within`` requests pass, once the process has the counts of the others."""
+    """Assert that at most ``within`` requests pass, once the process has the counts of the others."""
     deadline = time.monotonic() + 30
     passed = 0
     while (answer := await ask(client, key_of(project))).status_code == 200:
@@ -152,10 +155,10 @@ async def until_refused(client: httpx.AsyncClient, project: CreatedProject, ask:
 
 
 @pytest.mark.parametrize(("connections", "limit"), [(300, 100), (150, 1), (40, 39)])
-async def test_a_burst_of_connections_does_not_pass_the_limit(
+async def test_a_burst_of_connections_does_not_exceed_the_limit(
     settings: Settings, project: CreatedProject, client_of: ClientOf, connections: int, limit: int
 ) -> None:
-    """More connections than a Redis client's pool has: all of them are counted."""
+    """All requests are counted, even on more connections than a Redis client's pool has."""
     other = limited(settings, api_per_key=limit)
     async with client_of(other) as client:
         client.timeout = httpx.Timeout(60)
@@ -167,7 +170,7 @@ async def test_a_burst_of_connections_does_not_pass_the_limit(
         assert {answer.status_code for answer in answers} == {200, 429}
 
 
-async def test_the_redis_client_of_limits_waits_for_a_connection_of_its_pool(settings: Settings) -> None:
+async def test_the_redis_client_of_limits_waits_for_a_free_connection(settings: Settings) -> None:
     redis = connect_limits_redis(settings.redis_url)
     try:
         assert await asyncio.gather(*(redis.ping() for _ in range(20))) == [True] * 20
@@ -175,13 +178,15 @@ async def test_the_redis_client_of_limits_waits_for_a_connection_of_its_pool(set
         await redis.aclose()
 
 
-async def test_two_processes_count_together(settings: Settings, project: CreatedProject, client_of: ClientOf) -> None:
+async def test_two_processes_share_their_counts(
+    settings: Settings, project: CreatedProject, client_of: ClientOf
+) -> None:
     own = limited(settings, tokens_per_key=40, api_per_key=10)
     async with client_of(own) as one, client_of(own) as two:
         assert [(await mint(one, key_of(project))).status_code for _ in range(30)] == [200] * 30
         assert (await mint(two, key_of(project))).status_code == 200
         deadline = time.monotonic() + 20 * EXCHANGE_S
-        while True:  # until the second knows of the first; each look costs one
+        while True:  # until the second process has the first one's count; each check counts as one request
             answer = await mint(two, key_of(project))
             if answer.status_code == 429 or int(answer.headers["ratelimit-remaining"]) < 10:
                 break
@@ -191,7 +196,7 @@ async def test_two_processes_count_together(settings: Settings, project: Created
         await until_refused(two, project, usage, within=9)  # alone it would admit ten
 
 
-async def test_an_error_of_a_counted_request_has_the_headers_too(
+async def test_an_error_of_a_counted_request_has_the_limit_headers(
     settings: Settings, project: CreatedProject, client_of: ClientOf
 ) -> None:
     async with client_of(limited(settings, tokens_per_key=9, api_per_key=9)) as client:
@@ -201,7 +206,9 @@ async def test_an_error_of_a_counted_request_has_the_headers_too(
         assert (wrong.status_code, told(wrong)["limit"]) == (400, "9")
 
 
-async def test_no_limit_no_headers(settings: Settings, project: CreatedProject, client_of: ClientOf) -> None:
+async def test_no_headers_are_sent_without_a_limit(
+    settings: Settings, project: CreatedProject, client_of: ClientOf
+) -> None:
     async with client_of(limited(settings)) as client:
         for ask in (mint, usage):
             answer = await ask(client, key_of(project))
@@ -215,7 +222,7 @@ async def unchecked(client: httpx.AsyncClient) -> float:
     return sum(s.value for s in samples if s.name == "relay_rate_limits_total" and s.labels == {"verdict": "unchecked"})
 
 
-async def test_without_redis_each_process_applies_the_limit_alone_and_the_metrics_show_it(
+async def test_without_redis_each_process_limits_alone_and_metrics_show_it(
     settings: Settings, project: CreatedProject, caplog: pytest.LogCaptureFixture, client_of: ClientOf
 ) -> None:
     own = msgspec.structs.replace(limited(settings, tokens_per_key=3, api_per_key=8), redis_url="redis://127.0.0.1:1")
@@ -230,11 +237,11 @@ async def test_without_redis_each_process_applies_the_limit_alone_and_the_metric
     assert "each process applies the rate limits to its own count" in caplog.text
 
 
-async def test_unknown_keys_are_limited_by_address_and_known_ones_are_not(
+async def test_only_unknown_keys_are_limited_by_address(
     settings: Settings, project: CreatedProject, client_of: ClientOf
 ) -> None:
     async with client_of(limited(settings, unknown_keys=5)) as client:
-        # Known is a key once it is answered from the cache: what was looked up while the process began to listen is not kept.
+        # A key is known once the cache answers it. Lookups while the process starts to listen are not cached.
         before, deadline = metrics.key_lookups["cache"].count, time.monotonic() + 20
         while metrics.key_lookups["cache"].count == before:
             assert time.monotonic() < deadline, "the key never comes from the cache"
@@ -245,7 +252,7 @@ async def test_unknown_keys_are_limited_by_address_and_known_ones_are_not(
             return answer.status_code, answer.json()["code"]
 
         again = new_key("live", "secret")
-        # The same wrong key over and over is one lookup, and its answer stays what it is.
+        # Repeating the same wrong key is one lookup, and its answer stays the same.
         assert {await unknown(again) for _ in range(20)} == {(401, "unknown_key")}
         for _ in range(4):
             assert await unknown(new_key("live", "secret")) == (401, "unknown_key")
@@ -257,7 +264,7 @@ async def test_unknown_keys_are_limited_by_address_and_known_ones_are_not(
 
 
 @pytest.mark.parametrize(("limit", "at_once"), [(60, 200), (1, 50), (5, 5), (7, 8)])
-async def test_unknown_keys_sent_at_once_are_limited_too(
+async def test_concurrent_unknown_keys_are_limited_too(
     settings: Settings, project: CreatedProject, client_of: ClientOf, limit: int, at_once: int
 ) -> None:
     async with client_of(limited(settings, unknown_keys=limit)) as client:
@@ -268,13 +275,13 @@ async def test_unknown_keys_sent_at_once_are_limited_too(
         assert metrics.key_lookups["database"].count - before <= limit
         codes = [answer.json()["code"] for answer in answers]
         assert codes.count("unknown_key") <= limit
-        # On a slow machine some wait too long for their turn.
+        # On a slow machine some requests wait too long for their turn.
         assert set(codes) <= {"unknown_key", "too_many_unknown_keys", "store_unavailable"}
         late = await mint(client, {"Authorization": f"Bearer {new_key('live', 'secret')}"})
         assert (late.status_code == 429) == (codes.count("unknown_key") == limit)
 
 
-async def test_keys_that_exist_do_not_use_up_the_limit_of_unknown_keys(
+async def test_existing_keys_do_not_use_the_limit_of_unknown_keys(
     settings: Settings, project: CreatedProject, client_of: ClientOf
 ) -> None:
     created = [await create_key(settings.database, project.project_id, "live", "secret", f"{n}") for n in range(8)]
