@@ -1,4 +1,4 @@
-"""What clients without a key can make the API hold: bodies, pipelined requests, answers, connections."""
+"""Memory limits for clients without a key: bodies, pipelined requests, answers, connections."""
 
 import asyncio
 import socket
@@ -35,7 +35,7 @@ def head(path: str, headers: dict[str, str], length: int) -> bytes:
 
 @asynccontextmanager
 async def guarded(settings: Settings, limits: HttpLimits) -> AsyncIterator[tuple[str, Server, HttpGuard]]:
-    """A server as a process has it, and the guard of its connections."""
+    """Run a server as a process does. Yields its URL, the server, and the guard of its connections."""
     config = server_config(create_app(settings), limits, port=0)
     http: Any = config.http
     running = Server(config, Drain(), drain_s=0)
@@ -67,10 +67,10 @@ NO_KEY = {
 
 @pytest.mark.parametrize("own_protocol", [True, False])
 @pytest.mark.parametrize("size", [1000, 200_000, 9 * 1024 * 1024])
-async def test_a_request_is_refused_by_its_headers_before_its_body_comes(
+async def test_an_unauthenticated_request_is_refused_before_its_body(
     settings: Settings, own_protocol: bool, size: int
 ) -> None:
-    """With either protocol, whatever the size, and the connection goes on when the body has come after all."""
+    """Both protocols refuse it at any size. The connection stays usable when the body arrives later."""
     cases = [(WEBHOOKS, code, headers) for code, headers in FORGED.items()]
     cases += [(path, code, headers) for code, headers in NO_KEY.items() for path in (TOKENS, "/v1/rooms")]
     async with serving(settings, own_protocol=own_protocol) as url:
@@ -86,7 +86,7 @@ async def test_a_request_is_refused_by_its_headers_before_its_body_comes(
 
 
 @pytest.mark.parametrize("own_protocol", [True, False])
-async def test_a_body_above_the_limit_is_refused_by_its_announced_length(
+async def test_a_too_large_content_length_is_refused_before_the_body(
     settings: Settings, project: CreatedProject, signed: Signed, own_protocol: bool
 ) -> None:
     async with serving(settings, own_protocol=own_protocol) as url:
@@ -103,13 +103,13 @@ async def test_a_body_above_the_limit_is_refused_by_its_announced_length(
 
 @pytest.mark.parametrize("path", [WEBHOOKS, TOKENS])
 @pytest.mark.parametrize("size", [20_000, 100_000])
-async def test_a_body_that_comes_in_two_parts_is_answered_as_one(
+async def test_a_body_in_two_parts_is_accepted(
     settings: Settings, project: CreatedProject, signed: Signed, path: str, size: int
 ) -> None:
     body = b'{"room":"lobby","identity":"ada","metadata":"%b"}' % (b"x" * 10_000) + b" " * size
     headers = signed(body) if path == WEBHOOKS else key_of(project)
     async with serving(settings) as url, connected(url) as wire:
-        for _ in range(2):  # the second time the key is known
+        for _ in range(2):  # the second time the key is cached
             wire.writer.write(head(path, headers, len(body)) + body[:5000])
             await asyncio.sleep(0)
             await wire.writer.drain()
@@ -117,7 +117,7 @@ async def test_a_body_that_comes_in_two_parts_is_answered_as_one(
             assert (await wire.answer()).status == 200
 
 
-async def test_the_bodies_of_unknown_clients_share_a_budget_and_known_ones_go_on(
+async def test_bodies_of_unknown_clients_do_not_block_known_clients(
     settings: Settings, project: CreatedProject, signed: Signed
 ) -> None:
     form = head("/sign-in", {"Content-Type": "application/x-www-form-urlencoded"}, 60_000) + b"x" * 59_999
@@ -151,8 +151,8 @@ async def test_the_bodies_of_unknown_clients_share_a_budget_and_known_ones_go_on
         assert (guard.bodies.used, guard.bodies.unknown) == (0, 0)
 
 
-async def test_thousands_of_pipelined_requests_are_read_one_after_the_other(settings: Settings) -> None:
-    """A request of eighteen bytes becomes objects of three thousand: a write of 64 kB would hold eleven million."""
+async def test_pipelined_requests_are_read_in_bounded_numbers(settings: Settings) -> None:
+    """A request of 18 bytes becomes objects of 3000 bytes, so one write of 64 kB would hold 11 MB."""
     async with guarded(settings, HttpLimits(sweep_s=0.05)) as (url, running, _), connected(url) as wire:
         wire.writer.write(b"GET / HTTP/1.1\r\n\r\n" * 3_000)
         await wire.writer.drain()
@@ -167,7 +167,7 @@ async def test_thousands_of_pipelined_requests_are_read_one_after_the_other(sett
 
 
 @pytest.mark.parametrize("page", [b"/docs", b"/openapi.json"])
-async def test_clients_that_never_read_their_answers_are_cut_off(settings: Settings, page: bytes) -> None:
+async def test_clients_that_never_read_their_answers_are_disconnected(settings: Settings, page: bytes) -> None:
     limits = HttpLimits(sweep_s=0.05, write_s=0.5)
     async with guarded(settings, limits) as (url, running, _):
         clients = []
@@ -184,10 +184,8 @@ async def test_clients_that_never_read_their_answers_are_cut_off(settings: Setti
             client.close()
 
 
-async def test_what_all_clients_together_do_not_read_is_bounded(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Those that have read nothing for longest go first, before their own time is over."""
+async def test_the_total_of_unread_answers_is_bounded(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clients that have read nothing for longest are closed first, before their own time-out."""
     accepted, joined = 0, HttpGuard.joined
 
     def counted(guard: HttpGuard, *arguments: Any) -> None:
@@ -211,7 +209,7 @@ async def test_what_all_clients_together_do_not_read_is_bounded(
             writer.close()
 
 
-async def test_the_connections_that_wait_longest_make_room_for_new_ones(settings: Settings) -> None:
+async def test_the_longest_idle_connections_are_closed_for_new_ones(settings: Settings) -> None:
     limits = HttpLimits(sweep_s=0.05, headers_s=600, connections=50)
     async with guarded(settings, limits) as (url, running, _):
         idle = [await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2])) for _ in range(120)]
@@ -225,10 +223,10 @@ async def test_the_connections_that_wait_longest_make_room_for_new_ones(settings
 
 @pytest.mark.parametrize("path", [TOKENS, WEBHOOKS, "/v1/rooms", "/sign-in", "/healthz"])
 @pytest.mark.parametrize("sent", [0, 10, 30_000])
-async def test_a_request_that_is_half_sent_is_nobody_s_error(
+async def test_an_incomplete_request_is_not_logged_as_an_error(
     settings: Settings, project: CreatedProject, signed: Signed, caplog: pytest.LogCaptureFixture, path: str, sent: int
 ) -> None:
-    """With a key or a signature and without: no line in the log, and nothing that an alert counts."""
+    """With or without a key or signature: no line in the log, and nothing that an alert counts."""
     before = _internal_errors()
     async with guarded(settings, HttpLimits()) as (url, running, _):
         for headers in ({}, signed(b"x") if path == WEBHOOKS else key_of(project)):
@@ -246,7 +244,7 @@ def _internal_errors() -> float:
 
 
 @pytest.mark.parametrize("admitted", [False, True])
-def test_a_budget_is_empty_again_when_everything_is_released(admitted: bool) -> None:
+def test_a_budget_is_zero_after_everything_is_released(admitted: bool) -> None:
     budget = BodyBudget(100_000, 50_000)
     held = [budget.hold() for _ in range(10)]
     for one in held:
@@ -266,7 +264,7 @@ KEYS, LARGE = "/v1/keys", 20_000
 
 
 def fill_unknown(guard: HttpGuard) -> None:
-    """Strangers hold all that strangers may hold together."""
+    """Use up the whole budget for the bodies of unknown clients."""
     assert guard.bodies.hold().grow_to(SMALL.unknown_bodies_bytes + FREE_BYTES)
 
 
@@ -276,9 +274,7 @@ def get(path: str, headers: dict[str, str]) -> bytes:
     ).encode()
 
 
-async def test_a_large_body_with_a_known_key_passes_a_budget_full_of_strangers(
-    settings: Settings, project: CreatedProject
-) -> None:
+async def test_a_known_key_passes_a_full_budget_of_unknown_clients(settings: Settings, project: CreatedProject) -> None:
     key = key_of(project)
     async with guarded(settings, SMALL) as (url, _, guard), connected(url) as wire:
         scope = {"path": KEYS, "headers": [(b"authorization", key["Authorization"].encode())]}

@@ -1,4 +1,4 @@
-"""The hot routes as connections answer them, held against how the application answers them."""
+"""The hot routes answer on the connection exactly as the application would."""
 
 import asyncio
 import re
@@ -39,7 +39,7 @@ class Got(NamedTuple):
 
 
 class RawConnection:
-    """A connection, and the answers it brings in turn."""
+    """A connection, and the answers that arrive on it in order."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -76,15 +76,13 @@ async def until(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture
 async def url(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
-    monkeypatch.setattr(
-        auth, "TRUST_MS", 60_000
-    )  # on a busy machine a heartbeat may be late, and known keys are asked for
+    monkeypatch.setattr(auth, "TRUST_MS", 60_000)  # on a busy machine a late heartbeat makes known keys be looked up
     async with serving(settings) as running:
         yield running
 
 
 def request(path: str, headers: dict[str, str], body: bytes, *, chunked: bool = False) -> bytes:
-    """``chunked``: goes the application's way."""
+    """Build a request. A ``chunked`` one is answered by the application and not by the hot path."""
     length = "transfer-encoding: chunked" if chunked else f"content-length: {len(body)}"
     lines = [f"POST {path} HTTP/1.1", "host: relay", *(f"{name}: {value}" for name, value in headers.items()), length]
     sent = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n" if chunked else body
@@ -97,7 +95,7 @@ def without_own(answer: Got) -> tuple[int, list[bytes], bytes]:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The paths that the application was asked for."""
+    """Record the paths of all requests that reach the application."""
     paths: list[str] = []
     whole = HotRoutes.__call__
 
@@ -109,7 +107,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return paths
 
 
-async def test_both_ways_answer_the_same(url: str, project: CreatedProject, signed: Signed, asked: list[str]) -> None:
+async def test_hot_path_and_application_answer_the_same(
+    url: str, project: CreatedProject, signed: Signed, asked: list[str]
+) -> None:
     json, key = {"Content-Type": "application/json"}, key_of(project)
     known = [
         (TOKENS, {**key, **json}, GOOD, 200),
@@ -134,7 +134,7 @@ async def test_both_ways_answer_the_same(url: str, project: CreatedProject, sign
         (WEBHOOKS, signed(b"x" * 70_000), b"x" * 70_000, 200),
     ]
     async with connected(url) as wire:
-        wire.writer.write(request(TOKENS, {**key, **json}, GOOD))  # the key becomes known
+        wire.writer.write(request(TOKENS, {**key, **json}, GOOD))  # the key is cached from now on
         assert (await wire.answer()).status == 200
         for cases, at_once in ((known, True), (unknown, False)):
             for path, headers, body, status in cases:
@@ -149,7 +149,7 @@ async def test_both_ways_answer_the_same(url: str, project: CreatedProject, sign
                 assert one.status == status
 
 
-async def test_every_answer_has_a_unique_id(url: str) -> None:
+async def test_every_answer_has_a_unique_request_id(url: str) -> None:
     async with connected(url) as wire:
         found = set()
         for _ in range(20):
@@ -162,10 +162,10 @@ async def test_every_answer_has_a_unique_id(url: str) -> None:
     assert len(found) == 20
 
 
-async def test_answers_come_in_the_order_of_the_requests(
+async def test_pipelined_answers_keep_the_order_of_the_requests(
     url: str, project: CreatedProject, signed: Signed, asked: list[str]
 ) -> None:
-    """Sent in one piece: those behind one that waits for Redis wait with it, whichever way they go."""
+    """All are sent in one piece. Requests behind one that waits for Redis wait too, on either path."""
     key = key_of(project)
     event = request(WEBHOOKS, signed(b'{"event":"x"}'), b'{"event":"x"}')
     token = request(TOKENS, key, GOOD)
@@ -186,7 +186,7 @@ async def test_answers_come_in_the_order_of_the_requests(
 
 
 @pytest.mark.parametrize("path", [TOKENS, WEBHOOKS])
-async def test_a_connection_closes_when_its_client_asks_for_it(
+async def test_a_connection_closes_when_the_client_requests_it(
     url: str, project: CreatedProject, signed: Signed, path: str
 ) -> None:
     headers, body = (key_of(project), GOOD) if path == TOKENS else (signed(b"{}"), b"{}")
@@ -199,7 +199,7 @@ async def test_a_connection_closes_when_its_client_asks_for_it(
         assert await wire.is_closed()
 
 
-async def test_bodies_in_pieces_and_requests_in_pieces(url: str, signed: Signed, asked: list[str]) -> None:
+async def test_requests_in_pieces_are_answered_by_the_hot_path(url: str, signed: Signed, asked: list[str]) -> None:
     body = b'{"event":"%b"}' % (b"x" * 5000)
     whole = request(WEBHOOKS, signed(body), body)
     async with connected(url) as wire:
@@ -211,7 +211,7 @@ async def test_bodies_in_pieces_and_requests_in_pieces(url: str, signed: Signed,
     assert asked == []
 
 
-async def test_what_could_not_be_kept_is_an_answer_and_a_line_in_the_log(
+async def test_an_intake_error_is_answered_and_a_defect_is_logged(
     url: str, signed: Signed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     errors: list[Exception] = [EventNotKept("too many"), RuntimeError("a defect")]
@@ -236,7 +236,7 @@ async def test_what_could_not_be_kept_is_an_answer_and_a_line_in_the_log(
     assert f"request {identifier[0].decode()} failed" in caplog.text
 
 
-async def test_a_client_that_left_takes_no_other_answer_with_it(url: str, signed: Signed) -> None:
+async def test_a_disconnected_client_does_not_affect_other_answers(url: str, signed: Signed) -> None:
     async with connected(url) as stays:
         async with connected(url) as leaves:
             leaves.writer.write(request(WEBHOOKS, signed(b"{}"), b"{}"))
@@ -245,13 +245,13 @@ async def test_a_client_that_left_takes_no_other_answer_with_it(url: str, signed
         assert (await stays.answer()).status == 200
 
 
-async def test_a_client_that_sends_and_never_reads_is_not_answered_without_end(
+async def test_answers_wait_for_a_client_that_does_not_read(
     url: str, project: CreatedProject, asked: list[str]
 ) -> None:
-    """Its answers would fill the memory: above the mark of the transport they wait, as everybody's do."""
+    """Its answers would fill the memory. Above the high-water mark of the transport they wait."""
     large = b'{"room":"lobby","identity":"ada","metadata":"%b"}' % (b"x" * 60_000)
     async with connected(url) as wire:
-        wire.writer.write(request(TOKENS, key_of(project), GOOD))  # the key becomes known
+        wire.writer.write(request(TOKENS, key_of(project), GOOD))  # the key is cached from now on
         await wire.answer()
         wire.writer.write(request(TOKENS, key_of(project), large) * 200)
         for _ in range(200):
@@ -259,10 +259,13 @@ async def test_a_client_that_sends_and_never_reads_is_not_answered_without_end(
     assert 1 < len(asked) < 200
 
 
-async def test_a_client_that_never_reads_and_hangs_up_leaves_nothing_behind(
+async def test_a_client_that_hangs_up_without_reading_logs_no_traceback(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The answer that waited for it to read is written nowhere. On the loop of the real process, which says that it cannot."""
+    """The answer that waits for the client is discarded.
+
+    The test runs on uvloop like the real process, because uvloop reports a write to a closed transport.
+    """
 
     async def hang_up() -> None:
         serving = Server(server_config(create_app(settings), port=0), Drain(), drain_s=0)
@@ -285,8 +288,8 @@ async def test_a_client_that_never_reads_and_hangs_up_leaves_nothing_behind(
     assert "Traceback" not in caplog.text
 
 
-async def test_idle_connections_are_closed_and_only_those(settings: Settings, signed: Signed) -> None:
-    """Whichever way the last request went."""
+async def test_only_idle_connections_are_closed(settings: Settings, signed: Signed) -> None:
+    """This holds whether the hot path or the application answered the last request."""
     event, other = request(WEBHOOKS, signed(b"{}"), b"{}"), b"GET /healthz HTTP/1.1\r\nhost: relay\r\n\r\n"
     async with serving(settings, limits=HttpLimits(headers_s=0.2, sweep_s=0.05, keep_alive_s=1)) as url:
         for asks in (event, other):
@@ -298,8 +301,8 @@ async def test_idle_connections_are_closed_and_only_those(settings: Settings, si
                 assert time.monotonic() - asked > 0.9
 
 
-async def test_on_its_way_out_a_process_sends_its_clients_elsewhere(settings: Settings, signed: Signed) -> None:
-    """Running requests are answered first: the event that came with the signal is stored and acknowledged."""
+async def test_a_stopping_process_answers_and_closes_its_connections(settings: Settings, signed: Signed) -> None:
+    """Running requests are answered first: an event that arrives with the signal is still stored."""
     leaving = Server(server_config(create_app(settings), port=0), Drain(), drain_s=60)
     task = asyncio.create_task(leaving.serve())
     await until(lambda: leaving.started or task.done())
@@ -317,12 +320,12 @@ async def test_on_its_way_out_a_process_sends_its_clients_elsewhere(settings: Se
                 assert status == 200
         assert await one.is_closed()
         other.writer.write(event)
-        leaving.handle_exit(signal.SIGTERM, None)  # the second ends the waiting
+        leaving.handle_exit(signal.SIGTERM, None)  # a second signal ends the wait
         assert (await other.answer()).status == 200
     await task
 
 
-async def test_a_connection_that_was_just_opened_is_answered_before_the_end(settings: Settings, signed: Signed) -> None:
+async def test_a_just_opened_connection_is_answered_before_the_stop(settings: Settings, signed: Signed) -> None:
     leaving = Server(server_config(create_app(settings), HttpLimits(young_s=5.0), port=0), Drain(), drain_s=0)
     task = asyncio.create_task(leaving.serve())
     await until(lambda: leaving.started or task.done())

@@ -1,4 +1,4 @@
-"""`/openapi.json`: whole, exact, and what the hot routes do as well."""
+"""`/openapi.json` is complete and exact, and the hot routes behave as it describes."""
 
 import re
 from typing import Any
@@ -31,7 +31,7 @@ def operations(document: Any) -> list[tuple[str, str, Any]]:
 
 
 def everything(value: Any, kind: str) -> list[Any]:
-    """All values of a key, at any depth."""
+    """Return all values of a key, at any depth."""
     found: list[Any] = []
     if isinstance(value, dict):
         found += [item for key, item in value.items() if key == kind]
@@ -70,7 +70,7 @@ async def test_every_operation_is_described_in_full(document: Any) -> None:
             assert parameter.get("description"), f"{where} {parameter['name']}"
 
 
-async def test_every_reference_leads_somewhere_and_every_schema_is_used(document: Any) -> None:
+async def test_every_reference_resolves_and_every_schema_is_used(document: Any) -> None:
     references = set(everything(document, "$ref"))
     schemas = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
     assert references == schemas
@@ -85,7 +85,7 @@ async def test_every_field_has_a_description(document: Any) -> None:
     assert [f"{name}.{field}" for name, field, of_field in fields if not of_field.get("description")] == []
 
 
-async def test_patterns_are_javascripts(document: Any) -> None:
+async def test_patterns_are_valid_in_javascript(document: Any) -> None:
     patterns = [pattern for pattern in everything(document, "pattern") if isinstance(pattern, str)]
     assert patterns
     for pattern in patterns:
@@ -122,10 +122,10 @@ BODIES: list[Any] = [
 
 
 @pytest.mark.parametrize("body", BODIES)
-async def test_a_token_is_the_same_through_the_framework(
+async def test_hot_path_and_framework_answer_a_token_request_the_same(
     api: httpx.AsyncClient, project: CreatedProject, body: Any
 ) -> None:
-    """The slash at the end is no hot path, so that request takes the way that the document describes."""
+    """A path with a slash at the end is no hot path: the framework answers it as the document describes."""
     hot, declared = [await api.post(path, json=body, headers=key_of(project)) for path in ("/v1/tokens", "/v1/tokens/")]
     assert hot.status_code == declared.status_code
     changing = {"token", "expiresAt", "requestId"}
@@ -137,7 +137,7 @@ async def test_a_token_is_the_same_through_the_framework(
         assert hot.headers[name] == declared.headers[name]
 
 
-async def test_a_webhook_is_the_same_through_the_framework(api: httpx.AsyncClient, signed: Any) -> None:
+async def test_hot_path_and_framework_answer_a_webhook_the_same(api: httpx.AsyncClient, signed: Any) -> None:
     body = b'{"event":"room_started","id":"EV_1"}'
     for headers in (signed(body), signed(b"another"), {}, {"Authorization": "x"}):
         hot, declared = [
@@ -148,8 +148,11 @@ async def test_a_webhook_is_the_same_through_the_framework(api: httpx.AsyncClien
         assert {**hot.json(), "requestId": ""} == {**declared.json(), "requestId": ""}
 
 
-async def test_the_example_of_every_request_is_one(document: Any, settings: Settings) -> None:
-    """Examples are shown to people; schemathesis sends them too, but says nothing of one that is refused by a rule."""
+async def test_the_example_of_the_token_request_is_valid(document: Any, settings: Settings) -> None:
+    """Examples are shown to users.
+
+    Schemathesis sends them too, but does not report an example that a rule refuses.
+    """
     example = next(
         operation["requestBody"]["content"]["application/json"]["example"]
         for _, path, operation in operations(document)
