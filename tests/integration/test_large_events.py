@@ -1,4 +1,4 @@
-"""Events of 200 kB (metadata and attributes at LiveKit's limits), many at once: memory and answers stay bounded."""
+"""Many events of 200 kB (metadata at LiveKit's limits): memory and answers stay bounded."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -46,24 +46,27 @@ async def _append(redis: event_stream.Redis, room_name: str, count: int) -> int:
     return partition
 
 
-async def test_a_backlog_of_large_events_is_read_in_bounded_pieces_and_folded(
+async def test_a_backlog_of_large_events_is_read_in_bounded_batches(
     redis: event_stream.Redis, pool: Pool, project: CreatedProject
 ) -> None:
-    """A thousand of them in one answer took Redis longer than the client waits, and the partition never moved again."""
+    """Redis needed longer than the client's time-out for an answer with a thousand of them.
+
+    The partition was never folded again.
+    """
     partition = await _append(redis, livekit_room(project.project_id, "live", "lobby"), 400)
     batch = await event_stream.read_batch(redis, partition, 2000)
     assert 0 < sum(len(received.body) for _, received in batch) <= event_stream.BATCH_BYTES + 50 * 200_000
-    # Nobody folded that: it is still the first to be read, all of it and nothing else.
+    # The batch is not folded yet, so the next read returns exactly the same batch.
     assert await event_stream.read_batch(redis, partition, 2000) == batch
     assert await drain_partition(pool, redis, partition, run_s=600) == FoldResult(folded=400)
     assert sum(await event_stream.lengths(redis)) == 0
 
 
 @pytest.mark.parametrize("small", [0, 1, 8, 71, 200])
-async def test_no_answer_of_redis_holds_more_than_the_largest_piece_of_stream_events(
+async def test_answers_of_redis_stay_bounded_when_events_become_large(
     redis: event_stream.Redis, monkeypatch: pytest.MonkeyPatch, small: int
 ) -> None:
-    """Small events first make the reader ask for many; the largest that a stream takes follow."""
+    """Small events make the reader request many entries. The largest allowed events follow them."""
     sizes = [100] * small + [LARGE_BYTES] * 80
     for start in range(0, len(sizes), 20):
         group = [Received(RECEIVED_MS, b"x" * size) for size in sizes[start : start + 20]]
@@ -81,7 +84,7 @@ async def test_no_answer_of_redis_holds_more_than_the_largest_piece_of_stream_ev
     assert sum(size for _, size in answers) == sum(len(received.body) for _, received in batch)
     before = 0
     for count, size in answers:
-        # At most 500 entries: 125 MiB, should only such events follow small ones.
+        # At most 500 entries: 125 MiB if only the largest events follow small ones.
         assert count <= (8 if before == 0 else min(500, 8 * before))
         assert size <= count * LARGE_BYTES
         before += count
@@ -98,10 +101,13 @@ async def test_small_events_fill_a_batch(redis: event_stream.Redis) -> None:
     assert [received for _, received in rest] == [received for _, received in entries[2000:]]
 
 
-async def test_an_acknowledgement_that_was_interrupted_leaves_nothing_behind(
+async def test_an_interrupted_acknowledgement_leaves_no_stale_entries(
     redis: event_stream.Redis, pool: Pool, project: CreatedProject
 ) -> None:
-    """Redis may die between two commands: what was folded must not seem to wait, nor be in the way of what does."""
+    """Redis may die between two commands.
+
+    Folded events must not count as waiting, and must not block the events that are waiting.
+    """
     bodies = meeting(livekit_room(project.project_id, "live", "lobby"))
     partition = event_stream.partition_of(bodies[0])
     await event_stream.append(redis, [(partition, Received(RECEIVED_MS, one)) for one in bodies])
@@ -112,7 +118,7 @@ async def test_an_acknowledgement_that_was_interrupted_leaves_nothing_behind(
     assert await event_stream.oldest_unfolded_ms(redis) is None
 
 
-async def test_the_inbox_is_taken_in_bounded_pieces(pool: Pool, project: CreatedProject) -> None:
+async def test_the_inbox_is_read_in_bounded_batches(pool: Pool, project: CreatedProject) -> None:
     name = livekit_room(project.project_id, "live", "lobby")
     async with pool.acquire() as conn:
         for number in range(60):
@@ -124,7 +130,7 @@ async def test_the_inbox_is_taken_in_bounded_pieces(pool: Pool, project: Created
         assert await conn.fetchval("SELECT count(*) FROM webhook_inbox") == 0
 
 
-async def test_intake_takes_no_more_than_it_may_hold_and_keeps_what_it_took(
+async def test_intake_refuses_events_above_its_limit_and_keeps_the_others(
     settings: Settings, redis: event_stream.Redis, pool: Pool, project: CreatedProject
 ) -> None:
     intake = Intake(redis, pool, create_broker(settings.redis_url, []))

@@ -1,4 +1,4 @@
-"""Connections that Postgres ends or leaves hanging: a query on one means "try again", whenever it comes, and soon."""
+"""Queries on connections that Postgres ends or leaves hanging fail soon, with "try again"."""
 
 import asyncio
 import os
@@ -24,12 +24,15 @@ from shared.infra.settings import Settings
 
 
 @pytest.mark.parametrize("steps", range(6))
-async def test_a_query_that_meets_the_end_of_its_connection(settings: Settings, steps: int) -> None:
-    """``steps`` of the event loop after Postgres has hung up: it reads the last words in one, and the end in a later one."""
+async def test_a_query_on_an_ended_connection_raises_unavailable(settings: Settings, steps: int) -> None:
+    """The query runs ``steps`` turns of the event loop after Postgres has closed the connection.
+
+    The loop reads the last data in one turn, and the end of the connection in a later one.
+    """
     conn = await connect(settings.database)
     try:
         with psycopg.connect(settings.database.dsn, autocommit=True) as other:
-            # Returns when the process has gone, and blocks this loop meanwhile.
+            # Returns when the process has ended, and blocks this loop until then.
             ended = other.execute("SELECT pg_terminate_backend(%s, 10000)", [conn.get_server_pid()]).fetchone()
             assert ended == (True,)
         for _ in range(steps):
@@ -49,7 +52,7 @@ async def at_once(_conn: Connection) -> AsyncIterator[None]:
     ("way", "within_s", "cancelled"),
     [(at_once, 1.0, False), (at_once, 60.0, True), (in_transaction, 1.0, False), (in_transaction, 60.0, True)],
 )
-async def test_a_query_that_hangs_releases_its_borrower(
+async def test_a_hanging_query_ends_with_its_time_out_or_cancellation(
     pool: Pool, way: Callable[[Connection], AbstractAsyncContextManager[None]], within_s: float, cancelled: bool
 ) -> None:
     """A stopped Postgres does not accept a request to cancel the query either.
@@ -102,8 +105,8 @@ async def test_a_borrower_without_a_connection_can_still_be_cancelled(pool: Pool
     assert failures == []
 
 
-async def test_a_connection_that_is_gone_before_its_time_is_left_alone_then(pool: Pool) -> None:
-    """asyncpg itself hangs up where a query cannot be given up."""
+async def test_a_closed_connection_is_not_closed_again_at_its_time_out(pool: Pool) -> None:
+    """asyncpg closes a connection itself if its query cannot be cancelled."""
     failures: list[dict[str, object]] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _loop, context: failures.append(context))
@@ -115,7 +118,7 @@ async def test_a_connection_that_is_gone_before_its_time_is_left_alone_then(pool
     assert failures == []
 
 
-async def test_what_failed_in_a_transaction_is_taken_back(pool: Pool) -> None:
+async def test_a_failed_transaction_is_rolled_back(pool: Pool) -> None:
     async def fail() -> None:
         async with borrowed(pool) as conn, in_transaction(conn):
             await conn.execute("CREATE TABLE taken_back ()")
@@ -126,8 +129,8 @@ async def test_what_failed_in_a_transaction_is_taken_back(pool: Pool) -> None:
     assert await pool.fetchval("SELECT to_regclass('taken_back')") is None
 
 
-async def test_postgres_ends_what_was_cut_off(settings: Settings, pool: Pool) -> None:
-    """Clients that try again and again would otherwise hold every connection that Postgres has."""
+async def test_postgres_ends_the_queries_of_closed_connections(settings: Settings, pool: Pool) -> None:
+    """Otherwise clients that try again and again would hold every connection of Postgres."""
     async with create_pool(settings.database, "cut off", stateless=True, init=end_statements_after(1.5)) as limited:
         for _ in range(3):
             with pytest.raises(UNAVAILABLE):
@@ -142,6 +145,6 @@ async def test_postgres_ends_what_was_cut_off(settings: Settings, pool: Pool) ->
             pytest.fail("Postgres goes on for those who have hung up")
 
 
-async def test_of_the_api_too(settings: Settings) -> None:
+async def test_the_pool_of_the_api_sets_a_statement_time_out(settings: Settings) -> None:
     async with open_pool(settings.database) as limited:
         assert await limited.fetchval("SHOW statement_timeout") == "10s"

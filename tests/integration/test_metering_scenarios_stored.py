@@ -42,7 +42,7 @@ HOOK = "/api/webhooks/livekit"
 
 @pytest.fixture
 async def call(settings: Settings, pool: Pool, project: CreatedProject) -> AsyncIterator[ReconcileWorld]:
-    """A LiveKit of this test's own, reconciled by its clock."""
+    """A LiveKit for one test, reconciled by the clock of the test."""
     clock = SetClock(START_MS)
     secret = settings.livekit_api_key, settings.livekit_api_secret
     async with fake_livekit(*secret) as livekit, RoomService(livekit.url, *secret, clock) as service:
@@ -50,7 +50,7 @@ async def call(settings: Settings, pool: Pool, project: CreatedProject) -> Async
 
 
 def naive_of(person: models.ParticipantInfo, *told: tuple[str, int]) -> NaiveMeter:
-    """Of webhooks about one participant: (event, ms since the test began)."""
+    """Return a naive meter that took webhooks about one participant: (event, ms since the test began)."""
     meter = NaiveMeter()
     who = {"identity": person.identity, "joinedAtMs": str(person.joined_at_ms)}
     for event, after_ms in told:
@@ -68,8 +68,11 @@ async def fold(pool: Pool, *bodies: bytes, received_ms: int = (BASE_S + 3600) * 
         await fold_batch(conn, 0, [Received(received_ms, one) for one in bodies])
 
 
-async def test_02_left_lost_and_the_rooms_end_too(call: ReconcileWorld) -> None:
-    """Naive: never closed. Closed at the last confirmation, marked inferred; a real ``left`` that comes later overrides."""
+async def test_02_left_and_room_finished_are_lost(call: ReconcileWorld) -> None:
+    """Naive: never closed.
+
+    Here the session is closed at the last confirmation and marked inferred. A real ``left`` that comes later overrides.
+    """
     ada = call.joins("ada")
     await call.webhook("participant_joined", ada)
     for _ in range(4):
@@ -87,7 +90,7 @@ async def test_02_left_lost_and_the_rooms_end_too(call: ReconcileWorld) -> None:
     assert await billed(call.pool) == 125_000
 
 
-async def test_13_livekit_crashed(call: ReconcileWorld) -> None:
+async def test_13_livekit_crashes(call: ReconcileWorld) -> None:
     """Naive: the night is billed.
 
     An API that does not answer closes and confirms no session. After two polls without the participant, the session ends where
@@ -135,7 +138,7 @@ async def test_14_webhook_and_poll_race(call: ReconcileWorld) -> None:
     assert await billed(call.pool) == 90_000
 
 
-async def test_12_still_open_is_counted_up_to_now_and_marked(
+async def test_12_an_open_session_counts_up_to_now_and_is_provisional(
     api: httpx.AsyncClient, pool: Pool, project: CreatedProject
 ) -> None:
     """Naive: 0 until the leave."""
@@ -149,7 +152,7 @@ async def test_12_still_open_is_counted_up_to_now_and_marked(
     assert await billed(pool) == 0
 
 
-async def test_17_neither_redis_nor_postgres(
+async def test_17_redis_and_postgres_are_unreachable(
     settings: Settings, pool: Pool, project: CreatedProject, signed: Callable[[bytes], dict[str, str]]
 ) -> None:
     """Naive: an error is a 4xx, or a 200 for an event that was not stored. The session costs 0.
@@ -173,7 +176,7 @@ async def test_17_neither_redis_nor_postgres(
     assert await billed(pool) == MINUTE_MS
 
 
-async def test_18_redis_was_killed_and_then_lost_its_data(pool: Pool, project: CreatedProject, short_tmp: Path) -> None:
+async def test_18_redis_is_killed_and_then_loses_its_data(pool: Pool, project: CreatedProject, short_tmp: Path) -> None:
     """Naive, with sessions in Redis: the join is gone, and the leave finds nothing.
 
     Here an acknowledged event survives the kill. Folded events are in Postgres, which no loss of Redis affects.
@@ -210,10 +213,13 @@ async def test_18_redis_was_killed_and_then_lost_its_data(pool: Pool, project: C
     assert await billed(pool) == MINUTE_MS
 
 
-async def test_21_an_event_for_a_day_already_reported(
+async def test_21_an_event_for_a_day_that_was_already_reported(
     api: httpx.AsyncClient, pool: Pool, project: CreatedProject
 ) -> None:
-    """Naive: the minute counts on the day of its event, or changes yesterday in silence. Yesterday changes and shows it."""
+    """Naive: the usage counts on the day of arrival, or yesterday changes in silence.
+
+    Here yesterday changes and the answer shows it.
+    """
     today_s = int(time.time()) // 86400 * 86400
     joined_s = today_s - 7200
     where, who = room(livekit_room(project.project_id, "live", "lobby")), participant("PA_1", "ada", joined_s * 1000)

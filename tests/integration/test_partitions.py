@@ -1,4 +1,7 @@
-"""Day partitions: made ahead, filled from the default one, dropped behind; never in the way of the fold for long."""
+"""Day partitions are created ahead, filled from the default partition, and dropped when old.
+
+None of this delays the fold for long.
+"""
 
 import asyncio
 
@@ -28,25 +31,27 @@ async def fold_meeting(conn: Connection, project: CreatedProject, start_s: int, 
     return await fold_batch(conn, 0, [Received((start_s + 3600) * 1000, one) for one in bodies])
 
 
-async def where(conn: Connection) -> dict[str, int]:
-    """How many events lie in which partition."""
+async def events_by_partition(conn: Connection) -> dict[str, int]:
+    """Return the number of events in each partition."""
     rows = await conn.fetch("SELECT tableoid::regclass::text AS name, count(*) AS n FROM event GROUP BY 1")
     return {row["name"]: row["n"] for row in rows}
 
 
-async def test_days_are_made_ahead_and_take_what_the_default_partition_had(pool: Pool, project: CreatedProject) -> None:
+async def test_days_are_created_ahead_and_filled_from_the_default_partition(
+    pool: Pool, project: CreatedProject
+) -> None:
     async with pool.acquire() as conn:
         await fold_meeting(conn, project, BASE_S)
         await fold_meeting(conn, project, BASE_S - 3 * 86400, "old")
-        assert await where(conn) == {"event_default": 16}
+        assert await events_by_partition(conn) == {"event_default": 16}
         kept = await keep_partitions(conn, NOW_MS, 90)
         assert kept == Kept(created=[TODAY - 3 * DAY_MS, *ALL], moved=16)
-        assert set(await where(conn)) == {"event_20261118", "event_20261115"}
+        assert set(await events_by_partition(conn)) == {"event_20261118", "event_20261115"}
         assert await queries.days_with_partition(conn) == [TODAY - 3 * DAY_MS, *ALL]
-        # Known events are still known where they lie now, and the next day's go where they belong.
+        # Known events are still known in their new partition. Events of the next day go to that day's partition.
         assert await fold_meeting(conn, project, BASE_S) == FoldResult(known=8)
         await fold_meeting(conn, project, BASE_S + 86400, "next")
-        assert (await where(conn))["event_20261119"] == 8
+        assert (await events_by_partition(conn))["event_20261119"] == 8
         assert await keep_partitions(conn, NOW_MS, 90) == Kept()
 
 
@@ -63,34 +68,34 @@ async def test_partitions_have_the_indexes_of_their_parent(pool: Pool) -> None:
         assert await conn.fetchval(left) == 0
 
 
-async def test_old_days_go_and_so_do_late_events_of_days_that_went(pool: Pool, project: CreatedProject) -> None:
+async def test_old_days_and_their_late_events_are_dropped(pool: Pool, project: CreatedProject) -> None:
     async with pool.acquire() as conn:
         await fold_meeting(conn, project, BASE_S - 5 * 86400, "old")
         await keep_partitions(conn, NOW_MS - 5 * DAY_MS, 2)
         assert await queries.horizon(conn) is None
-        # Two full days are kept besides today.
+        # Two full days are kept in addition to today.
         assert (await keep_partitions(conn, NOW_MS - 3 * DAY_MS, 2)).dropped == []
         usage = await conn.fetch("SELECT * FROM usage_hour ORDER BY hour")
         kept = await keep_partitions(conn, NOW_MS, 2)
         assert kept.dropped == [TODAY - number * DAY_MS for number in (5, 4, 3)]
-        assert await where(conn) == {}
+        assert await events_by_partition(conn) == {}
         assert await queries.horizon(conn) == TODAY - 2 * DAY_MS
         assert await conn.fetch("SELECT * FROM usage_hour ORDER BY hour") == usage
-        # An event of a day that is gone is metered, kept in the default partition, and goes at the next run.
+        # An event of a dropped day is metered, kept in the default partition, and deleted in the next run.
         await fold_meeting(conn, project, BASE_S - 5 * 86400, "late")
-        assert await where(conn) == {"event_default": 8}
+        assert await events_by_partition(conn) == {"event_default": 8}
         assert await keep_partitions(conn, NOW_MS, 2) == Kept(deleted=8)
-        assert await where(conn) == {}
+        assert await events_by_partition(conn) == {}
 
 
-async def test_a_large_default_partition_is_locked_for_moments_only(pool: Pool, project: CreatedProject) -> None:
-    """Its days stay where they are until they are deleted, in batches. Days to come still get their partitions."""
+async def test_a_large_default_partition_is_locked_only_briefly(pool: Pool, project: CreatedProject) -> None:
+    """The days in it stay there until they are deleted, in batches. Future days still get partitions."""
     small = {"small_bytes": 0, "delete_batch": 3}
     async with pool.acquire() as conn:
         await fold_meeting(conn, project, BASE_S)
         kept = await keep_partitions(conn, NOW_MS, 90, **small)
         assert kept == Kept(created=ALL[1:])
-        assert await where(conn) == {"event_default": 8}
+        assert await events_by_partition(conn) == {"event_default": 8}
         assert await keep_partitions(conn, NOW_MS + 3 * DAY_MS, 2, **small) == Kept(
             created=[ALL[-1] + number * DAY_MS for number in (1, 2, 3)], deleted=8
         )
@@ -98,9 +103,7 @@ async def test_a_large_default_partition_is_locked_for_moments_only(pool: Pool, 
         assert await conn.fetchval(left) == 0
 
 
-async def test_the_rows_of_a_large_default_partition_are_not_read_under_its_lock(
-    pool: Pool, project: CreatedProject
-) -> None:
+async def test_a_large_default_partition_is_not_scanned_under_its_lock(pool: Pool, project: CreatedProject) -> None:
     async with pool.acquire() as conn:
         messages: list[str] = []
 
@@ -112,14 +115,14 @@ async def test_the_rows_of_a_large_default_partition_are_not_read_under_its_lock
         conn.add_log_listener(listen)
         assert await queries.add_future_day(conn, ALL[3])
         await conn.execute("RESET client_min_messages")
-        async with asyncio.timeout(20):  # listeners are called from the loop, later
+        async with asyncio.timeout(20):  # the event loop calls listeners later
             while not any("event_default" in message and "is implied by" in message for message in messages):
                 await conn.fetchval("SELECT 1")
         conn.remove_log_listener(listen)
         assert not await queries.add_future_day(conn, ALL[3])
 
 
-async def test_what_an_interrupted_run_left_refuses_no_event(pool: Pool, project: CreatedProject) -> None:
+async def test_a_constraint_left_by_an_interrupted_run_refuses_no_event(pool: Pool, project: CreatedProject) -> None:
     async with pool.acquire() as conn:
         await conn.execute(
             "ALTER TABLE event_default ADD CONSTRAINT without_event_20261118"
@@ -129,13 +132,13 @@ async def test_what_an_interrupted_run_left_refuses_no_event(pool: Pool, project
         assert (await fold_meeting(conn, project, BASE_S)).folded == 8
 
 
-async def test_a_long_query_over_events_holds_the_fold_up_for_moments_only(pool: Pool, project: CreatedProject) -> None:
+async def test_a_long_query_over_events_delays_the_fold_only_briefly(pool: Pool, project: CreatedProject) -> None:
     async with pool.acquire() as reader, pool.acquire() as conn, pool.acquire() as fold:
         await keep_partitions(conn, NOW_MS - 9 * DAY_MS, 2)
         async with reader.transaction():
             await reader.fetch("SELECT count(*) FROM event")
             working = asyncio.create_task(keep_partitions(conn, NOW_MS, 2))
-            # The reader reads on until the end of this block: to wait for it would never end.
+            # The reader's transaction lasts until the end of this block, so waiting for it would never end.
             folded = await asyncio.wait_for(fold_meeting(fold, project, BASE_S), 30)
             kept = await asyncio.wait_for(working, 60)
             assert folded.folded == 8
@@ -145,7 +148,7 @@ async def test_a_long_query_over_events_holds_the_fold_up_for_moments_only(pool:
         assert (kept.busy, kept.moved) == ([], 8)
 
 
-async def test_many_workers_at_once_while_events_arrive(pool: Pool, project: CreatedProject) -> None:
+async def test_concurrent_workers_lose_no_events_that_arrive_meanwhile(pool: Pool, project: CreatedProject) -> None:
     name = livekit_room(project.project_id, "live", "lobby")
 
     async def fold_some(number: int) -> int:
@@ -185,7 +188,7 @@ async def test_a_clock_that_jumps_ahead_drops_nothing(
         async def refuse(conn: Connection, day_ms: int) -> None:
             raise asyncpg.LockNotAvailableError("busy")
 
-        # A job that could not do everything says so: it is then repeated within a minute.
+        # A job that could not do everything raises an error: it is then repeated within a minute.
         await conn.execute("SELECT 1")
         monkeypatch.setattr(queries, "drop_day", refuse)
         old = floor_to(now_ms - 200 * DAY_MS, DAY_MS)

@@ -1,4 +1,4 @@
-"""Peaks as they are kept: minutes out of their seconds, hours out of minutes, days out of hours."""
+"""Stored peaks: minutes from their seconds, hours from minutes, days from hours."""
 
 import random
 
@@ -17,7 +17,7 @@ from shared.models.scope import Scope
 from tests.unit import brute_force_meter as brute
 
 MIDNIGHT = 20_600 * DAY_MS
-# Around a midnight, with many of the same millisecond and many on the full second or minute.
+# Around a midnight, many in the same millisecond and many on the full second or minute.
 INSTANTS = [MIDNIGHT + offset for offset in (*range(-3000, 3000, 250), *range(-61_000, 62_000, 1000), 59_999, -1, 1)]
 NOW = MIDNIGHT + DAY_MS
 
@@ -38,7 +38,7 @@ def some_sessions(rng: random.Random, scope: Scope, count: int) -> list[Session]
     return found
 
 
-def right(sessions: list[Session], length_ms: int, start_ms: int) -> Stretch:
+def expected_stretch(sessions: list[Session], length_ms: int, start_ms: int) -> Stretch:
     intervals = [(s.joined_ms or 0, s.left_ms if s.left_ms is not None else NOW * 2) for s in sessions]
     before = brute.level_at(intervals, start_ms - 1)
     end = brute.level_at(intervals, start_ms + length_ms - 1)
@@ -51,14 +51,17 @@ async def check(conn: Connection, scope: Scope, sessions: list[Session]) -> None
     edges = {edge for one in sessions for edge in (one.joined_ms, one.left_ms) if edge is not None}
     assert {at - at % MINUTE_MS for at in edges} <= {start for length, start in stored if length == MINUTE_MS}
     for (length_ms, start_ms), stretch in stored.items():
-        assert stretch == right(sessions, length_ms, start_ms), (length_ms, start_ms - MIDNIGHT)
+        assert stretch == expected_stretch(sessions, length_ms, start_ms), (length_ms, start_ms - MIDNIGHT)
     async with conn.transaction():
         assert [found async for found in audit_peaks(conn, scope, None, Checked())] == []
 
 
 @pytest.mark.parametrize("seed", range(8))
-async def test_peaks_are_right_after_every_batch(pool: Pool, project: CreatedProject, seed: int) -> None:
-    """Sessions come in batches, some end in a later one, and now and then a release before this one writes a minute."""
+async def test_peaks_are_correct_after_every_batch(pool: Pool, project: CreatedProject, seed: int) -> None:
+    """Sessions arrive in batches, and some of them end in a later batch.
+
+    Sometimes an earlier release writes a minute in between.
+    """
     rng, scope = random.Random(seed), Scope(project.project_id, "live")
     wanted = some_sessions(rng, scope, 60)
     known: dict[str, Session] = {}
@@ -73,7 +76,7 @@ async def test_peaks_are_right_after_every_batch(pool: Pool, project: CreatedPro
             ]
             async with conn.transaction():
                 await fold_sessions(conn, news, [], NOW)
-            # What is known only grows: an end that came stays.
+            # Known facts only grow: a known end stays.
             known |= {one.sid: one for one in news if one.left_ms is not None or one.sid not in known}
             if rng.random() < 0.3:
                 await conn.execute(
@@ -82,10 +85,8 @@ async def test_peaks_are_right_after_every_batch(pool: Pool, project: CreatedPro
             await check(conn, scope, list(known.values()))
 
 
-async def test_a_minute_that_is_written_by_a_release_before_forgets_its_seconds(
-    pool: Pool, project: CreatedProject
-) -> None:
-    """It does not maintain them, so they no longer match what is stored."""
+async def test_a_minute_written_by_an_earlier_release_loses_its_seconds(pool: Pool, project: CreatedProject) -> None:
+    """An earlier release does not maintain seconds, so they no longer match the stored sessions."""
     scope = Scope(project.project_id, "live")
     first, second = (
         Session(sid=sid, project_id=scope[0], mode="live", joined_ms=MIDNIGHT + at, left_ms=MIDNIGHT + 50_000)
@@ -100,7 +101,7 @@ async def test_a_minute_that_is_written_by_a_release_before_forgets_its_seconds(
         )
         async with conn.transaction():
             await fold_sessions(conn, [second], [], NOW)
-        # As if that had not written seconds.
+        # As if this fold had not written seconds.
         assert before is not None
         await conn.execute(
             "UPDATE concurrency SET seconds = $1, second_changes = $2, second_peaks = $3 WHERE length_ms = 60000",
@@ -117,8 +118,8 @@ async def test_a_minute_that_is_written_by_a_release_before_forgets_its_seconds(
         await check(conn, scope, [first, second])
 
 
-async def test_a_busy_minute_is_not_read_again_with_every_batch(pool: Pool, project: CreatedProject) -> None:
-    """What a batch costs must not grow with how many came and went in the same minute."""
+async def test_a_busy_minute_is_not_reread_with_every_batch(pool: Pool, project: CreatedProject) -> None:
+    """The cost of a batch must not grow with the number of joins and leaves in the same minute."""
     scope = Scope(project.project_id, "live")
     crowd = [
         Session(
@@ -136,6 +137,6 @@ async def test_a_busy_minute_is_not_read_again_with_every_batch(pool: Pool, proj
         async with conn.transaction():
             before = await conn.fetchval(read)
             await fold_sessions(conn, [late], [], NOW)
-            # The 200 starts and ends of its second, and some rows of rollups.
+            # The 200 starts and ends of that second, and some rows of rollups.
             assert await conn.fetchval(read) - before < 300
         assert await conn.fetchval("SELECT peak FROM concurrency WHERE length_ms = 86400000") == 2

@@ -1,4 +1,4 @@
-"""Periodic jobs: once an interval however many workers there are, and nothing a job does ends its schedule."""
+"""Periodic jobs run once per interval, in any number of workers. No job can end its schedule."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -29,7 +29,7 @@ async def context(settings: Settings, pool: Pool, clock: SetClock) -> AsyncItera
 
 
 class Counted:
-    """Counts its runs, and how many of them there were at once."""
+    """Counts its runs, and how many of them ran at the same time."""
 
     def __init__(self) -> None:
         self.times: list[int] = []
@@ -56,18 +56,18 @@ async def until(holds: Callable[[], bool] | Callable[[], Awaitable[bool]]) -> No
             await asyncio.sleep(0.005)
 
 
-async def test_runs_at_start_and_then_once_an_interval(context: JobContext, clock: SetClock) -> None:
+async def test_a_job_runs_at_start_and_then_once_per_interval(context: JobContext, clock: SetClock) -> None:
     counted = Counted()
     job = Job("count", 30, counted.run)
     assert await run_if_due(job, context) == 30
     clock.at_ms += 10_000
-    assert await run_if_due(job, context) == 20  # another worker, or this one started again
+    assert await run_if_due(job, context) == 20  # another worker, or this one after a restart
     clock.at_ms += 20_000
     assert await run_if_due(job, context) == 30
     assert counted.times == [NOW, NOW + 30_000]
 
 
-async def test_a_clock_that_was_ahead_holds_nothing_up(context: JobContext, clock: SetClock) -> None:
+async def test_a_clock_that_was_ahead_does_not_delay_a_job(context: JobContext, clock: SetClock) -> None:
     counted = Counted()
     job = Job("count", 30, counted.run)
     clock.at_ms += 86_400_000
@@ -77,7 +77,7 @@ async def test_a_clock_that_was_ahead_holds_nothing_up(context: JobContext, cloc
     assert counted.times == [NOW + 86_400_000, NOW]
 
 
-async def test_one_at_a_time_over_many_workers(settings: Settings, context: JobContext) -> None:
+async def test_a_job_runs_in_one_worker_at_a_time(settings: Settings, context: JobContext) -> None:
     counted = Counted()
     counted.go_on.clear()
     job = Job("count", 30, counted.run)
@@ -92,7 +92,7 @@ async def test_one_at_a_time_over_many_workers(settings: Settings, context: JobC
 
 
 async def test_a_killed_run_is_repeated_soon(settings: Settings, context: JobContext, clock: SetClock) -> None:
-    """The lock goes with the connection of the worker that held it."""
+    """The lock is released with the connection of the worker that held it."""
     counted = Counted()
     counted.go_on.clear()
     job = Job("count", 3600, counted.run)
@@ -138,7 +138,7 @@ async def test_a_failure_is_recorded_and_repeated_soon(
     assert len(counted.times) == 1
 
 
-async def test_a_lasting_fact_is_logged_once(
+async def test_a_lasting_failure_is_logged_once(
     context: JobContext, clock: SetClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fail(_: JobContext, __: int) -> None:
@@ -160,7 +160,7 @@ async def test_a_run_that_takes_too_long_is_cancelled(context: JobContext, caplo
 
 
 async def test_a_schedule_survives_failures_and_stops_cleanly(context: JobContext) -> None:
-    """Jobs of every worker run in each; others once. A job in the middle of its work releases its lock."""
+    """Jobs that are not `alone` run in every worker, others in one. A cancelled job releases its lock."""
     beats, tries = 0, 0
 
     async def beat(_: JobContext, __: int) -> None:
@@ -190,7 +190,7 @@ async def test_a_schedule_survives_failures_and_stops_cleanly(context: JobContex
         assert free
 
 
-async def test_postgres_away_ends_no_schedule(
+async def test_an_unreachable_postgres_does_not_end_the_schedule(
     settings: Settings, context: JobContext, caplog: pytest.LogCaptureFixture
 ) -> None:
     counted = Counted()
@@ -204,8 +204,11 @@ async def test_postgres_away_ends_no_schedule(
     assert counted.times == []
 
 
-async def test_the_schedule_ends_though_a_driver_has_lost_its_cancellation(context: JobContext) -> None:
-    """As one that comes together with a time-out can be, when Postgres and Redis go at the moment of the stop."""
+async def test_the_schedule_stops_although_a_driver_loses_its_cancellation(context: JobContext) -> None:
+    """A cancellation can be lost if it comes together with a time-out.
+
+    This happens when Postgres and Redis become unreachable at the moment of the stop.
+    """
     began, lost = asyncio.Event(), 0
 
     async def deaf_once(_context: JobContext, _now_ms: int) -> None:
