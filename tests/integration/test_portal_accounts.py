@@ -38,7 +38,7 @@ async def new_browser(settings: Settings) -> AsyncIterator[NewBrowser]:
             await browser.client.aclose()
 
 
-async def test_the_first_account_administers_and_closes_sign_up(new_browser: NewBrowser) -> None:
+async def test_the_first_account_is_administrator_and_closes_sign_up(new_browser: NewBrowser) -> None:
     ada, eve = new_browser(), new_browser()
     assert (await ada.follow(await ada.get("/"))).headers["location"] == "/sign-up"
     assert "Create the first account" in (await ada.get("/sign-up")).text
@@ -51,7 +51,7 @@ async def test_the_first_account_administers_and_closes_sign_up(new_browser: New
     assert (await eve.sign_in("eve")).status_code == 422
 
 
-async def test_of_two_first_sign_ups_one_administers(new_browser: NewBrowser, pool: Pool) -> None:
+async def test_concurrent_first_sign_ups_create_one_administrator(new_browser: NewBrowser, pool: Pool) -> None:
     browsers = [new_browser() for _ in range(4)]
     for browser in browsers:
         await browser.get("/sign-up")
@@ -66,7 +66,7 @@ async def test_of_two_first_sign_ups_one_administers(new_browser: NewBrowser, po
     assert await pool.fetchval("SELECT count(*) FROM account") == 1
 
 
-async def test_open_sign_up_makes_no_second_administrator(settings: Settings, pool: Pool) -> None:
+async def test_open_sign_up_creates_no_second_administrator(settings: Settings, pool: Pool) -> None:
     async with (
         serving(msgspec.structs.replace(settings, sign_up="open")) as url,
         Browser(url) as ada,
@@ -77,7 +77,7 @@ async def test_open_sign_up_makes_no_second_administrator(settings: Settings, po
     assert await pool.fetchval("SELECT array_agg(email) FROM account WHERE is_admin") == ["ada@example.com"]
 
 
-async def test_nothing_of_a_password_or_a_cookie_is_stored(new_browser: NewBrowser, pool: Pool) -> None:
+async def test_passwords_and_cookies_are_stored_only_as_hashes(new_browser: NewBrowser, pool: Pool) -> None:
     ada = new_browser()
     await ada.sign_up("ada")
     row = await pool.fetchrow("SELECT a.password_hash, s.digest FROM account a, portal_session s")
@@ -88,8 +88,8 @@ async def test_nothing_of_a_password_or_a_cookie_is_stored(new_browser: NewBrows
     assert len(row["digest"]) == 32
 
 
-async def test_signing_in_takes_a_new_cookie(new_browser: NewBrowser) -> None:
-    """A cookie that somebody planted beforehand does not sign that person in."""
+async def test_signing_in_issues_a_new_cookie(new_browser: NewBrowser) -> None:
+    """A cookie that an attacker planted beforehand is not signed in."""
     ada, planted = new_browser(), new_browser()
     await ada.sign_up("ada")
     await ada.submit("/sign-out")
@@ -102,7 +102,7 @@ async def test_signing_in_takes_a_new_cookie(new_browser: NewBrowser) -> None:
     assert (await planted.get("/account")).status_code == 303
 
 
-async def test_a_session_ends_on_the_server(new_browser: NewBrowser) -> None:
+async def test_signing_out_ends_the_session_on_the_server(new_browser: NewBrowser) -> None:
     ada, thief = new_browser(), new_browser()
     await ada.sign_up("ada")
     thief.client.cookies.set("relay", ada.client.cookies["relay"])
@@ -121,7 +121,7 @@ async def test_signing_out_everywhere_keeps_this_browser(new_browser: NewBrowser
     assert (await there.get("/account")).status_code == 303
 
 
-async def test_changing_the_password(new_browser: NewBrowser) -> None:
+async def test_changing_the_password_ends_other_sessions(new_browser: NewBrowser) -> None:
     here, there = new_browser(), new_browser()
     await here.sign_up("ada")
     await there.sign_in("ada")
@@ -138,22 +138,22 @@ async def test_changing_the_password(new_browser: NewBrowser) -> None:
     assert (await there.sign_in("ada", "another long one")).status_code == 303
 
 
-async def test_guessing_is_slowed_down(new_browser: NewBrowser) -> None:
+async def test_password_guessing_is_throttled(new_browser: NewBrowser) -> None:
     ada, eve = new_browser(), new_browser()
     await ada.sign_up("ada")
     await eve.get("/sign-in")
     statuses = [(await eve.sign_in("ada", f"guess number {number}")).status_code for number in range(12)]
     assert statuses == [422] * 10 + [429] * 2
-    assert (await eve.sign_in("ada")).status_code == 429  # not even the right one
+    assert (await eve.sign_in("ada")).status_code == 429  # the right password is refused too
 
 
-def test_an_address_counts_once_however_it_is_spelled() -> None:
+def test_all_spellings_of_an_address_share_one_count() -> None:
     counted = subjects_of("ivan.k@example.com", "192.0.2.1")
     for spelled in (" IVAN.K@Example.com ", "\u0130van.k@example.com", "ivan.\u212a@example.com"):
         assert subjects_of(spelled, "192.0.2.1") == counted
 
 
-async def test_signing_in_often_is_no_guessing(new_browser: NewBrowser) -> None:
+async def test_frequent_sign_ins_are_not_throttled(new_browser: NewBrowser) -> None:
     ada = new_browser()
     await ada.sign_up("ada")
     for _ in range(15):
@@ -175,7 +175,7 @@ async def test_an_invitation_works_once(new_browser: NewBrowser) -> None:
     assert (await eve.submit(link, name="eve", email="eve@example.com", password=PASSWORD)).status_code == 410
 
 
-async def test_an_invitation_is_used_by_one_of_two(new_browser: NewBrowser, pool: Pool) -> None:
+async def test_concurrent_uses_of_an_invitation_create_one_account(new_browser: NewBrowser, pool: Pool) -> None:
     ada, bob, eve = new_browser(), new_browser(), new_browser()
     await ada.sign_up("ada")
     link = await ada.invitation(await ada.create_project("acme"), "viewer")
@@ -203,7 +203,7 @@ async def test_a_withdrawn_or_expired_invitation_does_not_work(new_browser: NewB
     assert (await eve.get(link)).status_code == 410
 
 
-async def test_a_project_keeps_an_owner(new_browser: NewBrowser, pool: Pool) -> None:
+async def test_the_last_owner_cannot_be_demoted_or_removed(new_browser: NewBrowser, pool: Pool) -> None:
     ada = new_browser()
     await ada.sign_up("ada")
     project = await ada.create_project("acme")
@@ -243,8 +243,8 @@ async def test_keys_of_an_archived_project_are_refused_until_it_is_restored(new_
     await becomes(200)
 
 
-async def test_links_from_the_command_line(settings: Settings, pool: Pool) -> None:
-    """Where nobody may sign up without one, and where the only administrator has forgotten the password."""
+async def test_links_from_the_command_line_work(settings: Settings, pool: Pool) -> None:
+    """For an instance without open sign-up, and for an administrator who forgot the password."""
     closed = msgspec.structs.replace(settings, sign_up="invite")
     async with serving(closed) as url, Browser(url) as ada, Browser(url) as elsewhere:
         assert "Invitation needed" in (await ada.follow(await ada.get("/sign-in"))).text
@@ -262,7 +262,7 @@ async def test_links_from_the_command_line(settings: Settings, pool: Pool) -> No
         await password_link(closed, "nobody@example.com")
 
 
-async def test_an_administrator_disables_accounts_and_keeps_one(new_browser: NewBrowser, pool: Pool) -> None:
+async def test_accounts_can_be_disabled_except_the_last_administrator(new_browser: NewBrowser, pool: Pool) -> None:
     ada, bob = new_browser(), new_browser()
     await ada.sign_up("ada")
     await bob.sign_up("bob", await ada.invitation(await ada.create_project("acme"), "viewer"))
@@ -280,7 +280,7 @@ async def test_an_administrator_disables_accounts_and_keeps_one(new_browser: New
     assert (await bob.sign_in("bob")).status_code == 303
 
 
-async def test_what_is_done_is_in_the_audit_log(new_browser: NewBrowser) -> None:
+async def test_portal_actions_are_in_the_audit_log(new_browser: NewBrowser) -> None:
     ada = new_browser()
     await ada.sign_up("ada")
     project = await ada.create_project("acme")
@@ -295,7 +295,9 @@ async def test_what_is_done_is_in_the_audit_log(new_browser: NewBrowser) -> None
 
 
 @pytest.mark.parametrize("rank", ["", "admin", "viewer"])
-async def test_a_removed_member_cannot_come_back_by_their_links(new_browser: NewBrowser, pool: Pool, rank: str) -> None:
+async def test_a_removed_member_cannot_return_with_their_own_links(
+    new_browser: NewBrowser, pool: Pool, rank: str
+) -> None:
     ada, bob = new_browser(), new_browser()
     await ada.sign_up("ada")
     project = await ada.create_project("acme")
@@ -310,8 +312,10 @@ async def test_a_removed_member_cannot_come_back_by_their_links(new_browser: New
     assert still == ({"admin", "viewer"} if rank == "admin" else set())
 
 
-async def test_links_end_with_the_administration_they_were_made_by(new_browser: NewBrowser, pool: Pool) -> None:
-    """Else somebody who must go could keep a link to another's account in their pocket."""
+async def test_links_end_with_the_rights_of_the_administrator_who_made_them(
+    new_browser: NewBrowser, pool: Pool
+) -> None:
+    """Otherwise a former administrator could keep a link to another account."""
     ada, bob = new_browser(), new_browser()
     await ada.sign_up("ada")
     await bob.sign_up("bob", await ada.invitation(await ada.create_project("acme"), "viewer"))
@@ -334,9 +338,7 @@ async def test_links_end_with_the_administration_they_were_made_by(new_browser: 
         assert [(await bob.get(path)).status_code for path in paths] == [410, 410], way
 
 
-async def test_a_new_password_ends_the_links_that_could_set_another(
-    settings: Settings, new_browser: NewBrowser
-) -> None:
+async def test_a_new_password_ends_all_open_password_links(settings: Settings, new_browser: NewBrowser) -> None:
     ada, thief = new_browser(), new_browser()
     await ada.sign_up("ada")
 
@@ -363,10 +365,10 @@ async def test_no_token_for_an_archived_project(new_browser: NewBrowser) -> None
     refused = await ada.submit(f"/projects/{project}/quickstart/token")
     assert refused.status_code == 400
     assert "archived" in refused.text
-    assert re.search(r"eyJ[\w-]+\.eyJ", refused.text) is None  # three letters of it may stand in any random token
+    assert re.search(r"eyJ[\w-]+\.eyJ", refused.text) is None  # the first three letters may be part of any random token
 
 
-async def test_two_administrators_cannot_shut_each_other_out(new_browser: NewBrowser, pool: Pool) -> None:
+async def test_concurrent_disabling_leaves_one_administrator(new_browser: NewBrowser, pool: Pool) -> None:
     ada, bob = new_browser(), new_browser()
     await ada.sign_up("ada")
     await bob.sign_up("bob", await ada.invitation(await ada.create_project("acme"), "viewer"))
@@ -383,7 +385,7 @@ async def test_two_administrators_cannot_shut_each_other_out(new_browser: NewBro
         assert await pool.fetchval("SELECT count(*) FROM account WHERE is_admin AND disabled_at IS NULL") == 1, way
 
 
-async def test_two_owners_cannot_throw_each_other_out(new_browser: NewBrowser, pool: Pool) -> None:
+async def test_concurrent_removals_leave_one_owner(new_browser: NewBrowser, pool: Pool) -> None:
     ada, bob = new_browser(), new_browser()
     await ada.sign_up("ada")
     project = await ada.create_project("acme")
@@ -397,7 +399,7 @@ async def test_two_owners_cannot_throw_each_other_out(new_browser: NewBrowser, p
     assert await pool.fetchval("SELECT count(*) FROM membership WHERE role = 'owner'") == 1
 
 
-async def test_the_audit_log_knows_what_was_done_outside_the_portal(
+async def test_command_line_and_api_actions_are_in_the_audit_log(
     settings: Settings, project: CreatedProject, api: httpx.AsyncClient, pool: Pool
 ) -> None:
     made = await create_key(settings.database, project.project_id, "live", "secret", "server")
@@ -423,7 +425,7 @@ async def test_the_audit_log_knows_what_was_done_outside_the_portal(
     ]
 
 
-async def test_switching_the_mode_leads_to_the_page_or_its_list(new_browser: NewBrowser) -> None:
+async def test_the_mode_switch_links_to_the_same_page_or_its_list(new_browser: NewBrowser) -> None:
     ada = new_browser()
     await ada.sign_up("ada")
     base = f"/projects/{await ada.create_project('acme')}"

@@ -1,4 +1,4 @@
-"""Attacks on the portal: lock-out, sign-in during a password change, streams at once, wrong hosts, floods, nested events."""
+"""Attacks on the portal: lock-out, races, floods, wrong hosts and nested events."""
 
 import asyncio
 from collections import Counter
@@ -49,13 +49,13 @@ async def test_one_address_does_not_lock_out_others(browser_at: NewBrowser, atte
     assert (await browser_at("198.51.100.7").sign_in("ada")).status_code == 303
 
 
-async def test_many_addresses_lock_out_neither_known_browsers_nor_reset_links(
+async def test_many_addresses_do_not_lock_out_known_browsers_or_reset_links(
     browser_at: NewBrowser, settings: Settings
 ) -> None:
     known = browser_at("192.0.2.1")
     await known.sign_up("ada")
     await known.submit("/sign-out")
-    known.client.headers["x-forwarded-for"] = "192.0.2.2"  # it has moved
+    known.client.headers["x-forwarded-for"] = "192.0.2.2"  # the browser now has another address
     for number in range(10):
         assert await guess(browser_at(f"203.0.113.{number}"), 10) == [422] * 10
     assert (await browser_at("198.51.100.7").sign_in("ada")).status_code == 429
@@ -67,7 +67,7 @@ async def test_many_addresses_lock_out_neither_known_browsers_nor_reset_links(
     assert (await browser_at("198.51.100.9").sign_in("ada", "another long one")).status_code == 303
 
 
-async def test_a_known_browser_has_a_limit_of_guesses(browser_at: NewBrowser) -> None:
+async def test_guesses_of_a_known_browser_are_limited(browser_at: NewBrowser) -> None:
     known = browser_at("192.0.2.1")
     await known.sign_up("ada")
     await known.submit("/sign-out")
@@ -75,10 +75,10 @@ async def test_a_known_browser_has_a_limit_of_guesses(browser_at: NewBrowser) ->
 
 
 @pytest.mark.parametrize("clients", [1, 4])
-async def test_no_session_of_the_old_password_survives_its_change(
+async def test_no_session_of_the_old_password_survives_a_change(
     browser_at: NewBrowser, pool: Pool, monkeypatch: pytest.MonkeyPatch, clients: int
 ) -> None:
-    """The clients have checked the old password and have no session yet when it is changed."""
+    """The clients have passed the check of the old password and have no session yet when it is changed."""
     owner, others = browser_at("192.0.2.1"), [browser_at(f"198.51.100.{number}") for number in range(clients)]
     await owner.sign_up("ada")
     for other in others:
@@ -87,7 +87,7 @@ async def test_no_session_of_the_old_password_survives_its_change(
 
     async def matches(self: Passwords, password_hash: str | None, password: str, unknown: str | None = None) -> bool:
         right = await real(self, password_hash, password, unknown)
-        if right and unknown is not None:  # not the account page's
+        if right and unknown is not None:  # not the check of the account page
             held["checked"] += 1
             await changed.wait()
         return right
@@ -105,7 +105,7 @@ async def test_no_session_of_the_old_password_survives_its_change(
     assert await pool.fetchval("SELECT count(*) FROM portal_session") == 1
 
 
-async def test_two_links_used_at_once_set_one_password(browser_at: NewBrowser, settings: Settings) -> None:
+async def test_concurrent_uses_of_reset_links_set_one_password(browser_at: NewBrowser, settings: Settings) -> None:
     await browser_at("192.0.2.1").sign_up("ada")
     links = [await password_link(settings, "ada@example.com") for _ in range(4)]
     paths = [link.removeprefix(settings.relay_api_url) for link in links] * 2
@@ -119,10 +119,10 @@ async def test_two_links_used_at_once_set_one_password(browser_at: NewBrowser, s
 
 
 @pytest.mark.parametrize("right", ["role", "membership", "account"])
-async def test_rights_that_are_taken_meanwhile_are_not_used(
+async def test_rights_revoked_during_a_request_are_not_used(
     browser_at: NewBrowser, pool: Pool, monkeypatch: pytest.MonkeyPatch, right: str
 ) -> None:
-    """The request has passed its first checks when the right is taken."""
+    """The right is revoked after the request has passed its first checks."""
     from shared.accounts.queries import accounts as queries
 
     ada, bob = browser_at("192.0.2.1"), browser_at("192.0.2.2")
@@ -150,7 +150,7 @@ async def test_rights_that_are_taken_meanwhile_are_not_used(
 
 
 @pytest.mark.parametrize("at_once", [STREAMS_PER_ACCOUNT, STREAMS_PER_ACCOUNT + 1, 60])
-async def test_streams_opened_at_once_are_limited(browser_at: NewBrowser, at_once: int) -> None:
+async def test_concurrent_streams_are_limited(browser_at: NewBrowser, at_once: int) -> None:
     ada = browser_at("192.0.2.1")
     await ada.sign_up("ada")
     path = f"/projects/{await ada.create_project('acme')}/live"
@@ -180,7 +180,7 @@ async def test_streams_opened_at_once_are_limited(browser_at: NewBrowser, at_onc
 
 
 @pytest.mark.parametrize("path", ["/", "/sign-in", "/sign-up", "/projects", "/invitations/x"])
-async def test_pages_answer_to_their_own_host_only(settings: Settings, path: str) -> None:
+async def test_pages_are_served_only_for_their_own_hosts(settings: Settings, path: str) -> None:
     own = msgspec.structs.replace(settings, portal_hosts=("second.example.org",))
     async with serving(own) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
         for host in ("rebound.example.com", "127.0.0.1.example.com:3000"):
@@ -193,13 +193,13 @@ async def test_pages_answer_to_their_own_host_only(settings: Settings, path: str
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/v1/usage", "/api/webhooks/livekit", "/docs"])
-async def test_all_else_answers_to_any_host(settings: Settings, path: str) -> None:
+async def test_all_other_paths_are_served_for_any_host(settings: Settings, path: str) -> None:
     async with serving(settings) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
         answers = [await client.get(path, headers={"host": host}) for host in ("127.0.0.1", "inner.example.com")]
         assert answers[0].status_code == answers[1].status_code != 421
 
 
-async def test_a_flood_of_unknown_clients_leaves_known_ones_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_flood_of_unknown_clients_leaves_a_thread_for_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     passwords = Passwords()
     right = await passwords.hash("correct horse battery")
     flood = [asyncio.create_task(passwords.matches(right, "wrong", f"10.0.{number}.1")) for number in range(200)]

@@ -1,7 +1,7 @@
 """Every page and form of the portal, from the route table, for users without the needed rights.
 
-The users are nobody, a viewer, a member of another project, and an account that is not an administrator. Also tests forms from
-other sites, redirects, and text that others can write into pages.
+The users are an anonymous user, a viewer, a member of another project, and an account that is not an administrator. The
+module also tests forms from other sites, redirects, and text that others can write into pages.
 """
 
 import re
@@ -22,7 +22,7 @@ from tests.integration.conftest import serving
 from tests.portal_browser import PASSWORD, Browser
 
 SCRIPT = "<script>alert(1)</script>"
-# What these answer is the same for everybody and holds nothing of anybody.
+# These answer the same to everybody, without personal data.
 STATIC = {"/favicon.ico", "/static/{version}/{name}"}
 TABLES = (
     "account", "portal_session", "membership", "invitation", "audit_log", "project", "api_key", "set_aside_event",
@@ -70,7 +70,7 @@ def _is_portals(handler: HTTPRouteHandler) -> bool:
 
 
 class Stage(NamedTuple):
-    """Ada administers and owns a project; Vera views it; Oscar owns another and is nobody in this one."""
+    """Ada administers the instance and owns a project. Vera views it. Oscar owns another project only."""
 
     url: str
     ada: Browser
@@ -109,7 +109,7 @@ async def stage(settings: Settings, pool: Pool) -> AsyncIterator[Stage]:
 
 
 async def everything(pool: Pool) -> list[Any]:
-    """The rows of all tables that a form could change, apart from when a session was last seen."""
+    """Return the rows of all tables that a form could change, without the time a session was last seen."""
     rows = []
     for table in TABLES:
         hidden = "- 'seen_at' - 'expires_at'" if table == "portal_session" else ""
@@ -118,13 +118,13 @@ async def everything(pool: Pool) -> list[Any]:
 
 
 async def ask(browser: Browser, route: Route, path: str) -> httpx.Response:
-    """With a form token that is right for this browser, so that only the one who asks is judged."""
+    """Send the request with a valid form token, so that only the user's rights decide."""
     if route.method == "GET":
         return await browser.get(path)
     return await browser.submit(path, name="x", role="owner", note="x", made="yes", password=PASSWORD)
 
 
-async def test_the_route_table_is_read(settings: Settings) -> None:
+async def test_the_route_table_lists_all_portal_routes(settings: Settings) -> None:
     routes = portal_routes(settings)
     assert len(routes) > 30
     assert {"/", "/sign-in", "/projects/{project_id}", "/projects/{project_id}/keys/{key_id}/revoke"} <= {
@@ -137,7 +137,9 @@ async def test_the_route_table_is_read(settings: Settings) -> None:
     }  # fmt: skip
 
 
-async def test_nobody_is_sent_to_sign_in_and_changes_nothing(stage: Stage, settings: Settings, pool: Pool) -> None:
+async def test_an_anonymous_user_is_sent_to_sign_in_and_changes_nothing(
+    stage: Stage, settings: Settings, pool: Pool
+) -> None:
     before = await everything(pool)
     async with Browser(stage.url) as nobody:
         await nobody.get("/sign-in")
@@ -151,7 +153,7 @@ async def test_nobody_is_sent_to_sign_in_and_changes_nothing(stage: Stage, setti
 
 
 async def test_a_member_of_another_project_finds_nothing(stage: Stage, settings: Settings, pool: Pool) -> None:
-    """The same as for a project that does not exist."""
+    """The answer is the same as for a project that does not exist."""
     before = await everything(pool)
     for route in portal_routes(settings):
         if route.of_project:
@@ -161,8 +163,10 @@ async def test_a_member_of_another_project_finds_nothing(stage: Stage, settings:
     assert await everything(pool) == before
 
 
-async def test_ids_of_another_project_are_unknown_in_ones_own(stage: Stage, settings: Settings, pool: Pool) -> None:
-    """An owner of one project puts ids of another one (keys, members and the like) into addresses of the first."""
+async def test_ids_of_another_project_are_not_found_in_the_own_project(
+    stage: Stage, settings: Settings, pool: Pool
+) -> None:
+    """An owner puts ids of another project (keys, members and the like) into paths of the own project."""
     own = await pool.fetchval("SELECT id FROM project WHERE name = 'other'")
     before = await everything(pool)
     foreign = ("key_id", "account_id", "sid", "room", "identity", "event_id", "invitation_id")
@@ -198,13 +202,15 @@ async def test_a_viewer_only_reads(stage: Stage, settings: Settings, pool: Pool)
     assert await everything(pool) == before
 
 
-async def test_a_viewer_is_offered_no_forms_but_signing_out(stage: Stage) -> None:
+async def test_a_viewer_sees_no_form_except_sign_out(stage: Stage) -> None:
     for page in ("", "/keys", "/settings", "/members", "/quickstart", "/usage"):
         text = (await stage.vera.get(f"/projects/{stage.project}{page}")).text
         assert re.findall(r'method="post" action="([^"]*)"', text) == ["/sign-out"], page
 
 
-async def test_administration_is_not_there_for_others(stage: Stage, settings: Settings, pool: Pool) -> None:
+async def test_instance_pages_are_not_found_for_non_administrators(
+    stage: Stage, settings: Settings, pool: Pool
+) -> None:
     before = await everything(pool)
     for route in portal_routes(settings):
         if route.path.startswith("/instance"):
@@ -214,7 +220,7 @@ async def test_administration_is_not_there_for_others(stage: Stage, settings: Se
     assert await everything(pool) == before
 
 
-async def test_every_form_asks_for_its_token(stage: Stage, settings: Settings, pool: Pool) -> None:
+async def test_every_form_requires_its_token(stage: Stage, settings: Settings, pool: Pool) -> None:
     before = await everything(pool)
     another = stage.oscar.form_token
     for route in portal_routes(settings):
@@ -235,7 +241,7 @@ async def test_every_form_asks_for_its_token(stage: Stage, settings: Settings, p
         {"sec-fetch-site": "same-site"},
     ],
 )
-async def test_a_form_from_elsewhere_is_refused_even_with_its_token(stage: Stage, headers: dict[str, str]) -> None:
+async def test_a_form_from_another_site_is_refused_even_with_its_token(stage: Stage, headers: dict[str, str]) -> None:
     await stage.ada.get("/account")
     fields = {"form_token": stage.ada.form_token, "name": "mallory"}
     answer = await stage.ada.client.post("/account/name", data=fields, headers=headers)
@@ -261,7 +267,7 @@ async def test_a_form_from_elsewhere_is_refused_even_with_its_token(stage: Stage
         "",
     ],
 )
-async def test_signing_in_leads_nowhere_else(stage: Stage, wanted: str) -> None:
+async def test_signing_in_never_redirects_to_another_site(stage: Stage, wanted: str) -> None:
     async with Browser(stage.url) as ada:
         location = (await ada.sign_in("ada", wanted=wanted)).headers["location"]
         assert location == "/" or (location.startswith("/%0d%0a") and "\n" not in location)
@@ -269,7 +275,7 @@ async def test_signing_in_leads_nowhere_else(stage: Stage, wanted: str) -> None:
         assert shown.headers["location"] == location
 
 
-async def test_signing_in_leads_to_the_page_that_was_asked_for(stage: Stage) -> None:
+async def test_signing_in_redirects_to_the_requested_page(stage: Stage) -> None:
     async with Browser(stage.url) as ada:
         asked = await ada.get(f"/projects/{stage.project}/usage?period=7d&mode=test")
         form = await ada.get(asked.headers["location"])
@@ -279,7 +285,7 @@ async def test_signing_in_leads_to_the_page_that_was_asked_for(stage: Stage) -> 
         assert answer.headers["location"] == f"/projects/{stage.project}/usage?period=7d&mode=test"
 
 
-async def test_every_answer_forbids_what_it_does_not_need(stage: Stage, settings: Settings) -> None:
+async def test_every_page_has_strict_security_headers(stage: Stage, settings: Settings) -> None:
     for route in portal_routes(settings):
         if route.method == "GET" and not route.path.endswith("/live"):
             headers = (await stage.ada.get(stage.fill(route.path))).headers
@@ -292,7 +298,7 @@ async def test_every_answer_forbids_what_it_does_not_need(stage: Stage, settings
             assert headers["referrer-policy"] == "same-origin", str(route)
 
 
-async def test_nothing_inline_and_nothing_from_elsewhere(stage: Stage, settings: Settings) -> None:
+async def test_pages_have_no_inline_code_and_no_external_resources(stage: Stage, settings: Settings) -> None:
     for route in portal_routes(settings):
         if route.method == "GET" and not route.path.endswith(("/live", ".csv")):
             text = (await stage.ada.get(stage.fill(route.path))).text
@@ -302,7 +308,7 @@ async def test_nothing_inline_and_nothing_from_elsewhere(stage: Stage, settings:
             assert len(text.encode()) < 150_000, str(route)
 
 
-async def test_the_cookie_is_the_browsers_alone(settings: Settings) -> None:
+async def test_the_cookie_is_http_only_same_site_and_secure_behind_tls(settings: Settings) -> None:
     async with serving(settings) as url, Browser(url) as browser:
         cookie = (await browser.get("/sign-up")).headers["set-cookie"]
         assert re.fullmatch(r"relay=[\w.-]+; Path=/; Max-Age=2592000; HttpOnly; SameSite=Lax", cookie)
@@ -314,14 +320,14 @@ async def test_the_cookie_is_the_browsers_alone(settings: Settings) -> None:
         assert answer.headers["strict-transport-security"] == "max-age=31536000"
 
 
-async def test_another_auth_secret_signs_everybody_out(settings: Settings, stage: Stage) -> None:
+async def test_another_auth_secret_ends_all_sessions(settings: Settings, stage: Stage) -> None:
     async with serving(msgspec.structs.replace(settings, auth_secret="y" * 32)) as url, Browser(url) as browser:
         browser.client.cookies.set("relay", stage.ada.client.cookies["relay"])
         assert (await browser.get("/account")).status_code == 303
 
 
-async def test_auth_secret_is_changed_without_signing_anybody_out(settings: Settings, stage: Stage) -> None:
-    """As docs/security.md says: accepted by every process first, then used, then the old one goes."""
+async def test_auth_secret_rotation_keeps_sessions(settings: Settings, stage: Stage) -> None:
+    """As in docs/security.md: every process accepts the new secret, then uses it, then drops the old one."""
     old, new = settings.auth_secret, "y" * 32
 
     def pair(secret: str, other: str | None) -> Settings:
@@ -346,7 +352,7 @@ async def test_auth_secret_is_changed_without_signing_anybody_out(settings: Sett
         assert (await browser.get("/account")).status_code == 303
 
 
-async def test_a_form_that_was_open_while_auth_secret_changed_is_taken(settings: Settings, stage: Stage) -> None:
+async def test_a_form_opened_before_an_auth_secret_rotation_is_accepted(settings: Settings, stage: Stage) -> None:
     page = (await stage.ada.get("/account")).text
     token = re.search(r'name="form_token" value="([^"]+)"', page)
     assert token is not None
@@ -358,7 +364,7 @@ async def test_a_form_that_was_open_while_auth_secret_changed_is_taken(settings:
 
 
 @pytest.mark.parametrize("cookie", ["", ".", "a.b", "a" * 5000, "ä.ö", "a.b.c"])
-async def test_a_made_up_cookie_is_nobody(stage: Stage, cookie: str) -> None:
+async def test_a_forged_cookie_is_not_signed_in(stage: Stage, cookie: str) -> None:
     async with httpx.AsyncClient(base_url=stage.url, trust_env=False, timeout=20) as client:
         answer = await client.get("/account", headers={b"cookie": f"relay={cookie}".encode()})
         assert answer.status_code == 303
@@ -367,8 +373,8 @@ async def test_a_made_up_cookie_is_nobody(stage: Stage, cookie: str) -> None:
 Signed = Callable[[bytes], dict[str, str]]
 
 
-async def test_what_strangers_write_is_shown_and_never_run(stage: Stage, settings: Settings, signed: Signed) -> None:
-    """Names of rooms, identities and people come from people who join; those of projects, keys and accounts from members."""
+async def test_text_written_by_others_is_escaped(stage: Stage, settings: Settings, signed: Signed) -> None:
+    """Participants choose room names, identities and their names. Members name projects, keys and accounts."""
     name = f"p_{stage.project}__{SCRIPT}"
     for number, event in enumerate(("participant_joined", "track_published")):
         body = msgspec.json.encode(
@@ -415,7 +421,7 @@ async def test_what_strangers_write_is_shown_and_never_run(stage: Stage, setting
             assert SCRIPT not in (await stage.ada.get(f"/projects/{stage.project}{page}?{query}")).text
 
 
-async def test_what_postgres_has_no_room_for_is_wrong_input_and_no_outage(stage: Stage) -> None:
+async def test_text_that_postgres_cannot_store_is_a_client_error(stage: Stage) -> None:
     nobody = stage.oscar
     await nobody.get("/account")
     await nobody.submit("/sign-out")
@@ -431,7 +437,7 @@ async def test_what_postgres_has_no_room_for_is_wrong_input_and_no_outage(stage:
     assert answer.status_code == 404
 
 
-async def test_a_fault_of_ours_is_shown_with_the_number_it_has_in_the_log(
+async def test_an_internal_error_shows_the_request_id_of_its_log_line(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fails(*_: Any, **__: Any) -> None:
