@@ -1,4 +1,4 @@
-"""What is answered before any handler runs: always a problem, always with an id, never with a word about the inside."""
+"""Errors before any handler runs: always a problem with a request id and without internal details."""
 
 from typing import Any
 
@@ -38,7 +38,7 @@ TOKEN = {"room": "lobby", "identity": "ada"}
         ("GET", "/v1/usage?period=%ff", {}, 400, "invalid_request", "period"),
     ],
 )  # fmt: skip
-async def test_a_problem_that_says_what_is_wrong(
+async def test_a_refused_request_gets_a_problem_with_code_and_param(
     standing: Standing,
     method: str,
     path: str,
@@ -60,7 +60,7 @@ async def test_a_problem_that_says_what_is_wrong(
         assert method not in answer.headers["allow"].split(", ")
 
 
-async def test_json_needs_no_content_type_and_may_have_a_suffix(
+async def test_json_is_accepted_without_content_type_or_with_a_suffix(
     api: httpx.AsyncClient, project: CreatedProject
 ) -> None:
     body = b'{"room": "lobby", "identity": "ada"}'
@@ -75,7 +75,7 @@ async def test_json_needs_no_content_type_and_may_have_a_suffix(
         assert (await api.post("/v1/tokens", content=body, headers=headers)).status_code == 200
 
 
-async def test_who_has_no_key_learns_nothing_else(api: httpx.AsyncClient) -> None:
+async def test_a_request_without_a_key_is_refused_before_validation(api: httpx.AsyncClient) -> None:
     for method, path, sent in (
         ("POST", "/v1/tokens", {"json": {"room": 7}}),
         ("POST", "/v1/tokens?dry=1", {"content": b"{"}),
@@ -86,7 +86,7 @@ async def test_who_has_no_key_learns_nothing_else(api: httpx.AsyncClient) -> Non
         assert answer.headers["www-authenticate"] == 'Bearer realm="relay"'
 
 
-async def test_an_internal_error_has_no_details_and_is_in_the_log(
+async def test_an_internal_error_has_no_details_and_is_logged(
     api: httpx.AsyncClient, project: CreatedProject, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: object) -> None:
@@ -118,14 +118,14 @@ async def test_every_answer_has_a_unique_id_and_is_not_cached(api: httpx.AsyncCl
 @pytest.mark.parametrize(
     "path", ["/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/sign-in", "/", "/nowhere"]
 )
-async def test_head_is_get_without_its_body(standing: Standing, path: str) -> None:
+async def test_head_answers_like_get_without_a_body(standing: Standing, path: str) -> None:
     read, asked = await standing.api.get(path), await standing.api.head(path)
     assert (asked.status_code, asked.headers["content-type"]) == (read.status_code, read.headers["content-type"])
     assert asked.content == b""
 
 
 @pytest.mark.parametrize("path", ["/v1/usage", "/api/webhooks/livekit", "/projects/abc/live"])
-async def test_head_is_no_method_of_the_api_and_of_streams(standing: Standing, path: str) -> None:
-    # Without the hook that reads bodies.
+async def test_head_is_refused_for_the_api_and_for_streams(standing: Standing, path: str) -> None:
+    # Without the hook of the fixture, which reads bodies.
     async with httpx.AsyncClient(base_url=standing.api.base_url, trust_env=False, timeout=20) as client:
         assert (await client.head(path)).status_code == 405

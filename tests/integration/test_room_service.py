@@ -1,4 +1,4 @@
-"""The client of LiveKit's room service, and every way in which LiveKit can fail it, as facts."""
+"""The client of LiveKit's room service, and each of LiveKit's failures as an exception."""
 
 import asyncio
 import socket
@@ -43,7 +43,7 @@ async def service(livekit: FakeLiveKit) -> AsyncIterator[RoomService]:
         yield opened
 
 
-async def test_asks_and_orders(service: RoomService, livekit: FakeLiveKit) -> None:
+async def test_every_method_of_the_room_service_works(service: RoomService, livekit: FakeLiveKit) -> None:
     made = await service.create_room(room.CreateRoomRequest(name=ROOM, metadata="m", max_participants=3))
     assert (made.name, made.metadata, made.max_participants) == (ROOM, "m", 3)
     livekit.add_participant(ROOM, "ada", tracks=[{"sid": "TR_1"}])
@@ -65,7 +65,7 @@ async def test_asks_and_orders(service: RoomService, livekit: FakeLiveKit) -> No
         await service.get_room(ROOM)
 
 
-async def test_each_call_carries_the_one_right_it_needs(service: RoomService, livekit: FakeLiveKit) -> None:
+async def test_each_call_carries_only_the_grant_it_needs(service: RoomService, livekit: FakeLiveKit) -> None:
     livekit.add_participant(ROOM, "ada")
     await service.list_rooms()
     await service.create_room(room.CreateRoomRequest(name=ROOM))
@@ -77,13 +77,15 @@ async def test_each_call_carries_the_one_right_it_needs(service: RoomService, li
     assert [call.grants for call in livekit.calls] == rights
 
 
-async def test_no_names_are_not_all_names(service: RoomService, livekit: FakeLiveKit) -> None:
+async def test_an_empty_list_of_names_lists_no_rooms(service: RoomService, livekit: FakeLiveKit) -> None:
     livekit.add_room(ROOM)
     assert await service.list_rooms([]) == []
     assert livekit.calls == []
 
 
-async def test_what_is_not_there_is_named_as_its_project_named_it(service: RoomService, livekit: FakeLiveKit) -> None:
+async def test_a_missing_resource_is_reported_with_the_projects_own_name(
+    service: RoomService, livekit: FakeLiveKit
+) -> None:
     livekit.add_participant(ROOM, "ada")
     missing = ROOM.replace("lobby", "hall")
     for attempt, fact in (
@@ -124,7 +126,7 @@ async def test_what_is_not_there_is_named_as_its_project_named_it(service: RoomS
         (twirp_failure(409, "already_exists", "p_x__y"), LiveKitRefusedState, 1),
     ],
 )
-async def test_livekits_failures_are_facts_and_only_questions_are_repeated(
+async def test_livekit_failures_raise_their_error_and_only_reads_are_retried(
     service: RoomService, livekit: FakeLiveKit, failure: FakeFailure, fact: type[LiveKitError], asked: int
 ) -> None:
     livekit.add_room(ROOM)
@@ -135,11 +137,11 @@ async def test_livekits_failures_are_facts_and_only_questions_are_repeated(
             await attempt
         assert len(livekit.calls) == times
         assert "p_x" not in str(raised.value)
-        # What the traceback of an unhandled error would show: nothing of LiveKit's answer.
+        # The traceback of an unhandled error must not show LiveKit's answer.
         assert raised.value.__cause__ is None
 
 
-async def test_a_question_is_answered_when_the_second_attempt_is(service: RoomService, livekit: FakeLiveKit) -> None:
+async def test_a_read_succeeds_if_its_second_attempt_succeeds(service: RoomService, livekit: FakeLiveKit) -> None:
     livekit.add_room(ROOM)
     livekit.failures = [twirp_failure(503, "unavailable")]
     assert [found.name for found in await service.list_rooms()] == [ROOM]
@@ -157,7 +159,7 @@ async def test_known_limits_are_reported_with_their_field(service: RoomService, 
         await service.mute_track(ROOM, "ada", "TR_1", False)
 
 
-async def test_slow_and_away(service: RoomService, livekit: FakeLiveKit) -> None:
+async def test_a_slow_or_unreachable_livekit_raises_its_own_error(service: RoomService, livekit: FakeLiveKit) -> None:
     livekit.add_room(ROOM)
     livekit.delay_s = 3
     for attempt in (service.list_rooms(), service.delete_room(ROOM)):
@@ -174,14 +176,14 @@ async def test_slow_and_away(service: RoomService, livekit: FakeLiveKit) -> None
             await lonely.delete_room(ROOM)
 
 
-async def test_an_address_that_swallows_connections_is_unreachable() -> None:
+async def test_an_address_that_never_accepts_is_unreachable() -> None:
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
         address = full.getsockname()
         waiting = [socket.socket() for _ in range(4)]
         try:
-            for client in waiting:  # the backlog: the kernel leaves further connections unanswered
+            for client in waiting:  # fills the backlog: the kernel leaves further connections unanswered
                 client.setblocking(False)
                 client.connect_ex(address)
             url = f"http://127.0.0.1:{address[1]}"
@@ -193,7 +195,7 @@ async def test_an_address_that_swallows_connections_is_unreachable() -> None:
                 client.close()
 
 
-async def test_wrong_credentials_say_so_without_repeating_them(livekit: FakeLiveKit) -> None:
+async def test_wrong_credentials_are_reported_without_their_values(livekit: FakeLiveKit) -> None:
     for key, secret in (("devkey", "another secret"), ("otherkey", "secret")):
         async with RoomService(livekit.url, key, secret, SystemClock()) as stranger:
             with pytest.raises(LiveKitCredentialsRefused) as raised:
@@ -203,7 +205,9 @@ async def test_wrong_credentials_say_so_without_repeating_them(livekit: FakeLive
             assert not any(hidden in told for hidden in (key, "another secret", "eyJ"))
 
 
-async def test_egress_in_pages_and_none_without_its_service(service: RoomService, livekit: FakeLiveKit) -> None:
+async def test_egress_is_listed_in_pages_and_is_empty_without_its_service(
+    service: RoomService, livekit: FakeLiveKit
+) -> None:
     livekit.egresses = [egress.EgressInfo(egress_id="EG_1", room_name=ROOM), egress.EgressInfo(egress_id="EG_2")]
     assert [item.egress_id for item in await service.list_egress()] == ["EG_1", "EG_2"]
     assert [item.egress_id for item in await service.list_egress(ROOM)] == ["EG_1"]
@@ -212,7 +216,7 @@ async def test_egress_in_pages_and_none_without_its_service(service: RoomService
     assert await service.list_ingress() == []
 
 
-def test_every_fact_of_livekit_has_its_own_answer() -> None:
+def test_every_livekit_error_has_its_http_status() -> None:
     from services.api.http.problems import problem_of
 
     facts: list[RelayError] = [
@@ -225,7 +229,7 @@ def test_every_fact_of_livekit_has_its_own_answer() -> None:
 
 
 async def endless_answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Chunks without end, or a length that says as much."""
+    """Send chunks without end, or a very large content length."""
     request = await reader.readuntil(b"\r\n\r\n")
     kind = b"content-length: 9000000000" if b"ListRooms" in request else b"transfer-encoding: chunked"
     status = b"503 No" if b"GetParticipant" in request else b"200 OK"
@@ -237,7 +241,7 @@ async def endless_answers(reader: asyncio.StreamReader, writer: asyncio.StreamWr
     writer.close()
 
 
-async def test_an_answer_without_end_is_not_read_to_it() -> None:
+async def test_an_endless_answer_is_not_read_to_the_end() -> None:
     answers = BoundedAnswers(max_bytes=1_000_000, max_under_way=1_500_000)
     server = await asyncio.start_server(endless_answers, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -261,7 +265,7 @@ async def test_an_answer_without_end_is_not_read_to_it() -> None:
     assert peak < 20_000_000
 
 
-async def test_a_listing_whose_pages_have_no_end(service: RoomService, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_listing_with_endless_pages_is_an_error(service: RoomService, monkeypatch: pytest.MonkeyPatch) -> None:
     page = egress.ListEgressResponse(next_page_token=models.TokenPagination(token="again"))
 
     async def read(*_: object) -> egress.ListEgressResponse:

@@ -1,4 +1,4 @@
-"""`/v1/rooms` and its participants, over HTTP, with a LiveKit that does what the tests need."""
+"""`/v1/rooms` and its participants, over HTTP, with a fake LiveKit."""
 
 from base64 import b64encode
 from collections.abc import AsyncIterator
@@ -28,13 +28,13 @@ def settings(settings: Settings, livekit: FakeLiveKit) -> Settings:
 
 
 class RoomClient:
-    """One project in one mode."""
+    """A client of `/v1/rooms` for one project in one mode."""
 
     def __init__(self, api: httpx.AsyncClient, project: CreatedProject, mode: Mode = "live") -> None:
         self._api, self._project, self._mode = api, project, mode
 
     def name(self, room: str) -> str:
-        """What LiveKit calls the room."""
+        """Return LiveKit's name of a room."""
         return livekit_room(self._project.project_id, self._mode, room)
 
     async def __call__(self, method: str, path: str, **more: Any) -> httpx.Response:
@@ -48,7 +48,7 @@ class RoomClient:
         return answer.json() if answer.content else None
 
     async def problem(self, method: str, path: str, **more: Any) -> tuple[int, str, str | None]:
-        """(status, code, param)."""
+        """Return (status, code, param)."""
         answer = await self(method, path, **more)
         assert answer.headers["content-type"] == "application/problem+json", answer.text
         told = answer.json()
@@ -62,7 +62,7 @@ def acme(api: httpx.AsyncClient, project: CreatedProject) -> RoomClient:
     return RoomClient(api, project)
 
 
-async def test_a_room_from_its_opening_to_its_end(acme: RoomClient, livekit: FakeLiveKit) -> None:
+async def test_a_room_is_created_read_updated_and_ended(acme: RoomClient, livekit: FakeLiveKit) -> None:
     created = await acme(
         "POST", "", json={"name": "lobby", "maxParticipants": 12, "emptyTimeout": 60, "metadata": "a__b"}
     )
@@ -90,7 +90,7 @@ async def test_a_room_from_its_opening_to_its_end(acme: RoomClient, livekit: Fak
     assert await acme.problem("DELETE", "/lobby") == (404, "room_not_found", None)
 
 
-async def test_opening_a_room_that_is_open_answers_it_as_it_is(acme: RoomClient) -> None:
+async def test_creating_an_existing_room_returns_it_unchanged(acme: RoomClient) -> None:
     room = await acme.ok("POST", "", json={"name": "lobby", "maxParticipants": 12})
     again = await acme("POST", "", json={"name": "lobby", "maxParticipants": 3, "metadata": "new"})
     assert (again.status_code, again.json()) == (201, room)
@@ -107,7 +107,7 @@ async def test_live_and_test_mode_have_separate_rooms(
     assert [room["metadata"] for room in (await acme.ok("GET", ""))["rooms"]] == [""]
 
 
-async def test_pages_by_name_that_stay_right_while_rooms_come_and_go(acme: RoomClient, livekit: FakeLiveKit) -> None:
+async def test_pages_are_stable_while_rooms_are_created_and_ended(acme: RoomClient, livekit: FakeLiveKit) -> None:
     for number in range(25):
         livekit.add_room(acme.name(f"room-{number:02}"))
         livekit.add_room(f"p_someoneelse000000__room-{number:02}")
@@ -127,7 +127,7 @@ async def test_pages_by_name_that_stay_right_while_rooms_come_and_go(acme: RoomC
     assert "nextCursor" not in exact
 
 
-async def test_participants_with_their_tracks_and_rights(acme: RoomClient, livekit: FakeLiveKit) -> None:
+async def test_participants_are_shown_with_their_tracks_and_permissions(acme: RoomClient, livekit: FakeLiveKit) -> None:
     tracks = [
         {
             "sid": "TR_1",
@@ -203,7 +203,7 @@ async def test_participants_with_their_tracks_and_rights(acme: RoomClient, livek
     assert await acme.problem("GET", "/hall") == (404, "room_not_found", None)
 
 
-async def test_values_of_a_newer_livekit_are_unknown_and_no_error(acme: RoomClient, livekit: FakeLiveKit) -> None:
+async def test_enum_values_of_a_newer_livekit_are_shown_as_unknown(acme: RoomClient, livekit: FakeLiveKit) -> None:
     ada = livekit.add_participant(acme.name("lobby"), "ada", tracks=[{"sid": "TR_1"}])
     newer = models.ParticipantInfo.FromString(ada.SerializeToString() + b"\x70\x63")  # field 14, kind: 99
     newer.tracks[0].MergeFrom(models.TrackInfo.FromString(b"\x48\x63\x10\x63"))  # source and type: 99
@@ -212,9 +212,9 @@ async def test_values_of_a_newer_livekit_are_unknown_and_no_error(acme: RoomClie
     assert (person["kind"], person["tracks"][0]["source"], person["tracks"][0]["type"]) == ("unknown",) * 3
 
 
-async def test_a_participant_is_changed_and_what_is_not_given_stays(acme: RoomClient, livekit: FakeLiveKit) -> None:
+async def test_updating_a_participant_keeps_fields_that_are_not_given(acme: RoomClient, livekit: FakeLiveKit) -> None:
     ada = livekit.add_participant(acme.name("lobby"), "ada", name="Ada", metadata="m", attributes={"a": "1", "b": "2"})
-    ada.permission.recorder = True  # not in our API, and not ours to take away
+    ada.permission.recorder = True  # Relay's API does not show it, and must not remove it
     path = "/lobby/participants/ada"
     changed = await acme.ok("PATCH", path, json={"attributes": {"b": "", "c": "3"}})
     assert (changed["name"], changed["metadata"], changed["attributes"]) == ("Ada", "m", {"a": "1", "c": "3"})
@@ -246,7 +246,7 @@ async def test_a_participant_is_changed_and_what_is_not_given_stays(acme: RoomCl
     ):
         status, _, named = await acme.problem("PATCH", path, json=body)
         assert (status, named) == (400, param)
-    # 256 characters and more bytes: LiveKit's limit, told in our words.
+    # 256 characters with more bytes exceed LiveKit's limit. Relay reports it in its own words.
     assert await acme.problem("PATCH", path, json={"name": "❤" * 256}) == (400, "livekit_refused", "name")
     assert await acme.problem("PATCH", "/lobby/participants/bob", json={"name": "B"}) == (
         404,
@@ -255,7 +255,7 @@ async def test_a_participant_is_changed_and_what_is_not_given_stays(acme: RoomCl
     )
 
 
-async def test_removing_and_muting(acme: RoomClient, livekit: FakeLiveKit) -> None:
+async def test_participants_are_muted_and_removed(acme: RoomClient, livekit: FakeLiveKit) -> None:
     tracks = [
         {"sid": "TR_1", "type": "AUDIO", "source": "MICROPHONE"},
         {"sid": "TR_2", "type": "VIDEO", "source": "CAMERA"},
@@ -284,7 +284,7 @@ async def test_removing_and_muting(acme: RoomClient, livekit: FakeLiveKit) -> No
     assert await acme.problem("DELETE", "/lobby/participants/ada") == (404, "participant_not_found", None)
 
 
-async def test_data_to_some_or_to_all(acme: RoomClient, livekit: FakeLiveKit) -> None:
+async def test_data_is_sent_to_some_or_all_participants(acme: RoomClient, livekit: FakeLiveKit) -> None:
     livekit.add_room(acme.name("lobby"))
     await acme.ok("POST", "/lobby/data", json={"data": "héllo"})
     packet = {
@@ -332,7 +332,7 @@ async def test_data_to_some_or_to_all(acme: RoomClient, livekit: FakeLiveKit) ->
         ({"name": "lobby", "egress": {}}, "egress"),
     ],
 )
-async def test_bad_rooms_name_their_field_and_reach_nobody(
+async def test_a_bad_room_names_its_field_and_never_reaches_livekit(
     acme: RoomClient, livekit: FakeLiveKit, body: dict[str, Any], param: str
 ) -> None:
     status, _, named = await acme.problem("POST", "", json=body)
@@ -340,7 +340,7 @@ async def test_bad_rooms_name_their_field_and_reach_nobody(
     assert livekit.calls == []
 
 
-async def test_bad_paths_and_pages_name_what_is_wrong(acme: RoomClient, livekit: FakeLiveKit) -> None:
+async def test_a_bad_path_or_page_names_its_field(acme: RoomClient, livekit: FakeLiveKit) -> None:
     for path, params, expected in (
         ("/" + "x" * 257, {}, "name"),
         ("/lobby/participants/" + "x" * 257, {}, "identity"),
@@ -372,7 +372,7 @@ ENDPOINTS: list[tuple[str, str, Any]] = [
 ]
 
 
-async def test_livekits_failures_are_reported_without_secrets(acme: RoomClient, livekit: FakeLiveKit) -> None:
+async def test_livekit_failures_are_reported_without_secrets(acme: RoomClient, livekit: FakeLiveKit) -> None:
     livekit.add_participant(acme.name("lobby"), "ada", tracks=[{"sid": "TR_1"}])
     for failure, expected in (
         (FakeFailure(500, b"Traceback: p_x__lobby", "text/plain"), (502, "livekit_failed", None)),
@@ -385,7 +385,7 @@ async def test_livekits_failures_are_reported_without_secrets(acme: RoomClient, 
             assert await acme.problem(method, path, json=body) == expected, (method, path)
 
 
-async def test_without_livekit_rooms_are_502_and_tokens_go_on(settings: Settings, project: CreatedProject) -> None:
+async def test_without_livekit_rooms_fail_with_502_and_tokens_work(settings: Settings, project: CreatedProject) -> None:
     from tests.integration.conftest import serving
     from tests.ports import free_port
 

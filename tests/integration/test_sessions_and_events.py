@@ -1,4 +1,7 @@
-"""`GET /v1/sessions` and `GET /v1/events`: pages that neither repeat nor miss what was there, and only one's own."""
+"""`GET /v1/sessions` and `GET /v1/events`: complete pages of the own project and mode.
+
+Pages neither repeat nor miss an entry that existed at the first page.
+"""
 
 import json
 import time
@@ -49,7 +52,7 @@ async def walk(api: httpx.AsyncClient, path: str, headers: dict[str, str], **par
 
 @pytest.fixture
 async def lobby(pool: Pool, project: CreatedProject) -> str:
-    """Five meetings a minute apart; returns LiveKit's name of their room."""
+    """Fold five meetings, a minute apart. Returns LiveKit's name of their room."""
     name = livekit_room(project.project_id, "live", "lobby")
     for number in range(5):
         await fold(pool, meeting(name, start_s=START_S + 60 * number, tag=f"m{number}"))
@@ -79,7 +82,7 @@ async def test_a_session_has_all_fields(api: httpx.AsyncClient, project: Created
     assert listed["endedAt"] == listed["countedUntil"]
 
 
-async def test_the_sum_of_the_sessions_is_the_usage(
+async def test_usage_equals_the_sum_of_the_sessions(
     api: httpx.AsyncClient, project: CreatedProject, lobby: str
 ) -> None:
     sessions = await walk(api, "sessions", key_of(project), limit=3)
@@ -116,7 +119,7 @@ async def test_open_sessions_are_provisional_and_filters_combine(
 async def test_pages_are_stable_while_data_arrives(
     api: httpx.AsyncClient, pool: Pool, project: CreatedProject, lobby: str, path: str, key: str
 ) -> None:
-    """What was there at the first page is seen once, whatever arrives before, between and behind."""
+    """Entries of the first moment are seen exactly once, whatever arrives before, between and after them."""
     there = [one[key] for one in await walk(api, path, key_of(project), limit=200)]
     seen: list[str] = []
     params: dict[str, Any] = {"limit": 3}
@@ -132,7 +135,7 @@ async def test_pages_are_stable_while_data_arrives(
     assert [one for one in seen if one in set(there)] == there
 
 
-async def test_a_rare_match_costs_bounded_pages_and_is_found(
+async def test_rare_matches_are_found_in_bounded_pages(
     api: httpx.AsyncClient, project: CreatedProject, lobby: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pages, "SCANNED", 4)
@@ -148,7 +151,9 @@ async def test_a_rare_match_costs_bounded_pages_and_is_found(
         assert len(one) == 10
 
 
-async def test_events_are_what_livekit_sent(api: httpx.AsyncClient, project: CreatedProject, lobby: str) -> None:
+async def test_event_payloads_are_as_livekit_sent_them(
+    api: httpx.AsyncClient, project: CreatedProject, lobby: str
+) -> None:
     events = await walk(api, "events", key_of(project), limit=7)
     assert len(events) == 40
     sent = {json.loads(one)["id"]: json.loads(one) for one in meeting(lobby, start_s=START_S, tag="m0")}
@@ -166,7 +171,7 @@ async def test_events_are_what_livekit_sent(api: httpx.AsyncClient, project: Cre
 
 async def test_one_event_is_found_by_its_id_and_time(pool: Pool, project: CreatedProject, settings: Settings) -> None:
     name = livekit_room(project.project_id, "live", "lobby")
-    # Many of one second: it is not searched for among them.
+    # Many events of one second: the query does not scan them.
     await fold(pool, [body("room_started", f"EV_{number}", START_S, room=room(name, "RM_1")) for number in range(300)])
     at, scope = rfc3339(START_S * 1000), Scope(project.project_id, "live")
     found = await event_for(pool, scope, "EV_123", at)
@@ -181,10 +186,10 @@ async def test_one_event_is_found_by_its_id_and_time(pool: Pool, project: Create
         await event_for(pool, scope, "EV_123", "yesterday")
 
 
-async def test_what_proved_an_inferred_end_is_among_a_sessions_events(
+async def test_the_proof_of_an_inferred_end_is_among_the_sessions_events(
     api: httpx.AsyncClient, pool: Pool, project: CreatedProject
 ) -> None:
-    """LiveKit could not be asked for hours; then it no longer knew the participant."""
+    """LiveKit was unreachable for hours. Afterwards it no longer knew the participant."""
     lobby = room(livekit_room(project.project_id, "live", "lobby"), "RM_1", START_S)
     who = participant("PA_1", "ada", START_S * 1000)
     gone = {"seenMs": str(START_S * 1000 + 60_000), "goneMs": str(START_S * 1000 + 6_990_000)}
@@ -204,7 +209,7 @@ async def test_a_page_of_events_is_bounded_in_bytes(
     monkeypatch: pytest.MonkeyPatch,
     filters: dict[str, str],
 ) -> None:
-    """A client that mints tokens chooses how large events are. A page of them must fit into a process's memory."""
+    """A client that creates tokens chooses the size of events. A page must fit into a process's memory."""
     every = await walk(api, "events", key_of(project), limit=200, **filters)
     sizes = {event["id"]: len(json.dumps(event["payload"], separators=(",", ":"))) for event in every}
     most = max(sizes.values())
@@ -216,7 +221,7 @@ async def test_a_page_of_events_is_bounded_in_bytes(
         assert await walk(api, "events", key_of(project), limit=200, **filters) == every
 
 
-async def test_a_rooms_turn_password_is_nobodys_to_read(
+async def test_a_rooms_turn_password_is_never_shown(
     api: httpx.AsyncClient, pool: Pool, project: CreatedProject
 ) -> None:
     where = {**room(livekit_room(project.project_id, "live", "lobby")), "turnPassword": "s3cret"}
@@ -225,7 +230,7 @@ async def test_a_rooms_turn_password_is_nobodys_to_read(
     assert event["payload"]["room"] == {key: value for key, value in where.items() if key != "turnPassword"}
 
 
-async def test_only_the_own_project_and_mode(
+async def test_sessions_and_events_of_other_projects_and_modes_are_hidden(
     api: httpx.AsyncClient, project: CreatedProject, settings: Settings, lobby: str
 ) -> None:
     other = await create_project(settings.database, "other")
@@ -235,7 +240,7 @@ async def test_only_the_own_project_and_mode(
         answer = await api.get("/v1/sessions/PA_m01", headers=headers)
         assert (answer.status_code, answer.json()["code"]) == (404, "session_not_found")
     mine = await get(api, "sessions", key_of(project), limit=2)
-    # A cursor holds a position and no right: another project's key finds its own sessions with it, which are none.
+    # A cursor holds a position and grants nothing. Another project's key finds its own sessions with it, which are none.
     assert (await get(api, "sessions", key_of(other), limit=2, cursor=mine["nextCursor"]))["sessions"] == []
 
 
@@ -262,13 +267,15 @@ async def test_only_the_own_project_and_mode(
         ([("room", "a"), ("room", "b")], "room"),
     ],
 )
-async def test_bad_requests(standing: Standing, path: str, params: Any, param: str) -> None:
+async def test_a_bad_parameter_is_refused_with_its_name(standing: Standing, path: str, params: Any, param: str) -> None:
     answer = await standing.api.get(f"/v1/{path}", params=params, headers=key_of(standing.project))
     assert (answer.status_code, answer.json()["param"]) == (400, param)
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-async def test_bad_values_of_one_listing_only(api: httpx.AsyncClient, project: CreatedProject, lobby: str) -> None:
+async def test_values_and_cursors_of_another_listing_are_refused(
+    api: httpx.AsyncClient, project: CreatedProject, lobby: str
+) -> None:
     headers = key_of(project)
     for path, params in (("sessions", {"status": "closed"}), ("sessions", {"event": "x"}), ("events", {"kind": "SIP"})):
         answer = await api.get(f"/v1/{path}", params=params, headers=headers)

@@ -24,7 +24,9 @@ async def mint(api: httpx.AsyncClient, headers: dict[str, str], **fields: Any) -
     return await api.post("/v1/tokens", json={"room": "lobby", "identity": "ada", **fields}, headers=headers)
 
 
-async def test_a_token_admits_to_its_room_and_nothing_else(api: httpx.AsyncClient, project: CreatedProject) -> None:
+async def test_a_token_grants_joining_its_room_and_nothing_else(
+    api: httpx.AsyncClient, project: CreatedProject
+) -> None:
     for mode, prefix in (("live", "p"), ("test", "t")):
         headers = key_of(project, mode)  # type: ignore[arg-type]  # a loop over literals loses their type
         answer = await mint(api, headers)
@@ -42,7 +44,7 @@ async def test_a_token_admits_to_its_room_and_nothing_else(api: httpx.AsyncClien
         assert claims.room_config is None
 
 
-async def test_every_field_reaches_livekit(api: httpx.AsyncClient, project: CreatedProject) -> None:
+async def test_every_field_is_in_the_token(api: httpx.AsyncClient, project: CreatedProject) -> None:
     answer = await mint(
         api,
         key_of(project),
@@ -134,7 +136,7 @@ async def test_bad_input_names_its_field(standing: Standing, fields: dict[str, A
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-async def test_missing_fields_and_bodies_that_are_no_object(api: httpx.AsyncClient, project: CreatedProject) -> None:
+async def test_missing_fields_and_malformed_bodies_are_refused(api: httpx.AsyncClient, project: CreatedProject) -> None:
     headers = key_of(project)
     answer = await api.post("/v1/tokens", json={"room": "lobby"}, headers=headers)
     assert (answer.json()["code"], answer.json()["param"]) == ("missing_field", "identity")
@@ -150,7 +152,7 @@ async def test_missing_fields_and_bodies_that_are_no_object(api: httpx.AsyncClie
     assert answer.status_code == 413
 
 
-async def test_each_wrong_key_has_its_own_answer(
+async def test_each_kind_of_invalid_key_has_its_own_code(
     api: httpx.AsyncClient, project: CreatedProject, settings: Settings
 ) -> None:
     good = key_of(project)["Authorization"]

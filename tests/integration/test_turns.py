@@ -1,4 +1,7 @@
-"""A client with a key is served before the clients that have shown none, whatever these send and however many they are."""
+"""A client with a key is served before clients that have shown none.
+
+This holds for any number of them and whatever they send.
+"""
 
 import asyncio
 import socket
@@ -45,7 +48,7 @@ def get(path: str) -> bytes:
     ],
     ids=["page", "pages", "pipelined", "form", "unknown key", "unsigned"],
 )
-async def test_a_known_client_overtakes_the_requests_of_others(
+async def test_a_known_client_is_served_before_unknown_clients(
     settings: Settings,
     project: CreatedProject,
     signed: Signed,
@@ -59,7 +62,7 @@ async def test_a_known_client_overtakes_the_requests_of_others(
     asked = request(known, {**headers, "X-Known": "yes"}, GOOD, chunked=chunked)
     monkeypatch.setattr(
         key_store, "TRUST_MS", 60_000
-    )  # a heartbeat that is late on a busy machine makes no key unknown
+    )  # a late heartbeat on a busy machine must not make the key unknown
     calls: list[int] = []
     whole = HotRoutes.__call__
     async with guarded(settings, HttpLimits()) as (url, running, _), connected(url) as wire:
@@ -77,7 +80,7 @@ async def test_a_known_client_overtakes_the_requests_of_others(
                 if (b"x-known", b"yes") not in scope["headers"]:
                     calls.append(1)
                     if len(calls) == 1:
-                        client.sendall(asked)  # the others wait by now
+                        client.sendall(asked)  # the others are waiting
                 await whole(self, scope, receive, send)
 
             monkeypatch.setattr(HotRoutes, "__call__", counted)
@@ -88,7 +91,7 @@ async def test_a_known_client_overtakes_the_requests_of_others(
             assert client.recv(65536).startswith(b"HTTP/1.1 200")
             for each in others:
                 each.close()
-    # Without turns every stranger is served first. A busy machine brings the known request late.
+    # Without turns every stranger is served first. On a busy machine the known request may arrive late.
     assert before_answer < STRANGERS - 4
 
 
@@ -116,7 +119,7 @@ async def _calls_until_readable(client: socket.socket, calls: list[int]) -> int:
     "headers", [{}, {"Authorization": "a.b.c"}, {"Authorization": "Bearer " + new_key("live", "secret")}]
 )
 @pytest.mark.parametrize("path", [TOKENS, WEBHOOKS, "/v1/rooms", "/sign-in"])
-async def test_few_bodies_are_read_in_one_turn(
+async def test_few_bodies_are_read_in_one_turn_of_the_loop(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, path: str, headers: dict[str, str]
 ) -> None:
     """Refused bodies too: they are read and thrown away, so that the client sees its answer."""
@@ -160,7 +163,7 @@ def _send(client: socket.socket, said: bytes) -> None:
 
 
 class _Loop:
-    """An event loop as far as ``Turns`` uses one."""
+    """An event loop with the one method that ``Turns`` uses."""
 
     def __init__(self) -> None:
         self.ready: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
@@ -175,7 +178,7 @@ class _Loop:
 
 
 @given(st.lists(st.lists(st.sampled_from(["start", "read"]), max_size=30), max_size=10))
-def test_each_waits_its_turn_and_comes_once_in_order(arriving: list[list[str]]) -> None:
+def test_each_callback_runs_once_in_order_and_few_per_turn(arriving: list[list[str]]) -> None:
     loop: Any = _Loop()
     turns, asked, run = Turns(), list[tuple[str, int]](), list[tuple[str, int]]()
     for kinds in [*arriving, *([[]] * 400)]:

@@ -1,4 +1,4 @@
-"""`GET /v1/usage`: what it says, to whom, and about whom it says nothing."""
+"""`GET /v1/usage`: days, totals, peaks and open sessions of one project and mode."""
 
 import time
 from typing import Any
@@ -34,7 +34,7 @@ async def usage(api: httpx.AsyncClient, headers: dict[str, str], period: str = "
     return dict(answer.json())
 
 
-async def test_of_a_project_without_traffic(api: httpx.AsyncClient, project: CreatedProject) -> None:
+async def test_usage_of_a_project_without_traffic_is_zero(api: httpx.AsyncClient, project: CreatedProject) -> None:
     for period, days in (("today", 1), ("7d", 7), ("30d", 30), ("all", 1)):
         answer = await usage(api, key_of(project), period)
         assert answer["period"] == period
@@ -43,7 +43,7 @@ async def test_of_a_project_without_traffic(api: httpx.AsyncClient, project: Cre
     assert (await api.get("/v1/usage", headers=key_of(project))).json()["period"] == "30d"
 
 
-async def test_all_begins_with_an_egress_that_is_older_than_any_session(
+async def test_period_all_begins_with_an_egress_older_than_any_session(
     api: httpx.AsyncClient, pool: Pool, project: CreatedProject
 ) -> None:
     start_s = LAST_NOON_MS // 1000 - 40 * 86400
@@ -62,10 +62,12 @@ async def test_all_begins_with_an_egress_that_is_older_than_any_session(
     assert answer["totals"]["egress"]["runs"] == 1
 
 
-async def test_days_totals_and_peaks(api: httpx.AsyncClient, pool: Pool, project: CreatedProject) -> None:
+async def test_days_totals_and_peaks_of_a_meeting_over_midnight(
+    api: httpx.AsyncClient, pool: Pool, project: CreatedProject
+) -> None:
     today = floor_to(LAST_NOON_MS, DAY_MS) // 1000
     name = livekit_room(project.project_id, "live", "lobby")
-    # Ten minutes around the midnight three days ago: the second person comes with the new day, to the second.
+    # Ten minutes around the midnight three days ago. The second participant joins exactly when the new day begins.
     await fold(pool, meeting(name, start_s=today - 3 * 86400 - 300, tag="m"))
     answer = await usage(api, key_of(project))
     days = answer["daily"]
@@ -112,7 +114,7 @@ async def test_open_sessions_count_up_to_now_and_are_not_stored(
     assert [day["peakParticipants"] for day in closed["daily"]] == [0, 0, 0, 0, 1, 0, 0]
 
 
-async def test_modes_and_projects_never_mix(
+async def test_usage_of_modes_and_projects_is_separate(
     api: httpx.AsyncClient, pool: Pool, project: CreatedProject, settings: Settings
 ) -> None:
     other = await create_project(settings.database, "other")
@@ -125,7 +127,7 @@ async def test_modes_and_projects_never_mix(
     assert [round(value * 60_000) for value in minutes] == [0, meeting_usage()[0], 0, 0]
 
 
-async def test_bad_requests(api: httpx.AsyncClient, project: CreatedProject) -> None:
+async def test_bad_parameters_and_missing_keys_are_refused(api: httpx.AsyncClient, project: CreatedProject) -> None:
     headers = key_of(project)
     for params, param in (({"period": "1y"}, "period"), ({"peroid": "7d"}, "peroid")):
         answer = await api.get("/v1/usage", params=params, headers=headers)
@@ -135,7 +137,9 @@ async def test_bad_requests(api: httpx.AsyncClient, project: CreatedProject) -> 
     assert (await api.get("/v1/usage", headers=publishable)).status_code == 403
 
 
-async def test_recorders_are_no_participants(api: httpx.AsyncClient, pool: Pool, project: CreatedProject) -> None:
+async def test_recorders_do_not_count_as_participants(
+    api: httpx.AsyncClient, pool: Pool, project: CreatedProject
+) -> None:
     start = LAST_NOON_MS // 1000 - 600
     name = livekit_room(project.project_id, "live", "lobby")
     for number, kind in enumerate(("EGRESS", "AGENT")):

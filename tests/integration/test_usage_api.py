@@ -1,4 +1,4 @@
-"""`GET /v1/usage` with its range, granularity, groups and formats: one set of numbers, however it is asked for."""
+"""`GET /v1/usage`: all ranges, granularities, groups and formats give the same numbers."""
 
 import csv
 import io
@@ -48,7 +48,10 @@ async def usage(api: httpx.AsyncClient, headers: dict[str, str], **params: Any) 
 
 @pytest.fixture
 async def busy(pool: Pool, project: CreatedProject) -> CreatedProject:
-    """Sixty sessions over the last days, of every kind, some without an end, some whose end was inferred; and media."""
+    """Store sixty sessions of every kind over the last days, and media runs.
+
+    Some sessions have no end, and some have an inferred end.
+    """
     rng = random.Random(7)
     sessions = []
     for number in range(60):
@@ -81,8 +84,8 @@ async def busy(pool: Pool, project: CreatedProject) -> CreatedProject:
     return project
 
 
-async def test_every_granularity_and_grouping_adds_up_to_the_same(api: httpx.AsyncClient, busy: CreatedProject) -> None:
-    """Open sessions grow from request to request: the past days are compared, which have none that changes."""
+async def test_every_granularity_and_grouping_has_the_same_totals(api: httpx.AsyncClient, busy: CreatedProject) -> None:
+    """Open sessions grow with each request, so the test compares past days, which do not change."""
     headers, span = key_of(busy), {"from": rfc3339(TODAY - 5 * DAY_MS), "to": rfc3339(TODAY)}
     plain = await usage(api, headers, **span)
     assert (plain["period"], plain["from"], plain["to"], plain["granularity"]) == ("custom", *span.values(), "day")
@@ -128,7 +131,7 @@ async def test_every_granularity_and_grouping_adds_up_to_the_same(api: httpx.Asy
             assert told == millionths(top["totals"][field])
 
 
-async def test_csv_holds_the_numbers_of_the_json(api: httpx.AsyncClient, busy: CreatedProject) -> None:
+async def test_csv_and_json_hold_the_same_numbers(api: httpx.AsyncClient, busy: CreatedProject) -> None:
     span = {"from": rfc3339(TODAY - 5 * DAY_MS), "to": rfc3339(TODAY)}
     cases: list[tuple[dict[str, Any], Callable[[Any], list[dict[str, Any]]]]] = [
         ({}, lambda json: json["daily"]),
@@ -161,7 +164,7 @@ async def test_csv_holds_the_numbers_of_the_json(api: httpx.AsyncClient, busy: C
                     assert float(cell) == one[column]
 
 
-async def test_csv_cells_are_no_formulas(api: httpx.AsyncClient, pool: Pool, project: CreatedProject) -> None:
+async def test_csv_cells_are_not_read_as_formulas(api: httpx.AsyncClient, pool: Pool, project: CreatedProject) -> None:
     names = ["=1+1", "+cmd", "-2", "@sum", "\tx", 'a "quoted", name', "plain"]
     sessions = [
         Session(
@@ -184,7 +187,7 @@ async def test_csv_cells_are_no_formulas(api: httpx.AsyncClient, pool: Pool, pro
     assert {group["identity"] for group in json["groups"]} == set(names)
 
 
-async def test_edges_of_ranges(api: httpx.AsyncClient, project: CreatedProject) -> None:
+async def test_ranges_are_cut_and_aligned_at_their_edges(api: httpx.AsyncClient, project: CreatedProject) -> None:
     headers = key_of(project)
     for params, series, length, end in (
         ({"from": rfc3339(TODAY)}, "daily", 1, TODAY + DAY_MS),
@@ -204,7 +207,9 @@ async def test_edges_of_ranges(api: httpx.AsyncClient, project: CreatedProject) 
     assert all(month["date"].endswith("-01T00:00:00.000Z") for month in months["monthly"][1:])
 
 
-async def test_only_the_own_project_and_mode(api: httpx.AsyncClient, busy: CreatedProject, settings: Settings) -> None:
+async def test_usage_of_other_projects_and_modes_is_hidden(
+    api: httpx.AsyncClient, busy: CreatedProject, settings: Settings
+) -> None:
     other = await create_project(settings.database, "other")
     for headers in (key_of(busy, "test"), key_of(other), key_of(other, "test")):
         for grouping in ("room", "identity", "kind"):
@@ -215,7 +220,7 @@ async def test_only_the_own_project_and_mode(api: httpx.AsyncClient, busy: Creat
                 assert found["totals"]["sessions"] == found["totals"]["egress"]["runs"] == 0
 
 
-async def test_a_day_that_changed_after_it_was_over_says_so(
+async def test_a_day_that_changed_after_its_end_has_a_late_change(
     api: httpx.AsyncClient, pool: Pool, project: CreatedProject
 ) -> None:
     start_ms, late_ms = TODAY - 2 * DAY_MS, TODAY + HOUR_MS
@@ -235,7 +240,7 @@ async def test_a_day_that_changed_after_it_was_over_says_so(
     assert (change["at"], change["participantMinutes"], change["audioMinutes"]) == (rfc3339(late_ms), 1.5, 1.5)
 
 
-async def test_too_many_groups_to_rank(
+async def test_ranking_too_many_groups_is_refused(
     api: httpx.AsyncClient, busy: CreatedProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(group_queries, "MAX_ROWS_TO_RANK", 3)
@@ -283,7 +288,9 @@ async def test_too_many_groups_to_rank(
         ([("period", "7d"), ("period", "30d")], "period", "invalid_request"),
     ],
 )  # fmt: skip
-async def test_bad_requests(standing: Standing, params: Any, param: str, code: str) -> None:
+async def test_a_bad_parameter_is_refused_with_its_name_and_code(
+    standing: Standing, params: Any, param: str, code: str
+) -> None:
     answer = await standing.api.get("/v1/usage", params=params, headers=key_of(standing.project))
     assert answer.status_code == 400, answer.text
     assert (answer.json()["param"], answer.json()["code"]) == (param, code)

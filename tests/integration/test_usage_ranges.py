@@ -1,4 +1,7 @@
-"""What SQL sums up over a range is what the pure meter says of each session, whatever is open, stale, grouped or cut."""
+"""SQL sums over a range equal the pure meter's results for each session.
+
+This holds for open, stale, grouped and cut sessions.
+"""
 
 import random
 from collections import defaultdict
@@ -63,7 +66,7 @@ def some_run(rng: random.Random, number: int, project_id: str) -> MediaRun:
 
 
 class Crowd:
-    """Sessions and runs of a scope, stored, with what each of them counts."""
+    """Stored sessions and runs of one scope, and what each of them counts."""
 
     def __init__(self, rng: random.Random, project_id: str, asked: UsageClock) -> None:
         self.scope, self.asked, self._rng = Scope(project_id, "live"), asked, rng
@@ -110,7 +113,7 @@ def spans(unit_ms: int) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("unit_ms", [HOUR_MS, DAY_MS])
-async def test_sums_and_peaks_are_those_of_the_sessions(pool: Pool, crowd: Crowd, unit_ms: int) -> None:
+async def test_sums_and_peaks_of_a_range_equal_those_of_the_sessions(pool: Pool, crowd: Crowd, unit_ms: int) -> None:
     wanted: defaultdict[tuple[int, str], list[int]] = defaultdict(lambda: [0] * 5)
     for session, interval, until in crowd.metered():
         for hour, usage in usage_of(session, None, until).items():
@@ -136,7 +139,7 @@ async def test_sums_and_peaks_are_those_of_the_sessions(pool: Pool, crowd: Crowd
 
 
 def open_between(crowd: Crowd, from_ms: int, to_ms: int) -> int:
-    """What sessions without an end have of the range."""
+    """Return the milliseconds of sessions without an end in the range."""
     return sum(
         usage.participant_ms
         for session, interval, until in crowd.metered()
@@ -146,7 +149,7 @@ def open_between(crowd: Crowd, from_ms: int, to_ms: int) -> int:
     )
 
 
-async def test_egress_and_ingress_are_those_of_the_runs(pool: Pool, crowd: Crowd) -> None:
+async def test_egress_and_ingress_of_a_range_equal_those_of_the_runs(pool: Pool, crowd: Crowd) -> None:
     wanted: defaultdict[tuple[int, str, str], list[int]] = defaultdict(lambda: [0] * 3)
     stale_ms = crowd.asked.stale_ms
     for run in crowd.runs:
@@ -167,7 +170,7 @@ async def test_egress_and_ingress_are_those_of_the_runs(pool: Pool, crowd: Crowd
 
 
 def of_groups(crowd: Crowd, dimension: Dimension, from_ms: int, to_ms: int) -> dict[str, list[int]]:
-    """(participant, video, screen share, provisional ms, sessions) by name."""
+    """Return (participant, video, screen share, provisional ms, sessions) by name."""
     wanted: dict[str, list[int]] = {}
     for session, interval, until in crowd.metered():
         for hour, usage in usage_of(session, None, until).items():
@@ -180,7 +183,7 @@ def of_groups(crowd: Crowd, dimension: Dimension, from_ms: int, to_ms: int) -> d
 
 
 @pytest.mark.parametrize("dimension", ["room", "identity"])
-async def test_pages_of_groups_are_the_sessions_of_each(pool: Pool, crowd: Crowd, dimension: Dimension) -> None:
+async def test_pages_of_groups_equal_the_sums_of_their_sessions(pool: Pool, crowd: Crowd, dimension: Dimension) -> None:
     async with pool.acquire() as conn:
         for days in spans(DAY_MS):
             wanted = of_groups(crowd, dimension, *days)
@@ -202,7 +205,7 @@ async def test_pages_of_groups_are_the_sessions_of_each(pool: Pool, crowd: Crowd
             assert [row.name for row in top.groups] == [name for name, _ in ranked[:2]]
 
 
-async def test_distinct_names_of_each_day(pool: Pool, crowd: Crowd) -> None:
+async def test_numbers_of_distinct_names_of_each_day_are_exact(pool: Pool, crowd: Crowd) -> None:
     from_ms, to_ms = MIDNIGHT, MIDNIGHT + 4 * DAY_MS
     wanted = {
         day: tuple(len(of_groups(crowd, dimension, day, day + DAY_MS)) for dimension in DIMENSIONS)

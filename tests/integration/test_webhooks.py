@@ -1,4 +1,4 @@
-"""Every answer of the webhook intake, and where an event is afterwards."""
+"""Every answer of the webhook intake, and where the event is stored afterwards."""
 
 import asyncio
 import socket
@@ -43,7 +43,7 @@ async def waiting(settings: Settings) -> int:
         b"[" * 100_000,
     ],
 )
-async def test_whatever_livekit_signed_is_kept(
+async def test_every_body_that_livekit_signed_is_kept(
     api: httpx.AsyncClient, settings: Settings, signed: Signed, body: bytes
 ) -> None:
     answer = await api.post(PATH, content=body, headers=signed(body))
@@ -51,7 +51,7 @@ async def test_whatever_livekit_signed_is_kept(
     assert await waiting(settings) == 1
 
 
-async def test_forged_expired_and_mismatched_are_401_and_keep_nothing(
+async def test_invalid_signatures_are_401_and_keep_nothing(
     api: httpx.AsyncClient, settings: Settings, signed: Signed
 ) -> None:
     body, now = b'{"event":"room_started"}', int(time.time())
@@ -76,7 +76,9 @@ async def test_forged_expired_and_mismatched_are_401_and_keep_nothing(
     assert await waiting(settings) == 0
 
 
-async def test_oversized_is_413(api: httpx.AsyncClient, settings: Settings, pool: Pool, signed: Signed) -> None:
+async def test_an_oversized_webhook_is_413(
+    api: httpx.AsyncClient, settings: Settings, pool: Pool, signed: Signed
+) -> None:
     exact, over = b" " * webhooks.BODY_LIMIT, b" " * (webhooks.BODY_LIMIT + 1)
     assert (await api.post(PATH, content=exact, headers=signed(exact))).status_code == 200
     answer = await api.post(PATH, content=over, headers=signed(over))
@@ -91,7 +93,7 @@ async def test_another_method_is_405(api: httpx.AsyncClient) -> None:
     assert (answer.status_code, answer.headers["allow"]) == (405, "OPTIONS, POST")
 
 
-async def test_without_redis_the_inbox_keeps_it(settings: Settings, pool: Pool, signed: Signed) -> None:
+async def test_without_redis_the_inbox_keeps_the_event(settings: Settings, pool: Pool, signed: Signed) -> None:
     body = b'{"event":"room_started","id":"EV_1","createdAt":"1795000000","room":{"sid":"RM_1","name":"nobody"}}'
     without_redis = msgspec.structs.replace(settings, redis_url="redis://127.0.0.1:1/0")
     async with serving(without_redis) as url, httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as client:
@@ -101,11 +103,11 @@ async def test_without_redis_the_inbox_keeps_it(settings: Settings, pool: Pool, 
         assert await drain_inbox(conn) == 1
 
 
-async def test_a_redis_that_is_silent_costs_one_time_out_and_not_one_a_webhook(
+async def test_a_silent_redis_costs_one_time_out_and_not_one_per_webhook(
     settings: Settings, pool: Pool, signed: Signed
 ) -> None:
     bodies = [b'{"event":"room_started","id":"EV_%d","room":{"sid":"RM_1","name":"nobody"}}' % n for n in range(20)]
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel takes connections, and nobody answers
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel accepts connections, but no process answers
         without_redis = msgspec.structs.replace(settings, redis_url=f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
         async with (
             serving(without_redis) as url,
@@ -114,13 +116,13 @@ async def test_a_redis_that_is_silent_costs_one_time_out_and_not_one_a_webhook(
             began = time.monotonic()
             for body in bodies:
                 assert (await client.post(PATH, content=body, headers=signed(body))).status_code == 200
-            # One for each of the twenty would be twice as long.
+            # One time-out for each of the twenty would take twice as long.
             assert time.monotonic() - began < len(bodies) / 2 * event_stream.SOCKET_TIMEOUT_S
     async with pool.acquire() as conn:
         assert await conn.fetchval("SELECT count(*) FROM webhook_inbox") == len(bodies)
 
 
-async def test_after_redis_came_back_it_is_used_again(settings: Settings, signed: Signed, short_tmp: Path) -> None:
+async def test_redis_is_used_again_after_it_returns(settings: Settings, signed: Signed, short_tmp: Path) -> None:
     body = b'{"event":"room_started","id":"EV_1","createdAt":"1795000000","room":{"sid":"RM_1","name":"nobody"}}'
     server = Node(short_tmp / "returning", {"cluster-enabled": "no"})
     returning = msgspec.structs.replace(settings, redis_url=f"redis://127.0.0.1:{server.port}/0")
@@ -138,7 +140,7 @@ async def test_after_redis_came_back_it_is_used_again(settings: Settings, signed
         server.client.close()
 
 
-async def test_without_redis_and_postgres_livekit_must_come_again(settings: Settings, signed: Signed) -> None:
+async def test_without_redis_and_postgres_livekit_must_retry(settings: Settings, signed: Signed) -> None:
     body = b'{"event":"room_started"}'
     nowhere = parse_database_url("postgresql://postgres@127.0.0.1:1/none")
     alone = msgspec.structs.replace(settings, redis_url="redis://127.0.0.1:1/0", database=nowhere)
