@@ -1,4 +1,4 @@
-"""Reconciliation against a LiveKit that fails, lags and keeps ghosts: what it concludes, and what it must not."""
+"""Reconciliation against a LiveKit that fails, lags and lists ghosts: what it may conclude."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ START_MS = 1_795_000_000_000
 
 
 class ReconcileWorld(NamedTuple):
-    """A LiveKit, the clock that both it and Relay go by, and Relay's pass."""
+    """A LiveKit, the clock of both LiveKit and Relay, and Relay's reconciliation pass."""
 
     livekit: FakeLiveKit
     clock: SetClock
@@ -83,7 +83,7 @@ class ReconcileWorld(NamedTuple):
             await fold_batch(conn, partition_of(body), [Received(self.clock.at_ms, body)])
 
     async def sessions(self) -> dict[str, tuple[int | None, int | None, str | None]]:
-        """(start, end, ended by) by identity, ms since the test began."""
+        """Return (start, end, ended by) by identity, in ms since the test began."""
         async with self.pool.acquire() as conn:
             rows = await conn.fetch("SELECT identity, started_ms, ended_ms, ended_by FROM session ORDER BY sid")
         return {row["identity"]: (_since(row["started_ms"]), _since(row["ended_ms"]), row["ended_by"]) for row in rows}
@@ -101,12 +101,12 @@ async def world(settings: Settings, pool: Pool, project: CreatedProject) -> Asyn
         RoomService(livekit.url, settings.livekit_api_key, settings.livekit_api_secret, clock) as service,
     ):
         yield ReconcileWorld(livekit, clock, pool, service, project.project_id)
-    # Whatever was concluded, the kept events prove it, and the sums are those of the sessions.
+    # The kept events prove every conclusion, and the sums are those of the sessions.
     async with pool.acquire() as conn:
         assert [wrong.difference async for wrong in verify(conn, None, Checked(), lambda _: None)] == []
 
 
-async def test_opens_participants_without_webhooks_and_confirms_the_others(world: ReconcileWorld) -> None:
+async def test_a_pass_opens_unknown_participants_and_confirms_the_others(world: ReconcileWorld) -> None:
     ada = world.joins("ada")
     await world.webhook("participant_joined", ada)
     world.joins("bob", kind=models.ParticipantInfo.Kind.AGENT)
@@ -115,7 +115,7 @@ async def test_opens_participants_without_webhooks_and_confirms_the_others(world
     assert await world.sessions() == {"ada": (0, None, None), "bob": (0, None, None)}
     async with world.pool.acquire() as conn:
         assert await conn.fetchval("SELECT kind FROM session WHERE identity = 'bob'") == "AGENT"
-        # Confirming is no event, or a call of an hour would keep 120 of them a participant.
+        # A confirmation stores no event. Otherwise a call of an hour would keep 120 events per participant.
         before = await conn.fetchval("SELECT count(*) FROM event")
         done = await world.after(30).poll()
         assert (done.confirmed, done.opened, done.corrected) == (2, 0, 0)
@@ -123,7 +123,7 @@ async def test_opens_participants_without_webhooks_and_confirms_the_others(world
         assert await conn.fetchval("SELECT min(confirmed_ms) FROM session") == world.clock.at_ms
 
 
-async def test_closes_the_vanished_at_the_last_confirmation_after_two_polls(world: ReconcileWorld) -> None:
+async def test_a_missing_participant_is_closed_after_two_polls(world: ReconcileWorld) -> None:
     world.joins("ada")
     await world.after(30).poll()
     await world.after(30).poll()
@@ -140,8 +140,8 @@ async def test_closes_the_vanished_at_the_last_confirmation_after_two_polls(worl
     assert inferred == 60_000
 
 
-async def test_polls_in_quick_succession_close_nobody(world: ReconcileWorld) -> None:
-    """LiveKit's listing lags: an entry can be missing for a moment while its participant is there."""
+async def test_polls_in_quick_succession_close_no_session(world: ReconcileWorld) -> None:
+    """LiveKit's listing lags: an entry can be missing for a moment although its participant is connected."""
     world.joins("ada")
     await world.after(30).poll()
     person = world.livekit.people[world.lobby].pop("ada")
@@ -150,13 +150,13 @@ async def test_polls_in_quick_succession_close_nobody(world: ReconcileWorld) -> 
     world.livekit.people[world.lobby]["ada"] = person
     await world.after(2).poll()
     world.leaves("ada")
-    # What was missed before it was seen again counts for nothing.
+    # Absences from before the participant was seen again do not count.
     assert (await world.after(10).poll()).closed == 0
     assert (await world.after(10).poll()).closed == 0
     assert (await world.after(10).poll()).closed == 1
 
 
-async def test_a_real_leave_overrides_what_was_inferred(world: ReconcileWorld) -> None:
+async def test_a_real_leave_overrides_an_inferred_end(world: ReconcileWorld) -> None:
     ada = world.joins("ada")
     await world.after(30).poll()
     world.leaves("ada")
@@ -168,7 +168,7 @@ async def test_a_real_leave_overrides_what_was_inferred(world: ReconcileWorld) -
     assert (await world.sessions())["ada"] == (0, 65_000, "left")
 
 
-async def test_one_who_was_closed_too_soon_is_opened_again(world: ReconcileWorld) -> None:
+async def test_a_session_that_was_closed_too_soon_is_opened_again(world: ReconcileWorld) -> None:
     person = world.joins("ada")
     await world.after(30).poll()
     world.leaves("ada")
@@ -180,7 +180,7 @@ async def test_one_who_was_closed_too_soon_is_opened_again(world: ReconcileWorld
     assert (await world.sessions())["ada"] == (0, None, None)
 
 
-async def test_an_error_is_no_absence(world: ReconcileWorld) -> None:
+async def test_a_livekit_error_does_not_count_as_an_absence(world: ReconcileWorld) -> None:
     world.joins("ada")
     await world.after(30).poll()
     world.leaves("ada")
@@ -194,8 +194,10 @@ async def test_an_error_is_no_absence(world: ReconcileWorld) -> None:
         assert [run.error is not None for run in await last_passes(conn, 9)] == [True] * 5 + [False]
 
 
-async def test_an_empty_answer_from_nobody_is_no_absence(world: ReconcileWorld, settings: Settings) -> None:
-    """LiveKit away altogether, and a secret that is not its own."""
+async def test_an_unreachable_livekit_or_wrong_secret_is_not_an_absence(
+    world: ReconcileWorld, settings: Settings
+) -> None:
+    """LiveKit is unreachable, or the secret belongs to another LiveKit."""
     world.joins("ada")
     await world.after(30).poll()
     clock = world.clock
@@ -208,7 +210,7 @@ async def test_an_empty_answer_from_nobody_is_no_absence(world: ReconcileWorld, 
     assert (await world.sessions())["ada"] == (0, None, None)
 
 
-async def test_half_of_the_rooms_failing_concludes_only_about_the_others(world: ReconcileWorld) -> None:
+async def test_sessions_of_failed_rooms_are_not_closed(world: ReconcileWorld) -> None:
     rooms = [livekit_room(world.project, "live", f"room-{number}") for number in range(20)]
     for number, room in enumerate(rooms):
         world.joins(f"person-{number}", room)
@@ -220,7 +222,7 @@ async def test_half_of_the_rooms_failing_concludes_only_about_the_others(world: 
     assert (done.rooms_failed, done.closed) == (10, 10)
     open_now = {identity for identity, (_, end, _) in (await world.sessions()).items() if end is None}
     assert open_now == {f"person-{number}" for number in range(10)}
-    # What was missed before a failure is not forgotten by it, and not decided by it either.
+    # A failure neither deletes an earlier absence nor confirms it.
     world.livekit.refusing.clear()
     assert (await world.after(30).poll()).closed == 0
     world.livekit.refusing = set(rooms[:10])
@@ -231,13 +233,15 @@ async def test_half_of_the_rooms_failing_concludes_only_about_the_others(world: 
     assert ends == {30_000}
 
 
-async def test_a_pass_over_a_slow_livekit_ends(world: ReconcileWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rooms that time did not suffice for are as if they had failed, and the pass concludes about the others."""
+async def test_a_pass_over_a_slow_livekit_ends_in_bounded_time(
+    world: ReconcileWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rooms that the time did not suffice for count as failed. The pass concludes about the others."""
     for number in range(60):
         world.joins(f"person-{number}", livekit_room(world.project, "live", f"room-{number}"))
     await world.after(30).poll()
     world.livekit.people.clear()
-    # Time passes with LiveKit's answers alone: for 20 of them there is time.
+    # Only LiveKit's answers let time pass. There is time for 20 of them.
     passing = SimpleNamespace(monotonic=lambda: float(len(world.livekit.calls)))
     monkeypatch.setattr(reconciliation, "time", passing)
     monkeypatch.setattr(reconciliation, "ASK_WITHIN_S", 20.0)
@@ -248,8 +252,8 @@ async def test_a_pass_over_a_slow_livekit_ends(world: ReconcileWorld, monkeypatc
     assert sum(1 for _, end, _ in (await world.sessions()).values() if end is None) == 60 - done.closed
 
 
-async def test_joins_newer_than_the_poll_are_not_missed(world: ReconcileWorld) -> None:
-    """The webhook of a join is folded while the pass is asking: the listing cannot know of it."""
+async def test_a_join_newer_than_the_listing_is_not_counted_as_missing(world: ReconcileWorld) -> None:
+    """The webhook of the join is folded during the pass, so the listing cannot contain the participant."""
     world.livekit.add_room(world.lobby)
     for number in range(3):
         world.after(30)
@@ -265,19 +269,19 @@ async def test_joins_newer_than_the_poll_are_not_missed(world: ReconcileWorld) -
             assert not await conn.fetchval("SELECT count(*) FROM absence WHERE sid = $1", newer.sid)
 
 
-async def test_a_join_of_this_moment_is_left_to_its_webhook(world: ReconcileWorld) -> None:
+async def test_a_very_recent_join_is_left_to_its_webhook(world: ReconcileWorld) -> None:
     world.joins("ada")
     assert (await world.after(1).poll()).opened == 0
     assert (await world.after(30).poll()).opened == 1
 
 
-async def test_one_who_never_became_active_is_not_opened_and_not_missed(world: ReconcileWorld) -> None:
+async def test_a_participant_that_never_became_active_is_not_opened(world: ReconcileWorld) -> None:
     world.joins("slow", state=models.ParticipantInfo.State.JOINED)
     assert (await world.after(30).poll()).opened == 0
     assert await world.sessions() == {}
 
 
-async def test_lost_track_events(world: ReconcileWorld) -> None:
+async def test_lost_track_events_are_corrected(world: ReconcileWorld) -> None:
     camera = models.TrackInfo(sid="TR_1", type=models.TrackType.VIDEO, source=models.TrackSource.CAMERA)
     ada = world.joins("ada")
     await world.webhook("participant_joined", ada)
@@ -291,11 +295,11 @@ async def test_lost_track_events(world: ReconcileWorld) -> None:
     await world.webhook("participant_left", ada)
     async with world.pool.acquire() as conn:
         row = await conn.fetchrow("SELECT participant_ms, video_ms, inferred_ms FROM usage_hour")
-    # From the first listing that showed the camera to the last one that did; the end of the session is no guess.
+    # Video counts from the first to the last listing with the camera. The end of the session is not inferred.
     assert tuple(row or ()) == (150_000, 30_000, 0)
 
 
-async def test_a_join_that_only_a_track_event_reports(world: ReconcileWorld) -> None:
+async def test_a_session_opened_by_a_track_event_gets_its_joining_time(world: ReconcileWorld) -> None:
     ada = world.joins("ada", kind=models.ParticipantInfo.Kind.SIP)
     ada.tracks.append(models.TrackInfo(sid="TR_1", type=models.TrackType.AUDIO))
     world.after(60)
@@ -315,7 +319,7 @@ async def test_a_join_that_only_a_track_event_reports(world: ReconcileWorld) -> 
     assert (await world.after(30).poll()).corrected == 0
 
 
-async def test_rooms_of_nobodys_project_are_left_alone(world: ReconcileWorld) -> None:
+async def test_rooms_of_no_project_and_recorders_are_ignored(world: ReconcileWorld) -> None:
     for name in ("lobby", "p_nosuchproject__lobby", "x_y__z"):
         world.joins("stranger", name)
     world.joins("recorder", kind=models.ParticipantInfo.Kind.EGRESS)
@@ -333,8 +337,11 @@ async def test_test_mode_is_reconciled_too(world: ReconcileWorld) -> None:
         assert await conn.fetchval("SELECT mode FROM session") == "test"
 
 
-async def test_a_ghost_of_a_dead_node_ends_at_its_last_sign_of_life(world: ReconcileWorld) -> None:
-    """LiveKit crashed and its Redis still lists everybody: no node answers for them, in two questions far apart."""
+async def test_a_ghost_of_a_dead_node_is_closed_at_its_last_confirmation(world: ReconcileWorld) -> None:
+    """LiveKit crashed and its Redis still lists all participants.
+
+    No node answers for them, in two questions far apart.
+    """
     world.joins("ada")
     await world.after(30).poll()
     world.livekit.dead = {world.lobby}
@@ -343,7 +350,7 @@ async def test_a_ghost_of_a_dead_node_ends_at_its_last_sign_of_life(world: Recon
         passes.append(await world.after(30).poll())
         assert len(passes) < 30
     assert world.clock.at_ms - START_MS >= 2 * PROVE_AFTER_MS
-    # Not confirmed from the first question on, so not counted on either.
+    # From the first question on the session is not confirmed, so its usage does not grow.
     unconfirmed = [done for done in passes if not done.confirmed]
     assert len(unconfirmed) >= PROVE_AFTER_MS / 30_000
     assert all(done.unproven for done in unconfirmed)
@@ -351,20 +358,23 @@ async def test_a_ghost_of_a_dead_node_ends_at_its_last_sign_of_life(world: Recon
     assert (start, ended_by) == (0, "reconciled")
     assert end is not None
     assert end <= 30_000
-    # Seldom asked from then on: each such question takes LiveKit seconds.
+    # From then on Relay seldom asks, because each such question takes LiveKit seconds.
     asked = len(world.livekit.orders("UpdateSubscriptions"))
     for _ in range(9):
         await world.after(30).poll()
     assert len(world.livekit.orders("UpdateSubscriptions")) <= asked + 1
-    # It was a rift between LiveKit's own nodes and not a crash: all of the time counts after all.
+    # It was a network partition between LiveKit's nodes and not a crash, so all of the time counts.
     world.livekit.dead.clear()
     for _ in range(11):
         await world.after(30).poll()
     assert (await world.sessions())["ada"] == (0, None, None)
 
 
-async def test_a_ghost_in_a_room_that_is_served_is_closed_at_its_last_sign_of_life(world: ReconcileWorld) -> None:
-    """After the crash somebody came back to the room; ada did not, and her entry stays in LiveKit's Redis."""
+async def test_a_ghost_in_a_served_room_is_closed_at_its_last_confirmation(world: ReconcileWorld) -> None:
+    """After a crash another participant is back in the room.
+
+    `ada` is not, and her entry stays in LiveKit's Redis.
+    """
     world.joins("ada")
     await world.after(30).poll()
     world.livekit.ghosts = {"ada"}
@@ -384,7 +394,7 @@ async def test_a_ghost_in_a_room_that_is_served_is_closed_at_its_last_sign_of_li
     assert (await world.sessions())["ada"] == (0, None, None)
 
 
-async def test_ghosts_from_before_relay_came_are_not_opened(world: ReconcileWorld) -> None:
+async def test_ghosts_older_than_relay_are_not_opened(world: ReconcileWorld) -> None:
     world.joins("ada")
     world.livekit.ghosts = {"ada"}
     world.after(86_400)
@@ -393,7 +403,7 @@ async def test_ghosts_from_before_relay_came_are_not_opened(world: ReconcileWorl
     assert set(await world.sessions()) == {"bob"}
 
 
-async def test_a_livekit_that_cannot_be_asked_for_a_proof_is_believed(world: ReconcileWorld) -> None:
+async def test_a_listing_is_trusted_if_livekit_cannot_prove_it(world: ReconcileWorld) -> None:
     world.joins("ada")
     await world.after(30).poll()
     world.after(PROVE_AFTER_MS / 1000)
@@ -402,7 +412,7 @@ async def test_a_livekit_that_cannot_be_asked_for_a_proof_is_believed(world: Rec
     assert (done.confirmed, done.unproven) == (1, 0)
 
 
-async def test_egresses_and_ingresses(world: ReconcileWorld) -> None:
+async def test_egresses_and_ingresses_are_reconciled(world: ReconcileWorld) -> None:
     world.joins("ada")
     room = world.livekit.rooms[world.lobby]
     started_ns = START_MS * 1_000_000
@@ -427,7 +437,7 @@ async def test_egresses_and_ingresses(world: ReconcileWorld) -> None:
     await world.after(30).poll()
     await world.after(30).poll()
     world.livekit.ingresses[0].state.ended_at = (START_MS + 70_000) * 1_000_000
-    # The recorder died: LiveKit lists its egress as active without end, but the room has ended.
+    # The recorder died: LiveKit lists its egress as active forever, but the room has ended.
     world.livekit.rooms.clear()
     world.livekit.people.clear()
     await world.after(30).poll()
@@ -440,7 +450,7 @@ async def test_egresses_and_ingresses(world: ReconcileWorld) -> None:
     ]
 
 
-async def test_two_passes_at_once_do_no_harm(world: ReconcileWorld) -> None:
+async def test_concurrent_passes_count_each_session_once(world: ReconcileWorld) -> None:
     for number in range(20):
         world.joins(f"person-{number}")
     world.after(30)
@@ -458,7 +468,7 @@ async def test_two_passes_at_once_do_no_harm(world: ReconcileWorld) -> None:
         assert await conn.fetchval("SELECT count(*) FROM event") == 40
 
 
-async def test_one_worker_at_a_time_on_schedule(world: ReconcileWorld, settings: Settings) -> None:
+async def test_the_scheduled_pass_runs_in_one_worker_at_a_time(world: ReconcileWorld, settings: Settings) -> None:
     import msgspec
 
     world.joins("ada")
@@ -478,7 +488,7 @@ async def test_one_worker_at_a_time_on_schedule(world: ReconcileWorld, settings:
         assert [run.opened for run in await last_passes(conn, 9)] == [1]
 
 
-async def test_the_command(world: ReconcileWorld, settings: Settings) -> None:
+async def test_the_reconcile_command_reports_changes(world: ReconcileWorld, settings: Settings) -> None:
     import time
 
     import msgspec
@@ -500,8 +510,8 @@ async def test_the_command(world: ReconcileWorld, settings: Settings) -> None:
             await command.run_once(own, wait_s=1.0)
 
 
-async def test_thousands_of_rooms(world: ReconcileWorld) -> None:
-    """Prints what a pass costs (pytest -s)."""
+async def test_a_pass_over_thousands_of_rooms(world: ReconcileWorld) -> None:
+    """Prints the duration of a pass (pytest -s)."""
     import time
 
     for number in range(2000):

@@ -1,4 +1,7 @@
-"""Ending a room and removing a participant stand in the audit log before LiveKit acts, and then with their outcome."""
+"""Ending a room and removing a participant are in the audit log before LiveKit acts.
+
+Afterwards the entry holds the outcome.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -38,7 +41,7 @@ def settings(settings: Settings, livekit: FakeLiveKit) -> Settings:
 
 
 async def noted(pool: Pool) -> list[tuple[str, str, str]]:
-    """(action, target, detail), oldest first, without what making the project left."""
+    """Return (action, target, detail), oldest first, without the entries of creating the project."""
     rows = await pool.fetch(
         "SELECT action, target, detail FROM audit_log WHERE action LIKE 'room_%' OR action LIKE 'participant_%' ORDER BY id"
     )
@@ -46,7 +49,7 @@ async def noted(pool: Pool) -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize(("path", "actions", "target", "detail"), ACTS)
-async def test_recorded_before_livekit_acts(
+async def test_an_action_is_in_the_audit_log_before_livekit_acts(
     api: httpx.AsyncClient,
     pool: Pool,
     project: CreatedProject,
@@ -72,7 +75,7 @@ async def test_recorded_before_livekit_acts(
 
 
 @pytest.mark.parametrize(("path", "actions", "target", "detail"), ACTS)
-async def test_a_failure_is_recorded_with_its_reason(
+async def test_a_failed_action_is_recorded_with_its_reason(
     api: httpx.AsyncClient,
     pool: Pool,
     project: CreatedProject,
@@ -91,7 +94,7 @@ async def test_a_failure_is_recorded_with_its_reason(
     assert slow[2].startswith(f"{detail}: LiveKit")
 
 
-async def test_what_cannot_be_recorded_is_not_done(
+async def test_an_action_that_cannot_be_recorded_is_not_carried_out(
     api: httpx.AsyncClient, pool: Pool, project: CreatedProject, livekit: FakeLiveKit
 ) -> None:
     livekit.add_participant(livekit_room(project.project_id, "live", "lobby"), "ada")
@@ -120,7 +123,7 @@ async def test_an_outcome_that_cannot_be_recorded_does_not_change_the_answer(
     assert await noted(pool) == [("room_ending", "lobby", "live mode")]
 
 
-async def test_erasing_an_identity_reaches_the_audit_log(
+async def test_erasing_an_identity_changes_its_audit_log_entries(
     api: httpx.AsyncClient, pool: Pool, project: CreatedProject, livekit: FakeLiveKit
 ) -> None:
     livekit.add_participant(livekit_room(project.project_id, "live", "lobby"), "ada")

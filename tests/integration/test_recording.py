@@ -1,4 +1,7 @@
-"""What a real livekit-server v1.13.5 sent, byte for byte, folded in any order and compared with a separate computation."""
+"""Webhooks of a real livekit-server v1.13.5, byte for byte, folded in any order.
+
+The result is compared with a separate computation.
+"""
 
 import base64
 import json
@@ -54,7 +57,7 @@ def scope_of(event: dict[str, Any]) -> Scope:
 def computed(deliveries: list[RecordedWebhook]) -> dict[Scope, tuple[int, int]]:
     """Compute participant and video milliseconds of each project and mode from the JSON.
 
-    Everybody in the recording has joined, left and shown at most one camera.
+    Every participant in the recording has joined, left and published at most one camera.
     """
     start: dict[str, int] = {}
     end: dict[str, int] = {}
@@ -87,7 +90,7 @@ def computed(deliveries: list[RecordedWebhook]) -> dict[Scope, tuple[int, int]]:
     return dict(sums)
 
 
-def test_the_recording_holds_what_it_is_for(deliveries: list[RecordedWebhook]) -> None:
+def test_the_recording_covers_all_events_modes_and_projects(deliveries: list[RecordedWebhook]) -> None:
     events = [delivery.event for delivery in deliveries]
     assert {event["event"] for event in events} == {
         "room_started",
@@ -103,7 +106,7 @@ def test_the_recording_holds_what_it_is_for(deliveries: list[RecordedWebhook]) -
     assert sum(video_ms > 0 for _, video_ms in computed(deliveries).values()) == 2
 
 
-def test_every_signature_is_good_and_no_other_would_be(deliveries: list[RecordedWebhook]) -> None:
+def test_recorded_signatures_verify_only_with_their_body_and_secret(deliveries: list[RecordedWebhook]) -> None:
     verifier, other = WebhookVerifier(API_KEY, API_SECRET), WebhookVerifier(API_KEY, API_SECRET + "x")
     for delivery in deliveries:
         now_s = delivery.received_ms / 1000
@@ -115,8 +118,10 @@ def test_every_signature_is_good_and_no_other_would_be(deliveries: list[Recorded
 
 
 @pytest.mark.parametrize("seed", [None, 1, 2, 3, 4])
-async def test_folds_to_the_same_in_any_order(pool: Pool, deliveries: list[RecordedWebhook], seed: int | None) -> None:
-    """Seed None: as received. Else shuffled, with duplicates, in batches of any size."""
+async def test_recorded_webhooks_fold_to_the_same_usage_in_any_order(
+    pool: Pool, deliveries: list[RecordedWebhook], seed: int | None
+) -> None:
+    """Seed None: as received. Otherwise shuffled, with duplicates, in batches of any size."""
     expected = computed(deliveries)
     batch = [Received(delivery.received_ms, delivery.body) for delivery in deliveries]
     size = len(batch)

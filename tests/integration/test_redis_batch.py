@@ -1,4 +1,4 @@
-"""Many commands in one write: what a caller of a pipeline relies on holds as well."""
+"""Many commands in one write keep what callers of a pipeline rely on."""
 
 import asyncio
 import errno
@@ -25,15 +25,15 @@ async def redis(settings: Settings) -> AsyncIterator[event_stream.Redis]:
     await client.aclose()
 
 
-async def test_answers_come_in_the_order_of_the_commands(redis: event_stream.Redis) -> None:
+async def test_answers_are_in_the_order_of_the_commands(redis: event_stream.Redis) -> None:
     commands: list[Command] = [("SET", "one", b"\x00\r\n\xff"), ("GET", "one"), ("INCRBY", "two", 7), ("GET", "three")]
     assert await execute_all(redis, commands, 2.0) == [b"OK", b"\x00\r\n\xff", 7, None]
 
 
-async def test_the_first_error_is_raised_and_the_connection_goes_on(redis: event_stream.Redis) -> None:
+async def test_the_first_error_is_raised_and_the_connection_stays_usable(redis: event_stream.Redis) -> None:
     with pytest.raises(ResponseError, match="not an integer"):
         await execute_all(redis, [("SET", "word", "a"), ("INCR", "word"), ("NONSENSE",), ("SET", "word", "b")], 2.0)
-    # All commands were carried out and all answers read: the next ones get their own.
+    # All commands ran and all answers were read, so the next commands get their own answers.
     assert await execute_all(redis, [("GET", "word"), ("PING",)], 2.0) == [b"b", b"PONG"]
 
 
@@ -43,10 +43,10 @@ async def test_a_late_answer_is_never_taken_for_the_next_command(redis: event_st
     assert await execute_all(redis, [("ECHO", "mine")], 5.0) == [b"mine"]
 
 
-async def test_an_answer_that_another_command_left_to_come_shifts_none(
+async def test_an_outstanding_answer_of_another_command_is_an_error(
     redis: event_stream.Redis, settings: Settings
 ) -> None:
-    """It comes after the pool has looked whether anything is there to be read."""
+    """The answer arrives after the pool has checked the connection for unread data."""
     pool: Any = redis.connection_pool
     [number] = await execute_all(redis, [("CLIENT", "ID")], 5.0)
     connection = await pool.get_connection()
@@ -54,7 +54,7 @@ async def test_an_answer_that_another_command_left_to_come_shifts_none(
     await pool.release(connection)
     asked = asyncio.create_task(execute_all(redis, [("ECHO", "one"), ("ECHO", "two")], 15.0))
     other = event_stream.connect_redis(settings.redis_url)
-    # Until both wait behind it.
+    # Wait until both commands are queued behind it.
     while not int((await other.client_list(client_id=[number]))[0]["qbuf"]):  # noqa: ASYNC110  # what changes is in Redis
         await asyncio.sleep(0.005)
     await other.rpush("something", "late")
@@ -64,8 +64,10 @@ async def test_an_answer_that_another_command_left_to_come_shifts_none(
     assert await execute_all(redis, [("ECHO", "three")], 5.0) == [b"three"]
 
 
-async def test_what_was_never_answered_is_no_answer(redis: event_stream.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel gives up a connection with an error that redis-py takes for its own time-out, and answers None."""
+async def test_a_connection_lost_before_the_answer_is_an_error(
+    redis: event_stream.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """redis-py takes the kernel's time-out error for its own time-out, and answers None."""
 
     async def given_up(*_: object, **__: object) -> None:
         raise OSError(errno.ETIMEDOUT, "Connection timed out")
@@ -79,7 +81,7 @@ async def test_what_was_never_answered_is_no_answer(redis: event_stream.Redis, m
     assert await execute_all(redis, [("ECHO", "mine")], 5.0) == [b"mine"]
 
 
-async def test_a_cancelled_caller_leaves_no_answer_behind(redis: event_stream.Redis) -> None:
+async def test_a_cancelled_caller_leaves_no_answer_to_the_next_one(redis: event_stream.Redis) -> None:
     with pytest.raises(asyncio.TimeoutError):
         async with asyncio.timeout(0.1):
             await execute_all(redis, [("BLPOP", "nothing", 1)], 5.0)
@@ -95,8 +97,10 @@ async def test_a_connection_that_redis_closed_is_opened_again(redis: event_strea
     assert await execute_all(redis, [("CLIENT", "ID")], 2.0) != [number]
 
 
-async def test_the_pipeline_does_the_same(redis: event_stream.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a redis-py of another major version, whose internals are not known."""
+async def test_the_pipeline_of_redis_py_gives_the_same_results(
+    redis: event_stream.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is used with another major version of redis-py, whose internals are unknown."""
     commands: list[Command] = [("SET", "one", b"\x00\r\n\xff"), ("GET", "one"), ("INCRBY", "three", 7), ("GET", "none")]
     by_internals = await execute_all(redis, commands, 2.0)
     await redis.delete("one", "three")
@@ -108,7 +112,7 @@ async def test_the_pipeline_does_the_same(redis: event_stream.Redis, monkeypatch
         await execute_all(redis, [("SET", "word", "a"), ("INCR", "word")], 2.0)
 
 
-def test_redis_py_is_the_version_that_this_is_written_for() -> None:
+def test_redis_py_has_the_version_that_redis_batch_supports() -> None:
     """For a new major version: check `redis_batch.py` against it, then raise WRITTEN_FOR and the bound in pyproject.toml."""
     assert redis_batch.INTERNALS_ARE_KNOWN
     bound = re.search(r'"redis\[hiredis\]>=(\d+),<(\d+)"', (Path(__file__).parents[2] / "pyproject.toml").read_text())

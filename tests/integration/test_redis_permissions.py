@@ -1,4 +1,7 @@
-"""Redis as others run it: access lists, renamed commands, replicas, full ones. Relay runs, or the doctor says why not."""
+"""Redis with access lists, renamed commands, as a replica, or full.
+
+Relay runs with it, or the doctor reports why not.
+"""
 
 import subprocess
 import time
@@ -43,8 +46,8 @@ def told(findings: list[Finding]) -> set[tuple[str, str]]:
     return {(finding.check, finding.level) for finding in findings if finding.level != "ok"}
 
 
-async def works(settings: Settings) -> None:
-    """What the API and the worker do with Redis."""
+async def use_redis_as_relay_does(settings: Settings) -> None:
+    """Use Redis as the API and the worker do."""
     redis = event_stream.connect_redis(settings.redis_url)
     try:
         assert await event_stream.append(redis, [(3, Received(NOW_MS, b"{}"))]) == [3]
@@ -85,7 +88,7 @@ async def test_a_user_with_enough_rights_runs_relay(
     settings: Settings, admin: event_stream.Redis, rules: tuple[str, ...], expected: set[tuple[str, str]]
 ) -> None:
     restricted = await as_user(settings, admin, *rules)
-    await works(restricted)
+    await use_redis_as_relay_does(restricted)
     assert told(await check_redis(restricted, NOW_MS)) == expected
 
 
@@ -101,7 +104,7 @@ async def test_a_user_with_enough_rights_runs_relay(
         (("~*", "+@read", "+ping"), "XADD", "Postgres"),
     ],
 )
-async def test_what_is_denied_is_named_with_what_it_costs(
+async def test_a_denied_command_is_reported_with_its_consequence(
     settings: Settings, admin: event_stream.Redis, rules: tuple[str, ...], named: str, consequence: str
 ) -> None:
     findings = await check_redis(await as_user(settings, admin, *rules), NOW_MS)
@@ -110,7 +113,7 @@ async def test_what_is_denied_is_named_with_what_it_costs(
     assert not any("cannot be reached" in finding.fact for finding in findings)
 
 
-async def test_a_wrong_password_is_no_outage(settings: Settings, admin: event_stream.Redis) -> None:
+async def test_a_wrong_password_is_not_reported_as_an_outage(settings: Settings, admin: event_stream.Redis) -> None:
     restricted = await as_user(settings, admin, "~*", "+@all")
     wrong = msgspec.structs.replace(restricted, redis_url=restricted.redis_url.replace(f":{PASSWORD}@", ":wrong@"))
     (finding,) = [each for each in await check_redis(wrong, NOW_MS) if each.level == "error"]
@@ -155,7 +158,7 @@ def _wait_for(client: redis_py.Redis) -> None:
         (("--appendonly", "no"), "redis durability", "error", "can lose acknowledged webhooks"),
     ],
 )
-async def test_other_redis_servers_are_understood(
+async def test_problems_of_other_redis_servers_are_reported(
     settings: Settings, tmp_path: Path, options: tuple[str, ...], check: str, level: str, words: str
 ) -> None:
     with server(tmp_path, *options) as url:
@@ -163,7 +166,7 @@ async def test_other_redis_servers_are_understood(
     assert any((each.check, each.level) == (check, level) and words in each.fact for each in findings), findings
 
 
-async def test_a_replica_is_named_as_one(settings: Settings, tmp_path: Path) -> None:
+async def test_a_replica_is_reported_as_an_error(settings: Settings, tmp_path: Path) -> None:
     with server(tmp_path, "--replicaof", "127.0.0.1", str(free_port())) as url:
         findings = await check_redis(msgspec.structs.replace(settings, redis_url=url), NOW_MS)
     assert any(each.level == "error" and "replica" in each.fact for each in findings)

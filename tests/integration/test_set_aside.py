@@ -1,4 +1,4 @@
-"""Events that were set aside: listed, replayed through the inbox, dismissed."""
+"""Events that were set aside are listed, replayed through the inbox, and dismissed."""
 
 import asyncio
 from typing import Any
@@ -23,7 +23,10 @@ EARLY_MS = (BASE_S - 7200) * 1000
 
 
 async def set_some_aside(conn: Connection, project: CreatedProject, junk: int = 3) -> None:
-    """A meeting that a clock two hours behind took for the future, and bodies that will never be events."""
+    """Set aside a meeting and bodies that will never be events.
+
+    A clock that is two hours behind takes the meeting for a future one.
+    """
     name = livekit_room(project.project_id, "live", "lobby")
     bodies = [*meeting(name, seconds=60), *(b"junk %d" % number for number in range(junk))]
     await fold_batch(conn, 0, [Received(EARLY_MS, one) for one in bodies])
@@ -34,9 +37,7 @@ async def replay_all(conn: Connection, now_ms: int, reason: str | None = None, a
         return await set_aside.replay_all(conn, now_ms, reason, at_once=at_once)
 
 
-async def test_a_replay_folds_what_can_be_folded_by_now_and_sets_the_rest_aside_again(
-    pool: Pool, project: CreatedProject
-) -> None:
+async def test_a_replay_folds_what_it_can_and_sets_the_rest_aside_again(pool: Pool, project: CreatedProject) -> None:
     async with pool.acquire() as conn:
         await set_some_aside(conn, project)
         assert await queries.count_set_aside(conn) == {"from_the_future": 8, "not_an_event": 3}
@@ -59,9 +60,7 @@ async def test_a_replay_of_one_reason_leaves_the_others(pool: Pool, project: Cre
         assert await replay_all(conn, BASE_S * 1000 + HOUR_MS, "no_such_reason") == 0
 
 
-async def test_a_replay_of_more_than_a_chunk_takes_all_and_only_what_was_there(
-    pool: Pool, project: CreatedProject
-) -> None:
+async def test_a_replay_of_several_chunks_takes_each_event_once(pool: Pool, project: CreatedProject) -> None:
     async with pool.acquire() as conn:
         await set_some_aside(conn, project, junk=7)
         assert await replay_all(conn, BASE_S * 1000 + HOUR_MS, at_once=4) == 15
@@ -73,7 +72,7 @@ async def test_a_replay_of_more_than_a_chunk_takes_all_and_only_what_was_there(
         assert await conn.fetchval("SELECT count(*) FROM webhook_inbox") == 7
 
 
-async def test_an_id_that_is_not_there_changes_nothing(pool: Pool, project: CreatedProject) -> None:
+async def test_an_unknown_id_changes_nothing(pool: Pool, project: CreatedProject) -> None:
     async with pool.acquire() as conn:
         await set_some_aside(conn, project)
         known = (await queries.page_of_set_aside(conn))[0].id
@@ -85,7 +84,7 @@ async def test_an_id_that_is_not_there_changes_nothing(pool: Pool, project: Crea
         assert await conn.fetchval("SELECT count(*) FROM webhook_inbox") == 0
 
 
-async def test_two_replays_at_once_queue_each_event_once(pool: Pool, project: CreatedProject) -> None:
+async def test_concurrent_replays_queue_each_event_once(pool: Pool, project: CreatedProject) -> None:
     async with pool.acquire() as conn, pool.acquire() as other:
         await set_some_aside(conn, project)
         counts = await asyncio.gather(replay_all(conn, BASE_S * 1000), replay_all(other, BASE_S * 1000))
@@ -93,7 +92,7 @@ async def test_two_replays_at_once_queue_each_event_once(pool: Pool, project: Cr
         assert await conn.fetchval("SELECT count(*) FROM webhook_inbox") == 11
 
 
-async def test_pages_do_not_shift_while_more_arrives(pool: Pool, project: CreatedProject) -> None:
+async def test_pages_are_stable_while_events_arrive(pool: Pool, project: CreatedProject) -> None:
     async with pool.acquire() as conn:
         await set_some_aside(conn, project)
         first = await queries.page_of_set_aside(conn, limit=5)
@@ -110,7 +109,7 @@ async def test_pages_do_not_shift_while_more_arrives(pool: Pool, project: Create
         ]
 
 
-async def test_the_commands(settings: Settings, pool: Pool, project: CreatedProject) -> None:
+async def test_commands_list_replay_and_dismiss_events(settings: Settings, pool: Pool, project: CreatedProject) -> None:
     async with pool.acquire() as conn:
         await set_some_aside(conn, project)
     listed: Any = relay_json(settings, "events", "set-aside", "--limit", "10")

@@ -1,4 +1,4 @@
-"""What a service and the commands say and do when Postgres is not as they need it: one line for each kind."""
+"""Errors of services and commands if Postgres is not usable: one line for each kind."""
 
 import asyncio
 import logging
@@ -21,7 +21,7 @@ from tests.postgres_servers import PostgresServer, cluster
 
 @pytest.fixture(scope="module")
 def server(short_tmp: Path) -> Iterator[PostgresServer]:
-    """A server with passwords and a role that may do little."""
+    """A server with passwords and a role with few rights."""
     with cluster(short_tmp / "strict", "max_connections=12", "reserved_connections=0") as running:
         running.execute("CREATE ROLE weak LOGIN PASSWORD 'right'")
         running.execute("CREATE ROLE single LOGIN CONNECTION LIMIT 0")
@@ -55,7 +55,7 @@ KINDS: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_each_kind_is_one_line(server: PostgresServer, kind: str) -> None:
+async def test_an_unusable_database_is_reported_in_one_line(server: PostgresServer, kind: str) -> None:
     url, said = KINDS[kind]
     database = parse_database_url(url.format(port=server.port))
     with pytest.raises(DatabaseUnusable) as refused:
@@ -75,7 +75,7 @@ UNREACHABLE: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("kind", UNREACHABLE)
-async def test_what_may_pass_is_waited_for(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unreachable_database_is_waited_for(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     url, said = UNREACHABLE[kind]
     with caplog.at_level(logging.WARNING), pytest.raises(DatabaseUnusable, match="cannot be reached") as refused:
         await _missing_within(parse_database_url(url.format(port=free_port())), wait_s=1.0)
@@ -86,7 +86,7 @@ async def test_what_may_pass_is_waited_for(kind: str, caplog: pytest.LogCaptureF
     ]
 
 
-async def test_no_answer_is_one_line() -> None:
+async def test_a_silent_database_times_out_with_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/relay?connect_timeout=2"
         with pytest.raises(DatabaseUnusable, match="did not answer within 2 s") as refused:
@@ -94,7 +94,7 @@ async def test_no_answer_is_one_line() -> None:
     assert refused.value.passing
 
 
-async def test_a_server_that_comes_up_is_found(server: PostgresServer) -> None:
+async def test_a_database_that_starts_later_is_found(server: PostgresServer) -> None:
     port = free_port()
     late = parse_database_url(f"postgresql://postgres@127.0.0.1:{port}/relay")
     waiting = asyncio.create_task(_missing_within(late, wait_s=30.0))
@@ -114,7 +114,9 @@ async def test_a_server_that_comes_up_is_found(server: PostgresServer) -> None:
 
 
 @pytest.mark.parametrize("command", [["migrate"], ["projects", "list"], ["doctor", "--json"]])
-def test_commands_say_it_in_one_line(server: PostgresServer, settings: Settings, command: list[str]) -> None:
+def test_commands_report_a_database_error_without_traceback(
+    server: PostgresServer, settings: Settings, command: list[str]
+) -> None:
     url = f"postgresql://weak:wrong@127.0.0.1:{server.port}/relay"
     done = subprocess.run(
         [sys.executable, "-m", "services.cli.main", *command],

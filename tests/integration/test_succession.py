@@ -1,4 +1,7 @@
-"""A newer room of the same name proves the older one over (scenario 16), in any order, up to its last sign of life."""
+"""A newer room of the same name ends the sessions of the older room (scenario 16).
+
+They end at their last sign of life, in any order of events.
+"""
 
 import itertools
 from collections.abc import AsyncIterator
@@ -33,7 +36,7 @@ async def fold(pool: Pool, *batches: list[bytes]) -> None:
 
 
 async def sessions(pool: Pool) -> dict[str, Session]:
-    """(start, end, ended by) by sid; seconds after T."""
+    """Return (start, end, ended by) by sid, in seconds after T."""
     async with pool.acquire() as conn:
         rows = await conn.fetch("SELECT sid, started_ms, ended_ms, ended_by FROM session ORDER BY sid")
     return {row["sid"]: (_since(row["started_ms"]), _since(row["ended_ms"]), row["ended_by"]) for row in rows}
@@ -60,7 +63,7 @@ def published(name: str, number: int, at_s: int) -> bytes:
 
 @pytest.fixture(autouse=True)
 async def proven(pool: Pool) -> AsyncIterator[None]:
-    """Whatever the order was, the kept events prove the result."""
+    """Verify that the kept events prove the result, whatever their order was."""
     yield
     async with pool.acquire() as conn:
         assert [wrong.difference async for wrong in verify(conn, None, Checked(), lambda _: None)] == []
@@ -75,8 +78,13 @@ async def rollup(pool: Pool) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
-async def test_any_order_ends_the_same(pool: Pool, project: CreatedProject, order: tuple[int, ...]) -> None:
-    """LiveKit crashed in a call: no `left`, no `room_finished`; the next morning the room is opened under a new sid."""
+async def test_older_rooms_end_at_their_last_sign_in_any_order_of_events(
+    pool: Pool, project: CreatedProject, order: tuple[int, ...]
+) -> None:
+    """LiveKit crashed in a call: no `left`, no `room_finished`.
+
+    The next morning the room is created under a new sid.
+    """
     name = livekit_room(project.project_id, "live", "lobby")
     events = [joined(name, 1, T), published(name, 1, T + 600), joined(name, 2, T + 30_000), joined(name, 3, T + 60_000)]
     await fold(pool, *([events[index]] for index in order))
@@ -89,7 +97,7 @@ async def test_any_order_ends_the_same(pool: Pool, project: CreatedProject, orde
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
-async def test_two_created_at_once_are_over_together(
+async def test_rooms_created_in_the_same_second_end_together(
     pool: Pool, project: CreatedProject, order: tuple[int, ...]
 ) -> None:
     """Two rooms of one name created in the same second end together.
@@ -111,8 +119,13 @@ async def test_two_created_at_once_are_over_together(
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
-async def test_a_room_without_its_name_is_none(pool: Pool, project: CreatedProject, order: tuple[int, ...]) -> None:
-    """LiveKit tells it always. If not, it must not matter whether the named room was known when the next one was created."""
+async def test_an_event_without_the_rooms_name_is_ignored(
+    pool: Pool, project: CreatedProject, order: tuple[int, ...]
+) -> None:
+    """LiveKit always sends the name.
+
+    If not, it must not matter whether the named room was known when the next one was created.
+    """
     name = livekit_room(project.project_id, "live", "lobby")
     unnamed = {"sid": "RM_1", "creationTime": str(T)}
     events = [bodies.body("room_started", "EV_u", T, room=unnamed), joined(name, 1, T), joined(name, 2, T + 30_000)]
@@ -120,7 +133,7 @@ async def test_a_room_without_its_name_is_none(pool: Pool, project: CreatedProje
     assert (await sessions(pool))["PA_1"] == (0, 1, "reconciled")
 
 
-async def test_the_next_room_is_known_and_named_again_without_its_creation(pool: Pool, project: CreatedProject) -> None:
+async def test_a_creation_time_later_than_its_event_is_ignored(pool: Pool, project: CreatedProject) -> None:
     """The clocks of LiveKit's nodes differ: the creation time of a room is ignored if it is seconds after its event."""
     name = livekit_room(project.project_id, "live", "lobby")
     early = bodies.body("room_started", "EV_e", T + 29_000, room=bodies.room(name, "RM_2", T + 30_000))
@@ -128,7 +141,7 @@ async def test_the_next_room_is_known_and_named_again_without_its_creation(pool:
     assert (await sessions(pool))["PA_1"] == (0, 1, "reconciled")
 
 
-async def test_in_one_batch_and_repeated(pool: Pool, project: CreatedProject) -> None:
+async def test_events_in_one_batch_and_repeated_give_the_same_end(pool: Pool, project: CreatedProject) -> None:
     name = livekit_room(project.project_id, "live", "lobby")
     events = [joined(name, 2, T + 30_000), joined(name, 1, T), published(name, 1, T + 600)]
     await fold(pool, events, events, events[::-1])
@@ -136,7 +149,7 @@ async def test_in_one_batch_and_repeated(pool: Pool, project: CreatedProject) ->
     assert await rollup(pool) == (600_000, 0, 600_000)
 
 
-async def test_what_livekit_last_confirmed_counts_and_is_kept_as_an_event(pool: Pool, project: CreatedProject) -> None:
+async def test_the_last_confirmation_counts_and_is_kept_as_an_event(pool: Pool, project: CreatedProject) -> None:
     name = livekit_room(project.project_id, "live", "lobby")
     await fold(pool, [joined(name, 1, T)])
     async with pool.acquire() as conn:
@@ -145,14 +158,14 @@ async def test_what_livekit_last_confirmed_counts_and_is_kept_as_an_event(pool: 
     assert (await sessions(pool))["PA_1"] == (0, 7200, "reconciled")
     async with pool.acquire() as conn:
         kept = await conn.fetch("SELECT body FROM event WHERE name = 'relay_participant_gone'")
-    # From the kept events alone the same comes out: that is what makes it provable.
+    # The kept events alone give the same result, so it can be proven.
     assert len(kept) == 1
     seen = observe(decode_kept_event(kept[0]["body"]), (T + 30_001) * 1000).session
     assert seen is not None
     assert (seen.sid, seen.sighted_ms, seen.gone_ms) == ("PA_1", (T + 7200) * 1000, None)
 
 
-async def test_a_real_leave_overrides(pool: Pool, project: CreatedProject) -> None:
+async def test_a_real_leave_overrides_the_inferred_end(pool: Pool, project: CreatedProject) -> None:
     name = livekit_room(project.project_id, "live", "lobby")
     await fold(pool, [joined(name, 1, T)], [joined(name, 2, T + 30_000)])
     who = bodies.participant("PA_1", "ada", T * 1000)
@@ -162,7 +175,7 @@ async def test_a_real_leave_overrides(pool: Pool, project: CreatedProject) -> No
     assert await rollup(pool) == (900_000, 0, 0)
 
 
-async def test_other_names_modes_and_the_same_sid_prove_nothing(pool: Pool, project: CreatedProject) -> None:
+async def test_other_rooms_other_modes_and_the_same_sid_end_no_session(pool: Pool, project: CreatedProject) -> None:
     name = livekit_room(project.project_id, "live", "lobby")
     await fold(pool, [joined(name, 1, T)])
     await fold(pool, [joined(livekit_room(project.project_id, "live", "lobby2"), 2, T + 30_000)])
