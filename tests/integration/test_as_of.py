@@ -97,7 +97,7 @@ async def test_a_shared_reading_of_redis_never_makes_as_of_newer(
 
 
 async def test_requests_share_one_wait_for_a_hanging_redis(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes two seconds until the time-out. Usage is answered without Redis meanwhile."""
+    """The time-out for Redis is two seconds. Meanwhile usage is answered without Redis."""
     looks, given_up = 0, asyncio.Event()
 
     async def hang(_redis: event_stream.Redis) -> int | None:

@@ -38,7 +38,7 @@ def signed_head(length: int) -> bytes:
 
 
 class Talk(NamedTuple):
-    """One connection."""
+    """A plain TCP connection to the API."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter

@@ -57,7 +57,7 @@ def fill(database: DatabaseUrl) -> None:
 
 
 def rows(database: DatabaseUrl) -> dict[str, list[Any]]:
-    """Every row of every table that is not yoyo's."""
+    """Return every row of every table that is not yoyo's."""
     with psycopg.connect(database.dsn) as conn:
         tables = conn.execute(
             "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
@@ -73,7 +73,10 @@ def marks(database: DatabaseUrl) -> set[str]:
 
 
 def dumped(database: DatabaseUrl) -> str:
-    """The schema as pg_dump writes it: columns and their order, constraints, indexes, triggers, functions, options."""
+    """Return the schema as pg_dump writes it.
+
+    It holds columns and their order, constraints, indexes, triggers, functions and options.
+    """
     command = [
         str(_postgres_binaries() / "pg_dump"),
         "--schema-only",

@@ -231,7 +231,7 @@ async def test_erasing_in_an_unknown_project_is_an_error(pool: Pool) -> None:
 
 
 async def test_a_failed_erasure_changes_nothing(pool: Pool, settings: Settings) -> None:
-    """A pseudonym is random: after half an erasure, the next one would leave two pseudonyms."""
+    """A pseudonym is random: after half an erasure, the next one would create a second pseudonym."""
     project_id = (await create_project(settings.database, "one")).project_id
     room = {"sid": "RM_1", "name": livekit_room(project_id, "live", "lobby")}
     at_s = time.time_ns() // 1_000_000_000 - 600

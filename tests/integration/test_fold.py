@@ -275,7 +275,7 @@ async def test_the_inbox_is_folded_once(pool: Pool, project: CreatedProject) -> 
 
 
 async def test_unstorable_events_do_not_block_the_inbox(pool: Pool, project: CreatedProject) -> None:
-    """Such an event gets there while Redis is unreachable, and with every replay."""
+    """An event reaches the inbox while Redis is unreachable, and with every replay."""
     name = livekit_room(project.project_id, "live", "lobby")
     ada = participant("PA_x", "ada", BASE_S * 1000)
     bad = body("participant_joined", "EV_b4\0", BASE_S, room=room(name), participant=ada)

@@ -70,7 +70,7 @@ NO_KEY = {
 async def test_an_unauthenticated_request_is_refused_before_its_body(
     settings: Settings, own_protocol: bool, size: int
 ) -> None:
-    """Both protocols refuse it at any size. The connection stays usable when the body arrives later."""
+    """Both protocols refuse a body of any size. The connection stays usable when the body arrives later."""
     cases = [(WEBHOOKS, code, headers) for code, headers in FORGED.items()]
     cases += [(path, code, headers) for code, headers in NO_KEY.items() for path in (TOKENS, "/v1/rooms")]
     async with serving(settings, own_protocol=own_protocol) as url:
@@ -291,7 +291,7 @@ async def test_a_known_key_passes_a_full_budget_of_unknown_clients(settings: Set
 
 
 async def test_a_key_counts_for_its_own_request_only(settings: Settings, project: CreatedProject) -> None:
-    """A proxy sends the requests of many clients over one connection."""
+    """A proxy may send the requests of many clients over one connection."""
     async with guarded(settings, SMALL) as (url, _, guard), connected(url) as wire:
         for before in (get(KEYS, key_of(project)), get("/healthz", {})):
             wire.writer.write(before)

@@ -165,7 +165,7 @@ async def test_every_answer_has_a_unique_request_id(url: str) -> None:
 async def test_pipelined_answers_keep_the_order_of_the_requests(
     url: str, project: CreatedProject, signed: Signed, asked: list[str]
 ) -> None:
-    """All are sent in one piece. Requests behind one that waits for Redis wait too, on either path."""
+    """The requests are sent in one piece. Those behind one that waits for Redis wait too, on either path."""
     key = key_of(project)
     event = request(WEBHOOKS, signed(b'{"event":"x"}'), b'{"event":"x"}')
     token = request(TOKENS, key, GOOD)
@@ -248,7 +248,7 @@ async def test_a_disconnected_client_does_not_affect_other_answers(url: str, sig
 async def test_answers_wait_for_a_client_that_does_not_read(
     url: str, project: CreatedProject, asked: list[str]
 ) -> None:
-    """Its answers would fill the memory. Above the high-water mark of the transport they wait."""
+    """Unread answers would fill the memory. Above the high-water mark of the transport, answers wait."""
     large = b'{"room":"lobby","identity":"ada","metadata":"%b"}' % (b"x" * 60_000)
     async with connected(url) as wire:
         wire.writer.write(request(TOKENS, key_of(project), GOOD))  # the key is cached from now on

@@ -18,7 +18,7 @@ DAY = timedelta(days=1)
 
 
 async def made(conn: Connection, project: CreatedProject, name: str = "server", **extra: object) -> NewKey:
-    return await keys.create_key(conn, project.project_id, "live", "secret", name, NOW, **extra)  # type: ignore[arg-type]  # handed on
+    return await keys.create_key(conn, project.project_id, "live", "secret", name, NOW, **extra)  # type: ignore[arg-type]  # passed on
 
 
 async def test_a_key_is_shown_by_its_prefix_and_last_four(pool: Pool, project: CreatedProject) -> None:

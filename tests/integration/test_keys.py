@@ -48,7 +48,7 @@ class ShiftedClock(SystemClock):
 class Harness:
     def __init__(self, settings: Settings, pool: Pool) -> None:
         self.pool, self.clock = CountingPool(pool), ShiftedClock()
-        self.keys = KeyStore(settings.database, self.pool, self.clock)  # type: ignore[arg-type]  # the part of a pool it uses
+        self.keys = KeyStore(settings.database, self.pool, self.clock)  # type: ignore[arg-type]  # a stand-in for the pool
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ async def test_a_stopping_process_writes_the_last_use_of_keys(settings: Settings
 
 async def test_last_use_is_written_once_per_minute(pool: Pool, settings: Settings, project: CreatedProject) -> None:
     counting, clock = CountingPool(pool), ShiftedClock()
-    last_used = LastUsed(counting, clock)  # type: ignore[arg-type]  # the part of a pool it uses
+    last_used = LastUsed(counting, clock)  # type: ignore[arg-type]  # a stand-in for the pool
     key_id = (await secret_key(settings, project)).key_id
     minute = clock.now_ms() // MINUTE_MS * MINUTE_MS
     for second in range(5):
@@ -58,7 +58,7 @@ async def test_a_failed_write_is_retried_and_dropped_after_a_while(
     pool: Pool, settings: Settings, project: CreatedProject
 ) -> None:
     counting, clock = CountingPool(pool), ShiftedClock()
-    last_used = LastUsed(counting, clock)  # type: ignore[arg-type]  # the part of a pool it uses
+    last_used = LastUsed(counting, clock)  # type: ignore[arg-type]  # a stand-in for the pool
     key_id = (await secret_key(settings, project)).key_id
     now_ms = clock.now_ms()
     last_used.seen = {key_id: now_ms, "of-no-key": now_ms}

@@ -106,7 +106,7 @@ async def test_a_killed_run_is_repeated_soon(settings: Settings, context: JobCon
     counted.go_on.set()
 
     async def looked() -> bool:
-        # The server notices the end of a connection in its own time.
+        # The server notices the end of a connection after a moment.
         return await run_if_due(job, context) > LOOK_AGAIN_S
 
     await until(looked)

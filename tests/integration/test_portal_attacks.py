@@ -21,7 +21,10 @@ NewBrowser = Callable[[str], Browser]
 
 @pytest.fixture
 async def browser_at(settings: Settings) -> AsyncIterator[NewBrowser]:
-    """Creates browsers with different client addresses: the proxy on this machine is trusted."""
+    """Return a function that opens a browser with a client address.
+
+    The proxy on this machine is trusted.
+    """
     async with serving(settings) as url:
         opened: list[Browser] = []
 

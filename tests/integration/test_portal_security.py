@@ -374,7 +374,7 @@ Signed = Callable[[bytes], dict[str, str]]
 
 
 async def test_text_written_by_others_is_escaped(stage: Stage, settings: Settings, signed: Signed) -> None:
-    """Participants choose room names, identities and their names. Members name projects, keys and accounts."""
+    """Participants choose room names, identities and names. Members name projects, keys and accounts."""
     name = f"p_{stage.project}__{SCRIPT}"
     for number, event in enumerate(("participant_joined", "track_published")):
         body = msgspec.json.encode(

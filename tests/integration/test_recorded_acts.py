@@ -127,7 +127,7 @@ async def test_erasing_an_identity_changes_its_audit_log_entries(
     api: httpx.AsyncClient, pool: Pool, project: CreatedProject, livekit: FakeLiveKit
 ) -> None:
     livekit.add_participant(livekit_room(project.project_id, "live", "lobby"), "ada")
-    for _ in range(2):  # removed, and not found
+    for _ in range(2):  # the first call removes ada, the second finds nobody
         await api.delete("/v1/rooms/lobby/participants/ada", headers=key_of(project))
     async with pool.acquire() as conn, conn.transaction():
         erased = await erase_identity(conn, project.project_id, "ada")

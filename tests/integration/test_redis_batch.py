@@ -113,7 +113,10 @@ async def test_the_pipeline_of_redis_py_gives_the_same_results(
 
 
 def test_redis_py_has_the_version_that_redis_batch_supports() -> None:
-    """For a new major version: check `redis_batch.py` against it, then raise WRITTEN_FOR and the bound in pyproject.toml."""
+    """The internals that redis_batch.py uses are those of the installed redis-py.
+
+    For a new major version: check `redis_batch.py` against it, then raise WRITTEN_FOR and the bound in pyproject.toml.
+    """
     assert redis_batch.INTERNALS_ARE_KNOWN
     bound = re.search(r'"redis\[hiredis\]>=(\d+),<(\d+)"', (Path(__file__).parents[2] / "pyproject.toml").read_text())
     assert bound is not None

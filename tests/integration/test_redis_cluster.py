@@ -48,7 +48,7 @@ async def test_one_append_reaches_partitions_on_all_nodes(clustered: Settings, p
             await event_stream.silence_bell(streams, partition)
             await event_stream.acknowledge(streams, partition, [entry_id for entry_id, _ in batch])
         assert await event_stream.unfolded(streams) == []
-        sizes = [await streams.dbsize(target_nodes=node) for node in streams.get_primaries()]  # type: ignore[attr-defined] # a cluster's
+        sizes = [await streams.dbsize(target_nodes=node) for node in streams.get_primaries()]  # type: ignore[attr-defined]  # of a cluster client
         assert all(sizes), sizes
     finally:
         await streams.aclose()

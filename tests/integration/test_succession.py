@@ -134,7 +134,10 @@ async def test_an_event_without_the_rooms_name_is_ignored(
 
 
 async def test_a_creation_time_later_than_its_event_is_ignored(pool: Pool, project: CreatedProject) -> None:
-    """The clocks of LiveKit's nodes differ: the creation time of a room is ignored if it is seconds after its event."""
+    """A creation time that is seconds after its event is ignored.
+
+    The clocks of LiveKit's nodes differ.
+    """
     name = livekit_room(project.project_id, "live", "lobby")
     early = bodies.body("room_started", "EV_e", T + 29_000, room=bodies.room(name, "RM_2", T + 30_000))
     await fold(pool, [joined(name, 2, T + 30_000)], [early, joined(name, 1, T)])

@@ -122,7 +122,7 @@ async def _calls_until_readable(client: socket.socket, calls: list[int]) -> int:
 async def test_few_bodies_are_read_in_one_turn_of_the_loop(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, path: str, headers: dict[str, str]
 ) -> None:
-    """Refused bodies too: they are read and thrown away, so that the client sees its answer."""
+    """Refused bodies count too: the server reads and discards them, so that the client sees its answer."""
     loop, turn, size, reads = asyncio.get_running_loop(), 0, 0, Counter[int]()
     begun: set[int] = set()
     whole = GuardedProtocol.data_received
@@ -154,7 +154,7 @@ async def test_few_bodies_are_read_in_one_turn_of_the_loop(
             each.close()
         await until(lambda: not running.server_state.connections)
         done = True
-    assert 0 < max(reads.values()) <= 5  # four, and one whose turn the test's own counter splits
+    assert 0 < max(reads.values()) <= 5  # four, and one if the test's own counter splits a turn
 
 
 def _send(client: socket.socket, said: bytes) -> None:
