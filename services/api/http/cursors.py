@@ -1,7 +1,7 @@
-"""Cursors of pages: opaque to clients, and valid only for the request they came from.
+"""Encode and decode page cursors, which are opaque and valid only for the request they came from.
 
-A cursor holds the row of one's own project at which the next page begins. That needs no protection, so a cursor is not signed.
-It is checked, and a malformed cursor or one of another request is refused.
+A cursor holds the position in the client's own project at which the next page begins. That is not a secret, so a cursor is not
+signed. A malformed cursor, or one of another request, is refused.
 """
 
 import base64
@@ -25,13 +25,13 @@ NextCursor = Annotated[
 
 
 def write_cursor(request: Sequence[Any], position: Sequence[Any]) -> str:
-    """Write a cursor for ``position``. The next request must have ``request`` in common with this one."""
+    """Return a cursor for ``position``. It is valid only with the same values of ``request``."""
     body = msgspec.json.encode([crc32(msgspec.json.encode(request)), *position])
     return base64.urlsafe_b64encode(body).rstrip(b"=").decode()
 
 
 def read_cursor(cursor: str | None, request: Sequence[Any], types: Sequence[type]) -> Any:
-    """Read the position in a cursor. None without a cursor. Raises ``InvalidRequest``."""
+    """Return the position in a cursor, or None without a cursor. Raises ``InvalidRequest``."""
     if cursor is None:
         return None
     refused = InvalidRequest("`cursor` belongs to another request. Start again without it.", "cursor", "invalid_cursor")
@@ -44,7 +44,7 @@ def read_cursor(cursor: str | None, request: Sequence[Any], types: Sequence[type
         raise refused from None
     if check != crc32(msgspec.json.encode(request)) or [type(part) for part in position] != list(types):
         raise refused
-    # Postgres has no NUL in text and no larger bigint, so no row has such a position.
+    # Postgres allows no NUL in text and no larger bigint, so no row has such a position.
     if any("\0" in part if isinstance(part, str) else not -(1 << 62) < part < 1 << 62 for part in position):
         raise refused
     return tuple(position)

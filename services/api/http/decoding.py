@@ -1,4 +1,4 @@
-"""Decodes request bodies and explains in plain words which field is wrong."""
+"""Decode request bodies, with error messages that name the wrong field."""
 
 import re
 from typing import TypeVar
@@ -46,7 +46,7 @@ def _explain(message: str) -> InvalidRequest:
 
 
 def in_words(param: str, text: str) -> str:
-    """Explain what is wrong with ``param``. ``text`` is msgspec's message without its path."""
+    """Return what is wrong with ``param`` as a sentence. ``text``: msgspec's message without its path."""
     if "matching regex" in text:
         words = next((words for pattern, words in IN_WORDS.items() if text.endswith(repr(pattern))), None)
         return f"`{param}` has the wrong form." if words is None else f"`{param}` must be {words}."
@@ -54,6 +54,6 @@ def in_words(param: str, text: str) -> str:
 
 
 def _sentence(text: object) -> str:
-    """msgspec's message as the second part of a sentence."""
+    """Return msgspec's message as the second part of a sentence."""
     words = str(text).rstrip(".")
     return f"{words[:1].lower()}{words[1:]}."

@@ -1,8 +1,7 @@
-"""`Idempotency-Key`: a creating request that a client repeats, because it lost the answer, is carried out once.
+"""Carry out a creating request once, even if the client repeats it with the same `Idempotency-Key`.
 
-Answers are stored in Postgres, not in Redis. There the answer is committed together with what it created, so no crash can
-separate the two, and the guarantee holds while Redis is down. Only successes are stored: a failed request changed nothing and
-can be repeated with the same key.
+Answers are stored in Postgres, not in Redis: an answer is committed together with what it created, and the guarantee holds
+while Redis is down. Only successes are stored. A failed request changed nothing and can be repeated with the same key.
 """
 
 import logging
@@ -26,7 +25,7 @@ log = logging.getLogger("relay.api")
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotent-Replayed"
 KEPT_MS = queries.KEPT_MS
-# Longer than any request may take: the process of an older attempt has died.
+# Longer than any request may take, so the process of an older attempt has died.
 ABANDONED_MS = MINUTE_MS
 _MAX_LENGTH = 255
 
@@ -45,7 +44,7 @@ IDEMPOTENT: Final[dict[str, Any]] = {
 }
 IDEMPOTENT_ERRORS: Final = ("attempt_under_way", "idempotency_key_reused")
 
-_AWAY = (*UNAVAILABLE, asyncpg.PostgresError)
+_STORE_ERRORS = (*UNAVAILABLE, asyncpg.PostgresError)
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -53,9 +52,9 @@ T = TypeVar("T", bound=msgspec.Struct)
 def attempt_of(
     request: Request[Any, Any, Any], project_id: str, mode: Mode, data: msgspec.Struct | None
 ) -> Attempt | None:
-    """Read the header of a request. None without it. Raises ``InvalidRequest``.
+    """Return the attempt that the header of a request describes, or None without it.
 
-    Bodies are compared as decoded: spaces and the order of fields do not matter.
+    Raises ``InvalidRequest``. Decoded bodies are compared: spaces and the order of fields do not matter.
     """
     given = request.headers.get(HEADER)
     if given is None:
@@ -92,7 +91,7 @@ async def once(pool: Pool, attempt: Attempt | None, now_ms: int, perform: Callab
     try:
         async with borrowed(pool) as conn:
             await queries.end(conn, attempt, now_ms, 201, msgspec.json.encode(made), None)
-    except _AWAY as error:
+    except _STORE_ERRORS as error:
         log.warning("idempotency: the answer to %s was not stored (%s)", attempt.endpoint, type(error).__name__)
     return Response(made, status_code=201)
 
@@ -122,11 +121,11 @@ async def once_committed(
                 body = None if shown_once else msgspec.json.encode(made)
                 await queries.end(conn, attempt, now_ms, 201, body, shown_once and shown_once(made))
     except Exception as error:
-        # The connection is back in the pool by now. If every failed request held one while it waited for a second, none would
-        # get one. A commit with an unknown outcome is safe: an attempt that has its answer is not given up.
+        # The connection is back in the pool here. If every failed request held one connection while it waited for another, the
+        # pool could deadlock. A commit with an unknown outcome is safe: an attempt with a stored answer is not given up.
         if attempt is not None:
             await _give_up(pool, attempt, now_ms)
-        if isinstance(error, _AWAY):
+        if isinstance(error, _STORE_ERRORS):
             raise _unavailable() from error
         raise
     return Response(made, status_code=201)
@@ -141,26 +140,26 @@ async def _begin(pool: Pool, attempt: Attempt, now_ms: int) -> Response[T] | Non
     forgotten_ms, abandoned_ms = now_ms - KEPT_MS, now_ms - ABANDONED_MS
     try:
         async with borrowed(pool) as conn:
-            for _ in range(3):  # a second time only if the row vanished between the two statements
+            for _ in range(3):  # again only if the row disappeared between the two statements
                 if await queries.begin(conn, attempt, now_ms, forgotten_ms=forgotten_ms, abandoned_ms=abandoned_ms):
                     return None
-                known = await queries.earlier(conn, attempt)
-                if known is not None:
-                    return _replayed(attempt, known)
-    except _AWAY as error:
+                earlier = await queries.earlier(conn, attempt)
+                if earlier is not None:
+                    return _replayed(attempt, earlier)
+    except _STORE_ERRORS as error:
         raise _unavailable() from error
     raise AttemptUnderWay
 
 
-def _replayed(attempt: Attempt, known: Earlier) -> Response[T]:
-    if known.request_digest != attempt.request_digest:
+def _replayed(attempt: Attempt, earlier: Earlier) -> Response[T]:
+    if earlier.request_digest != attempt.request_digest:
         raise IdempotencyKeyReused
-    if known.status is None:
+    if earlier.status is None:
         raise AttemptUnderWay
-    if known.shown_once is not None:
-        raise ShownOnce(known.shown_once)
+    if earlier.shown_once is not None:
+        raise ShownOnce(earlier.shown_once)
     return Response(
-        cast("T", known.body), status_code=known.status, media_type="application/json", headers={REPLAYED: "true"}
+        cast("T", earlier.body), status_code=earlier.status, media_type="application/json", headers={REPLAYED: "true"}
     )
 
 
@@ -168,7 +167,7 @@ async def _give_up(pool: Pool, attempt: Attempt, now_ms: int) -> None:
     try:
         async with borrowed(pool) as conn:
             await queries.give_up(conn, attempt, now_ms)
-    except _AWAY:
+    except _STORE_ERRORS:
         log.warning(
             "idempotency: %s can be repeated with its key only after a minute, because Postgres is unreachable",
             attempt.endpoint,

@@ -1,4 +1,4 @@
-"""Builds the OpenAPI 3.1 document from what the routes declare.
+"""Build the OpenAPI 3.1 document from what the routes declare.
 
 Paths and parameters come from Litestar. Schemas, limits and descriptions come from the msgspec structs that decode the requests
 and encode the answers. Error answers come from ``problem_codes``: every route gets those of its kind, and names further ones::
@@ -35,7 +35,7 @@ _KEY_ERRORS = (
     "publishable_key", "store_unavailable", "unknown_field", "rate_limited", "too_many_unknown_keys",
 )  # fmt: skip
 _BODY_ERRORS = ("invalid_json", "invalid_request", "missing_field", "payload_too_large", "unsupported_media_type")
-# Absent if the instance has no limits, or could not count the request.
+# These headers are absent if the instance has no limits or could not count the request.
 _RATE_HEADERS = {
     "RateLimit-Limit": "Requests per minute. The headers describe the limit that is nearest to being reached.",
     "RateLimit-Remaining": "Requests left in this minute.",
@@ -65,7 +65,7 @@ def described(
     answer_headers: dict[str, str] | None = None,
     request_headers: dict[str, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Describe, for a route's ``opt``, what its signature cannot say.
+    """Return a route's ``opt``: the parts of its description that are not in its signature.
 
     ``errors``: codes beyond those that every route of its kind can answer. ``example``: an example of the request.
     ``at_least_one``: the request needs at least one field. ``takes``: media type of the request. ``answers``: type of the
@@ -92,8 +92,8 @@ def described(
 
 
 def build_document(handlers: Iterable[ControllerRouterHandler], dependencies: Any, api_url: str) -> dict[str, Any]:
-    """Build the document of these routes, as JSON values."""
-    # A second application that is never served. In the served one, Litestar would publish its own pages, which load from a CDN.
+    """Return the document of these routes, as JSON values."""
+    # This application is never served. In the served one, Litestar would publish its own pages, which load from a CDN.
     app = Litestar(
         route_handlers=list(handlers),
         dependencies=dependencies,
@@ -116,7 +116,7 @@ def build_document(handlers: Iterable[ControllerRouterHandler], dependencies: An
     for operation, handler in operations:
         _refine(operation, handler, {id(kind): schema for kind, schema in zip(types, schemas, strict=True)})
     for _, handler in operations:
-        if _said_of(handler)["at_least_one"]:
+        if _description_of(handler)["at_least_one"]:
             components[handler.parsed_fn_signature.parameters["data"].annotation.__name__]["minProperties"] = 1
     document["components"]["schemas"] = {
         name: finished(with_present_fields(schema)) for name, schema in sorted(components.items())
@@ -156,9 +156,9 @@ def _config(api_url: str) -> OpenAPIConfig:
     )
 
 
-def _said_of(handler: HTTPRouteHandler) -> dict[str, Any]:
-    said: dict[str, Any] = handler.opt.get("described") or described()["described"]
-    return said
+def _description_of(handler: HTTPRouteHandler) -> dict[str, Any]:
+    description: dict[str, Any] = handler.opt.get("described") or described()["described"]
+    return description
 
 
 def _body_type(handler: HTTPRouteHandler) -> Any:
@@ -167,7 +167,7 @@ def _body_type(handler: HTTPRouteHandler) -> Any:
 
 
 def _answer_type(handler: HTTPRouteHandler) -> Any:
-    if (answers := _said_of(handler)["answers"]) is not None:
+    if (answers := _description_of(handler)["answers"]) is not None:
         return answers
     field: FieldDefinition = handler.parsed_fn_signature.return_type
     if field.is_subclass_of(Response):
@@ -176,34 +176,37 @@ def _answer_type(handler: HTTPRouteHandler) -> Any:
 
 
 def _refine(operation: dict[str, Any], handler: HTTPRouteHandler, schema_of: dict[int, Any]) -> None:
-    """Add what Litestar cannot know: exact schemas, error answers, headers, examples."""
-    said = _said_of(handler)
+    """Add what Litestar does not generate: exact schemas, error answers, headers and examples."""
+    description = _description_of(handler)
     operation.pop("deprecated", None)
-    _refine_parameters(operation, handler, said)
+    _refine_parameters(operation, handler, description)
     body = _body_type(handler)
-    if body is not None or said["takes"] != "application/json":
+    if body is not None or description["takes"] != "application/json":
         content: dict[str, Any] = {"schema": {"type": "object"} if body is None else schema_of[id(body)]}
-        if said["example"] is not None:
-            content["example"] = said["example"]
-        operation["requestBody"] = {"required": True, "content": {said["takes"]: content}}
+        if description["example"] is not None:
+            content["example"] = description["example"]
+        operation["requestBody"] = {"required": True, "content": {description["takes"]: content}}
     success = operation["responses"].pop(str(handler.status_code))
     answer = _answer_type(handler)
     limited = _RATE_HEADERS if {"secretKey": []} in operation.get("security", []) else {}
     success["description"] = HTTPStatus(handler.status_code).phrase
-    success["headers"] = _headers({**limited, **said["answer_headers"]})
+    success["headers"] = _headers({**limited, **description["answer_headers"]})
     if answer is not None:
         success["content"] = {"application/json": {"schema": schema_of[id(answer)]}}
-    for media_type, example in said["also_answers"].items():
+    for media_type, example in description["also_answers"].items():
         success.setdefault("content", {})[media_type] = {"schema": {"type": "string"}, "example": example}
     operation["responses"] = {
         str(handler.status_code): success,
-        **{str(status): {**success, "description": HTTPStatus(status).phrase} for status in said["also_statuses"]},
-        **_error_answers(_codes_of(operation, said, body is not None)),
+        **{
+            str(status): {**success, "description": HTTPStatus(status).phrase}
+            for status in description["also_statuses"]
+        },
+        **_error_answers(_codes_of(operation, description, body is not None)),
     }
 
 
-def _codes_of(operation: dict[str, Any], said: dict[str, Any], has_body: bool) -> list[str]:
-    codes = list(said["errors"])
+def _codes_of(operation: dict[str, Any], description: dict[str, Any], has_body: bool) -> list[str]:
+    codes = list(description["errors"])
     if {"secretKey": []} in operation.get("security", []):
         codes += _KEY_ERRORS
     if has_body:
@@ -213,7 +216,7 @@ def _codes_of(operation: dict[str, Any], said: dict[str, Any], has_body: bool) -
     return list(dict.fromkeys([*codes, "internal_error"]))
 
 
-def _refine_parameters(operation: dict[str, Any], handler: HTTPRouteHandler, said: dict[str, Any]) -> None:
+def _refine_parameters(operation: dict[str, Any], handler: HTTPRouteHandler, description: dict[str, Any]) -> None:
     for parameter in operation.get("parameters", []):
         for noise in ("deprecated", "allowEmptyValue", "allowReserved"):
             parameter.pop(noise, None)
@@ -226,7 +229,7 @@ def _refine_parameters(operation: dict[str, Any], handler: HTTPRouteHandler, sai
         parameter = {"name": name, "in": "query", "required": False, "schema": finished(schema)}
         move_description(parameter)
         operation.setdefault("parameters", []).append(parameter)
-    for name, fields in said["request_headers"].items():
+    for name, fields in description["request_headers"].items():
         operation.setdefault("parameters", []).append({"name": name, "in": "header", "required": False, **fields})
 
 

@@ -1,10 +1,13 @@
-"""Rewrites msgspec's JSON schemas into the form that client generators read best."""
+"""Rewrite msgspec's JSON schemas into the form that client generators support best."""
 
 from typing import Any
 
 
 def with_present_fields(schema: dict[str, Any]) -> dict[str, Any]:
-    """Mark the fields of an answer that are always present: also those with a default other than UNSET."""
+    """Mark as required the fields of an answer that are always present.
+
+    These are the fields without a default and those whose default is not UNSET.
+    """
     if schema.get("additionalProperties") is False or "properties" not in schema:
         return schema
     always = [
@@ -20,26 +23,26 @@ def with_present_fields(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def finished(schema: Any) -> Any:
-    """Write a schema as client generators read it best.
+    """Return a schema in the form that client generators support best.
 
-    Patterns get JavaScript's anchors. Descriptions and examples move from the one side of a nullable to the whole.
+    Patterns get JavaScript's anchors. The description and the examples of a nullable value move to the whole schema.
     """
     if isinstance(schema, list):
         return [finished(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    whole = {key: finished(value) for key, value in schema.items()}
-    if isinstance(whole.get("pattern"), str):
-        whole["pattern"] = whole["pattern"].replace(r"\A", "^").replace(r"\Z", "$")
-    sides = whole.get("anyOf", [])
-    if len(sides) == 2 and {"type": "null"} in sides:
-        side = sides[1] if sides[0] == {"type": "null"} else sides[0]
-        if whole.get("default", ...) is None:
-            del whole["default"]
-        for said in ("description", "examples", "default"):
-            if said in side:
-                whole.setdefault(said, side.pop(said))
-    return whole
+    result = {key: finished(value) for key, value in schema.items()}
+    if isinstance(result.get("pattern"), str):
+        result["pattern"] = result["pattern"].replace(r"\A", "^").replace(r"\Z", "$")
+    options = result.get("anyOf", [])
+    if len(options) == 2 and {"type": "null"} in options:
+        value_schema = options[1] if options[0] == {"type": "null"} else options[0]
+        if result.get("default", ...) is None:
+            del result["default"]
+        for field in ("description", "examples", "default"):
+            if field in value_schema:
+                result.setdefault(field, value_schema.pop(field))
+    return result
 
 
 def move_description(parameter: dict[str, Any]) -> None:

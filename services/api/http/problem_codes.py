@@ -1,7 +1,7 @@
-"""Every ``code`` of the API's errors, collected from the error classes.
+"""Collect every ``code`` of the API's errors from the error classes.
 
-The OpenAPI document, docs/errors.md (a test compares them) and the tests use this list. An answer with another code or status
-fails a test.
+The OpenAPI document, docs/errors.md (a test compares them) and the tests use this list. A test fails if an answer has another
+code or status.
 """
 
 from collections.abc import Iterator
@@ -26,13 +26,13 @@ class InternalError(RelayError):
 
 
 def error_classes(base: type[RelayError]) -> Iterator[type[RelayError]]:
-    """The class and all its subclasses, parents first."""
+    """Yield the class and all its subclasses, parents first."""
     yield base
     for error in base.__subclasses__():
         yield from error_classes(error)
 
 
-# The class of each code, for its status, and the code itself.
+# Status and description of each code, by its name.
 CODES: Final[dict[str, tuple[int, Code]]] = {
     code.name: (error.status, code) for error in error_classes(RelayError) for code in error.codes
 }

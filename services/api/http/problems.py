@@ -1,4 +1,7 @@
-"""Errors as RFC 9457 ``application/problem+json``. The error classes carry status and code (shared/errors)."""
+"""Turn errors into RFC 9457 ``application/problem+json``.
+
+The error classes carry status and code (shared/errors).
+"""
 
 import logging
 import re
@@ -96,7 +99,7 @@ class Problem(NamedTuple):
 
 
 def problem_of(error: Exception) -> Problem:
-    """The answer to an exception. Any other exception than a ``RelayError`` becomes a 500 without details."""
+    """Return the problem for an exception. One that is not a ``RelayError`` becomes a 500 without details."""
     if isinstance(error, HTTPException):
         error = _error_of_framework(error)
     if not isinstance(error, RelayError) or not error.codes:
@@ -105,7 +108,10 @@ def problem_of(error: Exception) -> Problem:
 
 
 def _error_of_framework(error: HTTPException) -> RelayError:
-    """What Litestar refuses itself: an unknown path or method, a body that is too large, a wrong parameter."""
+    """Return Relay's error for a request that Litestar refuses.
+
+    That is an unknown path or method, a body that is too large, or a wrong parameter.
+    """
     if isinstance(error, ValidationException):
         return _error_of_parameter(error)
     match error.status_code:
@@ -122,7 +128,7 @@ def _error_of_framework(error: HTTPException) -> RelayError:
 
 
 def _error_of_parameter(error: ValidationException) -> InvalidRequest:
-    """A path or query parameter, or a header, that is missing or not what its handler declares."""
+    """Return the error for a parameter or header that is missing or not what the handler declares."""
     first: Any = error.extra[0] if isinstance(error.extra, list) and error.extra else {}
     param, message = first.get("key"), str(first.get("message", ""))
     if param == "data":
@@ -136,7 +142,7 @@ def _error_of_parameter(error: ValidationException) -> InvalidRequest:
 
 
 def answer_error(_request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    """The framework's exception handler."""
+    """Answer an exception. This is the framework's exception handler."""
     problem = problem_of(error)
     if problem.status == 500:
         log.error("request %s failed", request_id.get(), exc_info=error)

@@ -1,6 +1,6 @@
-"""Decodes the query string of a request into the struct that its handler declares as ``params``.
+"""Decode the query string of a request into the struct that its handler declares as ``params``.
 
-The struct alone describes the parameters: names, types, limits, defaults and the text of the API reference::
+The struct is the only description of the parameters: names, types, limits, defaults and the text of the API reference::
 
     class RoomsQuery(Query):
         limit: Annotated[int, Meta(ge=1, le=1000, description="Rooms per page.")] = 100
@@ -31,11 +31,11 @@ class Query(msgspec.Struct, rename="camel", kw_only=True, forbid_unknown_fields=
 
 
 class Instant(int):
-    """A time in the query: RFC 3339 in the request, unix ms here. Digits below the millisecond are cut off."""
+    """A time in the query: RFC 3339 in the request, unix ms here. Truncated to milliseconds."""
 
 
 def unix_ms(at: Instant | None) -> int | None:
-    """A plain number, which JSON can encode."""
+    """Return a time of the query as a plain number, which JSON can encode."""
     return None if at is None else int(at)
 
 
@@ -46,7 +46,7 @@ ExactName = Annotated[
 
 
 class TimeRangeQuery(Query):
-    """A page of entries of a time range."""
+    """The parameters of a listing: a time range and a page."""
 
     from_: Annotated[Instant, Meta(description="Start of the range: the earliest time of an entry.")] | None = (
         msgspec.field(default=None, name="from")
@@ -58,7 +58,7 @@ class TimeRangeQuery(Query):
     cursor: Cursor | None = None
 
     def check_range(self) -> None:
-        """Raises ``InvalidRequest`` unless the range starts before it ends."""
+        """Raise ``InvalidRequest`` unless the range starts before it ends."""
         if self.from_ is not None and self.to is not None and self.from_ >= self.to:
             raise InvalidRequest("`from` must be before `to`.", "from")
 
@@ -106,7 +106,7 @@ def parse_instant(text: str, name: str) -> int:
 
 
 def query_schema(kind: type[Query]) -> dict[str, dict[str, Any]]:
-    """The JSON schema of each parameter, by its name in the request."""
+    """Return the JSON schema of each parameter, by its name in the request."""
     schema = msgspec.json.schema(kind, schema_hook=_schema_of_instant)
     properties: dict[str, dict[str, Any]] = schema["$defs"][kind.__name__]["properties"]
     return {name: _without_null(of_field) for name, of_field in properties.items()}
@@ -153,7 +153,7 @@ def _unknown(name: str) -> InvalidRequest:
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of the value. An absent parameter has no value, so null is not one of them."""
-    sides = [side for side in schema.get("anyOf", ()) if side != {"type": "null"}]
+    """Return the schema of a parameter's value, without null: an absent parameter is left out instead."""
+    options = [option for option in schema.get("anyOf", ()) if option != {"type": "null"}]
     kept = {key: value for key, value in schema.items() if key != "anyOf" and (key, value) != ("default", None)}
-    return {**(sides[0] if len(sides) == 1 else {}), **kept} if "anyOf" in schema else kept
+    return {**(options[0] if len(options) == 1 else {}), **kept} if "anyOf" in schema else kept

@@ -1,6 +1,6 @@
-"""What every request to the framework's routes passes before its handler: key, query, body.
+"""Check the key, the parameters and the body of a request before its handler runs.
 
-A handler declares what it takes and nothing else::
+A handler only declares what it takes::
 
     @post("/rooms", opt=described(errors=("livekit_unreachable",)))
     async def create_room(key: NamedDependency[KeyRecord], data: JSONBody[CreateRoom], ...) -> RoomAnswer: ...
@@ -31,7 +31,7 @@ _decoders: dict[Any, "msgspec.json.Decoder[Any]"] = {}
 class JsonRequest(Request[Any, Any, State]):
     """A request whose body is decoded strictly, as the type that the handler declares as ``data``.
 
-    Litestar's own decoding is lenient (it takes ``"60"`` for 60) and loses the path of an error.
+    Litestar's own decoding is lenient (it accepts ``"60"`` for 60) and loses the path of an error.
     """
 
     async def json(self) -> Any:
@@ -40,7 +40,7 @@ class JsonRequest(Request[Any, Any, State]):
 
 
 def uncached_json(answer: msgspec.Struct, **headers: str) -> Response[bytes]:
-    """Encode an answer as JSON that no proxy or browser stores."""
+    """Return an answer as JSON that no proxy or browser stores."""
     return Response(msgspec.json.encode(answer), media_type=_JSON, headers={"cache-control": "no-store", **headers})
 
 
@@ -62,14 +62,14 @@ def _decoder_of(handler: BaseRouteHandler) -> "msgspec.json.Decoder[Any]":
 
 
 async def require_secret_key(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
-    """Guard: admit only requests with a valid secret key. Raises what ``Authentication.admit`` raises."""
+    """Admit only requests with a valid secret key (a guard). Raises what ``Authentication.admit`` raises."""
     key = await connection.app.state.authentication.admit(connection.scope)
     admit_body(connection.scope)
     connection.scope["relay_key"] = key  # type: ignore[typeddict-unknown-key]  # a scope may carry an application's own keys
 
 
 async def check_parameters(request: Request[Any, Any, Any]) -> None:
-    """Check path and query against what the handler declares, before its body is read.
+    """Check path and query against what the handler declares, before the body is read.
 
     A handler without ``params`` takes no parameters: a mistyped ``?perod=7d`` must not get the default answer.
     Raises ``InvalidRequest``.
@@ -87,7 +87,7 @@ async def check_parameters(request: Request[Any, Any, Any]) -> None:
 
 @cache
 def path_types(handler: HTTPRouteHandler) -> dict[str, Any]:
-    """The path parameters of a handler and its dependencies, with the limits that Litestar does not check."""
+    """Return the path parameters of a handler and its dependencies, with limits that Litestar ignores."""
     fields = dict(handler.parsed_fn_signature.parameters)
     for dependency in handler.resolve_dependencies().values():
         fields |= dependency.parsed_fn_signature.parameters

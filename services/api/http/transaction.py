@@ -1,4 +1,4 @@
-"""One request, one transaction: opened by the edge that handles the request, never by what it calls."""
+"""Open the transaction of a request. Only route handlers do this, never the functions they call."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +11,7 @@ from shared.infra.postgres.pool import UNAVAILABLE, Connection, Pool, borrowed, 
 
 @asynccontextmanager
 async def transaction(pool: Pool) -> AsyncIterator[Connection]:
-    """Open a transaction: committed at the end, rolled back by an exception. Raises ``StoreUnavailable``."""
+    """Open a transaction, which an exception rolls back. Raises ``StoreUnavailable``."""
     try:
         async with borrowed(pool) as conn, in_transaction(conn):
             yield conn
@@ -21,9 +21,9 @@ async def transaction(pool: Pool) -> AsyncIterator[Connection]:
 
 @asynccontextmanager
 async def reading(pool: Pool, what: str, *, at_once: bool = False) -> AsyncIterator[Connection]:
-    """Open one snapshot, in which a session that ends meanwhile is either open or ended.
+    """Open a snapshot, so that a session that ends meanwhile is open or ended in all statements.
 
-    ``what`` is read, for the error text. ``at_once``: for a single statement, which needs no transaction. Raises
+    ``what``: what is read, for the error text. ``at_once``: for a single statement, which needs no transaction. Raises
     ``StoreUnavailable``.
     """
     try:

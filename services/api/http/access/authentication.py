@@ -1,6 +1,7 @@
-"""Authentication of API requests: finds the key, applies the rate limits and notes that the key was used.
+"""Authenticate API requests: find the key, apply the rate limits and record that the key was used.
 
-The hot routes below the framework and the framework's handlers both use it."""
+Both the hot routes in front of the framework and the framework's handlers use it.
+"""
 
 from collections.abc import Collection
 from typing import Any
@@ -11,12 +12,12 @@ from services.api.http.access.limits import Headers, Limits
 from shared.infra.clock import Clock
 from shared.models.projects import KeyRecord
 
-# The entry of ASGI's scope that holds headers for the answer, whether it is a success or an error.
+# The entry of the ASGI scope that holds headers of the answer, for successes and errors.
 ANSWER_HEADERS = "relay_headers"
 
 
 class Authentication:
-    """Admits requests with a working secret key.
+    """Admits requests with a usable secret key.
 
     Every method that admits raises ``Unauthenticated``, ``PublishableKeyRefused``, ``RateLimited`` or ``StoreUnavailable``.
     """
@@ -25,7 +26,10 @@ class Authentication:
         self._keys, self._limits, self._last_used, self._clock = keys, limits, last_used, clock
 
     def admit_known_token(self, scope: Any) -> KeyRecord | None:
-        """The key of a token request if this process has it in its cache; does no I/O. On None nothing was counted."""
+        """Return the key of a token request if it is in this process's cache, and count the request.
+
+        Does no I/O. If it returns None, nothing was counted.
+        """
         now_ms = self._clock.now_ms()
         key = self._keys.known(_authorization(scope), now_ms)
         if key is not None:
@@ -33,11 +37,11 @@ class Authentication:
         return key
 
     def knows_token_key(self, scope: Any) -> bool:
-        """Whether ``admit_known_token`` would return a key. Counts nothing against the limits."""
+        """Return whether ``admit_known_token`` would return a key. Counts nothing against the limits."""
         return self._keys.known(_authorization(scope), self._clock.now_ms()) is not None
 
     async def token_key(self, scope: Any) -> KeyRecord:
-        """The key of a token request, before it is counted."""
+        """Return the key of a token request without counting the request."""
         return await self._key(scope, self._clock.now_ms())
 
     def count_token(self, scope: Any, key: KeyRecord) -> None:
@@ -48,7 +52,7 @@ class Authentication:
         scope[ANSWER_HEADERS] = self._limits.of_token(key, now_ms)
 
     async def admit(self, scope: Any) -> KeyRecord:
-        """The key of any other request."""
+        """Return the key of any other request, and count the request."""
         now_ms = self._clock.now_ms()
         key = await self._key(scope, now_ms)
         self._last_used.seen[key.key_id] = now_ms
@@ -64,12 +68,12 @@ class Authentication:
         return key
 
     def changed(self, *, key_ids: Collection[str] = (), project_id: str | None = None) -> None:
-        """Call it after a transaction of this process that revoked or rotated keys, or archived a project."""
+        """Drop keys from the cache after this process revoked or rotated them, or archived their project."""
         self._keys.forget(key_ids=key_ids, project_id=project_id)
 
 
 def headers_of_answer(scope: Any) -> Headers:
-    """The rate-limit headers of an answer; none if the request was not counted."""
+    """Return the rate-limit headers of an answer. Empty if the request was not counted."""
     headers: Headers = scope.get(ANSWER_HEADERS, ())
     return headers
 

@@ -1,7 +1,7 @@
-"""Rate limits of keys and projects, in requests a minute (docs/limits.md).
+"""Apply the rate limits of keys and projects, in requests a minute (docs/limits.md).
 
 ``RateWindows`` counts every request in this process and exchanges the counts with Redis in the background, so no request waits
-for Redis. Live and test mode of a project count separately, so that a load test takes nothing from the customers. The headers
+for Redis. Live and test mode of a project count separately, so that a load test does not use up the live limit. The headers
 follow draft-ietf-httpapi-ratelimit-headers-06.
 """
 
@@ -43,12 +43,15 @@ def connect_limits_redis(url: str) -> "redis_asyncio.Redis":
 
 
 class Limits:
-    """Counts requests and refuses those above the limits. While ``run`` runs, all processes count together."""
+    """Counts requests and refuses those above the limits.
+
+    While ``run`` runs, all processes count together.
+    """
 
     def __init__(self, rates: RateLimits, redis: "redis_asyncio.Redis", clock: Clock) -> None:
         self._rates = rates
         self._windows = RateWindows(redis, clock)
-        # Built once a key: the hot path does not format names.
+        # Built once for each key, so that the hot path does not format names.
         self._token_limits: dict[str, _KeyLimits] = {}
         self._api_limits: dict[str, _KeyLimits] = {}
 
@@ -56,11 +59,11 @@ class Limits:
         await self._windows.run()
 
     async def flush(self) -> None:
-        """Sends the counts that Redis does not have yet. Call it after ``run`` has ended."""
+        """Send the counts that Redis does not have yet. Call it after ``run`` has ended."""
         await self._windows.exchange()
 
     def of_token(self, key: KeyRecord, now_ms: int) -> Headers:
-        """Counts a token request; returns the answer's headers. Raises ``RateLimited``."""
+        """Count a token request. Return the answer's headers. Raises ``RateLimited``."""
         limits = self._token_limits.get(key.key_id)
         if limits is None:
             rates = self._rates.tokens_per_key, self._rates.tokens_per_project
@@ -68,7 +71,7 @@ class Limits:
         return _headers(self._windows.take(limits, now_ms)) if limits else ()
 
     def of_request(self, key: KeyRecord, now_ms: int) -> Headers:
-        """Counts any other request; returns the answer's headers. Raises ``RateLimited``."""
+        """Count any other request. Return the answer's headers. Raises ``RateLimited``."""
         limits = self._api_limits.get(key.key_id)
         if limits is None:
             limits = _remember(self._api_limits, key, "api:", self._rates.api_per_key, self._rates.api_per_project)

@@ -1,11 +1,11 @@
-"""Counts requests in this process and exchanges the counts with Redis in the background.
+"""Count requests in this process and exchange the counts with Redis in the background.
 
 A window is a minute of the wall clock, the same in every process. The use of a sliding minute is estimated: this window's
-count, plus the part of the previous window that the minute still covers. The count of this process is current; the counts of
-the others are as of the last exchange with Redis, every ``EXCHANGE_S``. So within one process a limit is exact. Over several
-processes a count takes two exchanges at most to reach another process: **at most the requests of 2 x EXCHANGE_S and the round
-trips pass above the limit**, and never fewer than the limit. While Redis is away, each process applies the limit to its own
-count.
+count, plus the part of the previous window that the minute still covers. The count of this process is always current. The
+counts of other processes are as old as the last exchange with Redis (every ``EXCHANGE_S``). So a limit is exact within one
+process. Over several processes a count reaches the others within two exchanges: **at most the requests of 2 x EXCHANGE_S and
+the round trips pass above the limit**, and never fewer than the limit. While Redis is unreachable, each process applies the
+limit to its own count.
 """
 
 import asyncio
@@ -25,91 +25,94 @@ log = logging.getLogger("relay.api")
 EXCHANGE_S: Final = 0.25
 WINDOW_MS: Final = MINUTE_MS
 _TIMEOUT_S = 1.0
-# Windows exchanged in one pipeline: three commands each, and other requests of this process wait while it is put together.
+# Windows exchanged in one pipeline. Requests of this process wait while a pipeline is built.
 _AT_ONCE = 500
 _FORGET_EVERY_MS = 2 * WINDOW_MS
 
 
 class Window:
-    """What one key or one project used."""
+    """The requests of one key or one project in this minute and the one before."""
 
-    __slots__ = ("_flying", "_index", "_known", "_late", "_previous", "_unchecked", "_unsent", "limit", "name")
+    __slots__ = ("_in_flight", "_index", "_known", "_late", "_previous", "_unchecked", "_unsent", "limit", "name")
 
     def __init__(self, name: str, limit: int, index: int) -> None:
         self.name, self.limit = name, limit
         self._index = index
-        # Of this window: what Redis knows, what is on its way there, what is not.
-        self._known = self._flying = self._unsent = 0
-        # Of the window before: what was used in all, and what of it Redis was not told.
+        # Requests of this window: counted in Redis, being sent to Redis, and not sent yet.
+        self._known = self._in_flight = self._unsent = 0
+        # Requests of the previous window: all, and those not sent to Redis.
         self._previous = self._late = 0
-        # Of what was not sent: what has been reported as unchecked already.
+        # The part of the unsent requests that is already in the metric "unchecked".
         self._unchecked = 0
 
     def left(self, now_ms: int) -> float:
-        """How many more requests fit in."""
+        """Return how many more requests the limit allows."""
         index, elapsed_ms = divmod(now_ms, WINDOW_MS)
         if index != self._index:
             self._roll(index)
-        used = self._known + self._flying + self._unsent
+        used = self._known + self._in_flight + self._unsent
         return self.limit - used - self._previous * (1 - elapsed_ms / WINDOW_MS)
 
     def _roll(self, index: int) -> None:
-        follows = index == self._index + 1
-        self._previous = self._known + self._flying + self._unsent if follows else 0
-        self._late = self._unsent if follows else 0
-        self._known = self._flying = self._unsent = self._unchecked = 0
+        is_next = index == self._index + 1
+        self._previous = self._known + self._in_flight + self._unsent if is_next else 0
+        self._late = self._unsent if is_next else 0
+        self._known = self._in_flight = self._unsent = self._unchecked = 0
         self._index = index
 
     def take(self) -> None:
-        """Counts one request, right after ``left``."""
+        """Count one request. Call ``left`` right before."""
         self._unsent += 1
 
     def give_back(self) -> None:
-        """Takes back one request of this window. Only for windows that are never sent to Redis."""
+        """Uncount one request of this window. Only for windows that are never sent to Redis."""
         self._unsent = max(0, self._unsent - 1)
 
     def wait_s(self, now_ms: int) -> int:
-        """Whole seconds until a request fits in again, if nobody makes any meanwhile."""
-        used = self._known + self._flying + self._unsent
+        """Return the whole seconds until a request is allowed again, if there are none meanwhile."""
+        used = self._known + self._in_flight + self._unsent
         return wait_s(used, self._previous, self.limit, now_ms % WINDOW_MS)
 
     def to_send(self) -> tuple[int, int, int]:
-        """The window's number, what Redis does not know yet of it, and of the one before."""
-        self._flying, self._unsent = self._unsent, 0
-        return self._index, self._flying, self._late
+        """Return the window's number and the counts to send: of this window and of the previous one."""
+        self._in_flight, self._unsent = self._unsent, 0
+        return self._index, self._in_flight, self._late
 
     def sent(self, index: int, known: int, previous: int) -> None:
-        """Redis has it, and says what all processes used."""
+        """Take the counts of all processes from Redis, which now include this one's."""
         if index == self._index:
-            self._known, self._previous, self._flying, self._late, self._unchecked = known, previous, 0, 0, 0
+            self._known, self._previous, self._in_flight, self._late, self._unchecked = known, previous, 0, 0, 0
 
     def not_sent(self, index: int, count: int) -> int:
-        """Redis does not have it. Returns how many of ``count`` were not known to be unchecked before."""
+        """Keep ``count`` requests that did not reach Redis. Return how many of them are newly unchecked."""
         if index != self._index:
             return 0
         new, self._unchecked = count - self._unchecked, count
-        self._unsent += self._flying
-        self._flying = 0
+        self._unsent += self._in_flight
+        self._in_flight = 0
         return new
 
     def is_over(self, now_ms: int) -> bool:
-        """Whether nothing of it counts any more."""
+        """Return whether the window no longer counts towards the limit."""
         return now_ms // WINDOW_MS > self._index + 1
 
 
 def wait_s(used: int, previous: int, limit: int, elapsed_ms: int) -> int:
-    """Whole seconds until a request fits in.
+    """Return the whole seconds until a request is allowed.
 
-    ``used``: requests in this window, of which ``elapsed_ms`` are over. ``previous``: requests in the window before.
+    ``used``: requests in this window, which began ``elapsed_ms`` ago. ``previous``: requests in the window before.
     """
-    until_ms = _covered_until_ms(previous, limit - 1 - used)
-    if until_ms is None:  # not in this window; the next one begins with all of this as its last
-        until_ms = WINDOW_MS + (_covered_until_ms(used, limit - 1) or 0)
-    return max(1, math.ceil((until_ms - elapsed_ms) / 1000))
+    free_ms = _free_from_ms(previous, limit - 1 - used)
+    if free_ms is None:  # not in this window; in the next one, ``used`` is the previous window's count
+        free_ms = WINDOW_MS + (_free_from_ms(used, limit - 1) or 0)
+    return max(1, math.ceil((free_ms - elapsed_ms) / 1000))
 
 
-def _covered_until_ms(previous: int, room: float) -> float | None:
-    """The time within a window from which the rest of ``previous`` fits into ``room``; None if it never does."""
+def _free_from_ms(previous: int, room: float) -> float | None:
+    """Return the time within a window from which the counted part of ``previous`` fits into ``room``.
+
+    None if it never fits.
+    """
     if room < 0:
         return None
     return WINDOW_MS * (1 - room / previous) if previous > room else 0
@@ -129,7 +132,7 @@ class Verdict(NamedTuple):
 
 
 class RateWindows:
-    """The windows of this process. ``run`` exchanges them with Redis until it is cancelled."""
+    """The rate windows of this process. ``run`` exchanges them with Redis until it is cancelled."""
 
     def __init__(self, redis: "redis_asyncio.Redis", clock: Clock) -> None:
         self._redis, self._clock = redis, clock
@@ -142,7 +145,7 @@ class RateWindows:
         return len(self._windows)
 
     def take(self, limits: Sequence[tuple[str, int]], now_ms: int) -> Verdict:
-        """Counts a request against limits of (name, requests a minute), at least one, if it fits into all of them."""
+        """Count a request if all limits allow it. ``limits``: (name, requests a minute), at least one."""
         windows = []
         least = math.inf
         for name, limit in limits:
@@ -166,11 +169,11 @@ class RateWindows:
             await asyncio.sleep(EXCHANGE_S)
             try:
                 await self.exchange()
-            except Exception:  # a defect here must not end the counting for good
+            except Exception:  # a defect here must not end the task
                 log.exception("exchanging rate limits failed")
 
     async def exchange(self) -> None:
-        """Tells Redis what this process counted and learns what all did. Fails with a line in the log."""
+        """Send this process's counts to Redis and receive those of all processes. A failure is logged."""
         now_ms = self._clock.now_ms()
         if now_ms - self._forgot_ms > _FORGET_EVERY_MS:
             self._forgot_ms = now_ms
@@ -180,9 +183,9 @@ class RateWindows:
             await self._exchange(changed[start : start + _AT_ONCE])
 
     async def _exchange(self, windows: list[Window]) -> None:
-        told = [(window, *window.to_send()) for window in windows]
+        to_send = [(window, *window.to_send()) for window in windows]
         pipeline = self._redis.pipeline(transaction=False)
-        for window, index, count, late in told:
+        for window, index, count, late in to_send:
             for at, amount in ((index - 1, late), (index, count)):
                 pipeline.incrby(redis_key(window.name, at), amount)
                 pipeline.pexpire(redis_key(window.name, at), 3 * WINDOW_MS)
@@ -191,15 +194,15 @@ class RateWindows:
                 answers = await pipeline.execute()
         except UNAVAILABLE as error:
             self._failed(error)
-            for window, index, count, _ in told:
+            for window, index, count, _ in to_send:
                 metrics.rate_limits.labels("unchecked").inc(window.not_sent(index, count))
-            # They are exchanged again though nobody may use them meanwhile.
+            # Send them again with the next exchange, even without further requests.
             self._changed.update(windows)
             return
         if not self._shared:
             self._shared = True
             log.warning("Redis is back: rate limits count over all processes again")
-        for number, (window, index, _, _) in enumerate(told):
+        for number, (window, index, _, _) in enumerate(to_send):
             previous, _, known, _ = answers[4 * number : 4 * number + 4]
             window.sent(index, known, previous)
 

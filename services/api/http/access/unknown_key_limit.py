@@ -1,7 +1,7 @@
-"""Limits how many API keys that do not exist a client address may try: each one costs a query.
+"""Limit how many API keys that do not exist a client address may try, because each one costs a query.
 
-Each process counts on its own, because the limit protects this process's share of Postgres. Keys that this process knows are
-not affected, from whatever address they come.
+Each process counts on its own, because the limit protects its own connections to Postgres. Requests with a cached key are not
+limited, from any address.
 """
 
 from ipaddress import AddressValueError, IPv6Address, IPv6Network
@@ -13,13 +13,13 @@ from shared.infra import metrics
 # How many addresses and keys are remembered. The oldest are dropped first.
 _ADDRESSES = 10_000
 _UNKNOWN_KEYS = 10_000
-# How long an unknown key is refused without a new query. Only restoring a backup can create a key whose secret was tried
-# before.
+# How long an unknown key is refused without a new query. New keys are random, so only restoring a backup can make an unknown
+# key valid.
 _UNKNOWN_MS = 10_000
 
 
 class UnknownKeyLimit:
-    """Allows ``limit`` unknown keys a minute and address; 0 is no limit."""
+    """Allows each address ``limit`` unknown keys a minute. 0 means no limit."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -27,13 +27,13 @@ class UnknownKeyLimit:
         self._unknown: dict[bytes, int] = {}
 
     def is_unknown(self, digest: bytes, now_ms: int) -> bool:
-        """Whether this key was looked up a moment ago and did not exist. A client that repeats a wrong key costs nothing."""
+        """Return whether this key was looked up a moment ago and did not exist. Saves repeated queries."""
         return now_ms - self._unknown.get(digest, -_UNKNOWN_MS) < _UNKNOWN_MS
 
     def reserve(self, address: str | None, now_ms: int) -> Window | None:
-        """Counts a look-up before it is made, so that look-ups at the same time cannot pass the limit.
+        """Count a lookup before it is made, so that simultaneous lookups cannot exceed the limit.
 
-        If the key exists, the caller gives one request back to the returned window. Raises ``RateLimited``.
+        If the key exists, the caller calls ``give_back`` of the returned window. Raises ``RateLimited``.
         """
         if address is None or not self._limit:
             return None
@@ -47,7 +47,7 @@ class UnknownKeyLimit:
         return window
 
     def check(self, address: str | None, now_ms: int) -> None:
-        """Raises ``RateLimited`` if the limit of the address is used up."""
+        """Raise ``RateLimited`` if the limit of the address is used up."""
         window = None if address is None else self._windows.get(network_of(address))
         if window is not None and window.left(now_ms) < 1:
             metrics.rate_limits.labels("limited").inc()
@@ -58,13 +58,16 @@ class UnknownKeyLimit:
             )
 
     def note(self, digest: bytes, now_ms: int) -> None:
-        """Remembers that a key does not exist."""
+        """Remember that a key does not exist."""
         _make_room(self._unknown, _UNKNOWN_KEYS)
         self._unknown[digest] = now_ms
 
 
 def network_of(address: str) -> str:
-    """What counts as one client: an IPv4 address, or the /64 of an IPv6 address, which a single customer is given."""
+    """Return what counts as one client: an IPv4 address, or the /64 network of an IPv6 address.
+
+    Providers give a single customer a whole /64.
+    """
     try:
         v6 = IPv6Address(address)
     except AddressValueError:
