@@ -1,1 +1,1 @@
-"""LiveKit's side of the contract: signing access tokens and verifying webhooks."""
+"""Sign access tokens, verify webhooks and call the APIs of LiveKit."""

@@ -1,7 +1,7 @@
-"""Signs LiveKit access tokens.
+"""Sign LiveKit access tokens.
 
-The claims are those of livekit-api's ``AccessToken`` (the tests hold both against each other); the encoding is ours because
-it is the hottest path there is: about 3 µs against 63 µs a token.
+The claims are those of livekit-api's ``AccessToken`` (a test compares both). The encoding is Relay's own, because this is the
+hottest path: about 3 µs a token instead of 63 µs.
 """
 
 import hmac
@@ -15,7 +15,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class TokenSigner:
-    """Signs with one LiveKit API key pair."""
+    """Signs tokens with one LiveKit API key pair."""
 
     def __init__(self, api_key: str, api_secret: str) -> None:
         if not api_key or not api_secret:
@@ -24,7 +24,7 @@ class TokenSigner:
         self._secret = api_secret.encode()
 
     def sign(self, claims: dict[str, Any], *, now_s: int, ttl_s: int) -> str:
-        """A JWT of ``claims`` plus ``iss``, ``nbf`` (``now_s``) and ``exp`` (``ttl_s`` seconds later)."""
+        """Return a JWT of ``claims`` plus ``iss``, ``nbf`` (``now_s``) and ``exp`` (``ttl_s`` seconds later)."""
         payload = _encode({**claims, "iss": self._api_key, "nbf": now_s, "exp": now_s + ttl_s})
         signed = _HEADER + urlsafe_b64encode(payload).rstrip(b"=")
         signature = urlsafe_b64encode(hmac.digest(self._secret, signed, "sha256")).rstrip(b"=")

@@ -1,8 +1,8 @@
-"""Reads answers of LiveKit up to a limit: for each answer, and for all unfinished answers of a process together.
+"""Limit the size of LiveKit's answers: of each one, and of all unfinished ones of a process together.
 
-aiohttp reads an answer completely, whatever its size. ``BoundedAnswers.response_class`` gives its session a response that
-stops at the limit. The response keeps the body itself and overrides ``read``, ``text`` and ``json``, so it needs nothing
-private of aiohttp. tests/unit/test_bounded_answers.py fails if aiohttp adds another way to read a whole answer.
+aiohttp reads an answer completely, whatever its size. ``BoundedAnswers.response_class`` gives its session a response class
+that stops at the limit. The class keeps the body itself and overrides ``read``, ``text`` and ``json``, so it uses no private
+part of aiohttp. tests/unit/test_bounded_answers.py fails if aiohttp adds another way to read a whole answer.
 """
 
 from collections.abc import Callable
@@ -17,11 +17,11 @@ _PIECE: Final = 256 * 1024
 
 
 class AnswerTooLarge(aiohttp.ClientPayloadError):
-    """An answer exceeds the limit. Nothing of it is kept, and its connection is closed."""
+    """An answer exceeds the limit. It is discarded, and its connection is closed."""
 
 
 class BoundedAnswers:
-    """The limits of one session. ``under_way``: the bytes that its unfinished answers hold now."""
+    """The limits of one session. ``under_way``: bytes that its unfinished answers hold now."""
 
     def __init__(self, max_bytes: int = MAX_ANSWER_BYTES, max_under_way: int = MAX_BYTES_UNDER_WAY) -> None:
         self.max_bytes = max_bytes

@@ -1,4 +1,4 @@
-"""LiveKit's protobuf messages of its listings as the structs that the meter reads, which are those of its webhooks."""
+"""Convert LiveKit's protobuf listings into the structs of its webhooks, which the meter reads."""
 
 from livekit.protocol import egress, ingress, models
 
@@ -54,7 +54,7 @@ def egress_info(info: egress.EgressInfo) -> EgressInfo:
     )
     kind = info.WhichOneof("request")
     if kind in _EGRESS_TYPES:
-        setattr(listed, kind, Present())  # its type is all that is read of the request
+        setattr(listed, kind, Present())  # the meter reads only the type of the request
     return listed
 
 
@@ -69,7 +69,7 @@ def ingress_info(info: ingress.IngressInfo) -> IngressInfo:
 
 
 def _name(enum: type, value: int) -> str:
-    """A value that a newer LiveKit added has no name here: its number, as protojson gives it too."""
+    """Return the name of an enum value, or its number if a newer LiveKit added it (as protojson does)."""
     try:
         return str(enum.Name(value))  # type: ignore[attr-defined]  # protobuf's enums are wrappers made at run time
     except ValueError:

@@ -1,8 +1,8 @@
-"""Verifies that LiveKit sent a webhook body, and signs bodies as LiveKit does (for ``relay simulate`` and tests).
+"""Verify that LiveKit sent a webhook, and sign bodies as LiveKit does.
 
-LiveKit (livekit/protocol, webhook/url_notifier.go) sends ``Authorization: <JWT>`` without ``Bearer``; the token is HS256 with
+LiveKit (livekit/protocol, webhook/url_notifier.go) sends ``Authorization: <JWT>`` without ``Bearer``. The token is HS256 with
 the API secret, ``iss`` is the API key, ``sha256`` the standard base64 of the body's SHA-256, valid for five minutes. Its own
-verifier allows one minute of leeway (auth/verifier.go); so do we.
+verifier allows one minute of leeway (auth/verifier.go), and so does Relay. ``relay simulate`` and the tests sign bodies.
 """
 
 import hmac
@@ -18,8 +18,8 @@ from shared.models.key_pair import KeyPair
 
 LEEWAY_S = 60
 TOKEN_TTL_S = 300
-# What `relay doctor` sends, rightly signed and long expired, to learn whether an address runs with our secret. LiveKit never
-# sends an empty event.
+# `relay doctor` sends this body with a valid but long expired signature, to find out whether a server uses the same secret.
+# LiveKit never sends an empty event.
 PROBE_BODY = b"{}"
 _PROBE_DIGEST = sha256(PROBE_BODY).digest()
 _MAX_TOKEN_LENGTH = 4096
@@ -48,13 +48,13 @@ def _segment(text: bytes) -> bytes:
 _URLSAFE = bytes.maketrans(b"-_", b"+/")
 
 
-@lru_cache(maxsize=16)  # LiveKit's tokens all begin with the same header; only signed ones come so far
+@lru_cache(maxsize=16)  # all of LiveKit's tokens have the same header; only tokens with a valid signature get here
 def _algorithm(header: bytes) -> str:
     return _header_decoder.decode(_segment(header)).alg
 
 
 class WebhookVerifier:
-    """Verifies with a LiveKit API key pair and, during a rotation, with the previous pair as well.
+    """Verifies webhooks with a LiveKit API key pair and, during a rotation, also with the previous pair.
 
     An empty secret never verifies anything.
     """
@@ -66,24 +66,24 @@ class WebhookVerifier:
         ]
 
     def _signer(self, signed: bytes, signature: bytes) -> str | None:
-        """The API key of the pair that made ``signature``."""
+        """Return the API key of the pair that made ``signature``."""
         for api_key, secret in self._pairs:
-            # Compared as text, so that only the one canonical spelling of a signature passes.
+            # Compared as text, so that only the canonical encoding of a signature passes.
             expected = urlsafe_b64encode(hmac.digest(secret, signed, "sha256")).rstrip(b"=")
             if hmac.compare_digest(expected, signature):
                 return api_key
         return None
 
     def verify(self, body: bytes, authorization: str | None, *, now_s: float) -> None:
-        """Raises ``WebhookRefused`` unless the token in ``authorization`` signs exactly these bytes and is valid now."""
+        """Raise ``WebhookRefused`` unless the token in ``authorization`` signs ``body`` and is valid now."""
         if not hmac.compare_digest(self.check(authorization, now_s=now_s), sha256(body).digest()):
             raise WebhookRefused("body_mismatch", "the body is not the one that was signed")
 
     def check(self, authorization: str | None, *, now_s: float) -> bytes:
         """Return the SHA-256 of the body that the token in ``authorization`` signs.
 
-        It needs no body, so a request that LiveKit did not send is never read. Raises ``WebhookRefused`` unless the token
-        is LiveKit's and valid now.
+        It needs no body, so the body of a request that LiveKit did not send is never read. Raises ``WebhookRefused`` unless
+        the token is LiveKit's and valid now.
         """
         if not self._pairs:
             raise WebhookRefused("no_secret", "this instance has no LiveKit secret to verify with")
@@ -96,7 +96,7 @@ class WebhookVerifier:
             header, payload, signature = token.split(b".")
         except ValueError:
             raise WebhookRefused("malformed_signature", "the Authorization header holds no JWT") from None
-        # The signature comes first: nothing of an unsigned token is interpreted, its `alg` least of all.
+        # The signature is checked first: no part of an unsigned token is interpreted, in particular not its `alg`.
         api_key = self._signer(header + b"." + payload, signature)
         if api_key is None:
             raise WebhookRefused("bad_signature", "the token is not signed with LIVEKIT_API_SECRET")
@@ -128,6 +128,6 @@ class WebhookSigner:
         self._signer = TokenSigner(api_key, api_secret)
 
     def sign(self, body: bytes, *, now_s: int) -> str:
-        """The value of the Authorization header for ``body``."""
+        """Return the Authorization header for ``body``."""
         digest = b64encode(sha256(body).digest()).decode()
         return self._signer.sign({"sha256": digest}, now_s=now_s, ttl_s=TOKEN_TTL_S)
