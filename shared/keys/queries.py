@@ -11,7 +11,7 @@ from shared.infra.postgres.errors import ReadOnlySession
 from shared.infra.postgres.pool import Connection
 from shared.models.projects import KeyInfo, KeyRecord
 
-# The channel on which the triggers of migration 0001 announce a changed key, by the hex form of its digest.
+# The channel on which the triggers of migration 0001 announce a changed key by its digest in hex.
 KEY_CHANGES = "relay_keys"
 
 _COLUMNS = (
@@ -92,9 +92,9 @@ async def key_by_digest(conn: Connection, digest: bytes) -> KeyRecord | None:
 
 
 async def prove_connected(conn: Connection, timeout_s: float) -> None:
-    """Make a round trip to a writable server. After it, silence on the channel means that no key has changed.
+    """Make a round trip to the server, which proves that notifications would arrive.
 
-    Raises if there is no answer, and ``ReadOnlySession`` for a server on which keys cannot change.
+    Raises if there is no answer, and ``ReadOnlySession`` for a read-only server, on which keys cannot change.
     """
     status = await conn.execute("SELECT WHERE current_setting('transaction_read_only') = 'off'", timeout=timeout_s)
     if status != "SELECT 1":
@@ -186,7 +186,7 @@ async def revoke_keys(conn: Connection, key_ids: list[str], now: datetime) -> li
 
 
 async def keys_made_by(conn: Connection, makers: list[str]) -> list[str]:
-    """Return the ids of the keys whose ``created_by`` is one of ``makers``, which all start with ``key:``."""
+    """Return the ids of the keys that one of ``makers`` created (``key:<id>``)."""
     rows = await conn.fetch(
         "SELECT id FROM api_key WHERE created_by = ANY ($1::text[]) AND created_by LIKE 'key:%'", makers
     )
@@ -218,7 +218,7 @@ async def rename_key(conn: Connection, key_id: str, name: str) -> KeyInfo | None
 async def mark_used(conn: Connection, used: Mapping[str, datetime]) -> set[str]:
     """Record when keys were last used. A stored time never goes back. Returns the ids that were recorded.
 
-    Rows that are locked are skipped, so that a revocation does not wait for this, and two processes do not wait for each other.
+    Locked rows are skipped, so that revocations and other processes never wait for this statement.
     """
     rows = await conn.fetch(
         """

@@ -1,4 +1,4 @@
-"""Operations on API keys, for the API, the portal and the command line.
+"""Create, rotate, rename, list and revoke API keys, for the API, the portal and the command line.
 
 Every function takes a connection inside the caller's transaction, and the current time.
 
@@ -100,7 +100,7 @@ async def find_key(
 ) -> KeyInfo:
     """Return a key. Raises ``KeyNotFound``.
 
-    The error is the same for a key of another project or mode, so that nobody learns that it exists.
+    The error is the same for a key of another project or mode, so it does not show that the key exists.
     """
     return _within(await queries.key_by_id(conn, key_id), key_id, project_id, mode)
 
@@ -140,7 +140,7 @@ async def rotate_key(
     _require_active(old, now)
     if old.rotated_to is not None:
         raise KeyRotated(key_id, old.rotated_to)
-    # Twice the limit, so that each key can be rotated once, but not again and again within its grace period.
+    # Twice the limit, so that each key can be rotated once within a grace period, but not repeatedly.
     most = 2 * MAX_USABLE_KEYS
     if grace and await queries.count_usable_keys(conn, old.project_id, old.mode, now) >= most:
         raise TooManyKeys(most)
@@ -151,7 +151,7 @@ async def rotate_key(
     )
     await queries.end_key(conn, key_id, now + grace, new.key_id)
     if not grace:
-        # Revoked instead of expired: an expiry would take effect only by the slowest clock of the API processes.
+        # Revoked instead of expired, because an expiry depends on the clock of each API process.
         await queries.revoke_keys(conn, [key_id], now)
     return new
 
@@ -183,7 +183,7 @@ async def revoke_key_and_made(
     revoked: dict[str, KeyInfo] = {}
     wanted = [key_id]
     while wanted:
-        # A key that creates another one holds the lock of its row. So this waits, and the next query finds the new key.
+        # Creating a key locks the creating key's row. So this statement waits for it, and the next query finds the new key.
         revoked |= {info.key_id: info for info in await queries.revoke_keys(conn, wanted, now)}
         makers = [made_by_key(found) for found in wanted]
         wanted = [made for made in await queries.keys_made_by(conn, makers) if made not in revoked]
