@@ -1,1 +1,1 @@
-"""The meter over Postgres: folds a batch, bills the difference, reconciles, verifies, rebuilds, erases."""
+"""The meter over Postgres: fold events, bill sessions, reconcile, verify, rebuild and erase."""

@@ -1,4 +1,4 @@
-"""Rollups from states: hours, rooms and identities by day, egress and ingress, and the peaks."""
+"""Audit the rollups: recompute hours, days, groups, media and peaks from the states and compare."""
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from operator import add
@@ -22,7 +22,7 @@ NO_RUNS = RunUsage(0, 0, 0)
 
 
 async def audit_usage(conn: Connection, scope: Scope, span: DayRange | None, checked: Checked) -> AsyncIterator[Found]:
-    """usage_hour, usage_day, usage_group and usage_group_count against the sessions."""
+    """Compare usage_hour, usage_day, usage_group and usage_group_count with the sessions."""
     stored_days = await audit_rollups.days_of_rollups(conn, scope, span)
     async for day, sums in sums_by_day(conn, scope, span):
         if span is not None and not span.from_ms <= day < span.to_ms:
@@ -80,7 +80,7 @@ def _group_found(scope: Scope, key: GroupKey, have: GroupUsage, right: GroupUsag
 
 
 async def audit_media(conn: Connection, scope: Scope, span: DayRange | None, checked: Checked) -> AsyncIterator[Found]:
-    """media_hour against the egresses and runs of ingresses."""
+    """Compare media_hour with the egresses and runs of ingresses."""
     runs, sums = RunSums(), dict[MediaKey, RunUsage]()
     async for row in queries.runs(conn, AuditScope(*scope)):
         runs.add(row.state)
@@ -97,7 +97,7 @@ async def audit_media(conn: Connection, scope: Scope, span: DayRange | None, che
 
 
 async def audit_peaks(conn: Connection, scope: Scope, span: DayRange | None, checked: Checked) -> AsyncIterator[Found]:
-    """The stretches of minutes (with their seconds), hours and days against the starts and ends of the sessions."""
+    """Compare concurrency (minutes with their seconds, hours, days) with starts and ends of sessions."""
     levels = [_Level(conn, scope, length_ms, span) for length_ms in (MINUTE_MS, HOUR_MS, DAY_MS)]
     growing = [_Growing(length_ms) for length_ms in (SECOND_MS, MINUTE_MS, HOUR_MS, DAY_MS)]
     async for at_ms, change in audit_rollups.edges(conn, scope, span):
@@ -118,7 +118,7 @@ async def audit_peaks(conn: Connection, scope: Scope, span: DayRange | None, che
 
 
 class _Grown(NamedTuple):
-    """A stretch that is complete, with the pieces that made it, by the start of each (unix ms)."""
+    """A complete stretch, with the pieces that make it up, by their starts (unix ms)."""
 
     start_ms: int
     stretch: Stretch
@@ -130,7 +130,7 @@ class _Grown(NamedTuple):
 
 
 class _Growing:
-    """Combines pieces in ascending order into stretches of a length."""
+    """Combines ascending pieces into stretches of one length."""
 
     def __init__(self, length_ms: int) -> None:
         self._length_ms = length_ms
@@ -139,7 +139,7 @@ class _Growing:
         self._pieces: dict[int, Stretch] = {}
 
     def add(self, at_ms: int, piece: Stretch) -> Iterator[_Grown]:
-        """Takes a piece; gives out the stretch that it shows to be complete."""
+        """Add a piece. Yield the previous stretch if the piece lies after it."""
         start_ms = floor_to(at_ms, self._length_ms)
         if start_ms != self._start_ms:
             yield from self.finish()
@@ -156,9 +156,9 @@ class _Growing:
 
 
 def _grow(levels: Sequence[_Growing], at_ms: int, piece: Stretch, number: int = 0) -> Iterator[tuple[int, _Grown]]:
-    """Add a piece to the first of these levels, and to each level the stretches that it completes below.
+    """Add a piece to the first level, and the stretches that this completes to the levels above.
 
-    Yield what is complete with the number of its level; the first level has ``number``. Seconds are not yielded.
+    Yield complete stretches with the number of their level; the first level has ``number``. Seconds are not yielded.
     """
     for done in levels[0].add(at_ms, piece):
         if number:
@@ -168,7 +168,7 @@ def _grow(levels: Sequence[_Growing], at_ms: int, piece: Stretch, number: int = 
 
 
 class _Level:
-    """The stored stretches of one length, read along with the right ones."""
+    """Reads the stored stretches of one length in step with the correct ones."""
 
     def __init__(self, conn: Connection, scope: Scope, length_ms: int, span: DayRange | None) -> None:
         self._scope, self._length_ms = scope, length_ms
@@ -177,7 +177,10 @@ class _Level:
         self._started = False
 
     async def compare(self, right: _Grown | None, checked: Checked) -> AsyncIterator[Found]:
-        """Everything stored up to a right stretch; None: to the end. A row of zeros is as good as none."""
+        """Compare the stored stretches up to a correct one (None: to the end).
+
+        A row of zeros counts like a missing row.
+        """
         if not self._started:
             self._next, self._started = await anext(self._rows, None), True
         while self._next is not None and (right is None or self._next.start_ms < right.start_ms):

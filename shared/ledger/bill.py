@@ -1,4 +1,4 @@
-"""Merges observed states into the stored ones, and changes the rollups by exactly the difference.
+"""Merge observed states into the stored ones, and change the rollups by exactly the difference.
 
 The invariant at every commit: the rollups are the sum of ``usage_of`` over all sessions that have ended, and of
 ``usage_of_run`` over all egresses and ingress runs.
@@ -17,6 +17,7 @@ from shared.ledger.queries import media as media_queries
 from shared.ledger.queries import sessions as session_queries
 from shared.ledger.queries import usage as usage_queries
 from shared.ledger.rollups import LongStays, RunSums, group_rows, pieces_of, usage_rows
+from shared.ledger.rows import run_row, session_row
 from shared.metering.hours import Levels, Usage, days_of
 from shared.metering.state import MediaRun, Room, Session, merge_room, merge_run, merge_session, merged_rooms
 from shared.metering.usage import Bill, bill_of, bill_until, start_of
@@ -26,7 +27,7 @@ from shared.usage.queries import groups as group_queries
 
 
 class SessionChange(msgspec.Struct):
-    """Sessions by sid before and after a change, with the rooms on which their ends may depend."""
+    """Sessions by sid before and after a change, with the rooms that may determine their ends."""
 
     before: Mapping[str, Session]
     after: Mapping[str, Session]
@@ -101,11 +102,11 @@ async def _store(
     if changed_rooms:
         await session_queries.update_rooms(conn, changed_rooms)
     states = sorted(change.after.items())
-    new = [(session, bills_after[sid]) for sid, session in states if sid not in before]
+    new = [session_row(session, bills_after[sid]) for sid, session in states if sid not in before]
     if new:
         await session_queries.insert_sessions(conn, new)
     changed = [
-        (session, bills_after[sid])
+        session_row(session, bills_after[sid])
         for sid, session in states
         if sid in before and (session != before[sid] or bills_after[sid] != bills_before[sid])
     ]
@@ -121,7 +122,7 @@ async def _bill(
     now_ms: int,
     media: RunSums | None,
 ) -> None:
-    """Add usage_of(after) - usage_of(before) to the rollups and recompute the peaks of the changed minutes.
+    """Add usage_of(after) - usage_of(before) to the rollups. Recompute the peaks of changed minutes.
 
     All scopes, those of ``media`` included, are locked at once and last: two folds that hold some scopes and wait for others
     would deadlock.
@@ -146,7 +147,7 @@ async def _bill(
                 sums = groups[group]
                 _add(sums, day, sign)
                 sums[-1] += sign * visits
-    for sid in {**change.before, **change.after}:  # an audit may find a session that has no right to be there
+    for sid in {**change.before, **change.after}:  # a repair may delete a session, which is then missing in ``after``
         old = _edges(change.before.get(sid), bills_before.get(sid))
         new = _edges(change.after.get(sid), bills_after.get(sid))
         if new != old:
@@ -193,9 +194,9 @@ def _edges(session: Session | None, bill: Bill | None) -> tuple[tuple[Scope, int
 
 
 def _late_changes(change: SessionChange, now_ms: int) -> dict[tuple[Scope, int], DayDifference]:
-    """Return by how much the *shown* usage of past days changes.
+    """Return the changes of the *displayed* usage of past days.
 
-    An open session is shown as counting up to the end of the day. So a session that ends on a later day changes nothing.
+    An open session is displayed as if it lasted to the end of each past day. So ending it on a later day changes nothing.
     """
     today_ms = floor_to(now_ms, DAY_MS)
     late: defaultdict[tuple[Scope, int], list[int]] = defaultdict(lambda: [0, 0])
@@ -231,7 +232,7 @@ def _add_late(sums: list[int], usage: Usage, sign: int) -> None:
 async def fold_runs(conn: Connection, observed: Sequence[MediaRun]) -> RunSums | None:
     """Merge observed egresses and runs of ingresses into the stored ones.
 
-    Return by how much their rollups change; ``fold_sessions`` adds that.
+    Return the changes of their rollups. ``fold_sessions`` adds them.
     """
     runs: dict[tuple[str, str], MediaRun] = {}
     for run in observed:
@@ -241,10 +242,10 @@ async def fold_runs(conn: Connection, observed: Sequence[MediaRun]) -> RunSums |
         return None
     before = await media_queries.lock_runs(conn, sorted(runs))
     after = {key: merge_run(before[key], run) if key in before else run for key, run in sorted(runs.items())}
-    new = [run for key, run in after.items() if key not in before]
+    new = [run_row(run) for key, run in after.items() if key not in before]
     if new and await media_queries.insert_runs(conn, new) < len(new):
         raise ConcurrentFold
-    await media_queries.update_runs(conn, [run for key, run in after.items() if before.get(key, run) != run])
+    await media_queries.update_runs(conn, [run_row(run) for key, run in after.items() if before.get(key, run) != run])
     changes = RunSums()
     for states, sign in ((before, -1), (after, 1)):
         for run in states.values():

@@ -1,4 +1,4 @@
-"""Sums the rollups of UTC days from the stored sessions."""
+"""Sum the rollups of UTC days from the stored sessions."""
 
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -26,14 +26,14 @@ class DaySums:
         self.groups: dict[GroupKey, GroupUsage] = {}
 
     def by_kind(self) -> dict[str, Usage]:
-        """The whole day's sums."""
+        """Return the sums of the whole day."""
         kinds: dict[str, Usage] = {}
         for key, usage in self.hours.items():
             kinds[key.kind] = Usage(*map(add, kinds.get(key.kind, NO_USAGE), usage))
         return kinds
 
     def names(self) -> dict[str, int]:
-        """How many rooms and identities had a visit."""
+        """Return how many rooms and identities had a visit."""
         counts = dict.fromkeys(DIMENSIONS, 0)
         for key, group in self.groups.items():
             counts[key.dimension] += group.visits > 0
@@ -43,8 +43,8 @@ class DaySums:
 async def sums_by_day(conn: Connection, scope: Scope, span: DayRange | None) -> AsyncIterator[tuple[int, DaySums]]:
     """Yield (day, its sums) for each UTC day with usage, ascending.
 
-    Sessions come ordered by start, so a day is complete once a session starts later. Memory holds the days that open sessions
-    reach into.
+    Sessions are read in the order of their starts, so a day is complete once a session starts later. Only the days of sessions
+    that are not complete yet are in memory.
     """
     days: defaultdict[int, DaySums] = defaultdict(DaySums)
     stays = _Stays(scope)
@@ -61,7 +61,7 @@ async def sums_by_day(conn: Connection, scope: Scope, span: DayRange | None) -> 
             parts, whole_days = days_of(bill.whole)
             stays.add(row.state, bill.whole, whole_days)
             for day in _days_in(bill.whole, span):
-                days[day]  # each of them is read, and what is whole in it added then
+                days[day]  # creates the entry, so that the day is yielded with its whole hours added
         for key, amounts in usage_rows(row.state, usage):
             hours = days[floor_to(key.hour, DAY_MS)].hours
             hours[key] = Usage(*map(add, hours[key], amounts)) if key in hours else amounts
@@ -74,7 +74,7 @@ async def sums_by_day(conn: Connection, scope: Scope, span: DayRange | None) -> 
 
 
 def _days_in(whole: Sequence[WholeHours], span: DayRange | None) -> Iterator[int]:
-    """Yield the days of whole hours, limited to the span: an audit of one day must not read a year."""
+    """Yield the days of whole hours within the span, so that an audit of one day does not read a year."""
     for from_ms, to_ms, _ in whole:
         first_ms = from_ms if span is None else max(from_ms, span.from_ms)
         last_ms = to_ms if span is None else min(to_ms, span.to_ms)
@@ -82,7 +82,7 @@ def _days_in(whole: Sequence[WholeHours], span: DayRange | None) -> Iterator[int
 
 
 class _Stays:
-    """The whole hours and days of long sessions, read day by day."""
+    """Adds the whole hours and days of long sessions, day by day."""
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope

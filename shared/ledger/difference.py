@@ -1,4 +1,4 @@
-"""A stored row that differs from what it should be."""
+"""Describe a stored row that differs from its correct value."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -26,8 +26,8 @@ State = Session | Room | MediaRun
 class Difference(Wire):
     """One stored row that is wrong.
 
-    ``key`` names the row, with times in RFC 3339. ``fields`` holds (stored value, right value) by column or by register of
-    the state. A value is None where there is no row or should be none.
+    ``key`` names the row, with times in RFC 3339. ``fields`` holds (stored value, correct value) by column or by register of
+    the state. A value is None if there is no row or should be none.
     """
 
     table: Table
@@ -38,10 +38,10 @@ class Difference(Wire):
 
 
 class Found(msgspec.Struct):
-    """A difference, and what is needed to repair it.
+    """A difference, with what is needed to repair it.
 
-    That is the stored state and the state that the events prove (None: should not exist), or the instant (unix ms) whose
-    rollups are wrong. If both states are None, only columns beside the state are wrong.
+    For a state: the stored one and the one that the events prove (None: it should not exist). For a rollup: the instant (unix
+    ms) whose rollups are wrong. If both states are None, only the derived columns are wrong.
     """
 
     difference: Difference
@@ -59,5 +59,5 @@ def differing(stored: Mapping[str, object], right: Mapping[str, object]) -> dict
 
 
 def registers(state: State | None) -> dict[str, object]:
-    """Return a state's registers as they are shown, without the empty ones."""
+    """Return the registers of a state as plain values, without the empty ones."""
     return {} if state is None else {k: v for k, v in msgspec.to_builtins(state).items() if v not in (None, [], {}, ())}

@@ -1,8 +1,8 @@
-"""Removes one identity's personal data from everything that is stored, without changing a total.
+"""Erase one identity's personal data from everything stored, without changing a total.
 
-A pseudonym replaces the identity everywhere in one transaction: in sessions, in usage by identity and in stored events. So
-sessions stay as distinct as they were, and the stored events still prove them (`relay usage verify`).
-docs/decisions/0014-erasing-an-identity.md says why this is a pseudonym and not a deletion.
+One transaction replaces the identity by a pseudonym in sessions, usage by identity and stored events. So sessions stay
+distinct, and the stored events still prove them (`relay usage verify`). docs/decisions/0014-erasing-an-identity.md explains
+why the identity is replaced and not deleted.
 """
 
 import secrets
@@ -25,16 +25,16 @@ from shared.models.usage.rollups import GroupKey, GroupUsage
 from shared.projects import queries as project_queries
 from shared.usage.queries.groups import add_group_usage
 
-# The greatest of two names wins when a session learns another (shared/metering/state.py). `~` is greater than every letter,
-# so an event of an erased session that arrives late does not bring the identity back into it.
+# If a session gets two names, the greater one wins (shared/metering/state.py). `~` is greater than every letter, so a late
+# event of an erased session does not restore the identity.
 PSEUDONYM_PREFIX = "~erased-"
-# Fields that tell who somebody is, beside the identity they stand next to.
+# Fields with personal data, in the same JSON object as the identity.
 _PERSONAL = {"name", "metadata", "attributes", "participantName", "participantMetadata"}
 _IDENTITY = ("identity", "participantIdentity")
 
 
 class IdentityConnected(RelayError):
-    """The identity is in a room, so the next event would bring it back. ``count``: its open sessions."""
+    """The identity is in a room, so the next event would restore it. ``count``: its open sessions."""
 
     def __init__(self, identity: str, count: int) -> None:
         super().__init__(
@@ -45,7 +45,7 @@ class IdentityConnected(RelayError):
 
 
 class Erased(msgspec.Struct, frozen=True, rename="camel"):
-    """What an erasure changed. ``pseudonym`` is random, so nothing leads back from it."""
+    """The rows that an erasure changed. ``pseudonym`` is random and cannot be traced back."""
 
     pseudonym: str
     sessions: int
@@ -56,15 +56,15 @@ class Erased(msgspec.Struct, frozen=True, rename="camel"):
 async def erase_identity(conn: Connection, project_id: str, identity: str) -> Erased:
     """Replace the identity in both modes of the project, inside the caller's transaction.
 
-    The fold continues meanwhile. The present sessions are locked and renamed, together with exactly their events and their
-    share of the usage. A session that comes meanwhile stays whole under its own name; a second erasure removes it. Raises
+    The fold continues meanwhile. The existing sessions are locked and renamed, together with their events and their share of
+    the usage. A session that is created meanwhile keeps its name in all places; a second erasure renames it. Raises
     ``ProjectNotFound`` and ``IdentityConnected``.
     """
     if not await project_queries.project_exists(conn, project_id):
-        # Else a mistyped id would look like a person of whom nothing is stored.
+        # Otherwise a mistyped project id would look like an identity without stored data.
         raise ProjectNotFound(project_id)
     pseudonym = PSEUDONYM_PREFIX + secrets.token_hex(8)
-    if not identity:  # who has no name is nobody in particular
+    if not identity:  # the empty identity names no person
         return Erased(pseudonym, 0, 0, 0)
     quoted = msgspec.json.encode(identity)
     if count := await queries.count_open(conn, project_id, identity):
@@ -100,7 +100,7 @@ async def _rewrite_events(
         if event.own:
             called = event.called or ""
             if event.sid not in names and (called == identity or called.startswith(PSEUDONYM_PREFIX)):
-                continue  # it came after its session could be locked
+                continue  # its session was created after the others were locked
             name = names.get(event.sid or "", pseudonym)
         await queries.rewrite_event(conn, event, without_person(event.body, identity, name) or b"{}", name)
         count += 1
@@ -110,7 +110,10 @@ async def _rewrite_events(
 async def _move_usage(
     conn: Connection, project_id: str, identity: str, before: Sequence[Session], after: Sequence[Session]
 ) -> None:
-    """Move the share of these sessions in the usage by identity. Locks rooms and scopes in the order of the fold."""
+    """Move the share of these sessions in the usage by identity.
+
+    Locks rooms and scopes in the order of the fold.
+    """
     rooms = await lock_rooms(conn, sorted({session.room_sid for session in before if session.room_sid}))
     changes: dict[GroupKey, GroupUsage] = {}
     stays = LongStays()
@@ -133,7 +136,10 @@ async def _move_usage(
 
 
 def without_person(body: bytes, identity: str, pseudonym: str) -> bytes | None:
-    """Return a webhook's body with the pseudonym and without the data beside the identity; None if it is no JSON."""
+    """Return a webhook's body with the pseudonym instead of the identity and its personal data.
+
+    None if the body is not JSON.
+    """
     try:
         event = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):

@@ -1,8 +1,8 @@
-"""Folds a batch of events in one transaction.
+"""Fold a batch of events in one transaction.
 
-The order of the steps makes it exact. Events are stored first, and a known id drops out. Then the touched rooms and
-sessions are locked, loaded and merged. Then the rollups change by the difference between the bills before and after. A
-repeated batch finds all its ids known and changes nothing.
+The order of the steps makes the result exact. First the events are stored, and those with a known id are skipped. Then the
+affected rooms and sessions are locked, loaded and merged. Then the rollups change by the difference between the bills before
+and after. Repeating a batch changes nothing, because all its ids are known.
 """
 
 import logging
@@ -28,27 +28,27 @@ from shared.projects import queries as project_queries
 
 log = logging.getLogger("relay.worker")
 
-# Something in one of the events that Postgres will not hold: text it cannot encode, a number or a key that is too large.
+# Errors of an event that Postgres cannot store: text that it cannot encode, a number or a key that is too large.
 NOT_STORABLE = (
     asyncpg.DataError,
     asyncpg.IntegrityConstraintViolationError,
     asyncpg.ProgramLimitExceededError,
     UnicodeError,
 )
-# A defect in Relay that one event reveals, or a stored state that cannot be read. It is logged and does not stop the other
-# events. Errors of the connection are not among these.
+# A defect in Relay that one event triggers, or a stored state that cannot be decoded. It is logged and does not stop the other
+# events. Connection errors are not included.
 _DEFECT = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, msgspec.MsgspecError)
 
-# Ids that Relay gives: to its own events, and to events that came without one.
+# Prefixes of ids that Relay assigns: to events that came without an id, and to its own events.
 _HASHED = "sha256:"
 _OWN_IDS = (OWN_PREFIX, _HASHED)
 
-# Attempts for a batch that meets another transaction's locks or a partition that was created meanwhile.
+# Attempts for a batch that conflicts with another transaction or with a partition that was created meanwhile.
 ATTEMPTS = 5
 
 
 class FoldResult(msgspec.Struct):
-    """What a batch did, in events."""
+    """The result of a batch, in events."""
 
     folded: int = 0
     known: int = 0
@@ -69,8 +69,8 @@ class _Read(msgspec.Struct, gc=False):
 async def fold_batch(conn: Connection, partition: int, batch: Sequence[Received], *, own: bool = False) -> FoldResult:
     """Fold events of one partition and commit, or join the transaction of the caller.
 
-    An event that cannot be used is set aside with its reason. ``own``: reconciliation made these events. Events that
-    arrived are never read as such.
+    An event that cannot be used is set aside with its reason. ``own``: the events were made by reconciliation, not received
+    from LiveKit.
     """
     attempt = 0
     while True:
@@ -84,9 +84,9 @@ async def fold_batch(conn: Connection, partition: int, batch: Sequence[Received]
                 raise
         except (*NOT_STORABLE, *_DEFECT) as error:
             if isinstance(error, asyncpg.CheckViolationError) and attempt < ATTEMPTS:
-                # A day got its partition after its events were routed to the default one: routed again, they fit.
+                # The partition of a day was created while its events went to the default partition. Inserting again works.
                 continue
-            # Halving finds the event without stopping the others.
+            # Halving the batch finds the failing event and lets the others through.
             if len(batch) == 1:
                 async with conn.transaction():
                     await _set_aside(conn, batch[0], *_reason(error), own)
@@ -97,12 +97,12 @@ async def fold_batch(conn: Connection, partition: int, batch: Sequence[Received]
 
 
 async def _set_aside(conn: Connection, received: Received, reason: str, detail: str, own: bool) -> None:
-    """Set an event aside. Own events about one thing are set aside once, because every pass makes another."""
+    """Set an event aside. Relay's own events are set aside once for each subject: every pass repeats them."""
     await event_queries.set_aside(conn, received, reason, detail, _about(received.body) if own else None)
 
 
 def _about(body: bytes) -> bytes:
-    """Return what an own event is about, whenever it was made: its name and the ids in it."""
+    """Return the subject of one of Relay's own events: its name and ids, without its time."""
     event = decode_own_event(body)
     return msgspec.json.encode(
         (
@@ -116,7 +116,7 @@ def _about(body: bytes) -> bytes:
 
 
 def _reason(error: Exception) -> tuple[str, str]:
-    """Reason and detail of an event that is set aside because folding it failed."""
+    """Return reason and detail for an event that is set aside because folding it failed."""
     if isinstance(error, NOT_STORABLE):
         return "not_storable", str(error)
     log.error("an event is set aside: folding it failed", exc_info=error)
@@ -171,9 +171,9 @@ async def _insert_new(conn: Connection, reads: Mapping[EventKey, _Read]) -> list
 
 
 async def _keep_sightings(conn: Connection, succeeded: Sequence[Room], now_ms: int) -> list[Observation]:
-    """Store, as events, the last confirmations of sessions that end because a newer room followed."""
+    """Store, as events, when sessions were last confirmed that end because a newer room followed."""
     bodies = await last_sightings(conn, succeeded)
-    # The creation time of the next room may be too far in the future to be plausible. Such a sighting is left out.
+    # If the next room's creation time is implausibly far in the future, the sighting cannot be read and is left out.
     reads = dict(read for body in bodies if (read := _readable(Received(now_ms, body))) is not None)
     return await _insert_new(conn, reads) if reads else []
 
@@ -190,7 +190,7 @@ def _read(received: Received, own: bool) -> tuple[EventKey, _Read]:
         event = decode_own_event(received.body) if own else decode_event(received.body)
     except (msgspec.DecodeError, UnicodeDecodeError, OverflowError, RecursionError) as error:
         raise UnfoldableEvent("not_an_event", str(error)) from None
-    # What starts with a prefix is not less than it. The comparison takes a tenth of the time of startswith.
+    # A text that starts with a prefix is never less than the prefix. Comparing first takes a tenth of the time of startswith.
     if not own and (
         (event.event >= OWN_PREFIX and event.event.startswith(OWN_PREFIX))
         or (event.id >= OWN_PREFIX and event.id.startswith(_OWN_IDS))
@@ -202,7 +202,7 @@ def _read(received: Received, own: bool) -> tuple[EventKey, _Read]:
 
 
 async def _attribute(conn: Connection, reads: Mapping[EventKey, _Read]) -> None:
-    """Remove the owner from events whose room name only looks like ours: there is no such project."""
+    """Remove the owner from events whose room name has Relay's form but names no existing project."""
     owners = {read.observation.owner for read in reads.values()}
     claimed = {owner.project_id for owner in owners if owner is not None}
     known = await project_queries.existing_projects(conn, sorted(claimed)) if claimed else set()

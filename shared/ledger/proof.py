@@ -1,9 +1,9 @@
-"""Audits states: each session, room and run must equal the fold of its stored events.
+"""Audit states: each session, room and run must equal the fold of its stored events.
 
-Events are stored for a limited time. A state whose events are all stored is proven: it must equal what they give. For an
-older state, the stored events must be a part: they may add nothing to the state. The state itself decides which case holds.
-Every event leaves a time in it that is at most ``_SLACK_MS`` later than the event's own. So a state whose times are all
-after the horizon had no event before it.
+Events are stored for a limited time. If all events of a state are still stored, the state is proven: it must equal their fold.
+If some may be gone, merging the stored events must not change the state. The times in the state decide which case holds. Every
+event leaves a time in the state that is at most ``_SLACK_MS`` later than the event's own. So if all times of a state are after
+the horizon, it had no earlier event.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -16,7 +16,7 @@ from shared.errors import UnfoldableEvent
 from shared.infra.postgres.pool import Connection
 from shared.ledger.difference import Difference, Found, State, Table, differing, registers
 from shared.ledger.queries import audit as queries
-from shared.ledger.queries import media, sessions
+from shared.ledger.rows import run_columns, session_columns
 from shared.metering.observe import Observation, observe
 from shared.metering.state import MediaRun, Room, Session, merge_room, merge_run, merge_session
 from shared.models.livekit_event import decode_kept_event
@@ -32,7 +32,7 @@ _RUNS_AT_ONCE = 100_000
 
 
 class Checked:
-    """Counts what an audit has read. ``unproven``: states older than the stored events."""
+    """Counts the rows that an audit has read. ``unproven``: states older than the stored events."""
 
     def __init__(self) -> None:
         self.states = self.unproven = self.rollups = self.events = 0
@@ -54,7 +54,7 @@ def first_time_of(state: State) -> int | None:
 
 
 def is_proven(state: State, horizon_ms: int | None) -> bool:
-    """Return whether all events of a state are still stored. Those before ``horizon_ms`` may be gone."""
+    """Return whether all events of a state are still stored. Events before ``horizon_ms`` may be gone."""
     if horizon_ms is None:
         return True
     first_ms = first_time_of(state)
@@ -68,7 +68,7 @@ def _observed(event: KeptEvent) -> Observation | None:
         UnfoldableEvent,
         ValueError,
         OverflowError,
-    ):  # it could be folded when it came, so its row was changed since
+    ):  # it was folded when it arrived, so its row has been changed since
         return None
 
 
@@ -90,7 +90,7 @@ async def audit_sessions(
 
 
 def _wrong_columns(row: StoredSession) -> dict[str, tuple[object, object]]:
-    return differing(row.columns, sessions.derived_columns(row.state, row.room))
+    return differing(row.columns, session_columns(row.state, row.room))
 
 
 async def audit_rooms(
@@ -103,7 +103,7 @@ async def audit_rooms(
         checked.states += row is not None
         right = state
         if state is not None:
-            # No event tells that another room followed: it shows in that room.
+            # No event says that another room followed. That is known only from the other room.
             followed_ms = row.followed_ms if row is not None else await queries.followed_ms(conn, state)
             right = msgspec.structs.replace(state, superseded_ms=followed_ms)
         found = _judge("room", scope, row.state if row else None, right, merge_room, horizon_ms, checked)
@@ -116,8 +116,8 @@ async def audit_runs(
 ) -> AsyncIterator[Found]:
     """Compare egresses and ingress runs with their events, and their columns with their states.
 
-    The ids of runs are only in the bodies of events. So the runs are held in memory, in as many passes over the events as
-    needed.
+    The ids of runs are only in the bodies of events. So the runs are kept in memory, up to ``_RUNS_AT_ONCE`` in each pass over
+    the events.
     """
     passes = 1 + await queries.count_runs(conn, scope) // _RUNS_AT_ONCE
     for number in range(passes):
@@ -136,7 +136,7 @@ async def audit_runs(
             found = _judge("media_run", scope, row.state, state, merge_run, horizon_ms, checked)
             if found is not None:
                 yield found
-            elif wrong := differing(row.columns, media.derived_columns(row.state)):
+            elif wrong := differing(row.columns, run_columns(row.state)):
                 yield Found(_difference("media_run", scope, row.state.id, wrong), scope, row.state, row.state)
         left = {key: run for key, run in proven.items() if run.project_id == scope.project_id}
         elsewhere = await queries.runs_of_a_project(conn, list(left)) if scope.owned is None and left else set()
@@ -157,7 +157,7 @@ def _judge(
     checked: Checked,
 ) -> Found | None:
     known = stored if stored is not None else proven
-    assert known is not None  # noqa: S101 - one side of a join is there
+    assert known is not None  # noqa: S101 - an outer join has at least one side
     right = proven
     if stored is not None and not is_proven(stored, horizon_ms):
         checked.unproven += 1
@@ -179,7 +179,7 @@ async def _folded(
     part: Callable[[Observation], T | None],
     merge: Callable[[T, T], T],
 ) -> AsyncIterator[T]:
-    """Yield one state for each sid of a stream that is ordered by sid."""
+    """Fold a stream of events that is ordered by sid. Yield one state for each sid."""
     sid, state = "", None
     async for event in events:
         checked.events += 1
@@ -198,7 +198,10 @@ async def _folded(
 async def _joined(
     left: AsyncIterator[S], left_key: Callable[[S], str], right: AsyncIterator[T], right_key: Callable[[T], str]
 ) -> AsyncIterator[tuple[S | None, T | None]]:
-    """Full outer join of two ascending streams. Keys ascend by code point, as in Postgres' "C" collation."""
+    """Join two ascending streams (full outer join).
+
+    Keys ascend by code point, as in Postgres' "C" collation.
+    """
     a, b = await anext(left, None), await anext(right, None)
     while a is not None or b is not None:
         key_a, key_b = (left_key(a) if a is not None else None), (right_key(b) if b is not None else None)

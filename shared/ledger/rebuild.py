@@ -1,7 +1,7 @@
-"""Repairs what an audit found.
+"""Repair the differences that an audit found.
 
-Everything is judged again under the locks of the fold, so the repair does not undo later events. A state is replaced only
-if it is still the one that was found wrong. Rollups are summed again from the present states.
+Each difference is checked again under the locks of the fold, so a repair does not undo later events. A state is replaced only
+if it has not changed since the audit. Rollups are recomputed from the current states.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -25,6 +25,7 @@ from shared.ledger.queries import media as media_queries
 from shared.ledger.queries import sessions as session_queries
 from shared.ledger.queries import usage as usage_queries
 from shared.ledger.rollups import RunSums, pieces_of
+from shared.ledger.rows import run_row, session_row
 from shared.ledger.verify import verify_rollups, verify_states
 from shared.metering.run_usage import RunUsage
 from shared.metering.state import MediaRun, Room, Session
@@ -33,7 +34,7 @@ from shared.models.scope import AuditScope, DayRange, Scope
 from shared.models.usage.rollups import DayDifference, MediaKey
 from shared.usage.queries import groups as group_queries
 
-# States corrected in one transaction. The fold waits for the locks of these.
+# States that are repaired in one transaction. The fold waits for their locks.
 _BATCH = 200
 
 
@@ -47,7 +48,7 @@ async def rebuild(
 ) -> AsyncIterator[Found]:
     """Repair everything that ``verify`` finds, and yield it.
 
-    The states of a scope come first, each in its own transaction. Its rollups follow, from the states as they are then.
+    The states of a scope are repaired first, each in its own transaction. Then its rollups are recomputed from them.
     ``reader`` reads on a snapshot, ``writer`` writes.
     """
     for scope in await queries.scopes(reader):
@@ -70,10 +71,10 @@ async def _mend_states(conn: Connection, batch: Sequence[Found], now_ms: int) ->
             async with conn.transaction():
                 await _mend_state(conn, found, now_ms)
         except (ConcurrentFold, asyncpg.DeadlockDetectedError):
-            continue  # the fold stored it in this moment; the next audit says whether rightly
+            continue  # the fold stored it at the same time; the next audit checks the result
         except msgspec.MsgspecError:
-            # A state that cannot be read. The state that its events prove replaces it; its sums are corrected next. Without
-            # events it stays, because nothing else is stored.
+            # The stored state cannot be decoded. The state that its events prove replaces it, and its sums are corrected next.
+            # Without events it stays, because there is nothing to replace it with.
             if found.proven is not None and found.proven != found.stored:
                 with suppress(ConcurrentFold):
                     async with conn.transaction():
@@ -99,8 +100,10 @@ async def _mend_session(conn: Connection, found: Found, now_ms: int) -> None:
     room_sids = {state.room_sid for state in (*before.values(), proven) if state is not None and state.room_sid}
     rooms = await session_queries.lock_rooms(conn, sorted(room_sids))
     if found.sid:
-        pairs = [(session, bill_of(session, rooms.get(session.room_sid or ""))) for session in before.values()]
-        await session_queries.update_sessions(conn, pairs)
+        rows = [
+            session_row(session, bill_of(session, rooms.get(session.room_sid or ""))) for session in before.values()
+        ]
+        await session_queries.update_sessions(conn, rows)
     elif before.get(sid) == stored:
         after = {sid: proven} if proven is not None else {}
         if proven is None:
@@ -109,16 +112,16 @@ async def _mend_session(conn: Connection, found: Found, now_ms: int) -> None:
 
 
 async def _replace(conn: Connection, proven: State) -> None:
-    """Replace a row by its proven state. The stored columns may be wrong too, so none of them is used."""
+    """Replace a row by its proven state. No stored column is used, because they may be wrong too."""
     if isinstance(proven, MediaRun):
         await media_queries.delete_run(conn, proven.meter, proven.id)
-        await media_queries.insert_runs(conn, [proven])
+        await media_queries.insert_runs(conn, [run_row(proven)])
         return
-    assert isinstance(proven, Session)  # noqa: S101 - a room has no state beside its columns
+    assert isinstance(proven, Session)  # noqa: S101 - a room has only columns, no encoded state
     room_sid = proven.room_sid or ""
     rooms = await session_queries.lock_rooms(conn, [room_sid])
     await session_queries.delete_sessions(conn, [proven.sid])
-    await session_queries.insert_sessions(conn, [(proven, bill_of(proven, rooms.get(room_sid)))])
+    await session_queries.insert_sessions(conn, [session_row(proven, bill_of(proven, rooms.get(room_sid)))])
 
 
 async def _mend_room(conn: Connection, found: Found, now_ms: int) -> None:
@@ -134,22 +137,22 @@ async def _mend_room(conn: Connection, found: Found, now_ms: int) -> None:
     else:
         await session_queries.delete_rooms(conn, [sid])
     await apply_change(conn, SessionChange(sessions, sessions, rooms, after), now_ms)
-    pairs = [(session, bill_of(session, after.get(sid))) for session in sessions.values()]
-    await session_queries.update_sessions(conn, pairs)
+    rows = [session_row(session, bill_of(session, after.get(sid))) for session in sessions.values()]
+    await session_queries.update_sessions(conn, rows)
 
 
 async def _mend_run(conn: Connection, found: Found) -> None:
     run = found.proven if isinstance(found.proven, MediaRun) else found.stored
-    assert isinstance(run, MediaRun)  # noqa: S101 - one of both is there
+    assert isinstance(run, MediaRun)  # noqa: S101 - at least one of both exists
     stored = (await media_queries.lock_runs(conn, [(run.meter, run.id)])).get((run.meter, run.id))
     if stored != found.stored:
         return
     if stored is None:
-        await media_queries.insert_runs(conn, [run])
+        await media_queries.insert_runs(conn, [run_row(run)])
     elif found.proven is None:
         await media_queries.delete_run(conn, run.meter, run.id)
     else:
-        await media_queries.update_runs(conn, [run])
+        await media_queries.update_runs(conn, [run_row(run)])
     proven = run if found.proven is not None else None
     changes = RunSums()
     for state, sign in ((stored, -1), (proven, 1)):
@@ -162,13 +165,16 @@ async def _mend_run(conn: Connection, found: Found) -> None:
 
 
 async def _mend_rollups(conn: Connection, batch: Sequence[Found], now_ms: int) -> None:
-    """Sum the rollups of days and of media hours again. The fold of the scope waits for one day at a time."""
+    """Recompute the rollups of days, media hours and peaks.
+
+    The fold of a scope waits for one day at a time.
+    """
     days: set[tuple[Scope, int]] = set()
     media_hours: set[tuple[Scope, int]] = set()
     instants: set[tuple[Scope, int]] = set()
     for found in batch:
         scope = found.scope.owned
-        assert scope is not None  # noqa: S101 - nobody's usage has no rollup
+        assert scope is not None  # noqa: S101 - only usage of a project has rollups
         if found.difference.table == "media_hour":
             media_hours.add((scope, found.at_ms))
         elif found.difference.table == "concurrency":
@@ -186,7 +192,7 @@ async def _mend_rollups(conn: Connection, batch: Sequence[Found], now_ms: int) -
     if instants:
         async with conn.transaction():
             await usage_queries.lock_scopes(conn, {scope for scope, _ in instants})
-            await usage_queries.recompute_peaks(conn, instants, anew=True)
+            await usage_queries.recompute_peaks(conn, instants, from_sessions=True)
 
 
 async def _rebuild_day(conn: Connection, scope: Scope, day_ms: int, now_ms: int) -> None:

@@ -1,7 +1,8 @@
-"""Runs one pass of reconciliation: list from LiveKit, judge (shared/metering/reconcile.py), correct.
+"""Run one pass of reconciliation: list LiveKit's rooms, compare them with the sessions, correct.
 
-It runs on the schedule of the worker, at its start, and as `relay reconcile`. LiveKit is asked first and the database read
-after it, so that a leave folded meanwhile is not taken for an absence. No connection is held while LiveKit is asked.
+shared/metering/reconcile.py compares. A pass runs when the worker starts, on its schedule, and as `relay reconcile`. LiveKit is
+listed before the database is read. Otherwise a participant who leaves in between would look like a missing one. No database
+connection is held during the listing.
 """
 
 import asyncio
@@ -43,24 +44,24 @@ log = logging.getLogger("relay.worker")
 T = TypeVar("T")
 
 JOB = "reconcile"
-# Questions to LiveKit under way at once: LiveKit serves calls on the same cores.
+# Concurrent requests to LiveKit. LiveKit serves calls on the same cores, so the number is small.
 AT_ONCE = 16
-# Rooms that could not be asked within this time are left for the next pass, as if they had failed.
+# Rooms that could not be listed within this time count as failed and are left for the next pass.
 ASK_WITHIN_S = 60.0
 _encode = msgspec.json.Encoder().encode
 
 
 class PassReport(NamedTuple):
-    """What a pass found. ``events``: what it put right, as events."""
+    """The result of a pass. ``events``: its corrections."""
 
     done: Pass
     events: list[OwnEvent]
 
 
 async def reconcile(pool: Pool, service: RoomService, clock: Clock) -> PassReport:
-    """Run one pass. Two passes at once do no harm, but the caller should run only one.
+    """Run one pass. Two passes at once are safe, but unnecessary.
 
-    Raises a ``LiveKitError`` if not even the rooms can be listed.
+    Raises a ``LiveKitError`` if the rooms cannot be listed.
     """
     started_ms = clock.now_ms()
     try:
@@ -86,42 +87,43 @@ def _count(done: Pass, now_ms: int) -> None:
 
 async def _pass(pool: Pool, service: RoomService, clock: Clock, started_ms: int) -> PassReport:
     rooms = await service.list_rooms()
-    asking = _Asking()
+    requests = _Requests()
     async with pool.acquire() as conn:
         claimed = {parsed.project_id for room in rooms if (parsed := parse_livekit_room(room.name)) is not None}
         projects = await project_queries.existing_projects(conn, sorted(claimed))
-    ours = [
+    owned = [
         room_info(room)
         for room in rooms
         if (parsed := parse_livekit_room(room.name)) is not None and parsed.project_id in projects
     ]
 
     async def list_room(index: int) -> RoomListing:
-        asked_ms = clock.now_ms()
+        sent_ms = clock.now_ms()
         try:
-            people = await service.list_participants(ours[index].name)
+            people = await service.list_participants(owned[index].name)
         except RoomNotFound:
             people = []
         infos = (participant_info(person) for person in people)
-        return RoomListing(ours[index], asked_ms, {info.sid: info for info in infos if info.sid})
+        return RoomListing(owned[index], sent_ms, {info.sid: info for info in infos if info.sid})
 
     listed, (egresses, ingresses) = await asyncio.gather(
-        asking.all([_bound(list_room, index) for index in range(len(ours))]), _list_runs(service)
+        requests.all([_bound(list_room, index) for index in range(len(owned))]), _list_runs(service)
     )
     listing = Listing(
         started_ms,
         {
             info.name: answer if isinstance(answer, RoomListing) else RoomListing(info, started_ms, None)
-            for info, answer in zip(ours, listed, strict=True)
+            for info, answer in zip(owned, listed, strict=True)
         },
     )
     runs = RunListing(started_ms, egresses, ingresses, frozenset(room.sid for room in rooms))
-    return await _conclude(pool, service, clock, asking, listing, runs)
+    return await _correct(pool, service, clock, requests, listing, runs)
 
 
-async def _conclude(
-    pool: Pool, service: RoomService, clock: Clock, asking: "_Asking", listing: Listing, runs: RunListing
+async def _correct(
+    pool: Pool, service: RoomService, clock: Clock, requests: "_Requests", listing: Listing, runs: RunListing
 ) -> PassReport:
+    """Compare the listing with the stored sessions and runs, and store the corrections as events."""
     people = [sid for room in listing.rooms.values() for sid in (room.people or {})]
     async with pool.acquire() as conn:
         known = await queries.open_sessions(conn)
@@ -131,26 +133,26 @@ async def _conclude(
         run_keys = list(listed_runs(runs))
         known_runs = await queries.known_runs(conn, run_keys)
     questions, verdicts = to_prove(listing, known, proofs, absences)
-    asked = await _prove(service, clock, asking, questions)
-    for sid, (verdict, proof) in asked.items():
+    answers = await _prove(service, clock, requests, questions)
+    for sid, (verdict, proof) in answers.items():
         verdicts[sid] = verdict
         if proof is not None:
             proofs[sid] = proof
-    found = decide(listing, known, absences, verdicts, proofs)
-    confirmed_runs = decide_runs(found, runs, known_runs, absences)
+    findings = decide(listing, known, absences, verdicts, proofs)
+    confirmed_runs = decide_runs(findings, runs, known_runs, absences)
     async with pool.acquire() as conn:
-        await _fold(conn, clock, found.events)
-        await queries.confirm_sessions(conn, found.confirmed)
+        await _fold(conn, clock, findings.events)
+        await queries.confirm_sessions(conn, findings.confirmed)
         await queries.confirm_runs(conn, confirmed_runs)
-        await queries.replace_absences(conn, found.absences)
+        await queries.replace_absences(conn, findings.absences)
         complete = all(room.people is not None for room in listing.rooms.values())
-        fresh = {sid: proof for sid, (_, proof) in asked.items() if proof is not None}
-        await queries.record_proofs(conn, fresh, people if complete else None)
-    return PassReport(_summary(listing, found, verdicts, len(people), clock.now_ms()), found.events)
+        new_proofs = {sid: proof for sid, (_, proof) in answers.items() if proof is not None}
+        await queries.record_proofs(conn, new_proofs, people if complete else None)
+    return PassReport(_summary(listing, findings, verdicts, len(people), clock.now_ms()), findings.events)
 
 
 def _summary(
-    listing: Listing, found: Findings, verdicts: Mapping[str, Verdict], participants: int, finished_ms: int
+    listing: Listing, findings: Findings, verdicts: Mapping[str, Verdict], participants: int, finished_ms: int
 ) -> Pass:
     return Pass(
         listing.started_ms,
@@ -158,16 +160,16 @@ def _summary(
         rooms=len(listing.rooms),
         rooms_failed=sum(1 for room in listing.rooms.values() if room.people is None),
         participants=participants,
-        confirmed=len(found.confirmed),
+        confirmed=len(findings.confirmed),
         unproven=sum(1 for verdict in verdicts.values() if verdict != "here"),
-        opened=found.opened,
-        corrected=found.corrected,
-        closed=found.closed,
+        opened=findings.opened,
+        corrected=findings.corrected,
+        closed=findings.closed,
     )
 
 
 async def _fold(conn: Connection, clock: Clock, events: Iterable[OwnEvent]) -> None:
-    """Fold these events like LiveKit's: stored first, then merged. A repetition changes nothing."""
+    """Fold these events like LiveKit's: store them, then merge them. Repeating it changes nothing."""
     partitions: defaultdict[int, list[Received]] = defaultdict(list)
     for event in events:
         body = _encode(event)
@@ -176,27 +178,27 @@ async def _fold(conn: Connection, clock: Clock, events: Iterable[OwnEvent]) -> N
         await fold_batch(conn, partition, batch, own=True)
 
 
-class _TimeOver(LiveKitError):
-    """A request that was not sent because the time was over."""
+class _NotSent(LiveKitError):
+    """A request that was not sent because the pass ran out of time."""
 
 
-class _Asking:
+class _Requests:
     """Runs requests to LiveKit, ``AT_ONCE`` at a time, for at most ``ASK_WITHIN_S`` seconds."""
 
     def __init__(self) -> None:
-        self._turn = asyncio.Semaphore(AT_ONCE)
+        self._slots = asyncio.Semaphore(AT_ONCE)
         self._until = time.monotonic() + ASK_WITHIN_S
 
-    async def all(self, questions: list[Callable[[], Awaitable[T]]]) -> list[T | LiveKitError]:
-        """Return the answers in order. A failure takes the place of its answer."""
-        return list(await asyncio.gather(*(self._one(question) for question in questions)))
+    async def all(self, requests: list[Callable[[], Awaitable[T]]]) -> list[T | LiveKitError]:
+        """Return the answers in order. A failed request has its error instead."""
+        return list(await asyncio.gather(*(self._one(request) for request in requests)))
 
-    async def _one(self, question: Callable[[], Awaitable[T]]) -> T | LiveKitError:
-        async with self._turn:
+    async def _one(self, request: Callable[[], Awaitable[T]]) -> T | LiveKitError:
+        async with self._slots:
             if time.monotonic() > self._until:
-                return _TimeOver("the time for asking was over")
+                return _NotSent("the pass ran out of time")
             try:
-                return await question()
+                return await request()
             except LiveKitError as error:
                 return error
 
@@ -226,12 +228,12 @@ async def _list_runs(
 
 
 async def _prove(
-    service: RoomService, clock: Clock, asking: _Asking, questions: list[Question]
+    service: RoomService, clock: Clock, requests: _Requests, questions: list[Question]
 ) -> dict[str, tuple[Verdict, Proof | None]]:
-    """Ask the nodes for these participants and return the verdict and the proof of each, by sid.
+    """Ask the nodes for these participants. Return the verdict and the proof of each, by sid.
 
-    If no node answers for a participant, its room is asked for once. If the room is served, the participant is gone;
-    otherwise nothing is known. If LiveKit does not know the request, the listing is believed.
+    If no node answers for a participant, the node of its room is asked once. If it answers, the participant is gone; otherwise
+    the verdict is unknown. If LiveKit does not support the request, the listing counts.
     """
     by_room: defaultdict[str, list[Question]] = defaultdict(list)
     for question in questions:
@@ -239,25 +241,27 @@ async def _prove(
     rooms = list(by_room)
 
     async def prove_room(index: int) -> dict[str, tuple[Verdict, Proof | None]]:
-        room, served, found = rooms[index], None, dict[str, tuple[Verdict, Proof | None]]()
+        room, served, answers = rooms[index], None, dict[str, tuple[Verdict, Proof | None]]()
         for question in by_room[room]:
             asked_ms = clock.now_ms()
             if served is False:
-                found[question.sid] = ("unknown", Proof(asked_ms, None))
+                answers[question.sid] = ("unknown", Proof(asked_ms, None))
             elif await service.serves_participant(room, question.identity):
-                found[question.sid] = ("here", Proof(asked_ms, asked_ms))
+                answers[question.sid] = ("here", Proof(asked_ms, asked_ms))
                 served = True
             else:
                 served = served or await service.serves_room(room)
-                found[question.sid] = ("gone" if served else "unknown", Proof(asked_ms, None))
-        return found
+                answers[question.sid] = ("gone" if served else "unknown", Proof(asked_ms, None))
+        return answers
 
     verdicts: dict[str, tuple[Verdict, Proof | None]] = {}
-    for room, answer in zip(rooms, await asking.all([_bound(prove_room, i) for i in range(len(rooms))]), strict=True):
+    for room, answer in zip(rooms, await requests.all([_bound(prove_room, i) for i in range(len(rooms))]), strict=True):
         if isinstance(answer, LiveKitError):
             log.warning("reconcile: participants of a room cannot be proven: %s", answer)
-            unasked = isinstance(answer, LiveKitUnreachable | LiveKitTimedOut | _TimeOver)
-            verdicts.update({question.sid: ("unknown" if unasked else "here", None) for question in by_room[room]})
+            is_unanswered = isinstance(answer, LiveKitUnreachable | LiveKitTimedOut | _NotSent)
+            verdicts.update(
+                {question.sid: ("unknown" if is_unanswered else "here", None) for question in by_room[room]}
+            )
         else:
             verdicts.update(answer)
     return verdicts

@@ -1,4 +1,4 @@
-"""Which rows of the rollups a session, an egress or a run of an ingress adds to, and how much."""
+"""Compute the rollup rows to which a session, an egress or a run of an ingress adds, and the amounts."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,12 +14,12 @@ from shared.metering.usage import kind_of
 from shared.models.scope import Scope
 from shared.models.usage.rollups import Dimension, GroupKey, GroupUsage, MediaKey, RollupKey
 
-# Rows that one statement writes, where there may be many.
+# Rows that one statement writes at most.
 ROWS_AT_ONCE = 10_000
 
 
 def usage_rows(session: Session, usage: Mapping[int, Usage]) -> list[tuple[RollupKey, Usage]]:
-    """What a session's ``usage_of`` adds to the rollup, by hour."""
+    """Return what a session's usage adds to the rollup, by hour."""
     if session.project_id is None or session.mode is None:
         return []
     kind = kind_of(session)
@@ -49,12 +49,12 @@ def group_rows(
 
 
 def names_of(session: Session) -> tuple[tuple[Dimension, str], ...]:
-    """What a session is grouped by."""
+    """Return the names by which a session is grouped: its room and its identity."""
     return ("room", session.room or ""), ("identity", session.identity or "")
 
 
 class HoursOf(NamedTuple):
-    """The rollup rows of a project, mode and kind."""
+    """The key of hourly rollup rows without the hour: project, mode and kind."""
 
     project_id: str
     mode: str
@@ -62,7 +62,7 @@ class HoursOf(NamedTuple):
 
 
 class DaysOf(NamedTuple):
-    """The rollup rows of a room or an identity."""
+    """The key of daily rollup rows without the day: project, mode and a room or an identity."""
 
     project_id: str
     mode: str
@@ -71,14 +71,14 @@ class DaysOf(NamedTuple):
 
 
 class LongStays:
-    """The whole hours and days of long sessions: what ``usage_rows`` and ``group_rows`` leave out."""
+    """The whole hours and days of long sessions, which ``usage_rows`` and ``group_rows`` leave out."""
 
     def __init__(self) -> None:
         self._hours: Levels[HoursOf] = Levels()
         self._days: Levels[DaysOf] = Levels()
 
     def add(self, session: Session, whole: Sequence[WholeHours], days: Sequence[WholeDays], sign: int) -> None:
-        """Adds or, with ``sign`` -1, takes away. ``days`` as ``days_of`` finds them."""
+        """Add a session or, with ``sign`` -1, subtract it. ``days``: from ``days_of``."""
         if session.project_id is None or session.mode is None:
             return
         owner = session.project_id, session.mode
@@ -101,7 +101,7 @@ class LongStays:
 
 
 class RunsOf(NamedTuple):
-    """The rollup rows of a project, mode, meter and type."""
+    """The key of hourly media rollup rows without the hour: project, mode, meter and type."""
 
     project_id: str
     mode: str
@@ -110,7 +110,7 @@ class RunsOf(NamedTuple):
 
 
 class RunSums:
-    """What runs add to their rollup, by hour. Long ones cost what short ones do until they are read."""
+    """Sums what runs add to their rollup, by hour. Adding a long run costs as little as a short one."""
 
     def __init__(self) -> None:
         self._hours: defaultdict[MediaKey, list[int]] = defaultdict(lambda: [0] * len(RunUsage._fields))
@@ -137,7 +137,7 @@ class RunSums:
         return scopes | {Scope(key.project_id, key.mode) for key in self._levels}
 
     def rows(self) -> Iterator[tuple[MediaKey, RunUsage]]:
-        """An hour may come twice: its rows are to be added."""
+        """Yield the rows of the rollup. An hour may come twice; add its rows."""
         for key, amounts in self._hours.items():
             if any(amounts):
                 yield key, RunUsage(*amounts)
@@ -149,7 +149,7 @@ Row = TypeVar("Row")
 
 
 def pieces_of(rows: Iterator[tuple[Key, Row]], size: int = ROWS_AT_ONCE) -> Iterator[dict[Key, Row]]:
-    """Rows in pieces of ``size``, for one statement each. Keys are different within a piece."""
+    """Yield rows in pieces of at most ``size``, one for each statement. A piece has no key twice."""
     while piece := list(islice(rows, size)):
         unique: dict[Key, Row] = {}
         for key, row in piece:

@@ -1,4 +1,4 @@
-"""Ends the older room of a name when a newer one exists, whichever of their events comes first."""
+"""End the older room of a name when a newer one exists, in whatever order their events arrive."""
 
 from collections.abc import Sequence
 
@@ -14,11 +14,11 @@ _encode = msgspec.json.Encoder().encode
 
 
 async def succeeded_rooms(conn: Connection, observed: Sequence[Room]) -> list[Room]:
-    """Return states that say which of the observed and stored rooms a newer room of the same name followed.
+    """Return room states that mark the observed and stored rooms that a newer room of the name followed.
 
     Events of a room name are in one partition, and the caller holds its lock.
     """
-    # One that was observed without its creation is among the stored ones, if it is known.
+    # A room that was observed without its creation time is among the stored rooms, if it is known.
     dated = merged_rooms(room for room in observed if room.created_ms is not None)
     if not dated:
         return []
@@ -27,9 +27,9 @@ async def succeeded_rooms(conn: Connection, observed: Sequence[Room]) -> list[Ro
 
 
 async def last_sightings(conn: Connection, succeeded: Sequence[Room]) -> list[bytes]:
-    """Return bodies of events that store when LiveKit last listed the open sessions of finished rooms.
+    """Return bodies of events that record when LiveKit last listed the open sessions of followed rooms.
 
-    A confirmation is not part of a session's state, and the session ends at its last sign.
+    A confirmation is not part of a session's state, but the session ends at its last sign.
     """
     superseded = {room.sid: room.superseded_ms for room in succeeded}
     if not superseded:

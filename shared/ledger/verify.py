@@ -1,4 +1,4 @@
-"""Audits a whole instance, one scope at a time, each on its own snapshot."""
+"""Audit a whole instance, one scope at a time, each on its own snapshot."""
 
 from collections.abc import AsyncIterator, Callable
 
@@ -14,7 +14,10 @@ from shared.models.scope import AuditScope, DayRange
 async def verify_states(
     conn: Connection, scope: AuditScope, span: DayRange | None, checked: Checked
 ) -> AsyncIterator[Found]:
-    """Sessions, rooms and runs that are not what their kept events give. Inside a snapshot."""
+    """Yield the sessions, rooms and runs that differ from the fold of their stored events.
+
+    Call it inside a snapshot.
+    """
     horizon_ms = await partitions.horizon(conn)
     parts = [proof.audit_sessions(conn, scope, span, horizon_ms, checked)]
     if scope.owned is not None:
@@ -28,7 +31,7 @@ async def verify_states(
 async def verify_rollups(
     conn: Connection, scope: AuditScope, span: DayRange | None, checked: Checked
 ) -> AsyncIterator[Found]:
-    """Rollups that are not the sum of the stored states. Inside a snapshot."""
+    """Yield the rollups that are not the sum of the stored states. Call it inside a snapshot."""
     if scope.owned is None:
         return
     for audit in (audit_rollups.audit_usage, audit_rollups.audit_media, audit_rollups.audit_peaks):

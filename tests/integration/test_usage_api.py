@@ -16,7 +16,7 @@ from shared.infra.settings import Settings
 from shared.ledger.bill import fold_runs, fold_sessions
 from shared.metering.state import Session, Track
 from shared.models.projects import CreatedProject
-from shared.usage.queries import groups as group_queries
+from shared.usage import ranking
 from tests.integration.conftest import LAST_NOON_MS, SetClock, Standing, key_of
 from tests.integration.test_usage_ranges import some_run, some_session
 
@@ -243,7 +243,7 @@ async def test_a_day_that_changed_after_its_end_has_a_late_change(
 async def test_ranking_too_many_groups_is_refused(
     api: httpx.AsyncClient, busy: CreatedProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(group_queries, "MAX_ROWS_TO_RANK", 3)
+    monkeypatch.setattr(ranking, "MAX_ROWS_TO_RANK", 3)
     params = {"groupBy": "room", "order": "minutes"}
     answer = await api.get("/v1/usage", params=params, headers=key_of(busy))
     assert (answer.status_code, answer.json()["code"]) == (400, "too_many_groups")

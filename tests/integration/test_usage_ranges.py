@@ -20,6 +20,7 @@ from shared.models.projects import CreatedProject
 from shared.models.scope import Scope
 from shared.models.usage.ranges import UsageClock
 from shared.models.usage.rollups import DIMENSIONS, Dimension
+from shared.usage import ranking
 from shared.usage.queries import groups, usage_ranges
 from tests.unit import brute_force_meter as brute
 
@@ -198,7 +199,7 @@ async def test_pages_of_groups_equal_the_sums_of_their_sessions(pool: Pool, crow
                 first = page[-1].name if page else ""
             assert found == wanted
             assert list(found) == sorted(found)
-            top = await groups.top_groups(conn, crowd.scope, dimension, days, crowd.asked, 2)
+            top = await ranking.top_groups(conn, crowd.scope, dimension, days, crowd.asked, 2)
             assert top is not None
             assert top.names == len(wanted)
             ranked = sorted(wanted.items(), key=lambda item: (-item[1][0], item[0]))

@@ -18,6 +18,7 @@ from shared.metering.rounding import Amounts, Rounding
 from shared.metering.span import Span
 from shared.models.scope import Scope
 from shared.models.usage.ranges import MediaUsage, RangeUsage, UsageClock
+from shared.usage import ranking
 from shared.usage.queries import groups as group_queries
 from shared.usage.queries import usage_ranges
 
@@ -130,7 +131,7 @@ async def _add_groups(
         return
     days, dimension = (span.from_ms, span.to_ms), query.group_by
     if query.order == "minutes":
-        top = await group_queries.top_groups(conn, scope, dimension, days, asked, query.limit, most_to_rank)
+        top = await ranking.top_groups(conn, scope, dimension, days, asked, query.limit, most_to_rank)
         if top is None:
             raise InvalidRequest(
                 f"This range holds too many {dimension} days to sort by minutes. Request a shorter range, or use"

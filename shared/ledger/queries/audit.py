@@ -1,6 +1,6 @@
-"""Reads for the audit: states, events and rollups as ordered streams on one snapshot.
+"""SQL of the audit: read states and events as ordered streams on one snapshot, one scope at a time.
 
-Everything is read one scope at a time. The scope (None, None) holds what belongs to no project.
+The scope (None, None) holds the rows that belong to no project.
 """
 
 from collections.abc import AsyncIterator
@@ -15,9 +15,9 @@ from shared.metering.state import MediaRun, Room, Session
 from shared.models.scope import AuditScope, DayRange, Scope
 from shared.models.usage.audit import KeptEvent, StoredRoom, StoredRun, StoredSession
 
-# Rows a round trip brings; with bodies of a kilobyte, the memory of a stream.
+# Rows of one round trip. They are the memory of a stream: a row with a body has about a kilobyte.
 PREFETCH = 500
-# A sort of all of a project's events comes before its first row.
+# Long, because Postgres sorts all events of a project before it returns the first row.
 TIMEOUT_S = 6 * 3600.0
 _session = msgspec.json.Decoder(Session).decode
 _run = msgspec.json.Decoder(MediaRun).decode
@@ -25,10 +25,10 @@ _run = msgspec.json.Decoder(MediaRun).decode
 
 @asynccontextmanager
 async def snapshot(conn: Connection) -> AsyncIterator[None]:
-    """Run the block on one snapshot, whatever the fold commits meanwhile.
+    """Run the block on one snapshot, independent of what the fold commits meanwhile.
 
-    No partition of events can be dropped meanwhile. The lock comes first, because a dropped table is gone from every
-    snapshot.
+    No partition of events can be dropped meanwhile. The lock is taken first, because a snapshot does not preserve a dropped
+    table.
     """
     async with conn.transaction(isolation="repeatable_read", readonly=True):
         await conn.execute("LOCK TABLE event IN ACCESS SHARE MODE")
@@ -36,10 +36,10 @@ async def snapshot(conn: Connection) -> AsyncIterator[None]:
 
 
 async def scopes(conn: Connection) -> list[AuditScope]:
-    """Return every project and mode, those that only a rollup names included; (None, None) comes last."""
+    """Return every project and mode, including those that only a rollup names. (None, None) comes last."""
     rows = await conn.fetch(
         """
-        -- A row whose owner does not exist is wrong, and must be seen.
+        -- The audit must also find rows whose project does not exist.
         SELECT id AS project_id, mode
         FROM project
         CROSS JOIN (VALUES ('live'), ('test')) AS modes (mode)
@@ -103,14 +103,17 @@ _OF_SESSION = (
 
 
 def _owned(scope: AuditScope, alias: str) -> str:
-    """A condition on (project, mode), with both parameters bound in either case."""
+    """Return a condition on (project, mode). It uses both parameters in either case."""
     if scope.owned is None:
         return f"({alias}project_id IS NULL AND $1::text IS NULL AND $2::text IS NULL)"
     return f"({alias}project_id = $1::text AND {alias}mode = $2::text)"
 
 
 def _within(scope: AuditScope, span: DayRange | None) -> str:
-    """The sessions (``s``) that a span concerns: connected in it by what is stored, or named by an event of it."""
+    """Return the condition for the sessions (``s``) of a span.
+
+    That is, the sessions that were connected in it according to their row, or that an event of it names.
+    """
     if span is None:
         return "$3::bigint IS NULL AND $4::bigint IS NULL"
     return _OF_SESSION.format(event=_owned(scope, ""))
@@ -145,19 +148,20 @@ def _stored_session(row: asyncpg.Record) -> StoredSession:
         )
     try:
         state = _session(row["state"])
-    except msgspec.MsgspecError:  # an empty state, which differs from what the events prove
+    except msgspec.MsgspecError:  # an empty state instead, which differs from the one that the events prove
         state = Session(sid=row["sid"])
     return StoredSession(state, {name: row[name] for name in sessions.DERIVED}, room)
 
 
 async def sessions_by_sid(conn: Connection, scope: AuditScope, span: DayRange | None) -> AsyncIterator[StoredSession]:
+    """Yield the sessions of a span, ordered by sid."""
     query = f'{_SESSION} WHERE {_owned(scope, "s.")} AND {_within(scope, span)} ORDER BY s.sid COLLATE "C"'
     async for row in conn.cursor(query, *_parameters(scope, span), prefetch=PREFETCH, timeout=TIMEOUT_S):
         yield _stored_session(row)
 
 
 async def ended_sessions(conn: Connection, scope: Scope, span: DayRange | None) -> AsyncIterator[StoredSession]:
-    """Those that count in the rollups (of the span), by their start."""
+    """Yield the ended sessions that count in the rollups of a span, ordered by start."""
     query = (
         f"{_SESSION} WHERE s.project_id = $1 AND s.mode = $2 AND s.started_ms IS NOT NULL AND s.ended_ms IS NOT NULL"
         " AND ($3::bigint IS NULL OR s.ended_ms >= $3) AND ($4::bigint IS NULL OR s.started_ms < $4) ORDER BY s.started_ms"
@@ -180,7 +184,7 @@ _KEPT = "(extract(epoch FROM received_at) * 1000)::bigint AS received_ms, body"
 async def events_of_participants(
     conn: Connection, scope: AuditScope, span: DayRange | None
 ) -> AsyncIterator[KeptEvent]:
-    """All kept events of the sessions that a span concerns, ordered by session."""
+    """Yield all stored events of the sessions of a span, ordered by session."""
     owned = _owned(scope, "e.")
     chosen = ""
     if span is not None:
@@ -194,7 +198,7 @@ async def events_of_participants(
         where = f"e.project_id IS NULL AND e.room IS NULL AND NOT {session_of}"
         parts = [f"SELECT e.participant_sid AS sid, {_KEPT} FROM event e WHERE {where}{chosen}"]
     else:
-        # A track event without its room belongs to nobody; its session may be one of these.
+        # A track event without its room has no project, but its session may be one of these.
         where = f"e.project_id IS NULL AND e.room IS NULL AND {session_of}"
         parts = [f"SELECT e.participant_sid AS sid, {_KEPT} FROM event e WHERE {at}{chosen}" for at in (owned, where)]
     bound = " AND $1::text IS NOT DISTINCT FROM $1 AND $2::text IS NOT DISTINCT FROM $2"
@@ -204,12 +208,15 @@ async def events_of_participants(
         yield KeptEvent(*row)
 
 
-# Those that describe the room as a whole (shared/metering/observe.py).
+# The events that describe the whole room (shared/metering/observe.py).
 _ROOM_EVENT = "e.name ~ '^(room_|participant_|relay_participant_seen$)' AND e.room_sid IS NOT NULL"
 
 
 async def events_of_rooms(conn: Connection, scope: AuditScope, span: DayRange | None) -> AsyncIterator[KeptEvent]:
-    """All retained events about the rooms with an event in the span, ordered by room. ``scope`` must be owned."""
+    """Yield all stored events about the rooms with an event in the span, ordered by room.
+
+    ``scope`` must be owned.
+    """
     chosen = _rooms_in(scope, span).format(sid="e.room_sid")
     query = _ordered(
         [
@@ -236,6 +243,7 @@ def _rooms_in(scope: AuditScope, span: DayRange | None) -> str:
 
 
 async def rooms_by_sid(conn: Connection, scope: AuditScope, span: DayRange | None) -> AsyncIterator[StoredRoom]:
+    """Yield the rooms with an event in the span, ordered by sid."""
     query = f"""
         SELECT sid, name, project_id, mode, created_ms, finished_ms, superseded_ms, (
             SELECT min(n.created_ms)
@@ -255,14 +263,17 @@ async def rooms_by_sid(conn: Connection, scope: AuditScope, span: DayRange | Non
 
 
 async def followed_ms(conn: Connection, room: Room) -> int | None:
-    """When the next stored room of this one's name was created."""
+    """Return when the next stored room of the same name was created (unix ms)."""
     query = "SELECT min(created_ms) FROM room WHERE name = $1 AND created_ms > $2"
     value: int | None = await conn.fetchval(query, room.name, room.created_ms)
     return value
 
 
 async def events_of_runs(conn: Connection, scope: AuditScope) -> AsyncIterator[KeptEvent]:
-    """Every kept event of an egress or ingress that may be one of this scope's: those that name no room belong to nobody."""
+    """Yield the stored events of egresses and ingresses that may belong to this scope.
+
+    That includes those that name no room, and so no project.
+    """
     owned = "" if scope.owned is None else "(e.project_id = $1::text AND e.mode = $2::text) OR "
     query = f"""
         SELECT e.id AS sid, {_KEPT}
@@ -277,6 +288,7 @@ async def events_of_runs(conn: Connection, scope: AuditScope) -> AsyncIterator[K
 
 
 async def runs(conn: Connection, scope: AuditScope) -> AsyncIterator[StoredRun]:
+    """Yield the egresses and runs of ingresses of a scope."""
     query = f"SELECT {', '.join(media.DERIVED)}, state FROM media_run WHERE {_owned(scope, '')}"
     async for row in conn.cursor(query, *scope, prefetch=PREFETCH, timeout=TIMEOUT_S):
         try:
@@ -287,12 +299,13 @@ async def runs(conn: Connection, scope: AuditScope) -> AsyncIterator[StoredRun]:
 
 
 async def count_runs(conn: Connection, scope: AuditScope) -> int:
+    """Count the egresses and runs of ingresses of a scope."""
     count: int = await conn.fetchval(f"SELECT count(*) FROM media_run WHERE {_owned(scope, '')}", *scope)
     return count
 
 
 async def runs_of_a_project(conn: Connection, keys: list[tuple[str, str]]) -> set[tuple[str, str]]:
-    """Which of these (meter, id) are stored as some project's."""
+    """Return which of these (meter, id) pairs are stored with a project."""
     rows = await conn.fetch(
         """
         SELECT meter, id

@@ -1,4 +1,4 @@
-"""The stored rollups and peaks that an audit compares, and what it empties before they are filled again."""
+"""SQL of the audit of rollups: read the stored rollups and peaks, and clear them before a repair."""
 
 from collections.abc import AsyncIterator
 from itertools import zip_longest
@@ -20,7 +20,7 @@ _run = msgspec.json.Decoder(MediaRun).decode
 
 
 async def days_of_rollups(conn: Connection, scope: Scope, span: DayRange | None) -> list[int]:
-    """The UTC days (of the span) in which any rollup has a row."""
+    """Return the UTC days (of the span) in which any rollup has a row."""
     rows = await conn.fetch(
         """
         SELECT DISTINCT day
@@ -57,6 +57,7 @@ async def days_of_rollups(conn: Connection, scope: Scope, span: DayRange | None)
 
 
 async def stored_hours(conn: Connection, scope: Scope, day_ms: int) -> dict[RollupKey, Usage]:
+    """Return the stored hours of a day."""
     rows = await conn.fetch(
         """
         SELECT hour, kind, participant_ms, video_ms, screen_share_ms, inferred_ms, sessions
@@ -74,7 +75,7 @@ async def stored_hours(conn: Connection, scope: Scope, day_ms: int) -> dict[Roll
 
 
 async def stored_day(conn: Connection, scope: Scope, day_ms: int) -> dict[str, Usage]:
-    """A day's sums by kind."""
+    """Return the stored sums of a day, by kind."""
     rows = await conn.fetch(
         """
         SELECT kind, participant_ms, video_ms, screen_share_ms, inferred_ms, sessions
@@ -90,6 +91,7 @@ async def stored_day(conn: Connection, scope: Scope, day_ms: int) -> dict[str, U
 
 
 async def stored_groups(conn: Connection, scope: Scope, day_ms: int) -> AsyncIterator[tuple[GroupKey, GroupUsage]]:
+    """Yield the stored rollups of a day by room and identity."""
     query = """
         SELECT dimension, name, participant_ms, video_ms, screen_share_ms, inferred_ms, sessions, visits
         FROM usage_group
@@ -104,7 +106,7 @@ async def stored_groups(conn: Connection, scope: Scope, day_ms: int) -> AsyncIte
 
 
 async def stored_names(conn: Connection, scope: Scope, day_ms: int) -> dict[str, int]:
-    """How many names of each dimension a day is said to have."""
+    """Return the stored number of names of a day, by dimension."""
     rows = await conn.fetch(
         """
         SELECT dimension, names
@@ -120,6 +122,7 @@ async def stored_names(conn: Connection, scope: Scope, day_ms: int) -> dict[str,
 
 
 async def stored_media_hours(conn: Connection, scope: Scope, span: DayRange | None) -> dict[MediaKey, RunUsage]:
+    """Return the stored hours of egress and ingress in a span."""
     rows = await conn.fetch(
         """
         SELECT hour, meter, type, active_ms, inferred_ms, runs
@@ -137,7 +140,10 @@ async def stored_media_hours(conn: Connection, scope: Scope, span: DayRange | No
 
 
 async def edges(conn: Connection, scope: Scope, span: DayRange | None) -> AsyncIterator[tuple[int, int]]:
-    """By how much the number of participants changes at which instant, ascending. A session of no length changes nothing."""
+    """Yield (unix ms, change of the number of participants), ascending.
+
+    Sessions of length zero change nothing.
+    """
     query = """
         SELECT at, sum(change)::bigint AS change
         FROM (
@@ -169,7 +175,7 @@ async def edges(conn: Connection, scope: Scope, span: DayRange | None) -> AsyncI
 async def stored_stretches(
     conn: Connection, scope: Scope, length_ms: int, span: DayRange | None
 ) -> AsyncIterator[StoredStretch]:
-    """The minutes, hours or days, ascending."""
+    """Yield the stored minutes, hours or days, ascending."""
     query = """
         SELECT start_ms, change, peak, seconds, second_changes, second_peaks
         FROM concurrency
@@ -185,8 +191,8 @@ async def stored_stretches(
         start_ms, change, peak, seconds, changes, peaks = row
         pieces = None
         if seconds is not None:
-            # Arrays that do not go together, or name a second twice or none, which only a hand can have written, show as
-            # wrong and not as an error.
+            # Arrays of different lengths, or with a second twice or missing (only a manual change can cause that), are reported
+            # as a difference instead of an error.
             pieces = [
                 (start_ms + second * SECOND_MS if second is not None else None, *piece)
                 for second, *piece in zip_longest(seconds, changes or (), peaks or ())
@@ -195,7 +201,7 @@ async def stored_stretches(
 
 
 async def clear_day(conn: Connection, scope: Scope, day_ms: int) -> None:
-    """Empties a day's rollups of sessions, to be filled again. The scope must be locked."""
+    """Delete a day's rollups of sessions, to be filled again. The scope must be locked."""
     for statement in (
         """
         DELETE FROM usage_hour
@@ -230,12 +236,13 @@ async def clear_day(conn: Connection, scope: Scope, day_ms: int) -> None:
 
 
 async def clear_media_hour(conn: Connection, scope: Scope, hour_ms: int) -> None:
-    """Empties an hour's rollups of egress and ingress. The scope must be locked."""
+    """Delete an hour's rollups of egress and ingress, to be filled again. The scope must be locked."""
     statement = "DELETE FROM media_hour WHERE project_id = $1 AND mode = $2 AND hour = $3"
     await conn.execute(statement, *scope, hour_ms)
 
 
 async def runs_in_hour(conn: Connection, scope: Scope, hour_ms: int) -> AsyncIterator[MediaRun]:
+    """Yield the ended egresses and runs of ingresses that were active in an hour."""
     query = """
         SELECT state
         FROM media_run

@@ -1,4 +1,4 @@
-"""Finds and replaces an identity everywhere it is stored."""
+"""SQL of the erasure of an identity: find and replace it everywhere it is stored."""
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
@@ -11,14 +11,14 @@ from shared.metering.state import Session
 
 _decode = msgspec.json.Decoder(Session).decode
 _encode = msgspec.json.Encoder().encode
-# Reading every event of a project may take longer than any request is given.
+# Reading every event of a project may take longer than any request may.
 TIMEOUT_S = 3600.0
 
 
 class StoredEvent(NamedTuple):
     """A stored event that names the identity.
 
-    ``own``: it is about this identity, in the session ``sid``. ``called``: the present identity of that session.
+    ``own``: it is about this identity, in the session ``sid``. ``called``: the current identity of that session.
     """
 
     created_at: datetime
@@ -81,7 +81,7 @@ async def lock_sessions_of(conn: Connection, project_id: str, identity: str, era
 
 
 async def rename_sessions(conn: Connection, sessions: Sequence[Session]) -> None:
-    """Stores these states. Nothing else of a session depends on who it was."""
+    """Store the identities and states of these sessions. No other column depends on the identity."""
     await conn.execute(
         """
         UPDATE session
@@ -97,16 +97,16 @@ async def rename_sessions(conn: Connection, sessions: Sequence[Session]) -> None
 
 
 async def hold_events(conn: Connection) -> None:
-    """Prevent that a partition is added or dropped before the transaction ends.
+    """Prevent partitions from being added or dropped until the transaction ends.
 
-    While the rows of a day move out of the default partition, a statement planned earlier knows the default partition but
-    not the new one, and finds the rows in neither.
+    While the rows of a day move from the default partition to a new one, a statement that was planned earlier does not know
+    the new partition and finds the rows in neither.
     """
     await conn.execute("LOCK TABLE event IN ACCESS SHARE MODE", timeout=TIMEOUT_S)
 
 
 async def forget_usage(conn: Connection, project_id: str, identity: str) -> None:
-    """Drops the rollups of this identity that have become empty. The project's scopes must be locked."""
+    """Delete the empty rollups of this identity. The project's scopes must be locked."""
     await conn.execute(
         """
         DELETE FROM usage_group
@@ -126,9 +126,10 @@ async def forget_usage(conn: Connection, project_id: str, identity: str) -> None
 async def events_about(
     conn: Connection, project_id: str, identity: str, quoted: bytes, sids: Sequence[str]
 ) -> AsyncIterator[StoredEvent]:
-    """Yield the stored events that name this identity, including those of these sessions that name no room.
+    """Yield the stored events that name this identity.
 
-    ``quoted``: the identity as JSON, with its quotation marks. The caller may run other statements between two events.
+    That includes events without a room, if they belong to a session of ``sids``. ``quoted``: the identity as JSON, with its
+    quotation marks. The caller may run other statements between two events.
     """
     query = """
         SELECT e.created_at, e.id, e.body, e.identity IS NOT DISTINCT FROM $2 AS own, e.participant_sid AS sid,
@@ -147,7 +148,7 @@ async def events_about(
 
 
 async def rewrite_event(conn: Connection, event: StoredEvent, body: bytes, name: str) -> None:
-    """Stores another body, and another name where the event was this identity's own."""
+    """Replace the body of an event and, if the event is about this identity, its identity."""
     await conn.execute(
         """
         UPDATE event
@@ -165,7 +166,7 @@ async def rewrite_event(conn: Connection, event: StoredEvent, body: bytes, name:
 
 
 async def set_aside_about(conn: Connection, project_id: str, quoted: bytes) -> list[tuple[int, bytes]]:
-    """(id, body) of the set-aside events that name both this project and this identity."""
+    """Return (id, body) of the set-aside events that name both this project and this identity."""
     rows = await conn.fetch(
         """
         SELECT id, body
@@ -183,6 +184,7 @@ async def set_aside_about(conn: Connection, project_id: str, quoted: bytes) -> l
 
 
 async def rewrite_set_aside(conn: Connection, bodies: Sequence[tuple[int, bytes]]) -> None:
+    """Replace the bodies of set-aside events. ``bodies``: (id, body)."""
     await conn.execute(
         """
         UPDATE set_aside_event
@@ -196,11 +198,12 @@ async def rewrite_set_aside(conn: Connection, bodies: Sequence[tuple[int, bytes]
 
 
 async def drop_set_aside(conn: Connection, ids: Sequence[int]) -> None:
+    """Delete set-aside events."""
     await conn.execute("DELETE FROM set_aside_event WHERE id = ANY ($1::bigint[])", list(ids))
 
 
 async def forget_answers_about(conn: Connection, project_id: str, quoted: bytes) -> int:
-    """Drops kept answers of idempotent requests that name this identity; they would be gone within a day anyway."""
+    """Delete stored answers of idempotent requests that name this identity. They are kept for a day only."""
     status = await conn.execute(
         """
         DELETE FROM attempt
@@ -215,7 +218,7 @@ async def forget_answers_about(conn: Connection, project_id: str, quoted: bytes)
 
 
 async def rename_in_audit_log(conn: Connection, project_id: str, identity: str, name: str) -> None:
-    """In the entries of participants who were removed from a room."""
+    """Replace the identity in the audit-log entries about participants who were removed from a room."""
     await conn.execute(
         """
         UPDATE audit_log

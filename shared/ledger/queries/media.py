@@ -1,4 +1,4 @@
-"""Egresses and runs of ingresses, and their rollups by hour."""
+"""SQL of egresses and runs of ingresses, and of their rollups by hour."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -6,16 +6,15 @@ from typing import Final
 import msgspec
 
 from shared.infra.postgres.pool import Connection
-from shared.metering.run_usage import RunUsage, interval_of_run
-from shared.metering.state import MediaRun, latest
+from shared.metering.run_usage import RunUsage
+from shared.metering.state import MediaRun
 from shared.models.usage.rollups import MediaKey
 
-_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(MediaRun).decode
 
 
 async def lock_runs(conn: Connection, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], MediaRun]:
-    """Loads and locks, in a fixed order, the runs of these (meter, id) pairs."""
+    """Load and lock the runs of these (meter, id) pairs, in the order of the pairs."""
     rows = await conn.fetch(
         """
         SELECT state
@@ -34,35 +33,10 @@ async def lock_runs(conn: Connection, keys: Sequence[tuple[str, str]]) -> dict[t
     return {(run.meter, run.id): run for run in runs}
 
 
+# The columns derived from a state (shared/ledger/rows.py). ``state`` is the last column of a row.
 DERIVED = ("id", "meter", "type", "project_id", "mode", "room", "started_ms", "ended_ms", "inferred", "last_sign_ms")
-
-
-def derived_columns(run: MediaRun) -> dict[str, object]:
-    """What the columns beside a run's state must hold."""
-    return {name: column[0] for name, column in zip(DERIVED, _columns([run])[:-1], strict=True)}
-
-
-def _columns(runs: Sequence[MediaRun]) -> list[list[object]]:
-    columns: list[list[object]] = [[] for _ in range(11)]
-    for run in runs:
-        interval = interval_of_run(run) if run.project_id is not None else None
-        values = (
-            run.id,
-            run.meter,
-            run.type,
-            run.project_id,
-            run.mode,
-            run.room,
-            interval.start_ms if interval else None,
-            interval.end_ms if interval else None,
-            interval.inferred if interval else False,
-            latest(interval.start_ms, run.sighted_ms) if interval and interval.end_ms is None else None,
-            _encode(run),
-        )
-        for column, value in zip(columns, values, strict=True):
-            column.append(value)
-    return columns
-
+# A row as ``run_row`` returns it.
+RunRow = tuple[object, ...]
 
 _UNNEST: Final = """unnest(
             $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
@@ -70,8 +44,11 @@ _UNNEST: Final = """unnest(
         ) AS n (id, meter, type, project_id, mode, room, started_ms, ended_ms, inferred, last_sign_ms, state)"""
 
 
-async def insert_runs(conn: Connection, runs: Sequence[MediaRun]) -> int:
-    """Stores new runs; returns how many. Fewer than given means that another transaction knew one of them first."""
+async def insert_runs(conn: Connection, rows: Sequence[RunRow]) -> int:
+    """Store new runs, at least one, and return how many were stored.
+
+    Fewer than given means that another transaction stored one of them first.
+    """
     status = await conn.execute(
         f"""
         INSERT INTO media_run (
@@ -81,13 +58,14 @@ async def insert_runs(conn: Connection, runs: Sequence[MediaRun]) -> int:
         FROM {_UNNEST}
         ON CONFLICT DO NOTHING
         """,
-        *_columns(runs),
+        *zip(*rows, strict=True),
     )
     return int(status.rpartition(" ")[2])
 
 
-async def update_runs(conn: Connection, runs: Sequence[MediaRun]) -> None:
-    if not runs:
+async def update_runs(conn: Connection, rows: Sequence[RunRow]) -> None:
+    """Replace stored runs."""
+    if not rows:
         return
     await conn.execute(
         f"""
@@ -106,12 +84,12 @@ async def update_runs(conn: Connection, runs: Sequence[MediaRun]) -> None:
         WHERE media_run.meter = n.meter
           AND media_run.id = n.id
         """,
-        *_columns(runs),
+        *zip(*rows, strict=True),
     )
 
 
 async def add_usage(conn: Connection, changes: Mapping[MediaKey, RunUsage]) -> None:
-    """Adds differences (which may be negative) to the rollups. The scopes must be locked."""
+    """Add differences (which may be negative) to the rollups. The scopes must be locked."""
     keys = sorted(changes)
     await conn.execute(
         """

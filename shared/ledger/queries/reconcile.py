@@ -1,4 +1,4 @@
-"""Reads sessions and runs for reconciliation, and stores confirmations, absences and proofs."""
+"""SQL of reconciliation: read sessions and runs, store confirmations, absences and proofs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,13 +12,13 @@ from shared.models.operations import Pass
 
 _session = msgspec.json.Decoder(Session).decode
 _run = msgspec.json.Decoder(MediaRun).decode
-# Rows confirmed in one transaction: a fold that wants one of them waits for so long at most.
+# Rows confirmed in one transaction. A fold that needs one of them waits for the transaction.
 _CHUNK = 1000
 _KEPT_MS = 7 * 24 * 3_600_000
 
 
 async def open_sessions(conn: Connection) -> dict[str, Known]:
-    """Every open session of every project, by sid."""
+    """Return every open session of every project, by sid."""
     rows = await conn.fetch(
         """
         SELECT sid, state, confirmed_ms
@@ -33,7 +33,7 @@ async def open_sessions(conn: Connection) -> dict[str, Known]:
 async def other_sessions(conn: Connection, sids: Sequence[str]) -> dict[str, Known]:
     """Return the stored sessions of these sids that are not open.
 
-    A session without a project is left out until an event says whose it is. A session that is never metered (a recorder, an
+    A session without a project is left out until an event names its project. A session that is never metered (a recorder, an
     aborted connection) has ``ended_by`` "aborted".
     """
     rows = await conn.fetch(
@@ -50,7 +50,7 @@ async def other_sessions(conn: Connection, sids: Sequence[str]) -> dict[str, Kno
 
 
 async def known_runs(conn: Connection, keys: Sequence[RunKey]) -> dict[RunKey, KnownRun]:
-    """Every open run, and those of these (meter, id) pairs that are stored."""
+    """Return every open run, and the stored runs of these (meter, id) pairs."""
     rows = await conn.fetch(
         """
         SELECT state, confirmed_ms, started_ms IS NOT NULL AND ended_ms IS NULL AS is_open
@@ -71,7 +71,7 @@ async def known_runs(conn: Connection, keys: Sequence[RunKey]) -> dict[RunKey, K
 async def confirm_sessions(conn: Connection, confirmed: Mapping[str, int]) -> None:
     """Record when LiveKit listed these sessions (unix ms by sid).
 
-    Rows are locked in the order of the fold, so that the two can wait for each other but never deadlock.
+    Rows are locked in the order of the fold, so that the two never deadlock.
     """
     sids = sorted(confirmed)
     for start in range(0, len(sids), _CHUNK):
@@ -163,12 +163,13 @@ async def replace_absences(conn: Connection, found: Mapping[tuple[str, str], Abs
 
 
 async def proofs(conn: Connection) -> dict[str, Proof]:
+    """Return the stored answers of nodes about participants, by sid."""
     rows = await conn.fetch("SELECT sid, asked_ms, answered_ms FROM proof")
     return {row["sid"]: Proof(row["asked_ms"], row["answered_ms"]) for row in rows}
 
 
 async def record_proofs(conn: Connection, asked: Mapping[str, Proof], listed: Sequence[str] | None) -> None:
-    """Store the answers of nodes, and drop participants that are not ``listed`` any more (None: not known)."""
+    """Store the answers of nodes. Drop those about participants that are not ``listed`` (None: keep all)."""
     sids = sorted(asked)
     await conn.execute(
         """

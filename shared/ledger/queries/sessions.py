@@ -1,4 +1,7 @@
-"""Sessions and rooms. Their state is msgspec's JSON of shared/metering/state.py; the columns beside it are derived."""
+"""SQL of sessions and rooms.
+
+The state of a session is stored as msgspec's JSON of shared/metering/state.py. The other columns are derived from it.
+"""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -9,9 +12,7 @@ import msgspec
 from shared.errors import ConcurrentFold
 from shared.infra.postgres.pool import Connection
 from shared.metering.state import Room, Session
-from shared.metering.usage import Bill, bill_of, kind_of, last_sign_of, on_off
 
-_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Session).decode
 
 
@@ -39,6 +40,7 @@ async def lock_sessions(conn: Connection, sids: list[str], room_sids: list[str])
 
 
 async def lock_rooms(conn: Connection, sids: list[str]) -> dict[str, Room]:
+    """Load and lock the rooms of these sids, in the order of the sids."""
     rows = await conn.fetch(
         """
         SELECT sid, name, project_id, mode, created_ms, finished_ms, superseded_ms
@@ -52,55 +54,17 @@ async def lock_rooms(conn: Connection, sids: list[str]) -> dict[str, Room]:
     return {row["sid"]: Room(**{**row, "finished_ms": tuple(row["finished_ms"])}) for row in rows}
 
 
-# What is derived from a state, in the order of ``_record``; the first is the key, ``state`` follows last.
+# The columns derived from a state (shared/ledger/rows.py). The first is the key. ``state`` is the last column of a row.
 DERIVED = (
     "sid", "project_id", "mode", "room", "room_sid", "identity", "kind", "started_ms", "ended_ms", "ended_by", "video_ms",
     "screen_share_ms", "video_edges", "screen_share_edges", "last_sign_ms",
 )  # fmt: skip
+# A row as ``session_row`` returns it.
+SessionRow = tuple[object, ...]
 
 
-def derived_columns(session: Session, room: Room | None) -> dict[str, object]:
-    """What the columns beside a session's state must hold, arrays as Postgres writes them (``{1,2}``)."""
-    return dict(zip(DERIVED, map(_literal, _record(session, bill_of(session, room))[:-1]), strict=True))
-
-
-def _record(session: Session, bill: Bill) -> tuple[object, ...]:
-    interval = bill.interval
-    if interval is None:
-        start_ms = end_ms = ended_by = video_ms = screen_ms = video = screen = last_sign_ms = None
-    else:
-        start_ms, end_ms, ended_by = interval
-        if end_ms is None:
-            video_ms = screen_ms = None
-            # When an open session had video and shared a screen.
-            video, screen = on_off(session, start_ms)
-            last_sign_ms = last_sign_of(session, start_ms)
-        else:
-            hours = bill.usage.values() if not bill.whole else (bill.total(),)
-            video_ms, screen_ms = sum(hour.video_ms for hour in hours), sum(hour.screen_share_ms for hour in hours)
-            video = screen = last_sign_ms = None
-    return (
-        session.sid,
-        session.project_id,
-        session.mode,
-        session.room,
-        session.room_sid,
-        session.identity,
-        kind_of(session),
-        start_ms,
-        end_ms,
-        ended_by,
-        video_ms,
-        screen_ms,
-        video,
-        screen,
-        last_sign_ms,
-        _encode(session),
-    )
-
-
-def _literal(value: object) -> object:
-    """A list as an array literal of whole numbers: unnest would flatten arrays of arrays."""
+def array_literal(value: object) -> object:
+    """Return a list of whole numbers as an array literal: unnest would flatten arrays of arrays."""
     return "{" + ",".join(map(str, value)) + "}" if isinstance(value, list) else value
 
 
@@ -119,20 +83,20 @@ _UNNEST: Final = """(
         )"""
 
 
-async def insert_sessions(conn: Connection, pairs: Sequence[tuple[Session, Bill]]) -> None:
+async def insert_sessions(conn: Connection, rows: Sequence[SessionRow]) -> None:
     """Store new sessions by COPY, which costs two thirds of an INSERT.
 
-    Raises ``ConcurrentFold`` if another transaction stored one of them first. The present transaction is then lost.
+    Raises ``ConcurrentFold`` if another transaction stored one of them first. The current transaction has then failed.
     """
     try:
-        records = [_record(session, bill) for session, bill in pairs]
-        await conn.copy_records_to_table("session", records=records, columns=[*DERIVED, "state"])
+        await conn.copy_records_to_table("session", records=rows, columns=[*DERIVED, "state"])
     except asyncpg.UniqueViolationError:
         raise ConcurrentFold from None
 
 
-async def update_sessions(conn: Connection, pairs: Sequence[tuple[Session, Bill]]) -> None:
-    if not pairs:
+async def update_sessions(conn: Connection, rows: Sequence[SessionRow]) -> None:
+    """Replace stored sessions."""
+    if not rows:
         return
     await conn.execute(
         f"""
@@ -156,12 +120,12 @@ async def update_sessions(conn: Connection, pairs: Sequence[tuple[Session, Bill]
         FROM {_UNNEST} AS n
         WHERE session.sid = n.sid
         """,
-        *zip(*(map(_literal, _record(session, bill)) for session, bill in pairs), strict=True),
+        *zip(*(map(array_literal, row) for row in rows), strict=True),
     )
 
 
 async def insert_rooms(conn: Connection, rooms: Sequence[Room]) -> int:
-    """Stores new rooms; returns how many. Fewer than given means that another transaction knew one of them first."""
+    """Store new rooms and return how many were stored. Fewer: another transaction stored one first."""
     status = await conn.execute(
         """
         INSERT INTO room (sid, name, project_id, mode, created_ms, finished_ms, superseded_ms)
@@ -176,7 +140,7 @@ async def insert_rooms(conn: Connection, rooms: Sequence[Room]) -> int:
         [room.project_id for room in rooms],
         [room.mode for room in rooms],
         [room.created_ms for room in rooms],
-        # unnest flattens arrays of arrays, so the inner ones travel as literals of whole numbers.
+        # unnest flattens arrays of arrays, so the inner ones are sent as literals.
         ["{" + ",".join(map(str, room.finished_ms)) + "}" for room in rooms],
         [room.superseded_ms for room in rooms],
     )
@@ -203,7 +167,7 @@ async def update_rooms(conn: Connection, rooms: Sequence[Room]) -> None:
 async def namesakes(conn: Connection, rooms: Sequence[Room]) -> list[Room]:
     """Return the stored rooms of the same name just before and just after each of these rooms.
 
-    Rooms that are already stored with this creation time are skipped: they cost one look at their row. Several rooms can
+    Rooms that are already stored with this creation time are skipped, at the cost of reading their row. Several rooms can
     share a creation time, because some versions of LiveKit send whole seconds.
     """
     rows = await conn.fetch(
@@ -250,7 +214,7 @@ class Confirmed(NamedTuple):
 
 
 async def confirmed_in_rooms(conn: Connection, room_sids: Sequence[str]) -> list[Confirmed]:
-    """The open sessions of these room sids that reconciliation has confirmed."""
+    """Return the open sessions of these rooms that reconciliation has confirmed."""
     rows = await conn.fetch(
         """
         SELECT state, confirmed_ms

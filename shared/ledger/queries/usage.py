@@ -1,4 +1,4 @@
-"""Rollups by hour and the peaks. A *scope* is a (project id, mode) pair."""
+"""SQL of the rollups by hour and of the peaks. A *scope* is a (project id, mode) pair."""
 
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -13,7 +13,8 @@ from shared.models.usage.rollups import DayDifference, RollupKey
 async def lock_scopes(conn: Connection, scopes: Iterable[Scope]) -> None:
     """Lock the rollups of these scopes until the transaction ends, always in the same order.
 
-    Peaks need the lock: a minute is recomputed from all its sessions, so two transactions must not each see half of them.
+    Peaks need the lock: a minute is recomputed from all its sessions. Without it, two transactions could each miss the other's
+    sessions.
     """
     ordered = sorted(set(scopes))
     await conn.execute(
@@ -67,7 +68,10 @@ _ADD: Final = f"""
 
 
 async def add_usage(conn: Connection, changes: Mapping[RollupKey, Usage]) -> None:
-    """Adds differences (which may be negative) to the rollups, by hour and by day. The scopes must be locked."""
+    """Add differences (which may be negative) to the rollups by hour and by day.
+
+    The scopes must be locked.
+    """
     keys = sorted(changes)
     await conn.execute(
         _ADD,
@@ -86,7 +90,10 @@ async def add_usage(conn: Connection, changes: Mapping[RollupKey, Usage]) -> Non
 async def record_late_changes(
     conn: Connection, changes: Mapping[tuple[Scope, int], DayDifference], changed_ms: int
 ) -> None:
-    """Notes changes by (scope, day's start in unix ms), made at ``changed_ms``; the total of a day goes on growing."""
+    """Record late changes by (scope, start of the day in unix ms), made at ``changed_ms``.
+
+    The total of a day accumulates over all its changes.
+    """
     keys = sorted(changes)
     await conn.execute(
         """
@@ -133,11 +140,11 @@ def _stretch(pieces: str, start: str, more: str = "") -> str:
     """
 
 
-# LATERAL and OFFSET 0 force a loop over the seconds with two index scans each. Without them the planner takes a hash or merge
-# join over the whole table as long as it has no statistics, and a batch costs seconds.
+# LATERAL and OFFSET 0 force a loop over the seconds with two index scans each. Without them and without statistics, the planner
+# chooses a hash or merge join over the whole table, and a batch takes seconds.
 _SECOND_START: Final = "t.start_ms + s.second * 1000"
-# The starts and ends of sessions in one second. A comparison with started_ms in the WHERE of the second branch would imply
-# that it is not NULL, and make the index by start look as good as the one by end.
+# The starts and ends of sessions in one second. The second branch does not compare started_ms in its WHERE: that would imply
+# that it is not NULL, and the planner might choose the index by start.
 _EDGES: Final = f"""
     SELECT at, sum(change)::int AS change, sum(change)::int AS peak
     FROM (
@@ -158,7 +165,7 @@ _EDGES: Final = f"""
     ) AS edges
     GROUP BY at
 """
-# The seconds of a minute: those stored, and those to be read from the sessions (``w.wanted``).
+# The seconds of a minute: the stored ones, and those that are read from the sessions (``w.wanted``).
 _SECONDS: Final = f"""
     SELECT k.second AS at, k.change, k.peak
     FROM unnest(c.seconds, c.second_changes, c.second_peaks) AS k (second, change, peak)
@@ -173,9 +180,9 @@ _SECOND_ARRAYS: Final = """,
             coalesce(array_agg(at ORDER BY at), '{}') AS seconds,
             coalesce(array_agg(change ORDER BY at), '{}') AS second_changes,
             coalesce(array_agg(peak ORDER BY at), '{}') AS second_peaks"""
-# A batch reads the sessions of the seconds it touched, not of the whole minute: a busy minute would be read again and again.
-# All sixty are read where the seconds are not stored, and where $5 asks for it. Raising the revision says that this statement
-# maintains the seconds (trigger concurrency_changed).
+# A batch reads only the sessions of the seconds it touched. Reading the whole minute would read a busy minute again and again.
+# All sixty seconds are read if they are not stored, or if $5 is true. Raising the revision tells the trigger
+# concurrency_changed that this statement maintains the seconds.
 _MINUTES: Final = f"""
     WITH touched AS (
         SELECT project_id, mode, start_ms, array_agg(second) AS seconds
@@ -244,15 +251,17 @@ _LONGER: Final = ((HOUR_MS, _combined(HOUR_MS, MINUTE_MS)), (DAY_MS, _combined(D
 
 
 def minutes_statement() -> str:
-    """The statement that recomputes minutes, for tests that look at its plan."""
+    """Return the statement that recomputes minutes, for tests that check its plan."""
     return _MINUTES
 
 
-async def recompute_peaks(conn: Connection, touched: Iterable[tuple[Scope, int]], *, anew: bool = False) -> None:
-    """Recompute the minutes in which sessions of a scope start or end, then the hours and days above them.
+async def recompute_peaks(
+    conn: Connection, touched: Iterable[tuple[Scope, int]], *, from_sessions: bool = False
+) -> None:
+    """Recompute the minutes in which sessions of a scope start or end, then their hours and days.
 
-    ``touched``: any such start or end, old or new (unix ms). The scopes must be locked (``lock_scopes``). ``anew``: ignore
-    what is stored for these minutes.
+    ``touched``: each such start or end, old or new (unix ms). The scopes must be locked (``lock_scopes``).
+    ``from_sessions``: read all seconds of these minutes from the sessions, not from the stored minutes.
     """
     seconds = sorted({(scope, at_ms // 1000) for scope, at_ms in touched})
     await conn.execute(
@@ -261,7 +270,7 @@ async def recompute_peaks(conn: Connection, touched: Iterable[tuple[Scope, int]]
         [scope.mode for scope, _ in seconds],
         [second // 60 * MINUTE_MS for _, second in seconds],
         [second % 60 for _, second in seconds],
-        anew,
+        from_sessions,
     )
     for length_ms, statement in _LONGER:
         stretches = sorted({(scope, floor_to(second * 1000, length_ms)) for scope, second in seconds})
@@ -274,7 +283,10 @@ async def recompute_peaks(conn: Connection, touched: Iterable[tuple[Scope, int]]
 
 
 async def first_hour(conn: Connection, scope: Scope) -> int | None:
-    """When anything began to count (unix ms): the earliest hour with usage, or start of a session, an egress or an ingress."""
+    """Return when a project first had usage (unix ms).
+
+    That is the earliest hour with usage, or the earliest start of a session, an egress or an ingress.
+    """
     value: int | None = await conn.fetchval(
         """
         SELECT least(

@@ -1,7 +1,7 @@
-"""Usage by room and by identity: rollups by UTC day, and pages of them by name.
+"""SQL of the usage by room and by identity: rollups by UTC day, pages by name, and the greatest.
 
-A page costs (days of the range) x (names of the page) rows, however many rooms or identities there are: a name among the
-first n of the whole range is among the first n of each day it has a row in.
+A page costs (days of the range) x (names of the page) rows, independent of the number of rooms or identities: a name among
+the first n of the whole range is among the first n of each day on which it has a row.
 """
 
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ from shared.models.usage.ranges import GroupAmounts, TopGroups, UsageClock
 from shared.models.usage.rollups import Dimension, GroupKey, GroupUsage
 from shared.usage.queries.usage_ranges import COUNTED_UNTIL
 
-# The second step adds to the number of names of a day: a name counts while it has visits. The visits before this statement
-# are those after it, less this difference.
+# `counted` updates the number of names of a day: a name counts while it has visits. Its visits before this statement are those
+# after it minus the difference.
 _ADD: Final = """
     WITH n AS (
         SELECT
@@ -81,7 +81,7 @@ async def add_group_usage(conn: Connection, changes: Mapping[GroupKey, GroupUsag
 
 
 def _covered(edges: str) -> str:
-    """Return SQL for the part of ``[on_ms, off_ms)`` between the edges, which alternate between on and off."""
+    """Return SQL for the time of ``[on_ms, off_ms)`` that is on. The edges alternate between on and off."""
     return f"""(
             SELECT coalesce(sum(CASE WHEN n % 2 = 1 THEN -1 ELSE 1 END * least(greatest(edge, on_ms), off_ms)), 0)
             FROM unnest({edges}) WITH ORDINALITY AS e (edge, n)
@@ -210,43 +210,48 @@ async def page_of_groups(
     first: str,
     limit: int,
 ) -> list[GroupAmounts]:
-    """Return the first ``limit`` names from ``first`` on, by code point, present in ``days`` (two midnights, unix ms)."""
+    """Return the first ``limit`` names of ``days``, from ``first`` on, by code point.
+
+    ``days``: two midnights (unix ms).
+    """
     rows = await conn.fetch(_PAGE.format(column=dimension), *scope, *asked, *days, dimension, first, limit)
     return [GroupAmounts(*row) for row in rows]
 
 
-# Rows (days x names of each day) that are added up to find the greatest: about 100 ms of work.
-MAX_ROWS_TO_RANK = 200_000
-_ROWS_TO_RANK = """
-    SELECT coalesce(sum(names), 0)::bigint
-    FROM usage_group_count
-    WHERE project_id = $1
-      AND mode = $2
-      AND dimension = $3
-      AND day >= $4
-      AND day < $5
-    """
+async def count_group_rows(conn: Connection, scope: Scope, dimension: Dimension, days: tuple[int, int]) -> int:
+    """Count the rows (a name on a day) of ended sessions in ``days`` (two midnights, unix ms)."""
+    count: int = await conn.fetchval(
+        """
+        SELECT coalesce(sum(names), 0)::bigint
+        FROM usage_group_count
+        WHERE project_id = $1
+          AND mode = $2
+          AND dimension = $3
+          AND day >= $4
+          AND day < $5
+        """,
+        *scope,
+        dimension,
+        *days,
+    )
+    return count
 
 
-async def top_groups(
+async def greatest_groups(
     conn: Connection,
     scope: Scope,
     dimension: Dimension,
     days: tuple[int, int],
     asked: UsageClock,
+    rows_to_read: int,
     limit: int,
-    most_rows: int | None = None,
-) -> TopGroups | None:
-    """Return the ``limit`` names with the most connected time; None if ``days`` hold more rows than ``most_rows``.
+) -> tuple[TopGroups, int]:
+    """Return the ``limit`` names with the most connected time, and the number of rows that were added up.
 
-    ``most_rows`` is at most ``MAX_ROWS_TO_RANK``.
+    Reads at most ``rows_to_read`` rows of ended sessions, and all open sessions.
     """
-    most_rows = min(most_rows or MAX_ROWS_TO_RANK, MAX_ROWS_TO_RANK)
-    # The number of ended rows is known beforehand, so a refusal is cheap.
-    if await conn.fetchval(_ROWS_TO_RANK, *scope, dimension, *days) > most_rows:
-        return None
     statement = _TOP.format(column=dimension)
-    rows = await conn.fetch(statement, *scope, *asked, *days, dimension, most_rows + 1, limit)
-    if rows and rows[0]["pieces"] > most_rows:
-        return None
-    return TopGroups([GroupAmounts(*row[:7]) for row in rows], rows[0]["groups"] if rows else 0)
+    rows = await conn.fetch(statement, *scope, *asked, *days, dimension, rows_to_read, limit)
+    if not rows:
+        return TopGroups([], 0), 0
+    return TopGroups([GroupAmounts(*row[:7]) for row in rows], rows[0]["groups"]), rows[0]["pieces"]
