@@ -1,4 +1,4 @@
-"""The worker's Dramatiq actors: thin wrappers around plain functions."""
+"""Define the worker's Dramatiq actors, thin wrappers around plain functions."""
 
 import logging
 from collections.abc import Awaitable, Callable

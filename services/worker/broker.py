@@ -1,4 +1,4 @@
-"""Dramatiq's broker, and the middleware that opens and closes what the actors need."""
+"""Create Dramatiq's broker, with a middleware that opens and closes what the actors need."""
 
 import asyncio
 import logging
@@ -38,7 +38,7 @@ POOL_SIZE = 20
 class Resources(Middleware):
     """Opens Postgres and Redis on the worker's event loop, and runs the sweep and the periodic jobs there.
 
-    Must stand after ``AsyncIO``. A failure to open is raised as ``MiddlewareError``: Dramatiq ignores every other exception
+    Must come after ``AsyncIO``. A failure to open is raised as ``MiddlewareError``: Dramatiq ignores every other exception
     here, and the worker would consume messages without a database.
 
     A background task that ends by itself is named in ``pulse.failed``; then ``on_failure`` is called.
@@ -65,17 +65,17 @@ class Resources(Middleware):
     @property
     def pool(self) -> Pool:
         """The pool of connections to Postgres."""
-        assert self._pool is not None, "the worker has not booted"  # noqa: S101 - an error of the wiring in this process
+        assert self._pool is not None, "the worker has not booted"  # noqa: S101 - a programming error
         return self._pool
 
     @property
     def redis(self) -> event_stream.Redis:
         """The Redis of the event streams."""
-        assert self._redis is not None, "the worker has not booted"  # noqa: S101 - an error of the wiring in this process
+        assert self._redis is not None, "the worker has not booted"  # noqa: S101 - a programming error
         return self._redis
 
     def fail(self, name: str) -> None:
-        """Report that a part without which this process is useless has ended by itself."""
+        """Stop the worker because an essential part of it has ended by itself."""
         if not self.pulse.stopping:
             log.critical("%s has ended unexpectedly; the worker stops", name)
             self.pulse.failed = self.pulse.failed or name
@@ -84,13 +84,13 @@ class Resources(Middleware):
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         """Open everything. Raises ``MiddlewareError``."""
         try:
-            assert isinstance(broker, RedisBroker)  # noqa: S101 - an error of the wiring in this process
+            assert isinstance(broker, RedisBroker)  # noqa: S101 - a programming error
             run_on_event_loop(self._open(broker))
         except MiddlewareError:
             raise
         except POSTGRES_UNAVAILABLE as error:
             raise MiddlewareError(f"cannot open the database: {error}") from error
-        except Exception as error:  # any other one would be logged by Dramatiq, and the worker would go on
+        except Exception as error:  # Dramatiq would only log any other exception and continue
             raise MiddlewareError(f"cannot start: {type(error).__name__}: {error}") from error
 
     def before_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
@@ -99,22 +99,22 @@ class Resources(Middleware):
         The fold reads ``stopping`` after every batch: it finishes the running batch and begins no other.
         """
         self.pulse.stopping = True
-        # Where the event loop itself has ended, nothing is left to stop.
+        # If the event loop itself has ended, there is nothing to stop.
         with suppress(MiddlewareError):
             run_on_event_loop(self._stop())
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
-        """Forget the connections. AsyncIO has stopped the loop by now, so they close with the process."""
+        """Drop the connections. AsyncIO has stopped the loop by now, so they close with the process."""
         self._pool = self._redis = None
 
     async def _open(self, broker: RedisBroker) -> None:
-        # The pool opens even while Postgres is away. This connection does not.
+        # The pool opens even if Postgres cannot be reached. This connection fails, so that the worker does not start.
         conn = await connect(self._settings.database, "relay worker")
         await conn.close()
         self._pool = await create_pool(self._settings.database, "relay worker", max_size=POOL_SIZE, init=remember_times)
         self._redis = event_stream.connect_streams(self._settings)
         self._background = Background(self.fail)
-        self._background.start("sweep", self._sweep_for_ever(broker))
+        self._background.start("sweep", self._sweep_forever(broker))
         metrics.watch_pool(self._pool.get_size, self._pool.get_idle_size, self._pool.get_max_size())
         backlog = Backlog(self._pool, self._redis, broker, self._clock)
         self._heartbeat = Heartbeat(self._pool, self._redis, backlog, self._clock, self.pulse)
@@ -130,7 +130,7 @@ class Resources(Middleware):
         if self._heartbeat is not None:
             await self._heartbeat.stop()
 
-    async def _sweep_for_ever(self, broker: dramatiq.Broker) -> None:
+    async def _sweep_forever(self, broker: dramatiq.Broker) -> None:
         while True:
             try:
                 await sweep(self.pool, self.redis, broker, self._clock.now_ms())
@@ -145,8 +145,8 @@ class Resources(Middleware):
 async def sweep(pool: Pool, redis: event_stream.Redis, broker: dramatiq.Broker, now_ms: int) -> None:
     """Fold the inbox, and wake the partitions whose wake message was lost.
 
-    A full Redis accepts neither a bell nor a message. Its streams are then folded here; otherwise it would stay full.
-    The age of the oldest waiting event is recorded in Postgres: while Redis is away, it says up to when usage is complete.
+    A full Redis accepts no wake message. Its streams are then folded here; otherwise it would stay full. The time of the oldest
+    waiting event is recorded in Postgres. While Redis is unreachable, usage is complete up to that time.
     """
     async with pool.acquire() as conn:
         await drain_inbox(conn)
@@ -165,7 +165,10 @@ async def sweep(pool: Pool, redis: event_stream.Redis, broker: dramatiq.Broker, 
 
 
 def create_worker_broker(settings: Settings, resources: Resources) -> RedisBroker:
-    """Create the broker with the middleware of a consumer. The order matters: ``resources`` stands after ``AsyncIO``."""
+    """Create the broker with the middleware of a consumer.
+
+    The order matters: ``resources`` must come after ``AsyncIO``.
+    """
     middleware: list[Middleware] = [
         TimeLimit(time_limit=ACTOR_TIME_LIMIT_MS),
         ShutdownNotifications(),

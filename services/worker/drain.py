@@ -1,4 +1,4 @@
-"""Folds the events that wait: in the stream of a partition, and in the inbox in Postgres."""
+"""Fold the waiting events: in the stream of a partition, and in the inbox in Postgres."""
 
 import asyncio
 import time
@@ -13,8 +13,8 @@ from shared.infra.redis import event_stream
 from shared.ledger.fold import FoldResult, fold_batch
 
 BATCH = 4000
-# Partitions that one process folds at the same time. With three, Python and Postgres both always have work. More of them only
-# use memory, prepare the same statements on more connections, and wait for the locks of one another.
+# Partitions that one process folds at the same time. With three, neither Python nor Postgres is ever idle. More would only use
+# more memory, prepare the same statements on more connections, and wait for each other's locks.
 AT_ONCE = 3
 TURN_S = 0.5
 # How often, and for how long, to check whether another worker has released a partition. The holder drains to the end and
@@ -35,7 +35,7 @@ async def drain_partition(
     run_s: float = RUN_S,
     patience_s: float = PATIENCE_S,
 ) -> FoldResult:
-    """Fold a partition's stream until it is empty, ``run_s`` seconds have passed, or ``stopping`` returns true.
+    """Fold a partition's stream until it is empty, ``run_s`` is over, or ``stopping`` returns true.
 
     ``stopping`` is called between two batches. Only one caller of all workers folds a partition: a second one waits for the
     first, for at most ``patience_s``, and then folds what is left. An entry is acknowledged only after its commit.
@@ -65,11 +65,11 @@ async def _take_turn(
 ) -> Literal["nothing", "more", "another's"]:
     """Fold for one turn and add the result to ``total``.
 
-    Returns what is left: nothing, perhaps more, or ``another's`` where another worker reads the partition now.
+    Returns what is left: ``nothing``, perhaps ``more``, or ``another's`` if another worker is reading the partition.
     """
     until = time.monotonic() + TURN_S
-    async with pool.acquire() as conn, event_queries.partition_reader(conn, partition) as ours:
-        if not ours:
+    async with pool.acquire() as conn, event_queries.partition_reader(conn, partition) as is_reader:
+        if not is_reader:
             return "another's"
         while (result := await _fold_next(conn, redis, partition)) is not None:
             for field in FoldResult.__struct_fields__:
@@ -103,9 +103,9 @@ def _count(result: FoldResult, oldest_ms: int, seconds: float) -> None:
 
 
 async def drain_inbox(conn: Connection) -> int:
-    """Fold the events that were acknowledged while Redis was away, and return their number.
+    """Fold the events in the inbox and return their number.
 
-    Removing events from the inbox and folding them is one transaction for each batch.
+    Each batch is removed from the inbox and folded in one transaction.
     """
     count = 0
     for partition in await event_queries.inbox_partitions(conn):

@@ -1,4 +1,4 @@
-"""Deletes the records of requests with an Idempotency-Key after a day."""
+"""Delete the records of requests with an Idempotency-Key after a day."""
 
 from services.worker.periodic import Job, JobContext
 from shared.idempotency import queries

@@ -1,6 +1,6 @@
-"""The worker's HTTP port, with `/healthz`, `/readyz` and `/metrics`. Off unless WORKER_PORT is set.
+"""Serve `/healthz`, `/readyz` and `/metrics` of the worker, if WORKER_PORT is set.
 
-It runs in its own threads, so it answers while the fold computes. It reports what the last heartbeat found.
+The server runs in its own threads, so it answers while the fold computes. It reports the result of the last heartbeat.
 """
 
 import threading
@@ -20,7 +20,7 @@ _JSON = "application/json"
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """Serves each request in a thread, which does not keep a stopped worker alive."""
+    """Serves each request in a daemon thread, which does not keep a stopped worker alive."""
 
     daemon_threads = True
 
@@ -29,7 +29,7 @@ class _Handler(WSGIRequestHandler):
     timeout = 5  # seconds that a client may take to send its request
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Log nothing: a line for each probe would hide all other lines."""
+        """Log nothing: a line for each probe would flood the log."""
 
 
 def answer(path: str, pulse: Pulse) -> Answer:

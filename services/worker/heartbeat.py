@@ -1,4 +1,4 @@
-"""A worker's heartbeat: a row in Postgres for people and the portal, and its age for the health server."""
+"""Send a worker's heartbeat: a row in Postgres for operators, and its age for the health server."""
 
 import asyncio
 import logging
@@ -25,15 +25,15 @@ log = logging.getLogger("relay.worker")
 
 BEAT_S = 5.0
 BEAT_TIMEOUT_S = 4.0
-# If the event loop has not run for this long, this process does not fold any more.
+# If the event loop has not run for this long, the process counts as stuck.
 STUCK_S = 60.0
 
 
 class Pulse(msgspec.Struct):
     """The state of a worker, for the health server.
 
-    ``turned``: monotonic seconds at which the event loop last ran. ``troubles``: what the last heartbeat found wrong, by part.
-    ``failed``: the name of a background task or thread that ended by itself.
+    ``turned``: monotonic seconds at which the event loop last ran. ``troubles``: problems that the last heartbeat found, by
+    part. ``failed``: the name of a background task or thread that ended by itself.
     """
 
     turned: float
@@ -42,12 +42,12 @@ class Pulse(msgspec.Struct):
     failed: str | None = None
 
     def is_stuck(self) -> bool:
-        """Whether the event loop has not run for ``STUCK_S``."""
+        """Return whether the event loop has not run for ``STUCK_S``."""
         return time.monotonic() - self.turned > STUCK_S
 
 
 def new_pulse() -> Pulse:
-    """The state of a worker that has not booted: alive, but not ready."""
+    """Return the state of a worker that has not booted: alive, but not ready."""
     return Pulse(time.monotonic(), {"worker": "starting"})
 
 
@@ -60,7 +60,7 @@ class Heartbeat:
         self._started = from_ms(clock.now_ms())
 
     def job(self) -> Job:
-        """The heartbeat as a periodic job, which runs in every worker."""
+        """Return the heartbeat as a periodic job, which runs in every worker."""
 
         async def run(_context: JobContext, _now_ms: int) -> None:
             await self.beat()
@@ -87,7 +87,7 @@ class Heartbeat:
         await self._backlog.measure()
 
     async def stop(self) -> None:
-        """Record that this worker stopped in an orderly way, if Postgres can be reached."""
+        """Record the orderly stop of this worker, if Postgres can be reached."""
         try:
             async with asyncio.timeout(BEAT_TIMEOUT_S):
                 await self._record(stopped=True)

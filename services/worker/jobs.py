@@ -1,4 +1,4 @@
-"""The list of the worker's periodic jobs."""
+"""List the worker's periodic jobs."""
 
 from services.worker import forget_attempts as attempts
 from services.worker import partitions, reconcile_job
@@ -13,10 +13,10 @@ async def _trim(_context: JobContext, _now_ms: int) -> None:
 
 
 def periodic_jobs(settings: Settings) -> list[Job]:
-    """The jobs of one worker. Of several workers, the first to get a job's lock runs it."""
+    """Return the jobs of a worker. Of several workers, the one that gets a job's lock first runs it."""
     return [
         Job(JOB, settings.reconcile_interval_s, reconcile_job.reconcile_on_schedule, limit_s=reconcile_job.LIMIT_S),
-        # An hour late is early enough: days are created a week ahead.
+        # Hourly is often enough: days are created a week ahead.
         Job(partitions.JOB, 3600, partitions.partition_events, limit_s=3600),
         attempts.JOB,
         # Runs in every worker, like the heartbeat.

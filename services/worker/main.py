@@ -1,4 +1,7 @@
-"""A worker process: `python -m services.worker.main`. Any number may run, on any number of machines."""
+"""Run a worker process: `python -m services.worker.main`.
+
+Any number of workers may run, on any number of machines.
+"""
 
 import gc
 import logging
@@ -23,12 +26,12 @@ from shared.infra.settings_risks import log_risks
 from shared.infra.tracing import set_up_tracing
 from shared.infra.version import VERSION
 
-# How long an idle consumer sleeps before it looks again. Dramatiq's default of a second would be most of the delay between a
+# How long an idle consumer sleeps between two polls. Dramatiq's default of a second would be most of the delay between a
 # webhook and its usage.
 POLL_MS = 100
 THREADS = 8
-# A batch creates some hundred thousand objects and frees them again, none of them in cycles. With Python's default of 700, the
-# collector took a quarter of the worker's time to look for cycles in them.
+# A batch creates and frees some hundred thousand objects without cycles. With Python's default of 700, the garbage collector
+# took a quarter of the worker's time.
 GC_THRESHOLD = 50_000
 STOP_TIMEOUT_MS = 20_000
 # How often the process checks that the threads of Dramatiq still run.
@@ -38,9 +41,9 @@ log = logging.getLogger("relay.worker")
 
 
 def run() -> int:
-    """Run until SIGTERM or SIGINT, or until a background task or thread ends by itself. Returns the exit code.
+    """Run until SIGTERM or SIGINT, or until a background task or thread ends by itself.
 
-    The running batch is finished first. The code is 2 for wrong settings and 1 for every other failure.
+    Returns the exit code. The running batch is finished first. The code is 2 for wrong settings and 1 for every other failure.
     """
     try:
         settings = load_settings()

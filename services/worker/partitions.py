@@ -1,8 +1,8 @@
-"""Creates a partition of raw events for each day ahead of time, and drops it when its retention ends.
+"""Create a partition of raw events for each day ahead of time, and drop it when its retention ends.
 
 Events of a day without a partition are in the default partition. Each day found there gets a partition, and its rows are moved
-into it. A default partition can have grown large on an installation that is older than its partitions. Then its days stay and
-are deleted in small steps, because moving them would stop the fold for as long as the move takes.
+into it. On an installation that is older than its partitions, the default partition can be large. Then its days stay there and
+are deleted in small steps, because the fold has to wait during a move.
 """
 
 import logging
@@ -21,13 +21,13 @@ JOB = "partitions"
 DAYS_AHEAD = 7
 # Up to this size, moving a day's rows locks the default partition for well under a second.
 SMALL_BYTES = 16 * 1024 * 1024
-# No event is further in the future: the fold accepts none that is (observe.FUTURE_TOLERANCE_MS is half of this).
+# The fold accepts no event that is further in the future (observe.FUTURE_TOLERANCE_MS is half of this).
 SURELY_EMPTY_AFTER_MS = 2 * HOUR_MS
 DELETE_BATCH = 5_000
 
 
 class Kept(msgspec.Struct):
-    """What a run did.
+    """The result of a run.
 
     Days are unix ms of their midnight (UTC). ``moved`` and ``deleted`` count rows. ``busy`` days are tried again next time.
     """
@@ -46,7 +46,7 @@ class PartitionsBusy(Exception):
 async def partition_events(context: JobContext, now_ms: int) -> None:
     """Run the periodic job. Raises ``PartitionsBusy``."""
     async with context.pool.acquire() as conn:
-        # A worker whose clock jumps ahead must not drop a month of events: both clocks must agree that their time has come.
+        # The earlier of both clocks counts, so that a worker whose clock jumps ahead does not drop a month of events.
         now_ms = min(now_ms, await queries.database_now_ms(conn))
         kept = await keep_partitions(conn, now_ms, context.settings.event_retention_days)
     if kept != Kept():

@@ -1,8 +1,9 @@
-"""Periodic jobs. Each is due at start and then once an interval, in the worker that gets its lock first.
+"""Run periodic jobs when the worker starts and then once an interval.
 
-A lock in Postgres lets one worker at a time run a job. It ends with the worker that holds it. The time of the last start is
-stored, so that ten workers do not run a job ten times as often. A connection that is lost during a run loses the lock too, and
-the job may then run twice at the same time. So a job must be safe to repeat, like all work of the worker.
+The worker that gets the lock of a job first runs it. A lock in Postgres lets one worker at a time run a job. It ends with the
+worker that holds it. The time of the last start is stored, so that ten workers do not run a job ten times as often. If the
+connection is lost during a run, the lock is lost too, and the job may run twice at the same time. So a job must be safe to
+repeat, like all work of the worker.
 """
 
 import asyncio
@@ -23,15 +24,15 @@ from shared.operations.queries import periodic as queries
 
 log = logging.getLogger("relay.worker")
 
-# Another worker holds the lock, or Postgres is away: look again after this long, or after an interval if that is shorter.
+# Wait this long, or an interval if that is shorter, when another worker holds the lock or Postgres is unreachable.
 LOOK_AGAIN_S = 5.0
 # A run that failed or was killed is repeated after this long, or after an interval if that is shorter.
 RETRY_S = 60.0
-_AWAY = (*POSTGRES_UNAVAILABLE, *REDIS_UNAVAILABLE)
+_UNREACHABLE = (*POSTGRES_UNAVAILABLE, *REDIS_UNAVAILABLE)
 
 
 class JobContext(NamedTuple):
-    """What a job may use."""
+    """The resources that a job may use."""
 
     pool: Pool
     redis: event_stream.Redis
@@ -54,7 +55,7 @@ class Job(NamedTuple):
 
 
 class Schedule:
-    """Runs jobs until it is stopped. A job that fails is logged and recorded, and runs again.
+    """Runs jobs until it is stopped. A failure of a job is logged and recorded, and the job runs again.
 
     ``failed`` is called with the name of a task of the schedule that ends by itself.
     """
@@ -79,7 +80,7 @@ class Schedule:
         while True:
             try:
                 wait_s = await run_if_due(job, self._context)
-            except _AWAY as error:
+            except _UNREACHABLE as error:
                 log.warning("%s: %s; trying again", job.name, error or type(error).__name__)
                 wait_s = min(job.interval_s, LOOK_AGAIN_S)
             except Exception:  # a defect of one job is logged and must not end its schedule
@@ -89,7 +90,7 @@ class Schedule:
 
 
 async def run_if_due(job: Job, context: JobContext) -> float:
-    """Run the job if it is due and no other worker runs it. Returns the seconds until the next look."""
+    """Run the job if it is due and no other worker runs it. Return the seconds until the next check."""
     if not job.alone:
         await _attempt(job, context, context.clock.now_ms())
         return job.interval_s
@@ -109,10 +110,10 @@ async def run_if_due(job: Job, context: JobContext) -> float:
 
 
 def due_in_s(job: Job, last: JobRun | None, now_ms: int) -> float:
-    """Seconds until the job is due; 0 or less means now.
+    """Return the seconds until the job is due; 0 or less means now.
 
-    The caller holds the lock, so an unfinished run was killed. A run in the future comes from a machine whose clock was wrong,
-    and delays nothing.
+    The caller holds the lock, so an unfinished run was killed. A start in the future was recorded by a machine with a wrong
+    clock and is ignored.
     """
     if last is None or last.started_ms > now_ms:
         return 0.0
@@ -122,19 +123,19 @@ def due_in_s(job: Job, last: JobRun | None, now_ms: int) -> float:
 
 
 async def _attempt(job: Job, context: JobContext, now_ms: int, last_error: str | None = None) -> str | None:
-    """Run the job once. Returns the error, or None.
+    """Run the job once. Return the error, or None.
 
-    An error that the last run had too is not logged again: a LiveKit that is away is away for more than one run.
+    An error that the last run had too is not logged again, because an outage of LiveKit lasts for many runs.
     """
     try:
         async with asyncio.timeout(job.limit_s) as limit:
             await job.run(context, now_ms)
-    except Exception as error:  # whatever a job raises, the schedule goes on
+    except Exception as error:  # the schedule continues after any error of a job
         if limit.expired():
             log.warning("%s: not done after %g s; cancelled", job.name, job.limit_s)
             return f"not done after {job.limit_s:g} s"
         text = f"{type(error).__name__}: {error}"
-        if not isinstance(error, (*_AWAY, RelayError)):
+        if not isinstance(error, (*_UNREACHABLE, RelayError)):
             log.exception("%s: failed", job.name)
         elif text != last_error:
             log.warning("%s: %s", job.name, error or type(error).__name__)

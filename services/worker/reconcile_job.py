@@ -1,4 +1,4 @@
-"""Reconciliation as a periodic job. The work is in ``shared/ledger/reconcile.py``."""
+"""Run reconciliation (``shared/ledger/reconcile.py``) as a periodic job."""
 
 import logging
 
@@ -8,12 +8,12 @@ from shared.livekit.room_service import RoomService
 
 log = logging.getLogger("relay.worker")
 
-# A pass that takes longer is cancelled. Its corrections so far stay, and the next pass makes the others.
+# A pass that takes longer is cancelled. Its corrections so far stay, and the next pass continues.
 LIMIT_S = 300.0
 
 
 async def reconcile_on_schedule(context: JobContext, now_ms: int) -> None:
-    """Run the periodic job. Raises the error that made a pass impossible, after it is recorded."""
+    """Run the periodic job. Raises the ``LiveKitError`` of a failed pass, which is recorded."""
     settings = context.settings
     service = RoomService(
         settings.livekit_api_url, settings.livekit_api_key, settings.livekit_api_secret, context.clock
