@@ -1,7 +1,7 @@
-"""Keeps webhook events: in Redis, else in Postgres, else not at all.
+"""Store webhook events in Redis, or in Postgres while Redis is unreachable.
 
-Events that arrive while a round trip is under way share the next one (group commit), so the cost of a synced append is paid
-once for many requests.
+Events that arrive during a round trip share the next one (group commit), so many requests pay for one synced append. If both
+stores fail, the event is refused with ``EventNotKept`` and LiveKit sends it again.
 """
 
 import asyncio
@@ -25,46 +25,54 @@ from shared.models.received import Received
 
 log = logging.getLogger("relay.api")
 
-# Events one round trip may carry, and how many may wait: beyond that LiveKit is better told to come again.
+# Events that one round trip carries, and events that may wait. Beyond that, events are refused and LiveKit sends them again.
 GROUP_LIMIT = 1000
 WAITING_LIMIT = 20_000
-# Events above this size go to the inbox in Postgres, so many at once.
+# Events above this size (bytes) go to the inbox in Postgres, at most two at once.
 LARGE_BYTES = 256 * 1024
 LARGE_AT_ONCE = 2
-# The same in bytes: most events have less than two thousand, and one may have eight million.
+# The limits of a round trip and of waiting events in bytes. Most events have less than 2 kB, the largest have 8 MiB.
 GROUP_BYTES = 8 * 1024 * 1024
 WAITING_BYTES = 64 * 1024 * 1024
 INBOX_TIMEOUT_S = 5.0
-INBOX_RESTS_S = 5.0
-# While Redis is away it is asked this often whether it is back.
+# After a failure, large events do not use the inbox for this long.
+INBOX_PAUSE_S = 5.0
+# While Redis is unreachable, it is asked this often whether it is back.
 ASK_AGAIN_S = 0.5
 
 
 class Intake:
-    """Accepts verified events. ``run`` must be running; ``close`` lets it finish what it has. Made on the loop it works on."""
+    """Accepts verified events and stores them while ``run`` runs.
+
+    ``close`` lets ``run`` end after it has stored the accepted events. Create it on the event loop that uses it.
+    """
 
     def __init__(self, redis: event_stream.Redis, pool: Pool, broker: Broker) -> None:
         self._redis, self._pool, self._broker = redis, pool, broker
         self._waiting: list[tuple[int, Received, asyncio.Future[None]]] = []
         self._waiting_bytes = 0
         # The group that is being stored.
-        self._in_hand: list[tuple[int, Received, asyncio.Future[None]]] = []
-        # What stores large events, and how many do so at once.
+        self._group: list[tuple[int, Received, asyncio.Future[None]]] = []
+        # The tasks that store large events, and the semaphore that limits them.
         self._large: set[asyncio.Task[None]] = set()
-        self._large_turns = asyncio.Semaphore(LARGE_AT_ONCE)
-        # Asking for the running loop is a system call each time, up to Python 3.11.
+        self._large_slots = asyncio.Semaphore(LARGE_AT_ONCE)
+        # Kept, because up to Python 3.11 each call of get_running_loop is a system call.
         self._new_future: Callable[[], asyncio.Future[None]] = asyncio.get_running_loop().create_future
         self._arrived = asyncio.Event()
         self._closing = False
         self._wakes: set[asyncio.Task[None]] = set()
-        self._away: asyncio.Task[None] | None = None  # runs while Redis is away
+        # Asks Redis whether it is back. Runs only while Redis is unreachable.
+        self._redis_check: asyncio.Task[None] | None = None
         # After a failure of the inbox, large events go to Redis until then (monotonic seconds).
-        self._inbox_rests_until = 0.0
+        self._inbox_paused_until = 0.0
         self._kept = metrics.webhooks["kept"]
         metrics.intake_waiting.set_function(lambda: len(self._waiting))
 
     def keep(self, received: Received) -> "asyncio.Future[None]":
-        """Done once the event is safe, or with ``EventNotKept``. Raises ``EventNotKept`` where none may wait any more."""
+        """Return a future that is done when the event is stored. It fails with ``EventNotKept``.
+
+        Raises ``EventNotKept`` at once if too many events wait, or after ``close``.
+        """
         if self._closing:
             metrics.webhooks["not_kept"].count += 1
             raise EventNotKept("this process stores no more events; send it again")
@@ -86,21 +94,21 @@ class Intake:
         self._arrived.set()
 
     async def _keep_large(self, received: Received, kept: "asyncio.Future[None]") -> None:
-        """Puts a large event into the inbox, or into Redis if Postgres is away.
+        """Store a large event in the inbox, or in Redis if Postgres is unreachable.
 
-        Redis can be asked for a number of entries but not for a number of bytes, so the fold could not read a stream of large
-        events in bounded pieces. After a failure the inbox is left alone for a while: a Postgres that hangs would hold each
-        event for a time-out, and small events would find no room.
+        A read from Redis is limited by entries and not by bytes, so the fold could not read a stream of large events in
+        bounded pieces. After a failure the inbox is not used for a while: if Postgres hangs, each large event would wait for
+        a time-out and take the room of small events.
         """
-        async with self._large_turns:
+        async with self._large_slots:
             try:
-                if time.monotonic() < self._inbox_rests_until:
+                if time.monotonic() < self._inbox_paused_until:
                     error: EventNotKept | None = EventNotKept("the event could not be stored; send it again")
                 else:
                     error = await self._store_in_inbox([(event_stream.partition_of(received.body), received)])
                     if error is not None:
-                        self._inbox_rests_until = time.monotonic() + INBOX_RESTS_S
-            except Exception:  # a request that waits must be answered
+                        self._inbox_paused_until = time.monotonic() + INBOX_PAUSE_S
+            except Exception:  # the waiting request must be answered
                 log.exception("storing a large event failed")
                 error = EventNotKept("the event could not be stored; send it again")
         if error is not None and not self._closing:
@@ -119,17 +127,17 @@ class Intake:
             await self._store_groups()
         finally:
             self._closing = True
-            for _, _, kept in (*self._in_hand, *self._waiting):
+            for _, _, kept in (*self._group, *self._waiting):
                 if not kept.done():
                     metrics.webhooks["not_kept"].count += 1
                     kept.set_exception(EventNotKept("the event could not be stored; send it again"))
-            self._in_hand, self._waiting = [], []
-        await self._end_beside()
+            self._group, self._waiting = [], []
+        await self._end_tasks()
 
     async def _store_groups(self) -> None:
         while not (self._closing and not self._waiting):
             await self._arrived.wait()
-            group = self._in_hand = self._next_group()
+            group = self._group = self._next_group()
             if not self._waiting and not self._closing:
                 self._arrived.clear()
             if not group:
@@ -143,13 +151,13 @@ class Intake:
             for _, _, kept in group:
                 if not kept.done():  # the request may have been cancelled
                     kept.set_result(None) if error is None else kept.set_exception(error)
-            self._in_hand = []
+            self._group = []
 
-    async def _end_beside(self) -> None:
+    async def _end_tasks(self) -> None:
         if self._large:
             await asyncio.wait(self._large)
-        if self._away is not None:
-            await end_tasks([self._away])
+        if self._redis_check is not None:
+            await end_tasks([self._redis_check])
         if self._wakes:
             await asyncio.wait(self._wakes, timeout=2)
 
@@ -163,19 +171,19 @@ class Intake:
         return group
 
     def close(self) -> None:
-        """No event is accepted any more; ``run`` ends when those accepted are stored."""
+        """Stop accepting events. ``run`` ends when the accepted ones are stored."""
         self._closing = True
         self._arrived.set()
 
     async def _store_or_refuse(self, entries: list[tuple[int, Received]]) -> EventNotKept | None:
         try:
             return await self._store(entries)
-        except Exception:  # whatever it is, these requests get an answer and the next group is served
+        except Exception:  # these requests must be answered, and the next group must be stored
             log.exception("storing %d events failed", len(entries))
             return EventNotKept("the event could not be stored; send it again")
 
     async def _store(self, entries: list[tuple[int, Received]]) -> EventNotKept | None:
-        if self._away is not None and not self._away.done():
+        if self._redis_check is not None and not self._redis_check.done():
             return await self._store_in_inbox(entries)
         try:
             with tracing.linked_span(
@@ -184,7 +192,7 @@ class Intake:
                 silent = await event_stream.append(self._redis, entries)
         except event_stream.UNAVAILABLE as error:
             log.warning("Redis did not take %d events (%s); using the inbox", len(entries), type(error).__name__)
-            self._away = asyncio.create_task(self._until_redis_answers())
+            self._redis_check = asyncio.create_task(self._wait_for_redis())
             return await self._store_in_inbox(entries)
         self._kept.count += len(entries)
         if silent:
@@ -193,8 +201,11 @@ class Intake:
             task.add_done_callback(self._wakes.discard)
         return None
 
-    async def _until_redis_answers(self) -> None:
-        """A server that is gone without a word costs a time-out: one group of webhooks pays it, and not every one of them."""
+    async def _wait_for_redis(self) -> None:
+        """Return when Redis answers again.
+
+        An unreachable server costs a time-out for each attempt. So only this task tries, not every group of webhooks.
+        """
         while True:
             await asyncio.sleep(ASK_AGAIN_S)
             try:

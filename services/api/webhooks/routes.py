@@ -1,6 +1,7 @@
-"""`POST /api/webhooks/livekit`: verify the raw bytes, store the event, answer 200.
+"""Receive LiveKit's webhooks at `POST /api/webhooks/livekit`.
 
-The body is not interpreted here. LiveKit never sends an event again after a 4xx, so no signed event is refused.
+A handler verifies the raw bytes, stores them and answers 200. The body is not interpreted here. LiveKit never repeats an event
+after a 4xx, so no signed event is refused.
 """
 
 import asyncio
@@ -35,13 +36,13 @@ class WebhookAnswer(Wire):
 
 
 class WebhookReceiver:
-    """Verifies what LiveKit sends and keeps it."""
+    """Verifies webhooks and passes them to the intake."""
 
     def __init__(self, verifier: WebhookVerifier, intake: Intake, clock: Clock) -> None:
         self._verifier, self._intake, self._clock = verifier, intake, clock
 
     def check(self, authorization: str | None) -> None:
-        """Checks the signature before the body is there. Raises ``WebhookRefused`` (401)."""
+        """Check the signature before the body has arrived. Raises ``WebhookRefused`` (401)."""
         try:
             self._verifier.check(authorization, now_s=self._clock.now_ms() / 1000)
         except WebhookRefused as refusal:
@@ -49,7 +50,7 @@ class WebhookReceiver:
             raise
 
     def is_signed(self, authorization: str | None) -> bool:
-        """Whether ``check`` would pass. Counts nothing."""
+        """Return whether ``check`` would pass. Counts nothing."""
         try:
             self._verifier.check(authorization, now_s=self._clock.now_ms() / 1000)
         except WebhookRefused:
@@ -57,7 +58,7 @@ class WebhookReceiver:
         return True
 
     def receive(self, body: bytes, authorization: str | None) -> "asyncio.Future[None]":
-        """Returns a future that is done once the event is safe.
+        """Verify and store a webhook. Return a future that is done when the event is stored.
 
         Raises ``WebhookRefused`` (401). ``EventNotKept`` (503) is raised at once or by the future.
         """
@@ -98,19 +99,19 @@ class WebhookReceiver:
 async def receive_webhook(
     body: RawBody, request: Request[Any, Any, Any], receiver: NamedDependency[WebhookReceiver]
 ) -> WebhookAnswer:
-    """Described here, and answered by ``webhook_route`` in front of the framework; all do the same."""
+    """Receive a webhook. Normally ``webhook_route`` answers first; this route also describes it."""
     await receiver.receive(body, request.headers.get("authorization"))
     return WebhookAnswer(received=True)
 
 
 def _count(refusal: WebhookRefused) -> None:
-    # The doctor's question must not look like an attack or a wrong clock.
+    # The probe of `relay doctor` is counted separately, so that it does not look like an attack or a wrong clock.
     is_probe = refusal.code == "expired" and refusal.signs_probe
     metrics.webhooks["probe" if is_probe else refusal.code].count += 1
 
 
 def webhook_route(receiver: WebhookReceiver) -> HotRoute:
-    """Raises what ``WebhookReceiver`` raises."""
+    """Return the hot route of webhooks. Its functions raise what ``WebhookReceiver`` raises."""
 
     def at_headers(scope: Any) -> bool:
         receiver.check(header(scope, b"authorization"))
