@@ -1,6 +1,6 @@
-"""Amounts by UTC hour: single hours where something begins or ends, and ranges of equal hours between them.
+"""Compute amounts by UTC hour: single hours where something begins or ends, and ranges of equal hours.
 
-So a year costs as much as two hours, in time and in memory. All times are unix milliseconds.
+So a year costs no more time and memory than two hours. All times are unix milliseconds.
 """
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -62,7 +62,7 @@ def cut_into_hours(start_ms: int, end_ms: int) -> Iterator[tuple[int, int, int]]
 
 
 def cut_at_edges(start_ms: int, end_ms: int, edges: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Cut ``[start_ms, end_ms)`` into ascending pieces: UTC hours with one of ``edges``, and the ranges between."""
+    """Cut ``[start_ms, end_ms)`` into ascending pieces: UTC hours with an edge, and the ranges between."""
     hours = {floor_to(edge, HOUR_MS) for edge in (start_ms, *edges) if start_ms <= edge < end_ms}
     if end_ms % HOUR_MS:
         hours.add(floor_to(end_ms, HOUR_MS))
@@ -96,7 +96,7 @@ def by_hour(spans: Iterable[tuple[int, int]]) -> dict[int, int]:
     found: dict[int, int] = {}
     for on, off in spans:
         first_ms = floor_to(on, HOUR_MS)
-        if off <= first_ms + HOUR_MS:  # Most tracks lie within one hour. This takes half the time of cutting them.
+        if off <= first_ms + HOUR_MS:  # Most tracks lie within one hour. This takes half the time of cutting.
             found[first_ms] = found.get(first_ms, 0) + off - on
             continue
         for hour_ms, begin, end in cut_into_hours(on, off):
@@ -164,7 +164,7 @@ class RunningLevels(Generic[Key]):
     def add(self, key: Key, from_ms: int, to_ms: int, amounts: Sequence[int]) -> None:
         """Add ``amounts`` in each piece of ``[from_ms, to_ms)``."""
         for at_ms, sign in ((from_ms, 1), (to_ms, -1)):
-            self._number += 1  # Decides between entries of one instant, because keys may have no order.
+            self._number += 1  # Orders entries of the same instant, because keys may not be comparable.
             heappush(self._changes, (at_ms, self._number, key, amounts, sign))
 
     def at(self, at_ms: int) -> dict[Key, list[int]]:

@@ -1,11 +1,11 @@
-"""Reads what one LiveKit event tells about a session and a room.
+"""Read the information about a session and a room from one LiveKit event.
 
 Times must be plausible (docs/metering.md, "Quarantine"). An event was created within the last ``MAX_AGE_MS``, and nothing
 in it began more than ``MAX_SESSION_MS`` before the event. The content of an event is bounded too, so that no event makes a
 large state.
 
-Facts about the events come from livekit-server v1.13 (pkg/rtc, pkg/telemetry/events.go) and livekit/protocol's webhook
-package: ``createdAt`` is whole seconds, floored. ``joinedAtMs`` is when the participant connected; older servers send only
+Sources: livekit-server v1.13 (pkg/rtc, pkg/telemetry/events.go) and livekit/protocol's webhook package. ``createdAt`` is
+whole seconds, floored. ``joinedAtMs`` is when the participant connected; older servers send only
 ``joinedAt`` in seconds. Track events carry only the sid and the identity of the participant.
 """
 
@@ -40,19 +40,22 @@ JOINED, LEFT, ABORTED = "participant_joined", "participant_left", "participant_c
 _PARTICIPANT_EVENTS = {JOINED, LEFT, ABORTED}
 _TRACK_EVENTS = {"track_published", "track_unpublished"}
 _ROOM_EVENTS = {"room_started", "room_finished"}
-# Reconciliation turns what LiveKit's API lists into its own events, so that the kept events prove every minute.
+# Reconciliation turns LiveKit's listings into Relay's own events, so that the stored events prove every minute.
 SEEN, GONE, TRACK_GONE = "relay_participant_seen", "relay_participant_gone", "relay_track_gone"
 _RECONCILED = {SEEN, GONE, TRACK_GONE}
-# These describe the room as a whole. The other events only name it.
+# These events describe the whole room. The other events only name it.
 _WITH_ROOM = _ROOM_EVENTS | _PARTICIPANT_EVENTS | {SEEN}
 
 
-# The project, mode and room of a session (None where the event does not name a room of ours), its room sid and identity.
+# The project, mode and room of a session (None if the event names no room of a project), its room sid and identity.
 _Place: TypeAlias = tuple[str | None, Mode | None, str | None, str | None, str | None]
 
 
 class Observation(msgspec.Struct, frozen=True, gc=False):
-    """What an event tells. ``owner`` is the owner of its room; None for a room that Relay did not name."""
+    """The information in an event.
+
+    ``owner``: the owner of its room; None for a room that Relay did not name.
+    """
 
     created_ms: int
     owner: RoomName | None
@@ -65,7 +68,7 @@ class Observation(msgspec.Struct, frozen=True, gc=False):
 def observe(event: LiveKitEvent, received_ms: int) -> Observation:
     """Read an event that Relay received at ``received_ms`` (unix ms).
 
-    Only an ``OwnEvent`` can tell what reconciliation found. Raises ``UnfoldableEvent`` if the content cannot be true.
+    Only an ``OwnEvent`` can hold findings of reconciliation. Raises ``UnfoldableEvent`` for implausible content.
     """
     created_ms = event.created_at * 1000
     if not event.event:
@@ -117,9 +120,9 @@ def _room(event: LiveKitEvent, owner: RoomName | None, created_ms: int) -> Room 
 
 
 def _created_ms(info: RoomInfo, event_ms: int) -> int | None:
-    """Return when the room was created (unix ms); None if that cannot be true.
+    """Return when the room was created (unix ms); None if the time is implausible.
 
-    The time only tells when the previous room of the same name was over.
+    The time is only used as the end of the previous room of the same name.
     """
     room_ms = info.creation_time_ms or info.creation_time * 1000
     return room_ms if EARLIEST_MS <= room_ms <= event_ms + END_BEFORE_START_TOLERANCE_MS else None
@@ -243,7 +246,7 @@ def _found_session(event: LiveKitEvent, participant: ParticipantInfo, created_ms
 def _listed_tracks(participant: ParticipantInfo, seen_ms: int | None) -> dict[str, Track]:
     """Return the tracks of a listing, by sid.
 
-    A listing does not tell when a track was published, only that it was published by ``seen_ms``.
+    A listing does not contain when a track was published, only that it was published by ``seen_ms``.
     """
     if not isinstance(participant, ListedParticipant):
         return {}

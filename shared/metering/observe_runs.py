@@ -1,6 +1,6 @@
-"""Reads what an event tells about an egress or a run of an ingress.
+"""Read the information about an egress or a run of an ingress from an event.
 
-Their times are unix nanoseconds in LiveKit's events (livekit/protocol 1.50).
+In LiveKit's events their times are unix nanoseconds (livekit/protocol 1.50).
 """
 
 import msgspec
@@ -29,7 +29,7 @@ def reconciled_times(event: LiveKitEvent) -> tuple[int | None, int | None]:
 def observed_run(event: LiveKitEvent, owner: RoomName | None, created_ms: int) -> MediaRun | None:
     """Return the egress or the run of an ingress that the event describes; None if it has no id.
 
-    Raises ``UnfoldableEvent`` for a time that cannot be true.
+    Raises ``UnfoldableEvent`` for an implausible time.
     """
     run = _egress(event, created_ms) or _ingress(event, created_ms)
     if run is None:
@@ -91,7 +91,7 @@ def ingress_run_id(info: IngressInfo) -> str:
 def _checked_ns(at_ns: int, created_ms: int) -> int | None:
     """Convert unix nanoseconds to milliseconds; None for 0.
 
-    Raises ``UnfoldableEvent`` for a time that cannot be true.
+    Raises ``UnfoldableEvent`` for an implausible time.
     """
     at_ms = at_ns // _NS_PER_MS
     if not at_ms:

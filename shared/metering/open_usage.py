@@ -1,4 +1,4 @@
-"""Sums the usage of open sessions from the edges of their intervals."""
+"""Sum the usage of open sessions from the edges of their intervals."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -13,8 +13,9 @@ PARTICIPANT, VIDEO, SCREEN_SHARE = range(3)
 class EdgeSum(NamedTuple):
     """The edges of one kind and meter in the hour or day that begins at ``start_ms``.
 
-    ``behind_ms``: how much of this hour or day lies after the edges, added up. ``level``: how many intervals cover every
-    later hour or day completely. An end counts negative in both. The sum costs the same however long the sessions are.
+    ``behind_ms``: the sum of the times from each edge to the end of this hour or day. ``level``: the number of intervals that
+    cover every later hour or day completely. An end counts negative in both. The cost does not depend on the length of the
+    sessions.
     """
 
     start_ms: int

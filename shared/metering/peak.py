@@ -1,9 +1,9 @@
-"""Computes peak concurrency from stretches of time.
+"""Compute peak concurrency from stretches of time.
 
 Two numbers describe a stretch: the change in the number of participants over it, and the greatest level inside it. Both are
-relative to its start. Two adjacent stretches combine into one without a look inside (``combine``). So minutes make hours,
-hours make days, and a batch recomputes only the minutes that it touched. Within one millisecond, ends come before starts:
-half-open intervals that touch do not overlap.
+relative to its start. Two adjacent stretches can be combined from these numbers alone (``combine``). So hours are combined from
+minutes and days from hours, and a batch recomputes only the minutes that it touched. Within one millisecond, ends come before
+starts: half-open intervals that touch do not overlap.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Stretch(NamedTuple):
-    """How the number of participants moved over a stretch of time.
+    """The change of the number of participants over a stretch of time.
 
     ``change``: participants at the end minus at the start. ``peak``: the greatest level inside, relative to the start.
     """
@@ -24,7 +24,10 @@ EMPTY = Stretch(0, 0)
 
 
 def combine(first: Stretch, second: Stretch) -> Stretch:
-    """Combine two stretches that follow one another. Associative; ``EMPTY`` is neutral inside a longer stretch."""
+    """Combine two stretches that follow one another.
+
+    Associative; ``EMPTY`` is neutral inside a longer stretch.
+    """
     return Stretch(first.change + second.change, max(first.peak, first.change + second.peak))
 
 

@@ -1,18 +1,18 @@
-"""Judges stored sessions against what LiveKit lists.
+"""Compare stored sessions with LiveKit's listings and decide the corrections.
 
-The functions are pure, so that their laws can be tested with thousands of inputs. A pass asks LiveKit
-(shared/ledger/reconcile.py) and this module judges. The findings become Relay's own events, which go through the same fold
-as LiveKit's, so the kept events prove every minute. Three rules prevent harm:
+The functions are pure, so that their laws can be tested with thousands of inputs. shared/ledger/reconcile.py asks LiveKit and
+calls this module. Corrections become Relay's own events, which go through the same fold as LiveKit's, so the stored events
+prove every minute. Three rules prevent wrong corrections:
 
-- A request that failed says nothing. Nobody of that room counts as confirmed or missing.
+- A failed request proves nothing: no participant of that room counts as confirmed or missing.
 - A missing participant is closed at its last confirmation, and only if it is missing twice, ``GRACE_MS`` apart, or once
   before the room's end is reported. LiveKit's listing lags just after a join. An identity that connects again can be absent
   for a moment (pkg/service/roommanager.go: the end of the old connection deletes the entry that by then belongs to the new
   one).
 - A listed participant may be gone. LiveKit stores its list in Redis without an expiry, and a crash leaves everyone in it
-  (pkg/service/redisstore.go). So a listing is believed for ``PROVE_AFTER_MS`` after the last real sign of life. After that
-  the node that serves the participant has to answer for it (``to_prove``). A participant for which no node answers is not
-  confirmed. After two such requests it ends at its last real sign of life.
+  (pkg/service/redisstore.go). So a listing counts for ``PROVE_AFTER_MS`` after the last real sign of life. After that, the node
+  that serves the participant has to answer for it (``to_prove``). A participant for which no node answers is not confirmed.
+  After two such requests it ends at its last real sign of life.
 """
 
 from collections.abc import Iterable, Mapping
@@ -28,14 +28,14 @@ from shared.models.livekit_event import ListedParticipant, OwnEvent, Reconciled,
 
 # The least time between two listings that both lack a participant. LiveKit's listing lags by less.
 GRACE_MS = 15_000
-# A join more recent than this is left to its own webhook, which is on its way.
+# A join more recent than this is ignored, because its webhook is still on its way.
 SETTLE_MS = 5_000
 PROVE_AFTER_MS = 300_000
-# Requests to nodes in one pass. The other listings are believed until the next pass.
+# Requests to nodes in one pass. The other listings count until the next pass.
 PROOFS_A_PASS = 2000
 
-# The result of asking for a listed participant. "here": its node answered for it. "gone": a node has the room and not the
-# participant. "unknown": no node answered for either. One "unknown" says little; ``PROVE_AFTER_MS`` of it are enough.
+# The result of asking for a listed participant. "here": its node answered for it. "gone": a node has the room but not the
+# participant. "unknown": no node answered for either. A participant is closed only after ``PROVE_AFTER_MS`` of "unknown".
 Verdict = Literal["here", "gone", "unknown"]
 
 
@@ -58,7 +58,10 @@ class Listing(NamedTuple):
 
 
 class Known(NamedTuple):
-    """A stored session. ``confirmed_ms``: when LiveKit last listed it. ``ended_by`` is None for an open session."""
+    """A stored session. ``confirmed_ms``: when LiveKit last listed it.
+
+    ``ended_by`` is None for an open session.
+    """
 
     session: Session
     confirmed_ms: int | None
@@ -66,7 +69,10 @@ class Known(NamedTuple):
 
 
 class Absence(NamedTuple):
-    """Missing since ``since_ms``. ``seen_ms``: the last confirmation, if any."""
+    """A participant or track that is missing since ``since_ms``.
+
+    ``seen_ms``: the last confirmation, if any.
+    """
 
     since_ms: int
     seen_ms: int | None
@@ -88,9 +94,9 @@ class Question(NamedTuple):
 
 
 class Findings(msgspec.Struct):
-    """What a pass concludes.
+    """The result of a pass.
 
-    ``absences``, by (sid, track sid or ''), replaces what is stored. ``confirmed``: when each session was listed (unix ms).
+    ``absences``, by (sid, track sid or ''), replaces the stored ones. ``confirmed``: when each session was listed (unix ms).
     """
 
     events: list[OwnEvent] = []
@@ -107,9 +113,10 @@ def to_prove(
     proofs: Mapping[str, Proof],
     absences: Mapping[tuple[str, str], Absence],
 ) -> tuple[list[Question], dict[str, Verdict]]:
-    """Return the listed participants whose node must be asked now, and those that stay unknown without a request.
+    """Return the listed participants whose node must be asked now, and those that stay unknown.
 
-    The participant asked longest ago comes first. Those for which no node answered a moment ago are not asked again yet.
+    The participant that was asked longest ago comes first. Participants for which no node answered a moment ago stay unknown
+    without another request.
     """
     questions: list[tuple[int, Question]] = []
     unknown: dict[str, Verdict] = {}
@@ -133,7 +140,7 @@ def to_prove(
 
 
 def last_life(person: ListedParticipant, entry: Known | None, proof: Proof | None) -> int:
-    """Return the last instant (unix ms) at which something other than the listing showed a participant alive."""
+    """Return when something other than the listing last showed that a participant is connected (unix ms)."""
     signs = [person.joined_at_ms or person.joined_at * 1000]
     if entry is not None and (start_ms := start_of(entry.session)) is not None:
         signs.append(last_sign_of(entry.session, start_ms))
@@ -149,7 +156,7 @@ def decide(
     verdicts: Mapping[str, Verdict],
     proofs: Mapping[str, Proof],
 ) -> Findings:
-    """Return what to correct.
+    """Return the corrections.
 
     ``known``: every open session, and the other stored sessions of participants that are listed or missing.
     """
@@ -172,9 +179,9 @@ def decide(
 
 
 def _gone_with_room(session: Session, absence: Absence) -> OwnEvent:
-    """Return the event for a session that was missing once before its room's end (or successor) was reported.
+    """Return the event for a session that was missing once before its room's end was reported.
 
-    The participant was gone before that.
+    A successor of the room reports its end too. The participant was gone before that.
     """
     return gone_event(GONE, session, _room_name(session) or "", absence)
 
@@ -186,9 +193,9 @@ def _room_name(session: Session) -> str | None:
 
 
 def _is_missing(listing: Listing, room: RoomListing, person: ListedParticipant, entry: Known | None) -> bool:
-    """Return whether a participant who is there has no open session: no event came, or it was closed too soon.
+    """Return whether a connected participant has no open session: no event came, or it was closed early.
 
-    A session of an earlier room of this name was not closed too soon: LiveKit lists participants by room name.
+    A session of an earlier room of this name was not closed early: LiveKit lists participants by room name.
     """
     if entry is not None:
         return entry.ended_by == "reconciled" and entry.session.room_sid in (None, room.info.sid)
@@ -221,7 +228,7 @@ def _judge_open(
     if start_ms is None or start_ms >= listing.started_ms:
         return
     seen_ms = entry.confirmed_ms
-    if person is not None:  # It is listed and no node has it, so the listing was no confirmation.
+    if person is not None:  # It is listed but no node has it, so the listing does not confirm it.
         seen_ms = last_life(person, entry, proofs.get(sid))
     absence = absences.get((sid, "")) or Absence(asked_ms, seen_ms)
     wait_ms = PROVE_AFTER_MS if verdict == "unknown" else GRACE_MS
@@ -285,10 +292,10 @@ def seen_event(room: RoomListing, person: ListedParticipant) -> OwnEvent:
 
 
 def sighting_event(session: Session, room_name: str, over_ms: int, seen_ms: int) -> OwnEvent:
-    """Return the event that keeps when a participant was last listed whose room was over by ``over_ms``.
+    """Return the event that stores when a participant of a finished room was last listed.
 
-    It does not say since when the participant was missing. The room says that, and a later time would hide an earlier
-    absence.
+    The room was over by ``over_ms``. It does not contain since when the participant was missing. That follows from the room,
+    and a later time here would hide an earlier absence.
     """
     event = gone_event(GONE, session, room_name, Absence(over_ms, seen_ms))
     event.relay = Reconciled(seen_ms=seen_ms)
@@ -298,7 +305,7 @@ def sighting_event(session: Session, room_name: str, over_ms: int, seen_ms: int)
 def gone_event(
     name: str, session: Session, room_name: str, absence: Absence, track_sid: str = "", track: Track | None = None
 ) -> OwnEvent:
-    """Return the event "LiveKit was found without this participant" or "without one of its tracks"."""
+    """Return the event "LiveKit no longer lists this participant", or "this track"."""
     return OwnEvent(
         event=name,
         id=":".join(filter(None, (name, session.sid, track_sid, str(absence.since_ms)))),

@@ -1,7 +1,7 @@
-"""Judges egresses and runs of ingresses against what LiveKit lists, by the rules of shared/metering/reconcile.py.
+"""Compare stored egresses and runs of ingresses with LiveKit's listings and decide the corrections.
 
-LiveKit lists an egress whose recorder died as active without end. If its room is gone, the egress is over: LiveKit ends the
-egresses of a room with the room.
+The rules are those of shared/metering/reconcile.py. LiveKit lists an egress whose recorder died as active forever. If its room
+is gone, the egress is over, because LiveKit ends the egresses of a room with the room.
 """
 
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ class KnownRun(NamedTuple):
 
 
 def listed_runs(listing: RunListing) -> dict[RunKey, EgressInfo | IngressInfo]:
-    """Return what is listed and can still be running, by (meter, id of the run)."""
+    """Return the listed runs that can still be running, by (meter, id of the run)."""
     listed: dict[RunKey, EgressInfo | IngressInfo] = {}
     for egress_id, info in (listing.egresses or {}).items():
         if info.started_at and not info.ended_at and (not info.room_id or info.room_id in listing.room_sids):

@@ -1,7 +1,7 @@
-"""Rounds milliseconds to minutes with six decimals, so that parts add up to their total however it is cut.
+"""Round milliseconds to minutes with six decimals, so that parts always add up to their total.
 
-A minute is shown as a whole number of millionths (0.06 ms each). A part is the difference of two rounded running sums. So a
-total is rounded once, its parts add up to it exactly, and each part is off by less than one millionth. A part times 60,000,
+Minutes are shown in whole millionths (0.06 ms each). A part is the difference of two rounded running sums. So a total is
+rounded once, its parts add up to it exactly, and the error of each part is less than one millionth. A part times 60,000,
 rounded, gives back its milliseconds.
 """
 
@@ -18,7 +18,7 @@ def millionths(ms: int) -> int:
 
 
 class RunningSum:
-    """Shows the parts of a sum one after another. ``before_ms``: the sum of the parts already shown elsewhere."""
+    """Rounds the parts of a sum one after another. ``before_ms``: the sum of the parts rounded elsewhere."""
 
     def __init__(self, before_ms: int = 0) -> None:
         self.ms = before_ms
@@ -32,7 +32,7 @@ class RunningSum:
 
 
 def shares(units: int, parts_ms: Sequence[int]) -> list[int]:
-    """Divide ``units`` in proportion to ``parts_ms``. A part of 0 ms gets 0; all together are ``units``."""
+    """Divide ``units`` in proportion to ``parts_ms``. A part of 0 ms gets 0. The sum is ``units``."""
     total_ms = sum(parts_ms)
     if total_ms <= parts_ms[0]:
         return [units, *(0 for _ in parts_ms[1:])]
@@ -59,7 +59,10 @@ class Amounts(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """``Amounts`` in millionths of a minute: participant = video + audio = observed + inferred + provisional."""
+    """``Amounts`` in millionths of a minute.
+
+    participant = video + audio = observed + inferred + provisional.
+    """
 
     participant: int = 0
     video: int = 0
@@ -83,7 +86,7 @@ class Shown(NamedTuple):
 
 
 class Rounding:
-    """Shows amounts one after another.
+    """Rounds amounts one after another.
 
     Only video and audio are rounded. Everything else is a sum or a share of these two.
     """
@@ -95,7 +98,7 @@ class Rounding:
         participant_ms, video_ms, screen_share_ms, inferred_ms, provisional_ms, sessions = of
         video, audio = self.video.show(video_ms), self.audio.show(participant_ms - video_ms)
         whole = video + audio
-        # Most cells have none of these, and a long range by hour has thousands of cells.
+        # Most cells have none of these. Checking first saves time, because a long range by hour has thousands of cells.
         screen_share, observed, inferred, provisional = 0, whole, 0, 0
         if screen_share_ms and video_ms > 0:
             screen_share, _ = shares(video, (screen_share_ms, video_ms - screen_share_ms))

@@ -1,4 +1,4 @@
-"""Computes the usage of an egress or a run of an ingress by UTC hour. Times are unix milliseconds."""
+"""Compute the usage of an egress or a run of an ingress by UTC hour. Times are unix milliseconds."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Cuts a range of time into UTC hours, days or months. All times are unix milliseconds."""
+"""Cut a range of time into UTC hours, days or months. All times are unix milliseconds."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime

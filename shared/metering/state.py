@@ -1,10 +1,10 @@
 """The states of sessions, rooms and runs, as join-semilattices.
 
-Every register moves one way only: the least time seen, the greatest non-empty name, the union of a set. So ``merge`` is
-commutative, associative and idempotent: any order, duplication or split of the events ends in the same state. Sets are
-bounded: they keep their ``MAX_TRACKS`` or ``MAX_FINISHES`` least elements. An element that does not fit once never fits
-later, so the laws hold with the bound. Times are unix milliseconds; None means "never seen". ``gc=False``: frozen trees of
-text and numbers have no cycles to collect.
+Every register only moves in one direction: the least time seen, the greatest non-empty name, the union of a set. So ``merge``
+is commutative, associative and idempotent: any order, repetition or split of the events gives the same state. Sets are bounded:
+they keep their ``MAX_TRACKS`` or ``MAX_FINISHES`` least elements. An element that is dropped once would be dropped again later,
+so the laws hold with the bound. Times are unix milliseconds; None means "never seen". ``gc=False``: frozen trees of text and
+numbers have no cycles to collect.
 """
 
 import heapq
@@ -21,17 +21,18 @@ EndedBy = Literal["left", "aborted", "room_finished", "reconciled"]
 # LiveKit's value for a source that was not sent. It counts as the least of all sources. AUDIO is the least of the types.
 UNKNOWN_SOURCE = "UNKNOWN"
 MeterName = Literal["egress", "ingress"]
-# Tracks of a session that are kept, by sid. Further tracks of one connection count as connected time and not as video.
+# Tracks that a session keeps, by sid. Further tracks of the connection do not count as video.
 MAX_TRACKS = 1000
-# Times kept at which one room sid finished. A later end of the same sid ends no session.
+# Finish times that a room keeps. Further finishes of the same sid end no session.
 MAX_FINISHES = 1000
 
 
 class Track(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """One published track. ``type`` is LiveKit's TrackType (AUDIO, VIDEO or DATA), ``source`` its TrackSource.
+    """One published track.
 
-    ``published_ms`` is the least time at which it is known to have been published: the time of its event, or of the first
-    listing with it. ``sighted_ms`` and ``gone_ms`` are those of ``Session``.
+    ``type`` is LiveKit's TrackType (AUDIO, VIDEO or DATA), ``source`` its TrackSource. ``published_ms`` is the least time at
+    which it is known to have been published: the time of its event, or of the first listing with it. ``sighted_ms`` and
+    ``gone_ms`` are those of ``Session``.
     """
 
     type: str
@@ -157,7 +158,7 @@ def bounded_tracks(tracks: dict[str, Track]) -> dict[str, Track]:
 
 
 def keeps_track(session: Session, sid: str) -> bool:
-    """Return whether a session has this track or room for it."""
+    """Return whether a session keeps this track: it has it already, or has space for it."""
     return len(session.tracks) < MAX_TRACKS or sid <= max(session.tracks)
 
 
@@ -184,10 +185,10 @@ def merge_session(a: Session, b: Session) -> Session:
     if _has_only_tracks(a):
         a, b = b, a
     if _has_only_tracks(b) and _owner(a) == _owner(b):
-        # Most events are of this kind. This costs half as much as merging every register.
+        # Most merges are of this kind. This costs half as much as merging every register.
         first_seen_ms = least(a.first_seen_ms, b.first_seen_ms)
         return msgspec.structs.replace(a, first_seen_ms=first_seen_ms, tracks=_merge_tracks(a.tracks, b.tracks))
-    # Both states mostly have equal registers. A comparison here costs a third of a call.
+    # The registers are mostly equal. Comparing them here costs a third of a call.
     return Session(
         sid=a.sid,
         project_id=a.project_id if a.project_id == b.project_id else _greatest(a.project_id, b.project_id),
@@ -240,7 +241,7 @@ def succession(rooms: Iterable[Room]) -> list[Room]:
     """Return states with ``superseded_ms`` for every room that a newer room of the same name follows.
 
     LiveKit has one room of a name at a time (pkg/service/roommanager.go keeps them by name). So each room was over when the
-    next one was created. Two rooms created in the same millisecond say nothing about each other.
+    next one was created. The order of two rooms created in the same millisecond is unknown, so neither ends the other.
     """
     by_name: dict[str, list[Room]] = {}
     for room in rooms:

@@ -1,7 +1,7 @@
-"""Bills a session: its interval, cut at UTC hours into milliseconds of each meter.
+"""Bill a session: cut its interval at UTC hours and compute the milliseconds of each meter.
 
 The stored rollup is always the sum of ``usage_of`` over all sessions that have ended. A session counts for at most
-``MAX_SESSION_MS``. The cost of counting it does not grow with its length. Times are unix milliseconds.
+``MAX_SESSION_MS``. The cost of billing it does not grow with its length. Times are unix milliseconds.
 """
 
 from collections.abc import Callable
@@ -45,11 +45,11 @@ def interval_of(session: Session, room: Room | None) -> Interval | None:
     The end is the first of these that is known:
 
     1. the participant's own leave or abort;
-    2. the first end of its room after the start, unless LiveKit was already found without the participant by then;
-    3. the last sign of the participant, where LiveKit was found without it or the next room of this name exists.
+    2. the first end of its room after the start, unless LiveKit no longer listed the participant by then;
+    3. the last sign of the participant, if LiveKit no longer lists it or the next room of this name exists.
 
     An aborted connection counts only if it was connected before: ``joined`` seconds earlier, media published, or listed by
-    LiveKit. A ``joined`` that is not earlier than the abort is a race inside LiveKit and counts nothing.
+    LiveKit. A ``joined`` that is not earlier than the abort comes from a race inside LiveKit and does not count.
     """
     interval = _whole_interval(session, room)
     if interval is None:
@@ -75,7 +75,7 @@ def _whole_interval(session: Session, room: Room | None) -> Interval | None:
         # Event times are floored to the second. A room that finished at 10.9 s is reported at 10 s, a join at 10.7 s at
         # 10.7 s.
         if finished_ms + SECOND_MS > start_ms:
-            # A room outlives those who leave it. Its end says nothing about a participant that was already missing.
+            # A room may outlive its participants, so its end is not the end of a participant that was already missing.
             if gone_ms is None or finished_ms <= gone_ms:
                 return Interval(start_ms, max(start_ms, finished_ms), "room_finished")
             break
@@ -88,7 +88,7 @@ def _whole_interval(session: Session, room: Room | None) -> Interval | None:
 
 
 def start_of(session: Session) -> int | None:
-    """Return when the session began, as far as is known."""
+    """Return when the session began, if that is known."""
     return session.joined_ms if session.joined_ms is not None else session.first_seen_ms
 
 
@@ -101,10 +101,10 @@ def last_sign_of(session: Session, start_ms: int) -> int:
 
 
 def stale_after_ms(reconcile_interval_s: int) -> int | None:
-    """Return how long (ms) an open session counts without a confirmation; None without a limit, if reconciliation is off.
+    """Return how long (ms) an open session counts without a confirmation.
 
-    The limit is three intervals, and half a minute for the passes themselves. So the numbers do not jump when LiveKit's API
-    fails for two passes in a row.
+    None means no limit, if reconciliation is off. The limit is three intervals, and half a minute for the passes themselves. So
+    the numbers do not jump when LiveKit's API fails for two passes in a row.
     """
     return None if reconcile_interval_s == 0 else 3 * reconcile_interval_s * 1000 + 30_000
 
@@ -113,10 +113,10 @@ def counted_until(session: Session, confirmed_ms: int | None, now_ms: int, stale
     """Return the time up to which an open session counts at ``now_ms``.
 
     It counts up to now if a sign showed it connected within the last ``stale_ms`` (``stale_after_ms``). Signs are the
-    session's own events and LiveKit's listing (``confirmed_ms``, stored beside the state because every pass changes it).
-    Otherwise it counts up to the last sign: LiveKit or its API is silent, and nobody may be billed for a night of that.
-    After the next confirmation all of the time counts again. The result is never before the session's start and never more
-    than ``MAX_SESSION_MS`` after it. A session without a start counts nothing in any case.
+    session's own events and LiveKit's listing (``confirmed_ms``, stored outside the state because every pass changes it).
+    Otherwise it counts up to the last sign, so that a long outage of LiveKit or its API is not billed. After the next
+    confirmation all of the time counts again. The result is never before the session's start and never more than
+    ``MAX_SESSION_MS`` after it. A session without a start has no usage in any case.
     """
     start_ms = start_of(session)
     if start_ms is None:
@@ -185,7 +185,10 @@ def bill_of(session: Session, room: Room | None) -> Bill:
 
 
 def usage_of(session: Session, room: Room | None, now_ms: int | None = None) -> dict[int, Usage]:
-    """Return usage by UTC hour (its start). An open session counts up to ``now_ms``, or nothing without it."""
+    """Return usage by UTC hour (its start).
+
+    An open session counts up to ``now_ms``, or nothing without it.
+    """
     bill = bill_of(session, room)
     return bill.by_hour() if now_ms is None else bill_until(session, room, now_ms).by_hour()
 
@@ -269,9 +272,10 @@ def is_running(track: Track) -> bool:
 def track_intervals(
     session: Session, start_ms: int, end_ms: int, wanted: Callable[[Track], bool] = _is_video
 ) -> list[tuple[int, int]]:
-    """Return when at least one wanted track was published: disjoint ascending intervals in ``[start_ms, end_ms)``.
+    """Return when at least one wanted track was published, within ``[start_ms, end_ms)``.
 
-    A track without an unpublish ends with the session. An unpublish without a publish has no start and counts nothing.
+    The intervals are disjoint and ascending. A track without an unpublish ends with the session. An unpublish without a publish
+    has no start and does not count.
     """
     spans = []
     for track in session.tracks.values():
@@ -291,9 +295,9 @@ def track_intervals(
 
 
 def on_off(session: Session, start_ms: int) -> tuple[list[int], list[int]]:
-    """Return when an open session's video and its screen share went on, off, on, and so on.
+    """Return when an open session's video and its screen share were switched on, off, on, and so on.
 
-    An odd number of instants means that it is still on.
+    An odd number of times means that it is still on.
     """
     found: list[list[int]] = []
     for wanted in (_is_video, _is_screen_share):
