@@ -1,4 +1,4 @@
-"""The composition root of the API: what it opens, what it routes, how it answers errors."""
+"""The composition root of the API: it opens connections, builds the routes and wires them together."""
 
 import asyncio
 import logging
@@ -50,7 +50,7 @@ HOT_PATHS = (tokens.PATH, webhooks.PATH)
 
 
 def open_pool(database: DatabaseUrl) -> Pool:
-    """The API's connection pool. It opens when it is entered."""
+    """Return the API's connection pool. It opens when it is entered."""
     limit = end_statements_after(BORROWED_S)
     return create_pool(database, "relay api", max_size=POOL_SIZE, stateless=True, init=limit)
 
@@ -165,8 +165,8 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
 async def _opened(pool: Pool) -> AsyncIterator[None]:
     """Open the pool, and close it within ``CLOSE_POOL_S`` seconds.
 
-    Closing waits for every connection to come back. One that a cancelled request never returned must not keep the process from
-    ending.
+    Closing waits for every connection to be returned. A connection that a cancelled request never returned must not block the
+    shutdown.
     """
     await pool
     try:

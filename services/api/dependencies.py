@@ -1,4 +1,4 @@
-"""The named dependencies that handlers take: what the process shares, and what a request brings."""
+"""Provide the named dependencies of handlers: shared objects of the process, and parts of the request."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -13,7 +13,7 @@ from shared.models.usage.ranges import UsageClock
 
 
 def shared_dependencies(values: Mapping[str, Any]) -> dict[str, Provide]:
-    """Dependencies with one value for all requests of the process, by name."""
+    """Return dependencies with one value for all requests of the process, by name."""
     return {name: _constant(value) for name, value in values.items()}
 
 
@@ -22,23 +22,23 @@ def _constant(value: Any) -> Provide:
 
 
 def provide_key(request: Request[Any, Any, Any]) -> KeyRecord:
-    """The key that ``require_secret_key`` admitted."""
+    """Return the key that ``require_secret_key`` admitted."""
     key: KeyRecord = request.scope["relay_key"]  # type: ignore[typeddict-item]  # the guard puts it there
     return key
 
 
 def provide_params(request: Request[Any, Any, Any]) -> Any:
-    """The query string as the struct that the handler declares, decoded by ``check_parameters``."""
+    """Return the query string as the handler's struct, which ``check_parameters`` has decoded."""
     return request.scope["relay_params"]  # type: ignore[typeddict-item]  # the check puts it there
 
 
 def provide_project_scope(key: NamedDependency[KeyRecord]) -> Scope:
-    """The project and mode of the key."""
+    """Return the project and mode of the key."""
     return Scope(key.project_id, key.mode)
 
 
 def provide_usage_clock(clock: NamedDependency[Clock], stale_ms: NamedDependency[int | None]) -> UsageClock:
-    """The time of the request, and how long an open session without a sign of life counts."""
+    """Return the time of the request, and how long an open session counts without a sign."""
     return UsageClock(clock.now_ms(), stale_ms)
 
 

@@ -1,4 +1,4 @@
-"""One API process: `python -m services.api.main`."""
+"""Run an API process: `python -m services.api.main`."""
 
 import asyncio
 import sys

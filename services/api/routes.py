@@ -1,4 +1,7 @@
-"""The routes of the API. Declare a new route in the `routes` module of its resource and add it to one of these lists."""
+"""List the routes of the API.
+
+Declare a new route in the `routes` module of its resource and add it to one of these lists.
+"""
 
 from typing import Final
 
@@ -14,7 +17,7 @@ from services.api.tokens import routes as tokens
 from services.api.usage import routes as usage
 from services.api.webhooks import routes as webhooks
 
-# Under /v1, for secret keys. ``services/api/http/requests.py`` says what every request passes.
+# Routes under /v1, for secret keys. ``services/api/http/requests.py`` describes the checks of every request.
 V1: Final[list[ControllerRouterHandler]] = [
     tokens.create_token,
     KeysController,
@@ -25,7 +28,7 @@ V1: Final[list[ControllerRouterHandler]] = [
     sessions.get_session,
     events.list_events,
 ]
-# Each with its full path and its own authentication.
+# Routes with their full path and their own authentication.
 OPEN: Final[list[ControllerRouterHandler]] = [
     webhooks.receive_webhook,
     health.healthz,

@@ -17,7 +17,7 @@ async def top_groups(
     scope: Scope,
     dimension: Dimension,
     days: tuple[int, int],
-    asked: UsageClock,
+    clock: UsageClock,
     limit: int,
     most_rows: int | None = None,
 ) -> TopGroups | None:
@@ -29,5 +29,5 @@ async def top_groups(
     # The number of rows of ended sessions is stored, so a refusal is cheap.
     if await queries.count_group_rows(conn, scope, dimension, days) > most_rows:
         return None
-    top, rows = await queries.greatest_groups(conn, scope, dimension, days, asked, most_rows + 1, limit)
+    top, rows = await queries.greatest_groups(conn, scope, dimension, days, clock, most_rows + 1, limit)
     return None if rows > most_rows else top

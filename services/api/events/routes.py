@@ -1,4 +1,4 @@
-"""`GET /v1/events`: the events that LiveKit sent."""
+"""List the events that LiveKit sent: `GET /v1/events`."""
 
 from litestar import Response, get
 from litestar.di import NamedDependency

@@ -1,4 +1,4 @@
-"""Reads a project's events into answers."""
+"""Read a project's events and convert them to answers."""
 
 from datetime import datetime
 from typing import Any
@@ -34,7 +34,7 @@ async def events_on(conn: Connection, scope: Scope, query: EventsQuery) -> Event
 
 
 def _filter_of(query: EventsQuery) -> tuple[EventFilter, list[Any], Any]:
-    """The filter, the request that a cursor belongs to, and the cursor's key. Raises ``InvalidRequest``."""
+    """Return the filter, the request of the cursor, and the cursor's key. Raises ``InvalidRequest``."""
     query.check_range()
     wanted = EventFilter(
         event=query.event,
@@ -80,9 +80,9 @@ def _event(row: EventRecord) -> ListedEvent:
 
 
 def _payload(body: bytes) -> msgspec.Raw | None:
-    """The webhook's body without the room's password to LiveKit's TURN server, which is a secret.
+    """Return the webhook's body without the secret password of the room for LiveKit's TURN server.
 
-    None for a body that is not UTF-8: it cannot be part of a JSON answer.
+    None for a body that is not UTF-8, because it cannot be part of a JSON answer.
     """
     try:
         if b"turnPassword" not in body:

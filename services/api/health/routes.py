@@ -1,4 +1,4 @@
-"""`GET /healthz`, `GET /readyz` and `GET /metrics`."""
+"""Serve `GET /healthz`, `GET /readyz` and `GET /metrics`."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ async def readyz(
 
 @get("/metrics", summary="Prometheus metrics of this process", include_in_schema=False)
 async def get_metrics(request: Request[Any, Any, Any], backlog: NamedDependency[Backlog]) -> Response[bytes]:
-    """Render the metrics. The backlog is measured now, so that it is known without a worker too."""
+    """Render the metrics. The backlog is measured here too, so that it is known without a worker."""
     # `/metrics/` would be the same route. A proxy that hides `/metrics` from the public does not know that.
     if request.scope["raw_path"] != b"/metrics":
         raise NotFoundException

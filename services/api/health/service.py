@@ -1,4 +1,4 @@
-"""Checks whether this process can serve requests."""
+"""Check whether this process can serve requests."""
 
 import asyncio
 
@@ -30,7 +30,7 @@ async def check_readiness(pool: Pool, redis: event_stream.Redis, drain: Drain) -
 
 
 async def _check_postgres(pool: Pool) -> tuple[str, str]:
-    """The states of Postgres and of the migrations."""
+    """Return the states of Postgres and of the migrations."""
     try:
         async with borrowed(pool, CHECK_TIMEOUT_S) as conn:
             if await is_read_only(conn):

@@ -1,4 +1,4 @@
-"""`/v1/keys`: the API keys of the key's project and mode."""
+"""Manage the API keys of the key's project and mode: `/v1/keys`."""
 
 from typing import Any, Final
 
@@ -37,7 +37,7 @@ def provide_keys(
     authentication: NamedDependency[Authentication],
     clock: NamedDependency[Clock],
 ) -> ProjectKeys:
-    """The keys of the key's project and mode."""
+    """Return the keys of the key's project and mode."""
     return ProjectKeys(pool, authentication, key, clock)
 
 

@@ -125,12 +125,12 @@ class RevokedKeys(Wire):
 
 
 def key_answer(info: KeyInfo, asking_key_id: str, now: datetime) -> KeyAnswer:
-    """The answer that shows a key. ``asking_key_id`` is the key of the request."""
+    """Return the answer that shows a key. ``asking_key_id``: the key of the request."""
     return KeyAnswer(**_fields(info, asking_key_id, now))
 
 
 def new_key_answer(key: NewKey, asking_key_id: str, now: datetime) -> NewKeyAnswer:
-    """The only answer that holds the secret of a key."""
+    """Return the answer with the secret of a new key. No other answer holds a secret."""
     return NewKeyAnswer(key=key.key, **_fields(key, asking_key_id, now))
 
 

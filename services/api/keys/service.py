@@ -1,4 +1,4 @@
-"""The API keys of a project, managed with one of them.
+"""Manage the API keys of a project with one of them.
 
 A live key manages live keys and a test key manages test keys. A key that leaks from a test machine must not reach customers
 (docs/decisions/0008).
@@ -25,7 +25,7 @@ from shared.models.projects import KeyInfo, KeyRecord
 
 
 class ProjectKeys:
-    """What ``key`` may do with the keys of its project and mode.
+    """Manages the keys of a project and mode on behalf of ``key``, which is one of them.
 
     Methods raise ``KeyNotFound`` for all other keys, ``StoreUnavailable`` and what shared/keys/service.py raises.
     """
@@ -95,7 +95,7 @@ class ProjectKeys:
     async def _once(
         self, attempt: Attempt | None, perform: Callable[[Connection], Awaitable[wire.NewKeyAnswer]]
     ) -> Response[wire.NewKeyAnswer]:
-        """Create a key once. The secret is not stored: a repeated request learns only the id of the key."""
+        """Create a key once. The secret is not stored, so a repeated request gets only the id of the key."""
         return await once_committed(
             self._pool, attempt, self._now_ms, perform, shown_once=lambda made: f"key {made.key_id}"
         )

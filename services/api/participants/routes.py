@@ -1,4 +1,4 @@
-"""`/v1/rooms/{name}/participants`: the participants of a room of the key's project and mode."""
+"""Manage the participants of a room: `/v1/rooms/{name}/participants`."""
 
 from typing import Final
 

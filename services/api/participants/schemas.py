@@ -14,7 +14,7 @@ TrackType = Literal["audio", "video", "data", "unknown"]
 Kind = Literal["standard", "agent", "sip", "ingress", "egress", "connector", "bridge", "unknown"]
 State = Literal["joining", "joined", "active", "disconnected", "unknown"]
 
-# A grant as it is asked for and as it is answered: the description is the same.
+# These grants have the same description in requests and answers.
 CanPublish = Annotated[bool, Meta(description="Publish audio and video.")]
 CanSubscribe = Annotated[bool, Meta(description="Receive what others publish.")]
 CanPublishData = Annotated[bool, Meta(description="Send data messages.")]

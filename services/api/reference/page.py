@@ -1,4 +1,4 @@
-"""Renders the page of `/docs`: the OpenAPI document as HTML, without scripts or content from elsewhere.
+"""Render the page of `/docs`: the OpenAPI document as HTML, without scripts or external content.
 
 Decision: docs/decisions/0012-reference-page-rendered-here.md.
 """
@@ -169,7 +169,7 @@ def _resolved(schema: dict[str, Any], document: dict[str, Any]) -> dict[str, Any
 
 
 def _fields(schema: dict[str, Any], document: dict[str, Any], prefix: str = "", depth: int = 0) -> Iterator[Field]:
-    """The properties of an object and of the objects in it, down to the fourth level."""
+    """Yield the properties of an object and of the objects in it, down to the fourth level."""
     whole = _resolved(schema, document)
     required = whole.get("required", ())
     for name, of_field in whole.get("properties", {}).items():
@@ -198,7 +198,7 @@ def _field(name: str, schema: dict[str, Any], required: bool, document: dict[str
 
 
 def example_of(schema: dict[str, Any], document: dict[str, Any], depth: int = 0) -> Any:
-    """A value that the schema allows, from the examples in the schema."""
+    """Return a value that the schema allows, from the examples in the schema."""
     whole = _resolved(schema, document)
     if "example" in whole or "examples" in whole:
         return whole.get("example", next(iter(whole.get("examples", ())), None))

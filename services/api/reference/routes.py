@@ -1,4 +1,4 @@
-"""`GET /openapi.json`, and `GET /docs`: the same as a page for people."""
+"""Serve the OpenAPI document at `GET /openapi.json`, and as an HTML page at `GET /docs`."""
 
 from collections.abc import Sequence
 from functools import lru_cache

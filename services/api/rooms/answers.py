@@ -1,4 +1,4 @@
-"""Turns LiveKit's protobuf messages into the answers of the rooms API."""
+"""Convert LiveKit's protobuf messages to the answers of the rooms API."""
 
 from typing import Any, Final
 
@@ -17,22 +17,22 @@ LIVEKIT_SOURCE: Final[dict[Source, "models.TrackSource"]] = {
 
 
 def _word(enum: Any, number: int) -> Any:
-    """LiveKit's name of an enum value in lower case. "unknown" for a value of a newer LiveKit."""
+    """Return LiveKit's name of an enum value in lower case, or "unknown" for a value of a newer LiveKit."""
     return enum.Name(number).lower() if number in enum.values() else "unknown"
 
 
 def joined_ms(person: models.ParticipantInfo) -> int:
-    """When a participant joined (unix ms). Older servers send whole seconds only."""
+    """Return when a participant joined (unix ms). Older servers send whole seconds only."""
     return person.joined_at_ms or person.joined_at * 1000
 
 
 def room_answer(found: models.Room, display: str) -> RoomAnswer:
-    """``display`` is the name of the room in its project."""
+    """Return the answer for a room. ``display``: its name within the project."""
     return RoomAnswer(**_fields(found, display))
 
 
 def room_details(found: models.Room, display: str, people: list[models.ParticipantInfo]) -> RoomDetails:
-    """A room with its participants. Its number of participants leaves recorders out."""
+    """Return the answer for a room with its participants. Their number does not include recorders."""
     fields = _fields(found, display)
     fields["num_participants"] = sum(person.kind != models.ParticipantInfo.Kind.EGRESS for person in people)
     return RoomDetails(**fields, participants=[participant_answer(person) for person in people])

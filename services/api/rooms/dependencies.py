@@ -1,4 +1,4 @@
-"""What the routes of rooms and of participants have in common."""
+"""The dependency and the errors that the routes of rooms and participants share."""
 
 from typing import Final
 
@@ -28,7 +28,7 @@ def provide_rooms(
     clock: NamedDependency[Clock],
     livekit: NamedDependency[RoomService],
 ) -> ProjectRooms:
-    """The rooms of the key's project and mode."""
+    """Return the rooms of the key's project and mode."""
     acts = RecordedActs(pool, clock, api_key(key.key_id), key.project_id, key.mode)
     return ProjectRooms(livekit, acts)
 

@@ -1,7 +1,7 @@
-"""Names of rooms and participants in paths: any text, with `/` as `%2F`.
+"""Allow any text in names of rooms and participants in paths, with `/` as `%2F`.
 
 The server decodes a path before the framework splits it, so an encoded slash would end a name. ``with_whole_names`` runs before
-routing and escapes the slashes inside names. The guard ``read_names`` removes the escapes from the routed names.
+routing and escapes the slashes inside names. The guard ``read_names`` removes the escapes from the names after routing.
 """
 
 from typing import Any
@@ -27,10 +27,10 @@ def with_whole_names(scope: Any) -> Any:
 
 
 def read_names(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
-    """Put the names into ``path_params`` as the client meant them. Raises ``InvalidRequest``.
+    """Put the unescaped names into ``path_params``. Raises ``InvalidRequest``.
 
-    A client that resolves `..` turns `DELETE …/lobby/participants/..` into `DELETE …/lobby/`. A path that ends with a slash
-    may change nothing, so that no identity can end a room.
+    A client that resolves `..` turns `DELETE …/lobby/participants/..` into `DELETE …/lobby/`. A change is refused if its path
+    ends with a slash, so that the identity `..` cannot end a room.
     """
     scope: Any = connection.scope
     raw: bytes = scope.get("raw_path") or b""
@@ -41,7 +41,7 @@ def read_names(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRou
     if b"//" in raw:
         raise InvalidRequest("A name in this address is empty. Remove the double slash or insert the name.")
     if b"%" in raw:
-        # A new dictionary: the framework uses the routed one again for the next request to this address.
+        # A new dictionary, because the framework reuses its own for the next request to this path.
         scope["path_params"] = {name: _unescaped(value) for name, value in scope["path_params"].items()}
     if raw.endswith(b"/") and scope["path_params"] and scope["method"] not in _READING:
         raise InvalidRequest("This address ends with a slash. Remove the slash, and percent-encode the name before it.")

@@ -1,7 +1,7 @@
-"""Acts on LiveKit in the audit log: recorded before LiveKit acts, and completed with the outcome.
+"""Record operations on LiveKit in the audit log before the call, and add the outcome after it.
 
-An entry that still says ``room_ending`` or ``participant_removing`` has no recorded outcome: the process or Postgres failed in
-between.
+An entry that still says ``room_ending`` or ``participant_removing`` has no recorded outcome: the process or Postgres failed
+before it could be written.
 """
 
 import logging
@@ -24,7 +24,7 @@ log = logging.getLogger("relay.api")
 
 
 class Act(NamedTuple):
-    """The actions of one entry: while the act runs, once it is done, and if it failed."""
+    """The audit-log actions of one operation: while it runs, when it is done, and if it failed."""
 
     begun: str
     done: str
@@ -36,7 +36,7 @@ REMOVE_PARTICIPANT: Final = Act("participant_removing", "participant_removed", "
 
 
 class RecordedActs(NamedTuple):
-    """Records the acts of one actor in one project and mode."""
+    """Records the operations of one actor in one project and mode."""
 
     pool: Pool
     clock: Clock
@@ -46,9 +46,9 @@ class RecordedActs(NamedTuple):
 
     @asynccontextmanager
     async def recorded(self, act: Act, target: str, detail: str = "") -> AsyncIterator[None]:
-        """Record an act around the request to LiveKit.
+        """Record an operation. The block sends the request to LiveKit.
 
-        Raises ``StoreUnavailable`` before the block runs if the act cannot be recorded.
+        Raises ``StoreUnavailable`` before the block runs if the operation cannot be recorded.
         """
         detail = ", ".join(part for part in (detail, f"{self.mode} mode") if part)
         now = datetime.fromtimestamp(self.clock.now_ms() / 1000, UTC)
@@ -59,13 +59,13 @@ class RecordedActs(NamedTuple):
             yield
         except RelayError as error:
             missing = isinstance(error, (RoomNotFound, ParticipantNotFound))
-            # The texts of these errors repeat the identity. Erasing an identity searches only the target of an entry.
+            # The texts of these errors repeat the identity, but an erasure only replaces it in the target of an entry.
             await self._finish(entry, act.failed, f"{detail}: {'not found' if missing else error}")
             raise
         await self._finish(entry, act.done, detail)
 
     async def _finish(self, entry: int, action: str, detail: str) -> None:
-        """Record the outcome. A failure to do so does not change the answer: the act is over."""
+        """Record the outcome. A failure to do so does not change the answer, because the operation is over."""
         try:
             async with transaction(self.pool) as conn:
                 await audit_log.set_outcome(conn, entry, action, detail)

@@ -1,4 +1,4 @@
-"""`/v1/rooms`: the open rooms of the key's project and mode."""
+"""Manage the open rooms of the key's project and mode: `/v1/rooms`."""
 
 from typing import Any
 

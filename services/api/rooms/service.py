@@ -1,4 +1,4 @@
-"""The rooms and participants of a project, through LiveKit's room service."""
+"""Manage the rooms and participants of a project through LiveKit's room service."""
 
 import asyncio
 import binascii
@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 class ProjectRooms:
-    """The rooms of one project in one mode. Every room name passes through here to LiveKit and back.
+    """The rooms of one project in one mode. Converts room names between the project's and LiveKit's form.
 
     Methods raise ``LiveKitError``, ``RoomNotFound``, ``ParticipantNotFound`` and ``TrackNotFound``.
     """
@@ -52,7 +52,7 @@ class ProjectRooms:
         self.mode: Mode = acts.mode
 
     def _name(self, display: str) -> str:
-        """LiveKit's name of a room. Raises ``RoomNotFound`` for an empty or too long name."""
+        """Return LiveKit's name of a room. Raises ``RoomNotFound`` for an empty or too long name."""
         name = livekit_room(self.project_id, self.mode, display)
         if not display or len(name.encode()) > MAX_LIVEKIT_NAME_BYTES:
             raise RoomNotFound(display)
@@ -60,7 +60,7 @@ class ProjectRooms:
 
     async def open_rooms(self, limit: int | None, cursor: str | None) -> RoomPage:
         """List the open rooms by name. Raises ``InvalidRequest`` too."""
-        # LiveKit has no pages and lists the rooms of every project. This project's are selected here.
+        # LiveKit has no pages and lists the rooms of every project, so this project's rooms are selected here.
         of = ("rooms",)
         after = _after(cursor, of)
         ours: dict[str, models.Room] = {}
@@ -164,7 +164,7 @@ class ProjectRooms:
         await self._livekit.send_data(order)
 
     async def _room_and_people(self, name: str) -> tuple[models.Room, list[models.ParticipantInfo]]:
-        """A room and its participants by identity, without those that LiveKit lists as disconnected."""
+        """Return a room and its participants by identity, without those that are listed as disconnected."""
         found, people = await asyncio.gather(
             self._livekit.get_room(self._name(name)), self._livekit.list_participants(self._name(name))
         )
@@ -213,9 +213,10 @@ def _payload(request: SendData) -> bytes:
 def page(
     items: list[T], key: Callable[[T], str], of: Sequence[str], limit: int | None, after: str | None
 ) -> tuple[list[T], str | UnsetType]:
-    """Cut a page out of ordered ``items``: at most ``limit`` items with a key after ``after``, and the next cursor.
+    """Return a page of ordered ``items`` and the next cursor.
 
-    ``of`` names the listing. The cursor holds the last key of the page, so pages stay right while items come and go.
+    The page has at most ``limit`` items, with keys greater than ``after``. ``of`` names the listing. The cursor holds the last
+    key of the page, so pages stay correct while items are added and removed.
     """
     if after is not None:
         items = [item for item in items if key(item) > after]
@@ -232,6 +233,6 @@ def _check_size(param: str, size: int) -> None:
 
 
 def _after(cursor: str | None, of: Sequence[str]) -> str | None:
-    """The key after which the page begins. Raises ``InvalidRequest``."""
+    """Return the key after which the page begins. Raises ``InvalidRequest``."""
     position = read_cursor(cursor, of, (str,))
     return None if position is None else str(position[0])

@@ -1,4 +1,4 @@
-"""`GET /v1/sessions`: the sessions behind the usage."""
+"""List and show the sessions behind the usage: `GET /v1/sessions`."""
 
 from litestar import Response, get
 from litestar.di import NamedDependency

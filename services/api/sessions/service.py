@@ -1,4 +1,4 @@
-"""Reads a project's sessions into answers."""
+"""Read a project's sessions and convert them to answers."""
 
 from typing import Any
 
@@ -19,25 +19,25 @@ from shared.models.usage.listings import SessionFilter, SessionRecord
 from shared.models.usage.ranges import UsageClock
 
 
-async def sessions_for(pool: Pool, scope: Scope, query: SessionsQuery, asked: UsageClock) -> SessionsAnswer:
+async def sessions_for(pool: Pool, scope: Scope, query: SessionsQuery, clock: UsageClock) -> SessionsAnswer:
     """Read a page of sessions. Raises ``InvalidRequest`` and ``StoreUnavailable``."""
     _filter_of(query)  # an invalid request borrows no connection
     async with reading(pool, "sessions") as conn:
-        return await sessions_on(conn, scope, query, asked)
+        return await sessions_on(conn, scope, query, clock)
 
 
-async def sessions_on(conn: Connection, scope: Scope, query: SessionsQuery, asked: UsageClock) -> SessionsAnswer:
+async def sessions_on(conn: Connection, scope: Scope, query: SessionsQuery, clock: UsageClock) -> SessionsAnswer:
     """Read a page of sessions on the caller's snapshot. Raises ``InvalidRequest``."""
     wanted, request, after = _filter_of(query)
     page = await session_pages.page_of_sessions(conn, scope, wanted, after, query.limit)
     return SessionsAnswer(
-        sessions=[_session(row, asked) for row in page.rows],
+        sessions=[_session(row, clock) for row in page.rows],
         next_cursor=None if page.next_key is None else write_cursor(request, page.next_key),
     )
 
 
 def _filter_of(query: SessionsQuery) -> tuple[SessionFilter, list[Any], Any]:
-    """The filter, the request that a cursor belongs to, and the cursor's key. Raises ``InvalidRequest``."""
+    """Return the filter, the request of the cursor, and the cursor's key. Raises ``InvalidRequest``."""
     query.check_range()
     wanted = SessionFilter(
         room=query.room,
@@ -51,27 +51,27 @@ def _filter_of(query: SessionsQuery) -> tuple[SessionFilter, list[Any], Any]:
     return wanted, request, read_cursor(query.cursor, request, (int, str))
 
 
-async def session_for(pool: Pool, scope: Scope, sid: str, asked: UsageClock) -> ListedSession:
+async def session_for(pool: Pool, scope: Scope, sid: str, clock: UsageClock) -> ListedSession:
     """Read one session with its tracks. Raises ``SessionNotFound`` and ``StoreUnavailable``."""
     async with reading(pool, "sessions") as conn:
-        return await session_on(conn, scope, sid, asked)
+        return await session_on(conn, scope, sid, clock)
 
 
-async def session_on(conn: Connection, scope: Scope, sid: str, asked: UsageClock) -> ListedSession:
+async def session_on(conn: Connection, scope: Scope, sid: str, clock: UsageClock) -> ListedSession:
     """Read one session with its tracks on the caller's snapshot. Raises ``SessionNotFound``."""
     row = None if "\0" in sid else await session_pages.session_of(conn, scope, sid)
     if row is None:
         raise SessionNotFound(sid)
-    answer = _session(row, asked)
+    answer = _session(row, clock)
     answer.tracks = _tracks(row.session)
     return answer
 
 
-def _session(row: SessionRecord, asked: UsageClock) -> ListedSession:
+def _session(row: SessionRecord, clock: UsageClock) -> ListedSession:
     session, until_ms = row.session, row.ended_ms
     if until_ms is None:
-        until_ms = max(row.started_ms, counted_until(session, row.confirmed_ms, *asked))
-    # The stored interval is the one that was billed: the end of a session may depend on its room.
+        until_ms = max(row.started_ms, counted_until(session, row.confirmed_ms, *clock))
+    # The stored interval is used, because it was billed. Computing it again would need the session's room.
     interval = Interval(row.started_ms, until_ms, None)
     usage = bill_between(session, interval, row.started_ms, until_ms).total()
     shown = Rounding().show(Amounts(*usage[:3]))

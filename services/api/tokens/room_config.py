@@ -1,6 +1,6 @@
-"""LiveKit's RoomConfiguration as a client writes it: protobuf's JSON form, field by field.
+"""LiveKit's RoomConfiguration in protobuf's JSON form, as a request struct.
 
-With a separate struct, an error names the wrong field. A test compares the fields with livekit-api's protobuf.
+The struct lets an error name the wrong field. A test compares its fields with livekit-api's protobuf.
 """
 
 from typing import Annotated, Any, Literal

@@ -1,4 +1,4 @@
-"""`POST /v1/tokens`: mint a LiveKit access token for one room and one identity."""
+"""Mint a LiveKit access token for one room and one identity: `POST /v1/tokens`."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from shared.models.projects import KeyRecord
 
 PATH = "/v1/tokens"
 BODY_LIMIT = 256 * 1024
-# In the scope of a request whose body is still arriving: the key and the time of its check (unix ms).
+# The scope's entry for a request whose body is still arriving: the key and the time of its check (unix ms).
 _ADMITTED = "relay_admitted"
 # A check that is older than this is repeated when the body is complete.
 _CHECK_AGAIN_MS = 200

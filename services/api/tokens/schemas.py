@@ -15,7 +15,7 @@ MAX_METADATA_BYTES = 64_000
 
 Source = Literal["camera", "microphone", "screen_share", "screen_share_audio"]
 
-# LiveKit reads an empty list as "all sources", the opposite of what it says. Relay refuses it.
+# LiveKit treats an empty list as "all sources", which a client hardly means. Relay refuses it.
 SourcesToPublish = Annotated[
     list[Source],
     Meta(

@@ -1,4 +1,4 @@
-"""Mints LiveKit access tokens."""
+"""Mint LiveKit access tokens."""
 
 from functools import lru_cache
 from typing import Any
@@ -107,8 +107,8 @@ def _check_size(param: str, size: int) -> None:
 
 def _room_configuration(given: RoomConfig) -> dict[str, Any]:
     if given.egress is not None:
-        # Its paths, buckets and addresses would be LiveKit's own: they carry no prefix of the project. Its credentials could
-        # be read by everyone who holds the token. Its content is not checked, because it can be nested to any depth.
+        # Its paths, buckets and addresses would have no prefix of the project. Everyone who holds the token could read its
+        # credentials. Relay cannot check its content, because it can be nested to any depth.
         raise InvalidRequest(
             "`roomConfig.egress` records into storage that all projects of this LiveKit share. Relay does not allow it."
             " Leave it out.",

@@ -1,4 +1,4 @@
-"""Builds the answer of `GET /v1/usage` from milliseconds."""
+"""Build the answer of `GET /v1/usage` from milliseconds."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +28,10 @@ _NO_KINDS: Mapping[str, Amounts] = {}
 
 
 class Measured(NamedTuple):
-    """Amounts read for a span, by the start of each hour, day or month. ``names``: (rooms, identities) of days."""
+    """Amounts read for a span, by the start of each hour, day or month.
+
+    ``names``: (rooms, identities) of days.
+    """
 
     usage: Mapping[int, Mapping[str, Amounts]]
     media: Mapping[int, Mapping[tuple[str, str], MediaUsage]]
@@ -51,7 +54,7 @@ def minutes(shown: int) -> float:
 
 
 def metered(shown: Shown) -> dict[str, Any]:
-    """The fields of a ``Metered`` by name."""
+    """Return the fields of a ``Metered`` by name."""
     return {
         "participant_minutes": minutes(shown.participant),
         "video_minutes": minutes(shown.video),
@@ -101,7 +104,7 @@ def series(span: Span, measured: Measured) -> Series:
 
 @lru_cache(maxsize=4096)
 def _date(start_ms: int) -> str:
-    """The start of a part as text. Cached: most requests ask for the same days."""
+    """Return the start of a part as text. Cached, because most requests ask for the same days."""
     return rfc3339(start_ms)
 
 
@@ -125,7 +128,10 @@ def _kind(span: Span, kind: str, cells: Sequence[tuple[str, Shown]]) -> UsageOfG
 
 
 def groups(by: GroupBy, rows: Iterable[GroupAmounts], rounding: Rounding) -> tuple[list[UsageOfGroup], Shown]:
-    """Build rooms or identities in the given order, and their sum. ``rounding`` continues from earlier pages."""
+    """Build rooms or identities in the given order, and their sum.
+
+    ``rounding`` continues from earlier pages.
+    """
     found: list[UsageOfGroup] = []
     total = Shown()
     for row in rows:
@@ -138,7 +144,7 @@ def groups(by: GroupBy, rows: Iterable[GroupAmounts], rounding: Rounding) -> tup
 
 
 def rest(total: Shown, shown: Shown) -> Metered:
-    """The difference of ``total`` and the groups that are listed."""
+    """Return the difference of ``total`` and the listed groups."""
     return Metered(**metered(total.less(shown)))
 
 
@@ -168,7 +174,7 @@ class _Media:
         self._totals: dict[tuple[str, str], list[int]] = {}
 
     def show(self, usage: Mapping[tuple[str, str], MediaUsage] | None) -> tuple[MediaMinutes, MediaMinutes]:
-        """Egress and ingress of the next hour, day or month."""
+        """Return egress and ingress of the next hour, day or month."""
         if not usage:
             return _NO_MINUTES, _NO_MINUTES
         shown: dict[tuple[str, str], list[int]] = {}

@@ -1,4 +1,4 @@
-"""Writes the answer of `GET /v1/usage` as CSV (RFC 4180).
+"""Write the answer of `GET /v1/usage` as CSV (RFC 4180).
 
 The numbers are those of the JSON. A row is an hour, a day, a month or a group.
 """
@@ -19,14 +19,14 @@ _METERED = (
 )  # fmt: skip
 _OF_DAYS = ("rooms", "identities")
 _LATE = ("lateChangeAt", "lateChangeParticipantMinutes", "lateChangeVideoMinutes", "lateChangeAudioMinutes")
-# A spreadsheet reads a cell that begins like this as a formula, and anybody can choose an identity.
+# A spreadsheet treats a cell that begins like this as a formula, and clients can choose any identity.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-# A cell with one of these is quoted: they separate cells here or in a spreadsheet of another language.
+# A cell with one of these characters is quoted: they separate cells here or in spreadsheets of other languages.
 _QUOTED = re.compile(r'[,;"\t\r\n]')
 
 
 def usage_csv(answer: UsageAnswer) -> bytes:
-    """Write UTF-8. With ``groupBy=kind`` a row is one kind in one hour, day or month."""
+    """Return the CSV in UTF-8. With ``groupBy=kind`` a row is one kind in one hour, day or month."""
     series = SERIES[answer.granularity]
     if answer.group_by == "kind":
         groups = [msgspec.to_builtins(group) for group in answer.groups or ()]
@@ -67,14 +67,14 @@ def _quoted(cell: str) -> str:
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        # Plain decimals: a spreadsheet may not read 1e-06.
+        # Plain decimals, because some spreadsheets cannot read 1e-06.
         return f"{value:.6f}".rstrip("0").rstrip(".")
     text = str(value)
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def wants_csv(accept: str | None) -> bool:
-    """Whether an Accept header prefers text/csv to JSON. The answer to every other header is JSON."""
+    """Return whether an Accept header prefers text/csv to JSON. Every other header gets JSON."""
     if not accept:
         return False
     quality: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""The range of a usage request: which parameters go together, and how long a range may be."""
+"""Check the range of a usage request: the combination of its parameters and its length."""
 
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ class UsageRange(NamedTuple):
     cursor: str | None
 
     def span(self, first_ms: int | None) -> Span:
-        """The range, with the start of the first session. Raises ``InvalidRequest`` if it is too long."""
+        """Return the range. ``first_ms``: start of the first session. Raises ``InvalidRequest`` if too long."""
         to_ms = self.to_ms
         from_ms = self.from_ms
         if from_ms is None:

@@ -1,4 +1,4 @@
-"""`GET /v1/usage`: the usage of a range, as JSON or CSV."""
+"""Answer the usage of a range as JSON or CSV: `GET /v1/usage`."""
 
 from typing import Any
 

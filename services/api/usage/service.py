@@ -1,4 +1,4 @@
-"""Reads the usage of a project: ended and open sessions, peaks, groups, and the time it is complete up to."""
+"""Read the usage of a project: ended and open sessions, peaks, groups, and `asOf`."""
 
 from collections import defaultdict
 
@@ -25,20 +25,20 @@ from shared.usage.queries import usage_ranges
 
 async def usage_for(
     pool: Pool,
-    waiting: StreamBacklog,
+    stream_backlog: StreamBacklog,
     scope: Scope,
     query: UsageRange,
-    asked: UsageClock,
+    clock: UsageClock,
     most_to_rank: int | None = None,
 ) -> UsageAnswer:
     """Read the usage of a range. Raises ``InvalidRequest`` and ``StoreUnavailable``.
 
-    ``most_to_rank``: most rows (a name on a day) to sort by minutes, for a caller with less time than the API.
+    ``most_to_rank``: the greatest number of rows (a name on a day) to sort by minutes, for callers with little time.
     """
     by_name = query.group_by in ("room", "identity")
-    backlog = await waiting.since(asked.now_ms)
+    backlog = await stream_backlog.since(clock.now_ms)
     async with reading(pool, "usage", at_once=query.from_ms is not None and not by_name) as conn:
-        return await usage_on(conn, backlog, scope, query, asked, most_to_rank)
+        return await usage_on(conn, backlog, scope, query, clock, most_to_rank)
 
 
 async def usage_on(
@@ -46,7 +46,7 @@ async def usage_on(
     backlog: tuple[int, Seen],
     scope: Scope,
     query: UsageRange,
-    asked: UsageClock,
+    clock: UsageClock,
     most_to_rank: int | None = None,
 ) -> UsageAnswer:
     """Read usage on the caller's snapshot.
@@ -56,29 +56,29 @@ async def usage_on(
     began_ms, seen = backlog
     first_ms = await usage_queries.first_hour(conn, scope) if query.from_ms is None else None
     span = query.span(first_ms)
-    read = await read_span(conn, scope, span, asked)
-    found = series_of(span, read)
+    read = await read_span(conn, scope, span, clock)
+    series = series_of(span, read)
     answer = UsageAnswer(
         period=query.period or "custom",
         from_=rfc3339(span.from_ms),
         to=rfc3339(span.to_ms),
         granularity=span.granularity,
         as_of=rfc3339(as_of_ms(began_ms, seen, read.oldest_in_inbox_ms, read.complete_ms)),
-        provisional_minutes=found.totals.provisional_minutes,
-        inferred_minutes=found.totals.inferred_minutes,
-        totals=found.totals,
+        provisional_minutes=series.totals.provisional_minutes,
+        inferred_minutes=series.totals.inferred_minutes,
+        totals=series.totals,
     )
-    setattr(answer, SERIES[span.granularity], found.spans)
+    setattr(answer, SERIES[span.granularity], series.spans)
     if query.group_by is not None:
         answer.group_by = query.group_by
-        await _add_groups(conn, scope, query, span, asked, found, answer, most_to_rank)
+        await _add_groups(conn, scope, query, span, clock, series, answer, most_to_rank)
     return answer
 
 
-async def read_span(conn: Connection, scope: Scope, span: Span, asked: UsageClock) -> RangeUsage:
+async def read_span(conn: Connection, scope: Scope, span: Span, clock: UsageClock) -> RangeUsage:
     """Read the amounts of a span. Raises what asyncpg raises."""
     days = span.granularity == "day"
-    return await usage_ranges.read_range(conn, scope, span.from_ms, span.to_ms, span.unit_ms, asked, names=days)
+    return await usage_ranges.read_range(conn, scope, span.from_ms, span.to_ms, span.unit_ms, clock, names=days)
 
 
 def series_of(span: Span, read: RangeUsage) -> Series:
@@ -121,17 +121,17 @@ async def _add_groups(
     scope: Scope,
     query: UsageRange,
     span: Span,
-    asked: UsageClock,
-    found: Series,
+    clock: UsageClock,
+    series: Series,
     answer: UsageAnswer,
     most_to_rank: int | None,
 ) -> None:
     if query.group_by is None or query.group_by == "kind":
-        answer.groups = usage_answer.kinds(span, found)
+        answer.groups = usage_answer.kinds(span, series)
         return
     days, dimension = (span.from_ms, span.to_ms), query.group_by
     if query.order == "minutes":
-        top = await ranking.top_groups(conn, scope, dimension, days, asked, query.limit, most_to_rank)
+        top = await ranking.top_groups(conn, scope, dimension, days, clock, query.limit, most_to_rank)
         if top is None:
             raise InvalidRequest(
                 f"This range holds too many {dimension} days to sort by minutes. Request a shorter range, or use"
@@ -140,13 +140,13 @@ async def _add_groups(
                 "too_many_groups",
             )
         answer.groups, shown = usage_answer.groups(dimension, top.groups, Rounding())
-        answer.group_count, answer.rest = top.names, usage_answer.rest(found.total, shown)
+        answer.group_count, answer.rest = top.names, usage_answer.rest(series.total, shown)
         return
     # The cursor carries the sums of the earlier pages (ms). Rounding continues from them, so that all pages add up exactly.
     place = ["usage", dimension, span.from_ms]
     first, video_ms, audio_ms = read_cursor(query.cursor, place, (str, int, int)) or ("", 0, 0)
     rounding = Rounding(video_ms, audio_ms)
-    rows = await group_queries.page_of_groups(conn, scope, dimension, days, asked, first, query.limit + 1)
+    rows = await group_queries.page_of_groups(conn, scope, dimension, days, clock, first, query.limit + 1)
     answer.groups, _ = usage_answer.groups(dimension, rows[: query.limit], rounding)
     answer.next_cursor = None
     if len(rows) > query.limit:

@@ -1,4 +1,4 @@
-"""Finds the time up to which usage is complete: `asOf`."""
+"""Find the time up to which usage is complete (`asOf`)."""
 
 import asyncio
 import math
@@ -6,16 +6,19 @@ from typing import Final, NamedTuple
 
 from shared.infra.redis import event_stream
 
-# Requests within this time share one read of Redis. `asOf` is then at most this much older than possible, never newer.
+# Requests within this time share one read of Redis. So `asOf` can be this much earlier than possible, but never too late.
 SHARE_MS: Final = 100
-# The same after a read that Redis did not answer.
+# Requests share a failed read for longer.
 AWAY_MS: Final = 1000
 # The longest that a request waits for a read, from the start of the read. A read of Redis may take two seconds to fail.
 PATIENCE_MS: Final = 250
 
 
 class Seen(NamedTuple):
-    """A read of the streams. ``oldest_ms``: receipt of the oldest event that waits there. None if none waits."""
+    """A read of the streams. ``oldest_ms``: receipt of the oldest event that waits there.
+
+    None if none waits.
+    """
 
     answered: bool
     oldest_ms: int | None
@@ -25,7 +28,10 @@ _UNANSWERED: Final = Seen(False, None)
 
 
 class Look(NamedTuple):
-    """A read that began at ``began_ms``. Events acknowledged before were in Redis then, or in Postgres already."""
+    """A read that began at ``began_ms``.
+
+    Events acknowledged before were in Redis then, or in Postgres already.
+    """
 
     began_ms: int
     seen: "asyncio.Task[Seen]"
@@ -60,7 +66,7 @@ class StreamBacklog:
 
 
 def _lasts_ms(look: Look) -> float:
-    """How long requests share a read, in milliseconds."""
+    """Return how long requests share a read, in milliseconds."""
     if not look.seen.done():
         return math.inf
     if look.seen.cancelled() or look.seen.exception() is not None:
@@ -69,12 +75,12 @@ def _lasts_ms(look: Look) -> float:
 
 
 def as_of_ms(began_ms: int, seen: Seen, oldest_in_inbox_ms: int | None, complete_ms: int | None) -> int:
-    """The time (unix ms) before which every acknowledged event is counted.
+    """Return the time (unix ms) before which every acknowledged event is counted.
 
     Holds for numbers read from Postgres after a read of Redis that began at ``began_ms``.
     """
     candidates = [began_ms, seen.oldest_ms, oldest_in_inbox_ms]
     if not seen.answered:
-        # What Redis holds is unknown. Only the last sweep says up to which time all partitions were folded.
+        # The content of Redis is unknown. The last sweep recorded up to which time all partitions were folded.
         candidates.append(complete_ms or 0)
     return min(candidate for candidate in candidates if candidate is not None)

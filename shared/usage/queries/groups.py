@@ -206,7 +206,7 @@ async def page_of_groups(
     scope: Scope,
     dimension: Dimension,
     days: tuple[int, int],
-    asked: UsageClock,
+    clock: UsageClock,
     first: str,
     limit: int,
 ) -> list[GroupAmounts]:
@@ -214,7 +214,7 @@ async def page_of_groups(
 
     ``days``: two midnights (unix ms).
     """
-    rows = await conn.fetch(_PAGE.format(column=dimension), *scope, *asked, *days, dimension, first, limit)
+    rows = await conn.fetch(_PAGE.format(column=dimension), *scope, *clock, *days, dimension, first, limit)
     return [GroupAmounts(*row) for row in rows]
 
 
@@ -242,7 +242,7 @@ async def greatest_groups(
     scope: Scope,
     dimension: Dimension,
     days: tuple[int, int],
-    asked: UsageClock,
+    clock: UsageClock,
     rows_to_read: int,
     limit: int,
 ) -> tuple[TopGroups, int]:
@@ -251,7 +251,7 @@ async def greatest_groups(
     Reads at most ``rows_to_read`` rows of ended sessions, and all open sessions.
     """
     statement = _TOP.format(column=dimension)
-    rows = await conn.fetch(statement, *scope, *asked, *days, dimension, rows_to_read, limit)
+    rows = await conn.fetch(statement, *scope, *clock, *days, dimension, rows_to_read, limit)
     if not rows:
         return TopGroups([], 0), 0
     return TopGroups([GroupAmounts(*row[:7]) for row in rows], rows[0]["groups"]), rows[0]["pieces"]

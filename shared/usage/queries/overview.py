@@ -1,4 +1,4 @@
-"""The present state of a project, for pages that show it live."""
+"""SQL of the current state of a project, for pages that show it live."""
 
 from shared.infra.postgres.pool import Connection
 from shared.models.scope import Scope
@@ -7,10 +7,10 @@ from shared.models.usage.ranges import UsageClock
 from shared.usage.queries.usage_ranges import COUNTED_UNTIL
 
 
-async def live_now(conn: Connection, scope: Scope, asked: UsageClock, limit: int) -> LiveNow:
+async def live_now(conn: Connection, scope: Scope, clock: UsageClock, limit: int) -> LiveNow:
     """Count who is connected, and return the ``limit`` rooms with the most participants.
 
-    A session that nothing has confirmed for a while has stopped counting, so it is not counted as connected either.
+    A session without a confirmation for a while no longer adds usage, so it does not count as connected either.
     """
     rows = await conn.fetch(
         f"""
@@ -32,7 +32,7 @@ async def live_now(conn: Connection, scope: Scope, asked: UsageClock, limit: int
         LIMIT $5
         """,
         *scope,
-        *asked,
+        *clock,
         limit,
     )
     if not rows:
@@ -41,9 +41,9 @@ async def live_now(conn: Connection, scope: Scope, asked: UsageClock, limit: int
 
 
 async def fingerprint(conn: Connection, scope: Scope) -> str:
-    """Return a value that changes whenever what the live pages show changes.
+    """Return a value that changes whenever the content of the live pages changes.
 
-    That is when somebody joins, leaves, publishes or stops, and when a session that ended is counted.
+    That is when a participant joins, leaves, publishes or unpublishes, and when an ended session is counted.
     """
     value: str = await conn.fetchval(
         """
@@ -87,6 +87,7 @@ async def fingerprint(conn: Connection, scope: Scope) -> str:
 
 
 async def webhooks(conn: Connection, scope: Scope, now_ms: int) -> Webhooks:
+    """Return when the newest events were received, and how many the project had in the last five minutes."""
     row = await conn.fetchrow(
         """
         SELECT (

@@ -1,7 +1,7 @@
-"""What a project used over a range of time: sums of ended sessions, and open sessions up to now.
+"""SQL of a project's usage over a range of time: sums of ended sessions, and open sessions up to now.
 
-Everything is read by hour or day (``unit_ms``); ``from_ms`` and ``to_ms`` are multiples of it. One statement reads it all, so
-it sees one snapshot, and a session that ends meanwhile is open in all of the numbers or in none.
+Usage is read by hour or day (``unit_ms``); ``from_ms`` and ``to_ms`` are multiples of it. One statement reads all numbers on
+one snapshot, so a session that ends meanwhile is open in all of them or in none.
 """
 
 from collections import defaultdict
@@ -150,9 +150,9 @@ media AS (
     GROUP BY start_ms, meter, type
 )"""
 
-# The level before the range is the present level less every change since. So the years before the range are not read: only
-# the range, the hours up to the next midnight ($8), and whole days after that. Without an upper bound on those days the
-# planner expects a third of the table, and plans every request again to avoid that.
+# The level before the range is the current level minus every change since. So the years before the range are not read: only
+# the range, the hours up to the next midnight ($8), and whole days after that. Without an upper bound on those days, the
+# planner estimates a third of the table, and plans every request again.
 _LEVELS: Final = f"""
 stretches AS (
     SELECT start_ms, change, peak, (start_ms < $6)::int AS is_in_range
@@ -181,7 +181,7 @@ folded AS (
         (SELECT received_ms FROM fold_progress WHERE partition = {ALL_PARTITIONS}) AS complete_ms
 )"""
 
-# A name with an open session counts in each day the session has reached, unless it counts there already.
+# A name with an open session counts on each day of the session so far, unless an ended session counts it there already.
 _NAMES_AND_CHANGES: Final = f"""
 open_names AS (
     SELECT DISTINCT dimension, day, name
@@ -237,7 +237,7 @@ changes AS (
       AND day < $6
 )"""
 
-# One result has one shape: which part a row is of, a start, two texts, five numbers. The first part gives the columns types.
+# All rows of the result have the same columns: the part, a start, two texts, five numbers. The first SELECT sets the types.
 _ENDED, _EDGES, _BEGUN, _CONNECTED, _MEDIA, _STRETCHES, _LATER, _FOLDED, _NAMES, _CHANGES = range(10)
 _PARTS: Final = f"""
 SELECT {_ENDED} AS part, start_ms, kind AS name, NULL::text AS type,
@@ -286,7 +286,7 @@ _OF_NAMED_DAYS: Final = _statement("usage_day", "day", names=True)
 
 
 async def read_range(
-    conn: Connection, scope: Scope, from_ms: int, to_ms: int, unit_ms: int, asked: UsageClock, names: bool = False
+    conn: Connection, scope: Scope, from_ms: int, to_ms: int, unit_ms: int, clock: UsageClock, names: bool = False
 ) -> RangeUsage:
     """Return the usage of ``[from_ms, to_ms)`` by hour or day, in one statement.
 
@@ -295,7 +295,7 @@ async def read_range(
     statement = _OF_HOURS if unit_ms == HOUR_MS else _OF_NAMED_DAYS if names else _OF_DAYS
     whole_days_ms = -(-to_ms // DAY_MS) * DAY_MS
     parts: list[list[asyncpg.Record]] = [[] for _ in range(10)]
-    for row in await conn.fetch(statement, *scope, *asked, from_ms, to_ms, unit_ms, whole_days_ms):
+    for row in await conn.fetch(statement, *scope, *clock, from_ms, to_ms, unit_ms, whole_days_ms):
         parts[row[0]].append(row)
     connected, folded = parts[_CONNECTED][0][4], parts[_FOLDED][0]
     since = sum(row[4] for part in (_STRETCHES, _LATER) for row in parts[part])
