@@ -53,7 +53,10 @@ def actor_of(account: Account) -> Actor:
 
 
 def secret_digest(secret: str) -> bytes:
-    """Return the SHA-256 of a link's or cookie's secret. Only this is stored. 256 random bits need no salt."""
+    """Return the SHA-256 of a link's or cookie's secret.
+
+    Only this is stored. 256 random bits need no salt.
+    """
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
@@ -67,7 +70,10 @@ async def record(
     target: str = "",
     detail: str = "",
 ) -> int:
-    """Write to the audit log and return the entry's id. ``action`` is snake_case and stable, such as ``key_revoked``."""
+    """Write to the audit log and return the entry's id.
+
+    ``action`` is snake_case and stable, such as ``key_revoked``.
+    """
     return await audit_log.insert_entry(
         conn,
         now,
@@ -209,7 +215,10 @@ async def change_password(conn: Connection, account: Account, password_hash: str
 
 
 async def reset_password(conn: Connection, secret: str, password_hash: str, now: datetime) -> Account:
-    """Set the password by a link, and end all sessions and other links of the account. Raises ``InvitationUnusable``."""
+    """Set the password by a link, and end all sessions and other links of the account.
+
+    Raises ``InvitationUnusable``.
+    """
     invitation = await usable_invitation(conn, secret, now)
     found = None
     if invitation.purpose == "password" and invitation.account_id is not None:
@@ -230,10 +239,10 @@ async def reset_password(conn: Connection, secret: str, password_hash: str, now:
 async def change_role(
     conn: Connection, project_id: str, account_id: str, role: Role | None, now: datetime
 ) -> str | None:
-    """Change the role of a member; None removes the member. Returns the member's address, or None for a non-member.
+    """Change the role of a member; None removes the member.
 
-    Revokes the invitations that the member made and could not make with the new role. Otherwise a removed member could return
-    through one. Raises ``LastOwner``: a project always has an owner.
+    Returns the member's address, or None for a non-member. Revokes the invitations that the member made and could not make with
+    the new role. Otherwise a removed member could return through one. Raises ``LastOwner``: a project always has an owner.
     """
     members = await queries.members(conn, project_id, lock=True)
     member = next((member for member in members if member.account_id == account_id), None)

@@ -1,4 +1,4 @@
-"""SQL of the audit log: who did what, in the portal, over the API and on the command line."""
+"""SQL of the audit log, which records actions in the portal, over the API and on the command line."""
 
 from datetime import datetime
 
@@ -17,7 +17,10 @@ async def insert_entry(
     target: str,
     detail: str,
 ) -> int:
-    """Insert an entry and return its id. Postgres stores no NUL, so a replacement character takes its place."""
+    """Insert an entry and return its id.
+
+    Postgres stores no NUL, so a replacement character takes its place.
+    """
     entry_id: int = await conn.fetchval(
         """
         INSERT INTO audit_log (at, account_id, actor, project_id, action, target, detail)
@@ -71,7 +74,7 @@ async def entries(conn: Connection, project_id: str | None, before: int | None, 
 
 
 async def was_done(conn: Connection, project_id: str, action: str) -> bool:
-    """Whether the action was ever done in the project."""
+    """Return whether the action was ever done in the project."""
     return bool(
         await conn.fetchval(
             "SELECT EXISTS (SELECT FROM audit_log WHERE project_id = $1 AND action = $2)", project_id, action

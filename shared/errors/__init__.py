@@ -1,4 +1,7 @@
-"""Everything that can go wrong, named for the fact. Each error carries its HTTP status and its stable code."""
+"""Relay's errors, each named after what is wrong.
+
+Each error carries its HTTP status and its stable code.
+"""
 
 from shared.errors.accounts import (
     AccountNotFound,

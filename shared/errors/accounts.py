@@ -32,14 +32,14 @@ class InvitationUnusable(RelayError):
 
 
 class TooManyInvitations(RelayError):
-    """A project, or the instance, has as many open invitations as it may have (``limit``)."""
+    """A project, or the instance, already has ``limit`` open invitations."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"There are {limit} open invitations, the most that are possible. Withdraw some first.")
 
 
 class TooManyProjects(RelayError):
-    """An account owns as many projects as it may own (``limit``)."""
+    """An account already owns ``limit`` projects."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"You own {limit} projects, the most that an account can own. Archive some first.")

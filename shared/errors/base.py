@@ -1,4 +1,4 @@
-"""What every error of Relay carries: the HTTP status and the stable code of its answer."""
+"""The base class of Relay's errors, with the HTTP status and the stable code of their answers."""
 
 from typing import ClassVar, NamedTuple
 
@@ -17,7 +17,7 @@ class Code(NamedTuple):
 
 
 class RelayError(Exception):
-    """Base of all our exceptions. ``str(error)`` may be shown to a user and holds no secret.
+    """Base of all of Relay's exceptions. ``str(error)`` may be shown to users and holds no secret.
 
     ``status`` and ``codes`` describe the API's answer. A class without codes never reaches a client: the API answers 500
     without details. The first code is the default. A code never changes its meaning and is never reused for another one.

@@ -4,7 +4,7 @@ from shared.errors.base import Code, RelayError
 
 
 class Unauthenticated(RelayError):
-    """No key, or one that is not valid. ``code`` says which."""
+    """The request has no key or an invalid one. ``code`` says which."""
 
     status = 401
     codes = (
@@ -59,7 +59,7 @@ class ProjectNotFound(RelayError):
 
 
 class ProjectArchived(RelayError):
-    """The project is archived: nothing can be added to it."""
+    """The project is archived, so nothing can be added to it."""
 
     status = 409
     codes = (
@@ -93,7 +93,7 @@ class KeyNotFound(RelayError):
 
 
 class KeyInactive(RelayError):
-    """The act needs a working key; this one is ``revoked`` or ``expired`` (``state``)."""
+    """The action needs a usable key, but this one is ``revoked`` or ``expired`` (``state``)."""
 
     status = 409
     codes = (
@@ -127,7 +127,7 @@ class KeyRotated(RelayError):
 
 
 class TooManyKeys(RelayError):
-    """The project has as many working keys of this mode as it may have (``limit``)."""
+    """The project already has ``limit`` usable keys of this mode."""
 
     status = 409
     codes = (

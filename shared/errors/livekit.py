@@ -1,10 +1,13 @@
-"""Errors of LiveKit, and of what Relay looks for in it."""
+"""Errors of LiveKit, and of rooms, participants and tracks that do not exist in it."""
 
 from shared.errors.base import Code, RelayError
 
 
 class LiveKitError(RelayError):
-    """LiveKit did not do what Relay asked. Its own words are never passed on: they can hold tokens and room names."""
+    """LiveKit did not carry out a request.
+
+    Its own messages are never passed on, because they can hold tokens and room names.
+    """
 
 
 class LiveKitUnreachable(LiveKitError):
@@ -60,7 +63,7 @@ class LiveKitFailed(LiveKitError):
 
 
 class LiveKitAnswerTooLarge(LiveKitFailed):
-    """An answer of LiveKit passed the limit (shared/livekit/bounded_answers.py) and was not read to its end."""
+    """An answer of LiveKit exceeds the limit (shared/livekit/bounded_answers.py) and was discarded."""
 
     def __init__(self) -> None:
         super().__init__(200, "too_large")

@@ -83,7 +83,7 @@ class StoreUnavailable(RelayError):
 
 
 class UnfoldableEvent(RelayError):
-    """An event that LiveKit signed and the meter cannot use. ``reason`` is snake_case and stable."""
+    """The meter cannot use an event that LiveKit signed. ``reason`` is snake_case and stable."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -91,7 +91,7 @@ class UnfoldableEvent(RelayError):
 
 
 class ConcurrentFold(RelayError):
-    """Another transaction stored one of our sessions or rooms first. Repeat the batch from its start."""
+    """Another transaction stored one of these sessions or rooms first. Repeat the whole batch."""
 
     def __init__(self) -> None:
         super().__init__("Another transaction stored a session or room of this batch first.")

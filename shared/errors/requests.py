@@ -1,4 +1,4 @@
-"""Errors of a request as such: its form, its size, its rate, its repetition."""
+"""Errors of a request: its form, size, rate or repetition."""
 
 from shared.errors.base import RETRY_AFTER_S, Code, RelayError
 
@@ -122,7 +122,7 @@ class MethodNotAllowed(RelayError):
 
 
 class PayloadTooLarge(RelayError):
-    """The body is larger than its route takes. ``limit``: bytes, where the route states one."""
+    """The body is larger than its route allows. ``limit``: bytes, if the route has its own limit."""
 
     status = 413
     codes = (Code("payload_too_large", "The body is too large.", "The body is larger than 262144 bytes."),)
@@ -133,7 +133,7 @@ class PayloadTooLarge(RelayError):
 
 
 class TooManyBodies(RelayError):
-    """The requests that are being received hold as much memory as they may."""
+    """The requests that are being received already hold the allowed memory."""
 
     status = 503
     codes = (
@@ -152,7 +152,7 @@ class TooManyBodies(RelayError):
 
 
 class UnsupportedMediaType(RelayError):
-    """The body has a type that its route does not read."""
+    """The body has a media type that its route does not accept."""
 
     status = 415
     codes = (
@@ -168,7 +168,7 @@ class UnsupportedMediaType(RelayError):
 
 
 class IdempotencyKeyReused(RelayError):
-    """The Idempotency-Key came before with another request."""
+    """The Idempotency-Key was used before with another request."""
 
     status = 422
     codes = (

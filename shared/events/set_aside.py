@@ -1,8 +1,8 @@
-"""Replays or dismisses events that were set aside, for the command line and the portal.
+"""Replay or dismiss set-aside events, for the command line and the portal.
 
-Every function takes a connection inside the caller's transaction. A replay works as if LiveKit had sent the event again: it
-goes through the inbox to the worker, which judges it at the time of the replay. If it is still of no use, the worker sets
-it aside again under a new id.
+Every function takes a connection inside the caller's transaction. A replay works as if LiveKit had sent the event again: the
+event goes through the inbox to the worker, which checks it at the time of the replay. If it still cannot be used, the worker
+sets it aside again with a new id.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,10 @@ CHUNK = 100
 
 
 async def replay(conn: Connection, ids: Sequence[int], now_ms: int, *, at_once: int = CHUNK) -> None:
-    """Gives these events to the fold again. Raises ``SetAsideEventNotFound`` and changes nothing unless all are there."""
+    """Send these events to the fold again. Raises ``SetAsideEventNotFound`` if one does not exist.
+
+    In that case nothing changes.
+    """
     wanted = sorted(set(ids))
     for start in range(0, len(wanted), at_once):
         chunk = wanted[start : start + at_once]
@@ -30,7 +33,7 @@ async def replay(conn: Connection, ids: Sequence[int], now_ms: int, *, at_once: 
 
 
 async def replay_all(conn: Connection, now_ms: int, reason: str | None = None, *, at_once: int = CHUNK) -> int:
-    """Gives every event set aside until now (for this reason) to the fold again; returns how many."""
+    """Send all events that are set aside now (for this reason) to the fold again. Return the number."""
     count, newest = 0, await queries.newest_set_aside(conn)
     while newest is not None:
         taken = await queries.take_oldest_set_aside(conn, reason=reason, up_to_id=newest, limit=at_once)
@@ -42,7 +45,10 @@ async def replay_all(conn: Connection, now_ms: int, reason: str | None = None, *
 
 
 async def dismiss(conn: Connection, ids: Sequence[int]) -> None:
-    """Deletes these events for good. Raises ``SetAsideEventNotFound`` and changes nothing unless all are there."""
+    """Delete these events for good. Raises ``SetAsideEventNotFound`` if one does not exist.
+
+    In that case nothing changes.
+    """
     wanted = sorted(set(ids))
     _all_there(wanted, await queries.take_set_aside(conn, wanted))
 
@@ -53,7 +59,7 @@ def _all_there(ids: Sequence[int], found: Sequence[SetAsideEvent]) -> None:
 
 
 async def _put_in_inbox(conn: Connection, taken: Sequence[SetAsideEvent], now_ms: int) -> None:
-    # Received now, not then: a day that this changes after it was over must show it, and an event from the future may by now
-    # have come to pass.
+    # The time of receipt is now. So a past day that changes gets a late change, and an event that was set aside because its
+    # time was in the future may be plausible now.
     entries = [(event_stream.partition_of(event.body), Received(now_ms, event.body)) for event in taken]
     await event_queries.put_in_inbox(conn, entries)

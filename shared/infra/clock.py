@@ -1,4 +1,7 @@
-"""Clocks and times in unix milliseconds. Functions take ``now_ms``; only the edge of a process reads a clock."""
+"""Clocks and times in unix milliseconds.
+
+Functions take ``now_ms``; only the edge of a process reads a clock.
+"""
 
 import time
 from datetime import UTC, datetime

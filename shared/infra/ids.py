@@ -24,7 +24,7 @@ _PREFIX_OF: dict[KeyType, str] = {"secret": "sk", "publishable": "pk"}
 
 
 class KeyParts(NamedTuple):
-    """What the text of a well-formed API key says, without a lookup."""
+    """The parts of a well-formed API key that are known without a lookup."""
 
     mode: Mode
     type: KeyType
@@ -62,13 +62,19 @@ def key_prefix(mode: Mode, key_type: KeyType) -> str:
 
 
 def new_key(mode: Mode, key_type: KeyType) -> str:
-    """Create an API key: prefix, 190 random bits, checksum of six characters. It is shown once and never stored."""
+    """Create an API key: prefix, 190 random bits, checksum of six characters.
+
+    It is shown once and never stored.
+    """
     body = key_prefix(mode, key_type) + "".join(secrets.choice(_BASE62) for _ in range(_KEY_RANDOM_LENGTH))
     return body + _checksum(body)
 
 
 def key_digest(key: str) -> bytes:
-    """Return the SHA-256 of a key, the only form that the database stores. 190 random bits need no salt or stretching."""
+    """Return the SHA-256 of a key, the only form that the database stores.
+
+    190 random bits need no salt or stretching.
+    """
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
 
 
@@ -82,12 +88,12 @@ def parse_key(key: str) -> KeyParts | None:
 
 
 def resembles_key(text: str) -> bool:
-    """Whether a text that is not a key begins like one, because it is mistyped or cut off."""
+    """Return whether a text that is not a key begins like one, so that it is probably mistyped or cut off."""
     return _KEY_START.match(text) is not None
 
 
 def livekit_room(project_id: str, mode: Mode, display: str) -> str:
-    """Return the LiveKit room name: ``p_<projectId>__lobby`` in live mode, ``t_<projectId>__lobby`` in test mode."""
+    """Return the LiveKit room name: ``p_<projectId>__lobby``, or ``t_<projectId>__lobby`` in test mode."""
     return f"{'p' if mode == 'live' else 't'}_{project_id}__{display}"
 
 

@@ -1,4 +1,4 @@
-"""Sets up logging: JSON objects in production, readable lines in a terminal, each with the id of the request.
+"""Set up logging: JSON in production, readable lines in a terminal, each with the request id.
 
 Modules log through ``logging.getLogger("relay.api").warning("…", …)``, or with names and values through
 ``structlog.get_logger("relay.api").warning("key_lookup_failed", cause="timeout")``. Both have the same output. No line at info

@@ -1,7 +1,8 @@
-"""The metrics of a process for Prometheus. Every process serves its own numbers, and Prometheus adds them up.
+"""The metrics of a process for Prometheus.
 
-This module has one registry and no files shared between processes (``PROMETHEUS_MULTIPROC_DIR``). Those files need a writable
-disk, keep the gauges of dead processes, and cost the hot paths more than an integer (docs/decisions/0011).
+Every process serves its own numbers, and Prometheus adds them up. This module has one registry and no files shared between
+processes (``PROMETHEUS_MULTIPROC_DIR``). Those files need a writable disk, keep the gauges of dead processes, and cost the hot
+paths more than an integer (docs/decisions/0011).
 
 The names are a contract with docs/operations (dashboard, alert rules), and a test compares the two. No label may hold a value
 that clients choose: rooms, identities and project ids are personal, and their number has no bound.

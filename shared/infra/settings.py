@@ -1,4 +1,4 @@
-"""Reads the settings from the environment. No other module reads it.
+"""Read the settings from the environment. No other module reads it.
 
 All problems are reported together, one line for each variable. No line holds the value of a secret.
 """
@@ -151,9 +151,10 @@ def _pair_is_halved(env: Mapping[str, str]) -> bool:
 
 
 def _checked(setting: Setting, text: str) -> str:
-    """Check a value and return it as it is used: a URL without slashes at its end, the default for an empty value.
+    """Check a value and return it in the form that is used.
 
-    Raises ``SettingsInvalid`` with one line, which holds no value of a secret.
+    A URL has no slashes at its end, and an empty value is replaced by the default. Raises ``SettingsInvalid`` with one line,
+    which holds no value of a secret.
     """
     name = setting.name
     if not text:

@@ -63,7 +63,10 @@ def _quoted_secrets(settings: Settings) -> Iterator[Risk]:
 
 
 def risks_of(settings: Settings) -> Iterator[Risk]:
-    """Yield the values and combinations that services accept but no deployment should have. No text holds a secret."""
+    """Yield the values and combinations that services accept but no deployment should have.
+
+    No text holds a secret.
+    """
     yield from _quoted_secrets(settings)
     public = not is_local(settings.relay_api_url)
     if is_published(settings.livekit_api_secret):

@@ -88,7 +88,10 @@ QUOTES: Final = ('"', "'", "`", "\u201c\u201d", "\u2018\u2019")
 
 
 def cleaned(text: str) -> str:
-    """Remove what env files, shells and mounted secrets add around a value: blanks, line ends, a byte order mark."""
+    """Remove blanks, line ends and a byte order mark around a value.
+
+    Env files, shells and mounted secrets add these.
+    """
     before = None
     while before != text:
         before, text = text, text.strip().strip(_AROUND)
@@ -96,5 +99,8 @@ def cleaned(text: str) -> str:
 
 
 def is_quoted(text: str) -> bool:
-    """Whether a value is in quotes. The env files of `docker run` and Kubernetes keep them as a part of it."""
+    """Whether a value is in quotes.
+
+    The env files of `docker run` and Kubernetes keep them as a part of it.
+    """
     return len(text) > 1 and any(text[0] == quote[0] and text[-1] == quote[-1] for quote in QUOTES)

@@ -1,8 +1,9 @@
-"""Traces by OpenTelemetry. Off, and without an import of its packages, unless OTEL_EXPORTER_OTLP_ENDPOINT is set.
+"""Traces by OpenTelemetry.
 
-The instrumentation of the libraries creates the spans of HTTP, SQL and Redis. Relay adds two: storing a group of webhooks, and
-folding a batch. Both belong to many requests, so they link to these instead of being the child of one. The SDK reads its other
-variables (OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER, …) itself.
+Off, and without an import of its packages, unless OTEL_EXPORTER_OTLP_ENDPOINT is set. The instrumentation of the libraries
+creates the spans of HTTP, SQL and Redis. Relay adds two: storing a group of webhooks, and folding a batch. Both belong to many
+requests, so they link to these instead of being the child of one. The SDK reads its other variables (OTEL_SERVICE_NAME,
+OTEL_TRACES_SAMPLER, …) itself.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -19,7 +20,10 @@ _tracer: Any = None
 
 
 def set_up_tracing(settings: Settings, service: str) -> bool:
-    """Start tracing if the settings ask for it, and return whether they do. Called once, before any connection opens."""
+    """Start tracing if the settings ask for it, and return whether they do.
+
+    Called once, before any connection opens.
+    """
     global _tracer
     if settings.otlp_endpoint is None:
         return False
@@ -149,7 +153,10 @@ def current_context() -> str | None:
 
 
 def linked_span(name: str, contexts: Iterable[str | None], **attributes: int) -> AbstractContextManager[None]:
-    """Open a root span that links to these contexts. Does nothing if tracing is off or none of them is traced."""
+    """Open a root span that links to these contexts.
+
+    Does nothing if tracing is off or none of them is traced.
+    """
     if _tracer is None:
         return nullcontext()
     links = [context for context in dict.fromkeys(contexts) if context][:MOST_LINKS]

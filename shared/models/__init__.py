@@ -1,1 +1,1 @@
-"""The shapes that cross a boundary: the wire, LiveKit's webhooks, the database."""
+"""The data types of the API, of LiveKit's webhooks and of the database."""

@@ -1,4 +1,4 @@
-"""People who use the portal, and what they may do there."""
+"""Accounts of the portal, their sessions, roles and invitations."""
 
 from datetime import datetime
 from typing import Final, Literal, NamedTuple, get_args
@@ -14,7 +14,7 @@ _RANK: Final[dict[Role, int]] = {"viewer": 0, "admin": 1, "owner": 2}
 
 
 def at_least(role: Role, needed: Role) -> bool:
-    """Whether ``role`` may do what ``needed`` may."""
+    """Return whether ``role`` has all rights of ``needed``."""
     return _RANK[role] >= _RANK[needed]
 
 
@@ -28,7 +28,7 @@ class Account(msgspec.Struct, frozen=True):
 
 
 class Credentials(NamedTuple):
-    """What signing in needs of an account."""
+    """The fields of an account that are needed to sign in."""
 
     account: Account
     password_hash: str
@@ -80,7 +80,10 @@ class Invitation(NamedTuple):
 
 
 class LogEntry(NamedTuple):
-    """``actor`` is the e-mail address at that time; ``detail`` is a sentence or empty."""
+    """An entry of the audit log. ``actor``: the e-mail address at that time.
+
+    ``detail``: a sentence or empty.
+    """
 
     entry_id: int
     at: datetime

@@ -16,7 +16,10 @@ class Attempt(msgspec.Struct, frozen=True):
 
 
 class Earlier(msgspec.Struct, frozen=True):
-    """An earlier request with the same key. ``status`` None: still running. ``body`` None: see ``shown_once``."""
+    """An earlier request with the same key. ``status`` None: still running.
+
+    ``body`` None: see ``shown_once``.
+    """
 
     request_digest: bytes
     status: int | None

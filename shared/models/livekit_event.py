@@ -31,7 +31,10 @@ class TrackInfo(Wire, gc=False):
 
 
 class ParticipantInfo(Wire, gc=False):
-    """livekit.ParticipantInfo; track events carry only sid and identity. Its list of tracks is not read from webhooks."""
+    """livekit.ParticipantInfo, of which track events carry only sid and identity.
+
+    Its list of tracks is not read from webhooks.
+    """
 
     sid: str = ""
     identity: str = ""
@@ -86,7 +89,7 @@ class IngressInfo(Wire, gc=False):
 
 
 class Reconciled(Wire, gc=False):
-    """When reconciliation last saw the subject of an event, and since when it is missing (unix ms, 0: never)."""
+    """When reconciliation last saw an event's subject, and since when it is missing (unix ms, 0: never)."""
 
     seen_ms: int = 0
     gone_ms: int = 0
@@ -140,7 +143,10 @@ _routing_decoder = msgspec.json.Decoder(_Routing)
 
 
 def decode_event(body: bytes) -> LiveKitEvent:
-    """Reads a webhook body. Raises ``msgspec.DecodeError`` (``ValidationError`` included) when it is not such an event."""
+    """Reads a webhook body.
+
+    Raises ``msgspec.DecodeError`` (``ValidationError`` included) when it is not such an event.
+    """
     return _decoder.decode(body)
 
 
@@ -150,7 +156,10 @@ def decode_own_event(body: bytes) -> OwnEvent:
 
 
 def decode_kept_event(body: bytes) -> LiveKitEvent:
-    """Reads an event that was folded before: a webhook's, or one that reconciliation made. Raises like ``decode_event``."""
+    """Reads an event that was folded before: a webhook's, or one that reconciliation made.
+
+    Raises like ``decode_event``.
+    """
     event = _decoder.decode(body)
     return _own_decoder.decode(body) if event.event.startswith(OWN_PREFIX) else event
 

@@ -1,4 +1,4 @@
-"""Names that clients choose, and the instants they are shown: the types of their fields, with limits and examples."""
+"""Field types of names that clients choose and of displayed times, with limits and examples."""
 
 from typing import Annotated, Final
 
@@ -16,7 +16,7 @@ PRINTABLE: Final = (
     r"\A[ \xa0\u1680\u2000-\u200a\u202f\u205f\u3000]*[^\s\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]"
     r"[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*\Z"
 )
-# What a pattern says, for error messages: nobody should have to read one.
+# The patterns in words, for error messages.
 IN_WORDS: Final = {
     PRINTABLE: "printable characters, at least one of them no blank",
     _ROOM: "1 to 128 letters, digits, `.`, `_`, `-` or `:`",

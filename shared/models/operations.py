@@ -1,4 +1,4 @@
-"""The state of workers, jobs and waiting work."""
+"""The state of workers, jobs and waiting work, as stored in Postgres."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -25,7 +25,10 @@ class WaitingWork(NamedTuple):
 
 
 class MachineState(NamedTuple):
-    """``webhook_ms``: receipt of the newest counted webhook (unix ms). ``worker_seen_at``: the last heartbeat of any worker."""
+    """``webhook_ms``: receipt of the newest counted webhook (unix ms).
+
+    ``worker_seen_at``: the last heartbeat of any worker.
+    """
 
     inbox: int
     set_aside: int
@@ -35,7 +38,10 @@ class MachineState(NamedTuple):
 
 
 class JobRun(NamedTuple):
-    """The last run of a job, by any worker (unix ms). ``finished_ms`` is None while it runs, and after it was killed."""
+    """The last run of a job, by any worker (unix ms).
+
+    ``finished_ms`` is None while it runs, and after it was killed.
+    """
 
     name: str
     started_ms: int

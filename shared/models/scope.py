@@ -1,4 +1,4 @@
-"""Whose rows a query reads: a project and a mode."""
+"""The scope of a query: the project and mode whose rows it reads."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ class Scope(NamedTuple):
 
 
 class AuditScope(NamedTuple):
-    """The rows that an audit reads: those of a project and mode, or, with (None, None), those that belong to no project."""
+    """The rows that an audit reads: those of a project and mode, or those of no project (None, None)."""
 
     project_id: str | None
     mode: str | None

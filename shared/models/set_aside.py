@@ -1,4 +1,4 @@
-"""An event that LiveKit signed and the meter could not use."""
+"""Events that LiveKit signed and the meter could not use."""
 
 from datetime import datetime
 
@@ -6,7 +6,10 @@ import msgspec
 
 
 class SetAsideEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """``reason`` is snake_case and stable (docs/metering.md), ``detail`` a sentence; ``body`` as LiveKit sent it."""
+    """A set-aside event, with its ``body`` as LiveKit sent it.
+
+    ``reason`` is snake_case and stable (docs/metering.md), ``detail`` a sentence.
+    """
 
     id: int
     received_at: datetime

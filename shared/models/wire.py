@@ -1,4 +1,4 @@
-"""The naming rule of everything that is JSON outside: camelCase."""
+"""Base structs of requests and answers. Their JSON names are camelCase."""
 
 import msgspec
 
@@ -8,4 +8,7 @@ class Wire(msgspec.Struct, rename="camel", kw_only=True):
 
 
 class Request(msgspec.Struct, rename="camel", kw_only=True, forbid_unknown_fields=True):
-    """Base of what clients send. An unknown field is an error: a mistyped ``canPubish: false`` must not grant publishing."""
+    """Base of what clients send.
+
+    An unknown field is an error: a mistyped ``canPubish: false`` must not grant publishing.
+    """

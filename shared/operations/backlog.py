@@ -1,4 +1,7 @@
-"""Measures the work that waits for the fold, and the workers, when metrics are read, at most every two seconds."""
+"""Measure the work that waits for the fold, and the workers.
+
+This happens when metrics are read, at most every two seconds.
+"""
 
 import asyncio
 import logging

@@ -28,7 +28,10 @@ async def list_projects(conn: Connection, *, archived: bool = False) -> list[Pro
 
 
 async def lock_project(conn: Connection, project_id: str) -> Project | None:
-    """Return a project and lock it until the transaction ends, so that nobody archives it or adds keys meanwhile."""
+    """Return a project and lock it until the transaction ends.
+
+    So nobody can archive it or add keys meanwhile.
+    """
     row = await conn.fetchrow(f"SELECT {_COLUMNS} FROM project WHERE id = $1 FOR NO KEY UPDATE", project_id)
     return None if row is None else _project(row)
 

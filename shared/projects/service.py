@@ -1,7 +1,7 @@
-"""Operations on projects, for the API, the portal and the command line.
+"""Create, rename, archive and restore projects, for the API, the portal and the command line.
 
-Every function takes a connection inside the caller's transaction, and the current time. ``shared/keys/service.py`` has those on
-keys.
+Every function takes a connection inside the caller's transaction, and the current time. For keys see
+``shared/keys/service.py``.
 """
 
 from datetime import datetime
@@ -48,7 +48,10 @@ async def archive_project(conn: Connection, project_id: str, now: datetime) -> P
 
 
 async def restore_project(conn: Connection, project_id: str) -> Project:
-    """Undo ``archive_project``: keys that are neither revoked nor expired work again. Raises ``ProjectNotFound``."""
+    """Undo ``archive_project``: keys that are neither revoked nor expired work again.
+
+    Raises ``ProjectNotFound``.
+    """
     return _found(await queries.restore_project(conn, project_id), project_id)
 
 

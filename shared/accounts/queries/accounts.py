@@ -30,7 +30,7 @@ async def lock_sign_up(conn: Connection) -> None:
 
 
 async def any_account(conn: Connection) -> bool:
-    """Whether the instance has an account."""
+    """Return whether the instance has an account."""
     return bool(await conn.fetchval("SELECT EXISTS (SELECT FROM account)"))
 
 
@@ -64,7 +64,7 @@ async def list_accounts(conn: Connection) -> list[Account]:
 
 
 async def count_admins(conn: Connection) -> int:
-    """Count the administrators who can sign in, and lock them, so that two cannot step down at the same time."""
+    """Count and lock the administrators who can sign in, so that two cannot resign at the same time."""
     rows = await conn.fetch("SELECT id FROM account WHERE is_admin AND disabled_at IS NULL FOR UPDATE")
     return len(rows)
 
@@ -211,7 +211,10 @@ async def delete_expired_sessions(conn: Connection, now: datetime) -> None:
 
 
 async def count_attempt(conn: Connection, subjects: list[bytes], now: datetime, window: timedelta) -> dict[bytes, int]:
-    """Count one attempt for each subject. Returns the counts of their current windows, this attempt included."""
+    """Count one attempt for each subject.
+
+    Returns the counts of their current windows, this attempt included.
+    """
     # In order, so that two attempts that share subjects wait for each other and cannot deadlock.
     rows = await conn.fetch(
         """

@@ -38,7 +38,10 @@ async def delete_membership(conn: Connection, project_id: str, account_id: str) 
 
 
 async def members(conn: Connection, project_id: str, *, lock: bool = False) -> list[Member]:
-    """Return the members of a project, oldest membership first. ``lock``: locks them until the transaction ends."""
+    """Return the members of a project, oldest membership first.
+
+    ``lock``: locks them until the transaction ends.
+    """
     rows = await conn.fetch(
         """
         SELECT a.id, a.email, a.name, m.role, m.created_at
@@ -226,7 +229,10 @@ async def use_invitation(conn: Connection, invitation_id: str, account_id: str, 
 
 
 async def revoke_invitation(conn: Connection, invitation_id: str, project_id: str | None, now: datetime) -> bool:
-    """Revoke an invitation of a project (None: of the instance). Returns False if there is no such invitation."""
+    """Revoke an invitation of a project (None: of the instance).
+
+    Returns False if there is no such invitation.
+    """
     done = await conn.execute(
         """
         UPDATE invitation
@@ -245,7 +251,7 @@ async def revoke_invitation(conn: Connection, invitation_id: str, project_id: st
 async def revoke_invitations_by(
     conn: Connection, account_id: str, now: datetime, *, project_id: str | None = None, only: Role | None = None
 ) -> None:
-    """Revoke the open invitations that an account made: all, or only to one project, or only with one role."""
+    """Revoke the open invitations that an account made: all, or those to one project or with one role."""
     await conn.execute(
         """
         UPDATE invitation

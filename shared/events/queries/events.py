@@ -1,4 +1,4 @@
-"""Raw events, the inbox, events set aside, and how far the fold has come."""
+"""SQL of raw events, the inbox, set-aside events, and the progress of the fold."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
@@ -15,14 +15,14 @@ from shared.models.livekit_event import LiveKitEvent
 from shared.models.received import Received
 
 
-# Events of a batch were created and received in the same few seconds.
+# Cached, because the events of a batch were created and received in the same few seconds.
 @lru_cache(maxsize=4096)
 def _utc(at_ms: int) -> datetime:
     return datetime.fromtimestamp(at_ms / 1000, UTC)
 
 
-# What an event is known by: the second LiveKit created it in (unix ms), and its id. As the row, a plain tuple: two more
-# objects with names an event would be a tenth of what folding costs.
+# The key of an event: the second in which LiveKit created it (unix ms), and its id. Keys and rows are plain tuples, because two
+# named tuples for each event would add a tenth to the cost of folding.
 EventKey: TypeAlias = tuple[int, str]
 # An event as it is stored, in the order of ``EVENT_COLUMNS``.
 EventRow: TypeAlias = tuple[object, ...]
@@ -35,7 +35,10 @@ EVENT_COLUMNS = (
 def event_row(
     event: LiveKitEvent, key: EventKey, owner: RoomName | None, room_name: str, received: Received
 ) -> EventRow:
-    """``room_name``: LiveKit's, shown where the event concerns no project of ours (``owner`` is None)."""
+    """Return the row of an event.
+
+    ``room_name``: LiveKit's name of the room, stored if the event belongs to no project (``owner`` is None).
+    """
     room, participant = event.room, event.participant
     project_id, mode, shown = owner if owner is not None else (None, None, room_name or None)
     created_ms, event_id = key
@@ -57,11 +60,12 @@ def event_row(
 async def insert_events(conn: Connection, rows: Mapping[EventKey, EventRow]) -> Set[EventKey]:
     """Store events and return the keys of those that were not stored before.
 
-    Only one transaction at a time folds the events of a partition, so what is missing now does not appear meanwhile. The
-    new events are copied, at half the cost of an INSERT that expects conflicts. If another transaction was faster, that
-    INSERT follows.
+    Only one transaction at a time folds the events of a partition, so usually no other transaction stores the same events
+    meanwhile. New events are copied, at half the cost of an INSERT that expects conflicts. If another transaction stored one
+    of them after all, that INSERT follows.
     """
-    # Seconds, and not times: those would cost more to send than to find. The range leaves out all other days' partitions.
+    # Sent as whole seconds, because encoding timestamps would cost more than the lookup. The range excludes the partitions of
+    # all other days.
     seconds = [created_ms // 1000 for created_ms, _ in rows]
     found = await conn.fetch(
         """
@@ -117,9 +121,9 @@ async def _insert_unless_known(conn: Connection, rows: Sequence[EventRow]) -> se
 async def set_aside(
     conn: Connection, received: Received, reason: str, detail: str, same_as: bytes | None = None
 ) -> None:
-    """Store an event that cannot be folded, so that it can be examined. A body stored before changes nothing.
+    """Store an event that cannot be folded, so that it can be examined.
 
-    ``same_as``: bytes that are compared instead of the body.
+    A body stored before changes nothing. ``same_as``: bytes that are compared instead of the body.
     """
     await conn.execute(
         """
@@ -150,14 +154,14 @@ async def put_in_inbox(conn: Connection, entries: Sequence[tuple[int, Received]]
 
 
 async def inbox_partitions(conn: Connection) -> list[int]:
-    """The partitions that have something in the inbox."""
+    """Return the partitions that have events in the inbox."""
     return [row["partition"] for row in await conn.fetch("SELECT DISTINCT partition FROM webhook_inbox ORDER BY 1")]
 
 
 async def take_from_inbox(conn: Connection, partition: int, limit: int, max_bytes: int) -> list[Received]:
     """Remove and return the oldest entries of a partition, up to the one that reaches ``max_bytes``.
 
-    They come back if the transaction does not commit.
+    They stay in the inbox if the transaction does not commit.
     """
     rows = await conn.fetch(
         """
@@ -186,7 +190,7 @@ async def take_from_inbox(conn: Connection, partition: int, limit: int, max_byte
 
 
 async def lock_partition(conn: Connection, partition: int) -> None:
-    """Waits until no other transaction folds this partition; released when this transaction ends."""
+    """Lock a partition until this transaction ends. Waits while another transaction folds it."""
     await conn.execute("SELECT pg_advisory_xact_lock(hashtext('relay_fold_' || current_schema()), $1)", partition)
 
 
@@ -207,6 +211,7 @@ async def partition_reader(conn: Connection, partition: int) -> AsyncIterator[bo
 
 
 async def record_progress(conn: Connection, partition: int, received_ms: int) -> None:
+    """Record when the newest folded event of a partition was received (unix ms)."""
     await conn.execute(
         """
         INSERT INTO fold_progress (partition, received_ms)
@@ -220,14 +225,14 @@ async def record_progress(conn: Connection, partition: int, received_ms: int) ->
     )
 
 
-# A row of no partition: up to when all of them were folded, when a sweep last looked.
+# The row that says, for all partitions together, up to which time everything was folded at the last sweep.
 ALL_PARTITIONS = -1
 
 
 async def record_complete(conn: Connection, complete_ms: int) -> None:
     """Record that everything acknowledged before ``complete_ms`` was folded.
 
-    A worker whose clock is ahead of Postgres' records no more than the present.
+    A worker whose clock is ahead of Postgres' clock records the time of Postgres.
     """
     await conn.execute(
         """

@@ -1,8 +1,8 @@
-"""Creates, fills and drops the day partitions of `event`.
+"""SQL that creates, fills and drops the day partitions of `event`.
 
-A day's table is created separately and then attached. That locks the default partition, but nothing that stops the fold
-from writing to the other days. A statement that needs a lock of the fold gives up after ``LOCK_TIMEOUT_MS``, because
-everybody who comes later waits behind it. Days are unix ms of their UTC midnight.
+A day's table is created separately and then attached. That locks the default partition, but the fold can write to the other
+days. A statement that needs a lock that conflicts with the fold gives up after ``LOCK_TIMEOUT_MS``, because all later
+statements queue behind it. Days are unix ms of their UTC midnight.
 """
 
 import re
@@ -15,7 +15,7 @@ from shared.infra.clock import DAY_MS
 from shared.infra.postgres.pool import Connection
 
 LOCK_TIMEOUT_MS = 250
-# All columns of `event`: a row that moves to its day keeps every one.
+# All columns of `event`, so that a row that moves to its day is complete.
 _COLUMNS = ", ".join(EVENT_COLUMNS)
 _NAME = re.compile(r"event_(\d{8})")
 
@@ -33,7 +33,7 @@ def _bounds(day_ms: int) -> tuple[str, str]:
 
 
 async def days_with_partition(conn: Connection) -> list[int]:
-    """The days that have a partition, ascending."""
+    """Return the days that have a partition, ascending."""
     rows = await conn.fetch(
         """
         SELECT c.relname::text AS name
@@ -47,13 +47,13 @@ async def days_with_partition(conn: Connection) -> list[int]:
 
 
 async def default_bytes(conn: Connection) -> int:
-    """How large the default partition is, without its indexes."""
+    """Return the size of the default partition in bytes, without its indexes."""
     size: int = await conn.fetchval("SELECT pg_table_size('event_default')")
     return size
 
 
 async def days_in_default(conn: Connection) -> list[int]:
-    """The days that have rows in the default partition. Reads all of it."""
+    """Return the days that have rows in the default partition. Reads the whole partition."""
     rows = await conn.fetch(
         """
         SELECT DISTINCT (extract(epoch FROM date_trunc('day', created_at, 'UTC')) * 1000)::bigint AS day
@@ -64,16 +64,16 @@ async def days_in_default(conn: Connection) -> list[int]:
 
 
 async def _lock(conn: Connection, timeout_ms: int = LOCK_TIMEOUT_MS) -> None:
-    """One at a time, and none of the locks that follow is waited for long."""
+    """Lock out other changes of partitions, and limit how long the following statements wait for locks."""
     await conn.execute("SELECT pg_advisory_xact_lock(hashtext('relay_partitions_' || current_schema()), 0)")
     await conn.execute("SELECT set_config('lock_timeout', $1, true)", f"{timeout_ms}ms")
 
 
 async def add_day(conn: Connection, day_ms: int) -> int | None:
-    """Add the partition of a day and move the rows of the day there out of the default partition.
+    """Add the partition of a day and move the day's rows into it from the default partition.
 
-    Nobody reads or writes the default partition meanwhile, so it should be small. Returns how many rows were moved, None if
-    the day had its partition already. Raises ``asyncpg.LockNotAvailableError``.
+    The default partition is locked meanwhile, so it should be small. Returns the number of moved rows, or None if the day had
+    a partition already. Raises ``asyncpg.LockNotAvailableError``.
     """
     name, (start, end) = _name(day_ms), _bounds(day_ms)
     async with conn.transaction():
@@ -133,7 +133,7 @@ async def add_future_day(conn: Connection, day_ms: int) -> bool:
 
 
 async def _make_apart(conn: Connection, name: str, start: str, end: str) -> None:
-    # The CHECK proves to ATTACH that it need not look at the rows.
+    # With the CHECK, ATTACH does not need to scan the rows.
     await conn.execute(
         f"""
         CREATE TABLE {name} (
@@ -154,7 +154,10 @@ async def _drop_proof(conn: Connection, proof: str) -> None:
 
 
 async def drop_proofs(conn: Connection) -> None:
-    """Takes away what ``add_future_day`` left when it was interrupted: when that day comes, it would refuse its events."""
+    """Remove the constraints that an interrupted ``add_future_day`` left.
+
+    They would refuse events of that day.
+    """
     rows = await conn.fetch(
         r"""
         SELECT conname::text AS name
@@ -170,7 +173,7 @@ async def drop_proofs(conn: Connection) -> None:
 
 
 async def drop_day(conn: Connection, day_ms: int) -> None:
-    """Deletes a day's events. Raises ``asyncpg.LockNotAvailableError``."""
+    """Drop the partition of a day with its events. Raises ``asyncpg.LockNotAvailableError``."""
     async with conn.transaction():
         await _lock(conn)
         await _move_horizon(conn, day_ms + DAY_MS)
@@ -178,7 +181,10 @@ async def drop_day(conn: Connection, day_ms: int) -> None:
 
 
 async def delete_from_default(conn: Connection, before_ms: int, limit: int) -> int:
-    """Deletes up to ``limit`` events that lie in the default partition and are older than ``before_ms``; returns how many."""
+    """Delete up to ``limit`` events older than ``before_ms`` from the default partition.
+
+    Return the number.
+    """
     async with conn.transaction():
         status = await conn.execute(
             """
@@ -214,12 +220,12 @@ async def _move_horizon(conn: Connection, dropped_before_ms: int) -> None:
 
 
 async def horizon(conn: Connection) -> int | None:
-    """Events LiveKit made before this (unix ms) may have been dropped; None while all that ever came are kept."""
+    """Return the time (unix ms) before which events may have been dropped. None if none was ever dropped."""
     value: int | None = await conn.fetchval("SELECT dropped_before_ms FROM event_horizon")
     return value
 
 
 async def database_now_ms(conn: Connection) -> int:
-    """The time by Postgres' clock."""
+    """Return the time of Postgres' clock (unix ms)."""
     value: int = await conn.fetchval("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint")
     return value

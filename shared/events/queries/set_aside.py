@@ -1,4 +1,4 @@
-"""Events that the meter could not use: kept with their reason until somebody replays or dismisses them."""
+"""SQL of set-aside events, which the meter could not use. They can be replayed or dismissed."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ _COLUMNS = "id, received_at, reason, detail, body"
 
 
 async def count_set_aside(conn: Connection) -> dict[str, int]:
-    """How many there are, by reason."""
+    """Count the set-aside events by reason."""
     rows = await conn.fetch("SELECT reason, count(*) AS n FROM set_aside_event GROUP BY reason ORDER BY reason")
     return {row["reason"]: row["n"] for row in rows}
 
@@ -17,7 +17,10 @@ async def count_set_aside(conn: Connection) -> dict[str, int]:
 async def page_of_set_aside(
     conn: Connection, *, reason: str | None = None, before_id: int | None = None, limit: int = 50
 ) -> list[SetAsideEvent]:
-    """The newest first. The id of a page's last one, given as ``before_id``, continues it, whatever arrives meanwhile."""
+    """Return a page of set-aside events, newest first.
+
+    ``before_id``: the last id of the previous page. New events do not shift the pages.
+    """
     rows = await conn.fetch(
         f"""
         SELECT {_COLUMNS}
@@ -35,12 +38,13 @@ async def page_of_set_aside(
 
 
 async def newest_set_aside(conn: Connection) -> int | None:
+    """Return the greatest id of a set-aside event, or None."""
     value: int | None = await conn.fetchval("SELECT max(id) FROM set_aside_event")
     return value
 
 
 async def take_set_aside(conn: Connection, ids: Sequence[int]) -> list[SetAsideEvent]:
-    """Remove these events and return those that existed. A concurrent caller waits and then finds them gone."""
+    """Remove these events and return those that existed. A concurrent caller waits and gets none of them."""
     rows = await conn.fetch(f"DELETE FROM set_aside_event WHERE id = ANY ($1::bigint[]) RETURNING {_COLUMNS}", ids)
     return sorted((SetAsideEvent(**row) for row in rows), key=lambda event: event.id)
 
@@ -48,7 +52,10 @@ async def take_set_aside(conn: Connection, ids: Sequence[int]) -> list[SetAsideE
 async def take_oldest_set_aside(
     conn: Connection, *, reason: str | None, up_to_id: int, limit: int
 ) -> list[SetAsideEvent]:
-    """Removes and returns the oldest with an id of at most ``up_to_id``, passing over those that somebody else is taking."""
+    """Remove and return the oldest events with an id of at most ``up_to_id``.
+
+    Skips events that another transaction is removing.
+    """
     rows = await conn.fetch(
         f"""
         DELETE FROM set_aside_event

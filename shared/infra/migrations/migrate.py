@@ -60,7 +60,10 @@ def _apply(database: DatabaseUrl) -> list[str]:
 
 
 def _require_rights(guard: Connection, database: DatabaseUrl) -> None:
-    """Check the rights, because yoyo hides that it could not create its tables. Raises ``SchemaRightMissing``."""
+    """Check the rights, because yoyo hides that it could not create its tables.
+
+    Raises ``SchemaRightMissing``.
+    """
     missing = queries.missing_right(guard, database.schema)
     if missing is not None:
         raise SchemaRightMissing(*missing)
@@ -68,7 +71,10 @@ def _require_rights(guard: Connection, database: DatabaseUrl) -> None:
 
 @contextmanager
 def _locked(guard: Connection, database: DatabaseUrl) -> Iterator[None]:
-    """Hold the lock of the schema inside the block, and create the schema first. Raises ``MigrationsBlocked``."""
+    """Hold the lock of the schema inside the block, and create the schema first.
+
+    Raises ``MigrationsBlocked``.
+    """
     schema = database.schema or ""
     deadline = time.monotonic() + _WAIT_S
     while True:

@@ -9,5 +9,8 @@ import asyncpg
 
 
 def socket_of(conn: "asyncpg.Connection[asyncpg.Record]") -> Any:
-    """Return the connection's socket, for options that asyncpg cannot set (keep-alive). uvloop returns a stand-in."""
+    """Return the connection's socket, for options that asyncpg cannot set (keep-alive).
+
+    uvloop returns a wrapper.
+    """
     return conn._transport.get_extra_info("socket")  # type: ignore[attr-defined] # private, so only this module uses it

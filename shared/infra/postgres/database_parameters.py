@@ -141,6 +141,9 @@ def tls_parameters(given: Mapping[str, str], problems: list[str]) -> Parameters:
 
 
 def system_certificates() -> str | None:
-    """Return a file with all certificates that the system trusts. Both drivers read files but find them differently."""
+    """Return a file with all certificates that the system trusts.
+
+    Both drivers read files but find them differently.
+    """
     known = ssl.get_default_verify_paths().cafile
     return next((path for path in (known, *_SYSTEM_BUNDLES) if path and os.path.isfile(path)), None)

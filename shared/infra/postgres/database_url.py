@@ -95,7 +95,10 @@ class Parts(NamedTuple):
 
 
 def parse_database_url(url: str) -> DatabaseUrl:
-    """Parse a URL written for libpq, Prisma or another driver. Raises ``SettingsInvalid`` with all problems."""
+    """Parse a URL written for libpq, Prisma or another driver.
+
+    Raises ``SettingsInvalid`` with all problems.
+    """
     address, given, has_login = _split(url)
     problems: list[str] = []
     ignored: list[str] = []
@@ -231,7 +234,10 @@ def _addresses(hosts: str, ports: str) -> tuple[Address, ...]:
 
 
 def _joined(addresses: tuple[Address, ...], address: Mapping[str, str], parameters: Mapping[str, str]) -> str:
-    """Build the URL, with each value percent-encoded. Sockets go into the query, where libpq reads them too."""
+    """Build the URL, with each value percent-encoded.
+
+    Sockets go into the query, where libpq reads them too.
+    """
 
     def encoded(text: str) -> str:
         return quote(text, safe="")

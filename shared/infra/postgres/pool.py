@@ -29,7 +29,10 @@ BORROWED_S = 10.0
 
 
 async def connect(database: DatabaseUrl, application: str = "relay") -> "asyncpg.Connection[asyncpg.Record]":
-    """Open one connection. The caller closes it. Raises ``DatabaseUnusable``, which is one of ``UNAVAILABLE``."""
+    """Open one connection. The caller closes it.
+
+    Raises ``DatabaseUnusable``, which is one of ``UNAVAILABLE``.
+    """
     return await open_session(database, application, command_timeout=COMMAND_TIMEOUT_S)
 
 
@@ -42,10 +45,11 @@ def create_pool(
     stateless: bool = False,
     init: Callable[[Any], Coroutine[Any, Any, None]] | None = None,
 ) -> Pool:
-    """Create a pool; ``await`` or ``async with`` opens it. With ``min_size`` 0 it opens even while Postgres is away.
+    """Create a pool; ``await`` or ``async with`` opens it.
 
-    ``stateless``: callers leave no setting, lock or listener in a session, so releasing a connection needs no round trip to
-    clear them. A transaction that was left open is rolled back in any case. ``init``: called once with every new connection.
+    With ``min_size`` 0 it opens even while Postgres is away. ``stateless``: callers leave no setting, lock or listener in a
+    session, so releasing a connection needs no round trip to clear them. A transaction that was left open is rolled back in any
+    case. ``init``: called once with every new connection.
     """
 
     async def open_one(_dsn: None, **options: Any) -> "asyncpg.Connection[asyncpg.Record]":
@@ -122,11 +126,11 @@ def end_statements_after(seconds: float) -> Callable[[Any], Coroutine[Any, Any, 
 
 @asynccontextmanager
 async def borrowed(pool: Pool, within_s: float = BORROWED_S) -> AsyncIterator[Connection]:
-    """Borrow a connection of the pool. Waiting for it and using it take ``within_s`` in all. Raises one of ``UNAVAILABLE``.
+    """Borrow a connection of the pool. Waiting for it and using it take ``within_s`` in all.
 
-    After that time, or when the caller is cancelled, the connection is cut off. It is not asked to cancel the statement: a
-    Postgres that hangs does not answer that either, and asyncpg would wait for half a minute, whatever time-out is around it.
-    Postgres must end a running statement by itself (``end_statements_after``).
+    Raises one of ``UNAVAILABLE``. After that time, or when the caller is cancelled, the connection is cut off. It is not asked
+    to cancel the statement: a Postgres that hangs does not answer that either, and asyncpg would wait for half a minute,
+    whatever time-out is around it. Postgres must end a running statement by itself (``end_statements_after``).
     """
     loop = asyncio.get_running_loop()
     until = loop.time() + within_s
@@ -155,9 +159,9 @@ async def _acquired(pool: Pool, within_s: float) -> AsyncIterator[Connection]:
 
 @asynccontextmanager
 async def in_transaction(conn: Connection, *, snapshot: bool = False) -> AsyncIterator[None]:
-    """Run the block in a transaction on a ``borrowed`` connection. It commits at the end; an exception rolls it back.
+    """Run the block in a transaction on a ``borrowed`` connection.
 
-    ``snapshot``: all reads see one instant, and writes are not allowed.
+    It commits at the end; an exception rolls it back. ``snapshot``: all reads see one instant, and writes are not allowed.
 
     When the caller is cancelled, the connection is cut off, so Postgres rolls back by itself. asyncpg's own transaction block
     would wait for an answer, and raise an error in place of the cancellation.

@@ -1,4 +1,4 @@
-"""Opens a connection to Postgres as Relay needs it: writable, in the right schema, with its own session.
+"""Open a connection to Postgres that is writable, in the right schema and with its own session.
 
 The settings of a session are applied and checked after connecting. A pooler refuses or forgets those given while connecting.
 """
@@ -145,7 +145,10 @@ def _keep_alive(sock: Any, parameters: Mapping[str, str]) -> None:
 
 
 async def _give_up(conn: "asyncpg.Connection[asyncpg.Record]", pooled: bool) -> None:
-    """End a read-only session on the server's side if it is pooled. The pooler would hand it out again and again."""
+    """End a read-only session on the server's side if it is pooled.
+
+    The pooler would hand it out again and again.
+    """
     if pooled:
         with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
             await queries.end_own_backend(conn)

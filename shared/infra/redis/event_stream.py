@@ -35,7 +35,7 @@ Redis = redis_asyncio.Redis
 
 
 def connect_redis(url: str) -> "Redis":
-    """Create a client that times out after two seconds, so that an unreachable Redis delays a response no longer."""
+    """Create a client that times out after two seconds, which limits the delay by an unreachable Redis."""
     client: Redis = redis_asyncio.from_url(
         url,
         protocol=2,
@@ -48,12 +48,13 @@ def connect_redis(url: str) -> "Redis":
 
 
 def connect_streams(settings: Settings) -> "Redis":
-    """Create the client of the streams: of a cluster if REDIS_STREAMS_URL names one of its nodes, else of REDIS_URL.
+    """Create the client of the streams.
 
-    This module sends the same commands to both. The client of a cluster splits a pipeline by node, sends the parts at the same
-    time, and returns the answers in the order of the commands. It connects with its first command, not here. It repeats a
-    failed command once, after reading the slots again, which is enough for slots that have moved. By default it would repeat
-    for seconds, and webhooks that could be in Postgres by then would wait for a lost node.
+    It is the client of a cluster if REDIS_STREAMS_URL names one of its nodes, otherwise of REDIS_URL. This module sends the
+    same commands to both. The client of a cluster splits a pipeline by node, sends the parts at the same time, and returns the
+    answers in the order of the commands. It connects with its first command, not here. It repeats a failed command once, after
+    reading the slots again, which is enough for slots that have moved. By default it would repeat for seconds, and webhooks
+    that could be in Postgres by then would wait for a lost node.
     """
     if settings.redis_streams_url is None:
         return connect_redis(settings.redis_url)
@@ -196,9 +197,10 @@ async def oldest_unfolded_ms(redis: "Redis") -> int | None:
 
 
 async def nodes(redis: "Redis") -> list[tuple[str, dict[str, Any]]]:
-    """List every server behind the client, replicas included: its address, and the arguments that send a command to it.
+    """List every server behind the client, including replicas.
 
-    Both are empty for a single Redis. Raises one of ``UNAVAILABLE``.
+    Yields its address and the arguments that send a command to it; both are empty for a single Redis. Raises one of
+    ``UNAVAILABLE``.
     """
     cluster: Any = redis  # the client of a single Redis has no such methods
     if not isinstance(cluster, RedisCluster):

@@ -1,7 +1,7 @@
-"""Internals of redis-py: many commands in one write, and stream entries as Redis sends them. Written for redis-py 8.
+"""Internals of redis-py: many commands in one write, and stream entries as Redis sends them.
 
-A pipeline packs each command by itself and waits for each answer with its own time-out: about 25 µs for each command. The
-answers arrive together, so one time-out is enough for all of them.
+Written for redis-py 8. A pipeline packs each command by itself and waits for each answer with its own time-out: about 25 µs for
+each command. The answers arrive together, so one time-out is enough for all of them.
 
 pyproject.toml bounds the version. With another major version this module falls back to the pipeline, and
 tests/unit/test_library_internals.py and tests/integration/test_redis_batch.py fail.
@@ -33,7 +33,7 @@ _LAST_ANSWERS = (b"PONG", "PONG")
 
 
 def keep_entries_as_sent(client: "redis_asyncio.Redis | RedisCluster") -> None:
-    """Have the client return the entries of XRANGE as Redis sends them: (id, [name, value, name, value, …]).
+    """Make the client return the entries of XRANGE as Redis sends them: (id, [name, value, …]).
 
     redis-py creates a dictionary for each entry, which is half the cost of reading a batch.
     """
@@ -45,10 +45,10 @@ def _as_sent(response: Any, **_: Any) -> Any:
 
 
 async def execute_all(redis: "redis_asyncio.Redis", commands: Sequence[Command], timeout_s: float) -> list[Any]:
-    """Execute commands on one connection of the client's pool. Returns the answers in the order of the commands.
+    """Execute commands on one connection of the client's pool.
 
-    Repeats as the client's settings say. Raises what a pipeline raises: the first error that Redis answered, after all answers
-    are read; ``redis.RedisError``.
+    Returns the answers in the order of the commands. Repeats as the client's settings say. Raises what a pipeline raises: the
+    first error that Redis answered, after all answers are read; ``redis.RedisError``.
     """
     if not INTERNALS_ARE_KNOWN:
         return await execute_by_pipeline(redis, commands)

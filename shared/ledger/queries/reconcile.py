@@ -168,9 +168,9 @@ async def proofs(conn: Connection) -> dict[str, Proof]:
     return {row["sid"]: Proof(row["asked_ms"], row["answered_ms"]) for row in rows}
 
 
-async def record_proofs(conn: Connection, asked: Mapping[str, Proof], listed: Sequence[str] | None) -> None:
+async def record_proofs(conn: Connection, proofs: Mapping[str, Proof], listed: Sequence[str] | None) -> None:
     """Store the answers of nodes. Drop those about participants that are not ``listed`` (None: keep all)."""
-    sids = sorted(asked)
+    sids = sorted(proofs)
     await conn.execute(
         """
         INSERT INTO proof AS p (sid, asked_ms, answered_ms)
@@ -182,8 +182,8 @@ async def record_proofs(conn: Connection, asked: Mapping[str, Proof], listed: Se
             answered_ms = greatest(p.answered_ms, excluded.answered_ms)
         """,
         sids,
-        [asked[sid].asked_ms for sid in sids],
-        [asked[sid].answered_ms for sid in sids],
+        [proofs[sid].asked_ms for sid in sids],
+        [proofs[sid].answered_ms for sid in sids],
     )
     if listed is not None:
         await conn.execute(

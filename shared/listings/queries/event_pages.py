@@ -1,4 +1,4 @@
-"""Pages of a project's stored events."""
+"""SQL of pages of a project's stored events."""
 
 from datetime import UTC, datetime
 
@@ -8,11 +8,11 @@ from shared.models.scope import Scope
 from shared.models.usage.listings import EventFilter, EventPage, EventRecord
 
 _NAMES = "created_at, id, received_at, name, room, room_sid, participant_sid, identity"
-# Bodies of a page, together (the first one is there however large). Two hundred of the largest that LiveKit may send would be
-# 200 MiB in the memory of an API process, several times over. Every client that can mint a token can make LiveKit send them.
+# The size of all bodies of a page (the first is returned whatever its size). Two hundred of the largest events would take
+# several times 200 MiB in an API process, and every client that can mint a token can make LiveKit send them.
 PAGE_BYTES = 4 * 1024 * 1024
 _SO_FAR = "sum(octet_length(body)) OVER (ORDER BY created_at DESC, id DESC) - octet_length(body)"
-# LiveKit names a session's start before its first event, and the events of its end may follow it.
+# A session may start before its first event, and events of its end may follow its end.
 _AROUND_SESSION_MS = 60_000
 
 
@@ -38,7 +38,7 @@ async def page_of_events(
         )
         if row is not None and row["started_ms"] is not None:
             from_ms = max(from_ms or 0, row["started_ms"] - _AROUND_SESSION_MS)
-            # An inferred end is the last sign of the session, found out whenever LiveKit could be asked again.
+            # An inferred end is the session's last sign. The event that reports it may come at any later time.
             if row["ended_ms"] is not None and row["ended_by"] != "reconciled":
                 to_ms = min(to_ms or 1 << 52, row["ended_ms"] + 60 * _AROUND_SESSION_MS)
     indexed = [Condition("project_id = {} AND mode = {} AND project_id IS NOT NULL", tuple(scope))]
@@ -66,7 +66,7 @@ async def page_of_events(
 
 
 async def event_of(conn: Connection, scope: Scope, at_ms: int, event_id: str) -> EventRecord | None:
-    """The event of this id that LiveKit created at ``at_ms`` (unix ms)."""
+    """Return the event of this id that LiveKit created at ``at_ms`` (unix ms)."""
     row = await conn.fetchrow(
         f"""
         SELECT {_NAMES}, body
@@ -84,5 +84,5 @@ async def event_of(conn: Connection, scope: Scope, at_ms: int, event_id: str) ->
 
 
 def _utc(at_ms: int) -> datetime:
-    """Within what a timestamp of ours can be."""
+    """Return a time as a UTC datetime, limited to the range that is stored."""
     return datetime.fromtimestamp(min(max(at_ms, 0), 1 << 47) / 1000, UTC)

@@ -1,7 +1,7 @@
-"""Keyset pages, newest first, whose cost is bounded.
+"""Read keyset pages, newest first, at a bounded cost.
 
-What an index answers is read in its order, at most ``SCANNED`` rows a page; the other filters are applied to those. So a page
-may hold fewer rows than asked for, even none, while there is a next one: nobody waits for a rare name in millions of rows.
+At most ``SCANNED`` rows a page are read in the order of an index; the other filters are applied to them. So a page may hold
+fewer rows than requested, even none, although there is a next page. No request scans millions of rows for a rare name.
 """
 
 from collections.abc import Sequence
@@ -15,24 +15,24 @@ SCANNED = 10_000
 
 
 class Page(NamedTuple):
-    """``next_key``: the sort key after which the next page begins; None on the last one."""
+    """A page. ``next_key``: the sort key after which the next page begins; None on the last one."""
 
     rows: list[asyncpg.Record]
     next_key: tuple[Any, Any] | None
 
 
 class Condition(NamedTuple):
-    """SQL with ``{}`` for each of its values."""
+    """An SQL condition with ``{}`` for each of its values."""
 
     text: str
     values: tuple[Any, ...]
 
 
 class PageSource(NamedTuple):
-    """What a page is read from.
+    """The query that pages are read from.
 
-    ``indexed``: conditions that an index answers. ``filters``: conditions on those rows. ``key``: the two columns that sort.
-    ``shown``: what is selected from the rows of the page, if not ``columns``; it may use window functions over the page.
+    ``indexed``: conditions that an index covers. ``filters``: conditions on those rows. ``key``: the two columns that sort.
+    ``shown``: the columns that are selected from the page, if not ``columns``; may use window functions over the page.
     """
 
     table: str
@@ -44,7 +44,7 @@ class PageSource(NamedTuple):
 
 
 async def page_of(conn: Connection, listing: PageSource, after: tuple[Any, Any] | None, limit: int) -> Page:
-    """At most ``limit`` rows, of those that follow the key ``after``."""
+    """Return the page of at most ``limit`` rows that follow the key ``after``."""
     first, second = listing.key
     indexed = list(listing.indexed)
     if after is not None:

@@ -1,4 +1,4 @@
-"""Pages of a project's metered sessions."""
+"""SQL of pages of a project's metered sessions."""
 
 from typing import Any
 
@@ -22,15 +22,15 @@ def _listed(row: Any) -> SessionRecord:
 async def page_of_sessions(
     conn: Connection, scope: Scope, wanted: SessionFilter, after: Key | None, limit: int
 ) -> SessionPage:
-    """Those that began last come first. ``after``: the ``next_key`` of the page before."""
-    # started_ms IS NOT NULL is what makes the partial indexes fit.
+    """Return a page of sessions, the latest start first. ``after``: the ``next_key`` of the page before."""
+    # The partial indexes need the condition started_ms IS NOT NULL.
     indexed = [Condition("project_id = {} AND mode = {} AND started_ms IS NOT NULL", tuple(scope))]
     filters: list[Condition] = []
     if wanted.from_ms is not None:
         indexed.append(Condition("started_ms >= {}", (wanted.from_ms,)))
     if wanted.to_ms is not None:
         indexed.append(Condition("started_ms < {}", (wanted.to_ms,)))
-    # One of these decides which index is read, the most telling first; the others filter what it finds.
+    # The most selective condition that is given chooses the index. The others filter its rows.
     if wanted.identity is not None:
         indexed.append(Condition("identity = {}", (wanted.identity,)))
     if wanted.room is not None:
@@ -48,7 +48,7 @@ async def page_of_sessions(
 
 
 async def session_of(conn: Connection, scope: Scope, sid: str) -> SessionRecord | None:
-    """A metered session of this project and mode; None if it has no such."""
+    """Return a metered session of this project and mode, or None."""
     row = await conn.fetchrow(
         f"""
         SELECT {_COLUMNS}

@@ -1,4 +1,4 @@
-"""Stored rows as an audit compares them."""
+"""Stored rows in the form in which an audit compares them."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,10 @@ from shared.metering.state import MediaRun, Room, Session
 
 
 class StoredSession(NamedTuple):
-    """A session's row. ``columns``: the stored derived columns by name. ``room``: the room its end may depend on."""
+    """A session's row. ``columns``: the stored derived columns by name.
+
+    ``room``: the room its end may depend on.
+    """
 
     state: Session
     columns: dict[str, object]
@@ -15,7 +18,7 @@ class StoredSession(NamedTuple):
 
 
 class StoredRoom(NamedTuple):
-    """``followed_ms``: creation (unix ms) of the next stored room with the same name."""
+    """A room's row. ``followed_ms``: creation (unix ms) of the next stored room with the same name."""
 
     state: Room
     followed_ms: int | None
@@ -29,7 +32,7 @@ class StoredRun(NamedTuple):
 
 
 class KeptEvent(NamedTuple):
-    """``sid``: the participant, room or event id that orders the stream. ``received_ms``: unix ms."""
+    """A stored event. ``sid``: the participant, room or event id that orders the stream."""
 
     sid: str
     received_ms: int
@@ -37,7 +40,10 @@ class KeptEvent(NamedTuple):
 
 
 class StoredStretch(NamedTuple):
-    """``seconds``: of a minute, (start in unix ms, change, peak) of each stored second; None if none are stored."""
+    """A row of `concurrency`.
+
+    ``seconds``: for a minute, (start in unix ms, change, peak) of each stored second; None if none are stored.
+    """
 
     start_ms: int
     stretch: Stretch

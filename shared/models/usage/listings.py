@@ -31,7 +31,7 @@ class SessionRecord(NamedTuple):
 
 
 class SessionPage(NamedTuple):
-    """``next_key``: (start, sid) after which the next page begins; None on the last page."""
+    """A page of sessions. ``next_key``: (start, sid) after which the next page begins; None on the last."""
 
     rows: list[SessionRecord]
     next_key: tuple[int, str] | None
@@ -66,7 +66,7 @@ class EventRecord(NamedTuple):
 
 
 class EventPage(NamedTuple):
-    """``next_key``: (creation time, id) after which the next page begins; None on the last page."""
+    """A page of events. ``next_key``: (creation time, id) before the next page; None on the last page."""
 
     rows: list[EventRecord]
     next_key: tuple[int, str] | None

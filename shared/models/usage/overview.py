@@ -1,10 +1,10 @@
-"""What happens in a project at this moment."""
+"""The current state of a project."""
 
 from typing import NamedTuple
 
 
 class LiveRoom(NamedTuple):
-    """``since_ms``: when the participant who is connected longest joined (unix ms)."""
+    """An open room. ``since_ms``: when the participant who is connected longest joined (unix ms)."""
 
     room: str
     people: int

@@ -1,4 +1,7 @@
-"""What a project used over a range of time, as read from Postgres. Times are unix ms, amounts are milliseconds."""
+"""The usage of a project over a range of time, as read from Postgres.
+
+Times are unix ms, amounts are milliseconds.
+"""
 
 from typing import NamedTuple
 
@@ -7,7 +10,7 @@ from shared.metering.rounding import Amounts
 
 
 class UsageClock(NamedTuple):
-    """The time of a usage request, and how long an open session counts without a sign of life (None: without limit)."""
+    """The time of a usage request, and how long an open session counts without a sign (None: no limit)."""
 
     now_ms: int
     stale_ms: int | None
@@ -54,7 +57,10 @@ class RangeUsage(NamedTuple):
 
 
 class GroupAmounts(NamedTuple):
-    """One room or identity over a range, open sessions included. ``sessions`` counts those that began in the range."""
+    """One room or identity over a range, open sessions included.
+
+    ``sessions`` counts those that began in the range.
+    """
 
     name: str
     participant_ms: int

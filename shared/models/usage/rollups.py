@@ -38,7 +38,10 @@ class GroupKey(NamedTuple):
 
 
 class GroupUsage(NamedTuple):
-    """Usage of one room or identity on one day. ``visits`` counts connected sessions, ``usage.sessions`` those that began."""
+    """Usage of one room or identity on one day.
+
+    ``visits`` counts connected sessions, ``usage.sessions`` those that began.
+    """
 
     usage: Usage
     visits: int
