@@ -4,6 +4,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 LOCK   ?= requirements-dev.lock
 
+# Some containers set this to 1. Every process would then compile all sources again, which takes half a second each.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: run test check prose faults bench setup lock test-versions images clean
 .DEFAULT_GOAL := run
 

@@ -15,6 +15,7 @@ from psycopg import sql
 
 from services.local.embedded import EmbeddedServers, embedded_servers
 from shared.infra.settings import DatabaseUrl, RateLimits, Settings, environment, parse_database_url
+from tests.examples import examples
 from tests.versions import DATABASE_VARIABLE, REDIS_VARIABLE
 
 _TEMPLATE = "relay_template"
@@ -23,7 +24,12 @@ _numbers = itertools.count(1)
 # No example fails for how long it took: that says something of the machine. And --hypothesis-seed decides in CI too, where
 # Hypothesis alone would always try the same examples.
 hypothesis.settings.register_profile(
-    "relay", deadline=None, derandomize=False, print_blob=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "relay",
+    max_examples=examples(100),
+    deadline=None,
+    derandomize=False,
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("relay")
 

@@ -27,6 +27,7 @@ from shared.ledger.fold import fold_batch
 from shared.models.projects import CreatedProject
 from shared.models.received import Received
 from tests.conftest import fresh_database, settings_for
+from tests.examples import examples
 from tests.fake_livekit import FakeLiveKit, fake_livekit
 from tests.integration.conftest import client_of_api, key_of
 from tests.integration.test_isolation_names import claims_of
@@ -112,7 +113,9 @@ async def site(servers: EmbeddedServers, migrated_template: str) -> AsyncIterato
                 yield NamesSite(api, livekit, pool, ours, theirs, ada, database)
 
 
-generated = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+generated = settings(
+    max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @generated
@@ -213,7 +216,7 @@ async def test_a_token_is_created_for_every_printable_identity(site: NamesSite, 
         assert (answer.status_code, answer.json()["param"]) == (400, "identity")
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(12), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     drawn=st.lists(
         st.tuples(names(ROOM_BYTES), names(IDENTITY_BYTES)), min_size=4, max_size=8, unique_by=lambda pair: pair[0]

@@ -21,6 +21,7 @@ from shared.ledger.fold import fold_batch
 from shared.ledger.proof import Checked
 from shared.ledger.verify import verify
 from shared.models.received import Received
+from tests.examples import examples
 from tests.unit.brute_force_meter import Event, Meter, Row, level_at, peak
 
 MIDNIGHT = 20_775 * DAY_MS
@@ -29,7 +30,9 @@ PROJECT = "aaaaaaaa"
 LOBBY, OTHER = (livekit_room(PROJECT, "live", name) for name in ("lobby", "other"))
 TEST_LOBBY = livekit_room(PROJECT, "test", "lobby")
 # Each example empties the tables it shares with the others.
-stories = settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+stories = settings(
+    max_examples=examples(20), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 seeds = st.integers(0, 1 << 32)
 
 # Only a few, so that many events coincide: around an hour, midnight, and a second to which times are truncated.

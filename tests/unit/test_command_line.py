@@ -19,6 +19,7 @@ from services.cli.tree import Deferred, relay
 from shared.infra.settings import inherited_environment
 from shared.infra.version import VERSION
 from tests.cli_reference import PAGE, leaves, page
+from tests.examples import examples
 
 ROOT = Path(__file__).resolve().parents[2]
 LEAVES = dict(leaves())
@@ -185,7 +186,7 @@ def words() -> st.SearchStrategy[list[str]]:
     return st.builds(lambda start, more: start + more, valid_start, rest)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(400), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(arguments=words())
 @example(arguments=["up", "--port", "9" * 5000])
 @example(arguments=["projects", "create", os.fsdecode(b"\xff\xfe")])

@@ -17,6 +17,7 @@ from shared.errors import SettingsInvalid
 from shared.infra.postgres import database_parameters
 from shared.infra.postgres.database_url import Address, DatabaseUrl, parse_database_url, parts_of, with_defaults
 from shared.infra.postgres.session import asyncpg_arguments, connect_timeout_s, session_settings
+from tests.examples import examples
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "self-hosting.md"
 ALL = string.ascii_letters + string.digits + string.punctuation + " é漢\U0001f600"
@@ -73,7 +74,7 @@ def libpqs(database: DatabaseUrl) -> list[tuple[object, object, object, object]]
     ]
 
 
-@law(max_examples=400)
+@law(max_examples=examples(400))
 @given(st.lists(st.tuples(hosts, ports), min_size=1, max_size=3), text, text, text, st.booleans())
 def test_both_drivers_read_the_same_hosts_and_credentials(
     pairs: list[tuple[str, int]], user: str, password: str, name: str, in_query: bool
@@ -93,7 +94,7 @@ def test_both_drivers_read_the_same_hosts_and_credentials(
     assert parse_database_url(database.dsn) == database  # parsing the result again changes nothing
 
 
-@law(max_examples=200)
+@law(max_examples=examples(200))
 @given(st.dictionaries(st.sampled_from(["application_name", "passfile", "sslcrl", "sslpassword"]), text))
 def test_both_drivers_receive_every_parameter(parameters: dict[str, str]) -> None:
     query = "&".join(f"{name}={encoded(value)}" for name, value in parameters.items())
@@ -103,7 +104,7 @@ def test_both_drivers_receive_every_parameter(parameters: dict[str, str]) -> Non
     assert parts_of(database.dsn).parameters == parameters
 
 
-@law(max_examples=300)
+@law(max_examples=examples(300))
 @given(st.text(ALL, max_size=40))
 def test_arbitrary_url_is_parsed_or_refused_in_one_line(rest: str) -> None:
     lines = refusal(f"postgresql://{rest}")

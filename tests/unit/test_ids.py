@@ -19,11 +19,12 @@ from shared.infra.ids import (
     parse_key,
     parse_livekit_room,
 )
+from tests.examples import examples
 
 TYPES: tuple[KeyType, ...] = ("secret", "publishable")
 KINDS = [(mode, key_type) for mode in MODES for key_type in TYPES]
 FORM = re.compile(r"(sk|pk)_(live|test)_([0-9A-Za-z]{32})([0-9A-Za-z]{6})")
-laws = settings(max_examples=300)
+laws = settings(max_examples=examples(300))
 
 project_ids = st.text("ab2", min_size=8, max_size=10) | st.text(
     string.ascii_lowercase + string.digits, min_size=8, max_size=32

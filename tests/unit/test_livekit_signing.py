@@ -22,13 +22,14 @@ from services.api.tokens.service import token_claims
 from shared.errors import WebhookRefused
 from shared.livekit.access_token import TokenSigner
 from shared.livekit.webhook import WebhookSigner, WebhookVerifier
+from tests.examples import examples
 
 KEY, SECRET = "APIkey", "a secret long enough for HS256, as LiveKit asks"
 OTHER_SECRET = "another secret, and long enough for HS256 as well"
 NOW = 1_795_000_000
 # A token with a lifetime of one second may expire before a busy machine decodes it.
 WHATEVER_THE_TIME: Options = {"verify_exp": False, "verify_nbf": False}
-laws = settings(max_examples=250)
+laws = settings(max_examples=examples(250))
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 sources = st.lists(st.sampled_from(["camera", "microphone", "screen_share", "screen_share_audio"]), min_size=1)
 

@@ -26,6 +26,7 @@ from shared.metering.run_usage import run_bill_of, usage_of_run
 from shared.metering.state import MAX_FINISHES, MAX_TRACKS, MediaRun, Room, Session, Track, merge_room, merge_session
 from shared.metering.usage import bill_of, bill_until, interval_of, track_intervals, usage_of
 from shared.models.livekit_event import OwnEvent, decode_event, decode_kept_event, decode_own_event
+from tests.examples import examples
 
 NOW = 1_795_000_000_000
 YEAR = 366 * DAY_MS
@@ -103,7 +104,7 @@ def seen_in(event: dict[str, Any]) -> list[Observation]:
     return found
 
 
-@settings(max_examples=400, deadline=2000)
+@settings(max_examples=examples(400), deadline=2000)
 @given(events)
 def test_arbitrary_event_is_refused_or_has_a_bounded_bill(event: dict[str, Any]) -> None:
     for seen in seen_in(event):
@@ -115,7 +116,7 @@ def test_arbitrary_event_is_refused_or_has_a_bounded_bill(event: dict[str, Any])
             assert len(run_bill_of(seen.run, NOW).usage) < 4
 
 
-@settings(max_examples=150, deadline=2000)
+@settings(max_examples=examples(150), deadline=2000)
 @given(st.lists(events, max_size=6), st.randoms(use_true_random=False))
 def test_merge_of_malformed_events_is_independent_of_order_and_repetition(
     sent: list[dict[str, Any]], rng: Random
@@ -305,7 +306,7 @@ def test_bill_size_does_not_grow_with_session_length() -> None:
     assert pieces(YEAR) == pieces(LONG_MS + DAY_MS) == 3
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.integers(0, 1 << 32))
 def test_number_of_tracks_is_bounded_in_any_merge_order(seed: int) -> None:
     rng = Random(seed)

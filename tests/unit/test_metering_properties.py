@@ -19,6 +19,7 @@ from shared.metering.peak import EMPTY, Stretch, combine, daily_peaks
 from shared.metering.state import Room, Session, Track, merge_room, merge_session, succession
 from shared.metering.usage import interval_of, is_metered, kind_of, usage_of
 from shared.models.livekit_event import decode_event
+from tests.examples import examples
 from tests.unit import brute_force_meter as brute
 from tests.unit.brute_force_meter import Event, Meter, Row
 
@@ -30,7 +31,7 @@ MIDNIGHT = 20_775 * DAY
 RECEIVED_MS = MIDNIGHT + 2 * DAY
 ROOMS = ("p_aaaaaaaa__lobby", "t_aaaaaaaa__lobby", "p_bbbbbbbb__a__b", "lobby", "x_aaaaaaaa__lobby")
 KINDS = ("STANDARD", "STANDARD", "AGENT", "SIP", "INGRESS", "EGRESS")
-laws = settings(max_examples=150)
+laws = settings(max_examples=examples(150))
 
 # Instants around the boundaries where errors are likely, and anywhere else.
 instants = st.builds(

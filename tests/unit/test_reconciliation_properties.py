@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from shared.metering.reconcile import GRACE_MS, PROVE_AFTER_MS, SETTLE_MS
 from shared.metering.state import Session
 from shared.metering.usage import UNMETERED_KINDS, counted_until, interval_of, stale_after_ms, usage_of
+from tests.examples import examples
 from tests.unit.simulated_livekit import START_MS, SimulatedLiveKit, SimulatedStay
 from tests.unit.simulated_relay import SimulatedRelay, refold
 
@@ -99,7 +100,7 @@ def real_ms(stay: SimulatedStay) -> tuple[int, int]:
     return stay.end_ms - stay.joined_ms, video_ms
 
 
-@settings(max_examples=1000)
+@settings(max_examples=examples(1000))
 @given(seeds, intervals_s, losses, st.booleans(), st.sampled_from([0.0, 0.0, 0.2]))
 def test_metered_time_stays_within_the_bound_for_any_lost_webhooks(
     seed: int, interval_s: int, loss: float, crash: bool, failing: float
@@ -124,7 +125,7 @@ def test_metered_time_stays_within_the_bound_for_any_lost_webhooks(
         assert usage_of(other.sessions[sid], other.room_of(session)) == usage_of(session, relay.room_of(session))
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(seeds, intervals_s, st.sampled_from([0.0, 0.3]))
 def test_reconciliation_changes_nothing_if_no_webhook_is_lost(seed: int, interval_s: int, failing: float) -> None:
     """This holds for any delay of the webhooks, and for anything that reconciliation inferred before."""

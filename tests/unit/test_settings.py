@@ -13,6 +13,7 @@ from rich.console import Console
 
 from shared.errors import SettingsInvalid
 from shared.infra.settings import DatabaseUrl, RateLimits, derive_livekit_api_url, load_settings, parse_database_url
+from tests.examples import examples
 
 COMPLETE = {
     "DATABASE_URL": "postgresql://relay:pw@localhost:5432/relay",
@@ -88,7 +89,7 @@ def test_all_problems_are_reported_at_once() -> None:
 broken = st.dictionaries(st.sampled_from([*COMPLETE, "LIVEKIT_API_URL", "PORT"]), st.text(max_size=12) | st.none())
 
 
-@law(max_examples=300)
+@law(max_examples=examples(300))
 @given(broken)
 def test_any_environment_loads_or_is_refused_by_one_line_per_variable(changes: dict[str, str | None]) -> None:
     environ = {**COMPLETE, **changes}
@@ -116,7 +117,7 @@ redis_urls = st.sampled_from(
 )
 
 
-@law(max_examples=400)
+@law(max_examples=examples(400))
 @given(secrets, st.booleans(), database_urls, redis_urls, breakage)
 def test_no_secret_appears_in_a_repr_or_an_error(
     secret: str, quoted: bool, database: str, redis: str, broken: dict[str, str]

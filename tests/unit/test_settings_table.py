@@ -16,6 +16,7 @@ from shared.errors import SettingsInvalid
 from shared.infra.settings import Settings, load_settings
 from shared.infra.settings_risks import log_risks, risks_of
 from shared.infra.settings_table import BY_NAME, SETTINGS, Setting
+from tests.examples import examples
 from tests.unit.test_deployment_files import (
     COMPLETE,
     RecordingEnvironment,
@@ -82,7 +83,7 @@ def test_every_setting_affects_the_loaded_settings(setting: Setting) -> None:
         assert same(load_settings(without), load_settings({**VALID, setting.name: setting.default}))
 
 
-@law(max_examples=300)
+@law(max_examples=examples(300))
 @given(st.sampled_from(SETTINGS), around, around)
 def test_whitespace_and_byte_order_marks_around_a_value_are_stripped(setting: Setting, before: str, after: str) -> None:
     """Sources are files with CRLF, mounted secrets with a final newline, and editors that write a BOM."""
@@ -90,7 +91,7 @@ def test_whitespace_and_byte_order_marks_around_a_value_are_stripped(setting: Se
     assert same(load_settings(arrived), load_settings(VALID))
 
 
-@law(max_examples=200)
+@law(max_examples=examples(200))
 @given(st.sampled_from(SETTINGS), around)
 def test_blank_value_counts_as_not_set(setting: Setting, blank: str) -> None:
     if setting.required:

@@ -14,8 +14,9 @@ from shared.infra.clock import DAY_MS, HOUR_MS
 from shared.metering.rounding import Amounts, Rounding, RunningSum, millionths, shares
 from shared.metering.span import Granularity, Span
 from shared.models.usage.ranges import GroupAmounts, LateChanges, MediaUsage
+from tests.examples import examples
 
-laws = settings(max_examples=200)
+laws = settings(max_examples=examples(200))
 MIDNIGHT = 20_600 * DAY_MS
 DAYS = 36  # from the end of one month to the start of the month after the next
 PARTS = ("videoMinutes", "audioMinutes")
