@@ -6,6 +6,8 @@ from typing import Any
 
 import httpx
 
+from tests.http_clients import loopback_client
+
 _TOKEN = re.compile(r'name="form_token" value="([^"]+)"')
 _LINK = re.compile(r"(/invitations/[A-Za-z0-9_-]+)")
 PASSWORD = "correct horse battery"
@@ -15,7 +17,7 @@ class Browser:
     """A browser: ``get`` a page, then ``submit`` one of its forms."""
 
     def __init__(self, base_url: str) -> None:
-        self.client = httpx.AsyncClient(base_url=base_url, trust_env=False, timeout=20)
+        self.client = loopback_client(base_url)
         self.form_token = ""
 
     async def __aenter__(self) -> "Browser":

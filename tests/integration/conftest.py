@@ -24,6 +24,7 @@ from shared.infra.settings import Settings
 from shared.livekit.webhook import WebhookSigner
 from shared.models.projects import CreatedProject
 from tests.conftest import fresh_database, settings_for
+from tests.http_clients import loopback_client
 
 
 @asynccontextmanager
@@ -63,7 +64,7 @@ async def client_of_api(settings: Settings, clock: Clock | None = None) -> Async
     hooks = {"response": [every_error_is_a_listed_one]}
     async with (
         serving(settings, clock) as url,
-        httpx.AsyncClient(base_url=url, trust_env=False, timeout=20, event_hooks=hooks) as client,
+        loopback_client(url, event_hooks=hooks) as client,
     ):
         yield client
 
