@@ -1,1 +1,1 @@
-"""The portal: pages for people, rendered by the API process at `/`. Works without JavaScript."""
+"""The portal: HTML pages that the API process renders at `/`. They work without JavaScript."""

@@ -1,4 +1,4 @@
-"""Admits requests to the portal before their handlers run, so that no handler can forget a check.
+"""Admit requests to the portal before their handlers run, so that no handler can forget a check.
 
 A route states what it needs in its ``opt``:
 
@@ -38,7 +38,7 @@ _READING = ("GET", "HEAD")
 
 
 class WrongHost(HTTPException):
-    """The `Host` header names no host of this instance."""
+    """The `Host` header does not name a host of this instance."""
 
     status_code = 421
 
@@ -80,7 +80,7 @@ class Admission:
         browser, is_current = known or (cookies.new_browser(), True)
         page = PageRequest(self._portal, request, browser, new_browser=known is None)
         if not is_current:
-            page.set_browser(browser)  # signed with the current secret, so that the previous one can go
+            page.set_browser(browser)  # signed with the current secret, so that the previous one can be removed
         remember_page_request(request, page)
         return page
 
@@ -106,7 +106,10 @@ class Admission:
         page.account, page.session = account, session
 
     def _refuse_other_origins(self, request: Request[Any, Any, Any]) -> None:
-        """Refuse forms of other sites. The form token proves the same; this makes a token that leaked useless elsewhere."""
+        """Refuse forms of other sites.
+
+        The form token does this too. This check also makes a leaked token useless on other sites.
+        """
         if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             raise FormRefused("this form was sent from another site")
         origin = request.headers.get("origin")
@@ -137,6 +140,6 @@ def _to_sign_in(page: PageRequest) -> Page:
 
 
 def safe_path(wanted: str) -> str:
-    """The page to open after signing in. Anything that is not a path of this site becomes ``/``."""
+    """Return the page to open after signing in. Anything that is not a path of this site becomes ``/``."""
     plain = wanted.isascii() and wanted.isprintable() and "\\" not in wanted
     return wanted if plain and wanted.startswith("/") and not wanted.startswith("//") else "/"

@@ -1,9 +1,9 @@
-"""The portal's cookies, and the token that its forms carry.
+"""Sign and check the portal's cookies and the token of its forms.
 
 256 random bits identify a browser. They are signed with AUTH_SECRET, so a made-up value costs no query. A row in Postgres (by
 the SHA-256 of the bits) makes them a signed-in session, so a session can be revoked there. A change of AUTH_SECRET signs
-everybody out, unless AUTH_SECRET_PREVIOUS holds the old one. Signing in always creates new bits, so a cookie that somebody
-planted before is worth nothing.
+everybody out, unless AUTH_SECRET_PREVIOUS holds the old one. Signing in always creates new bits, so a cookie that an attacker
+planted before is useless (session fixation).
 """
 
 import base64
@@ -49,7 +49,10 @@ class Cookies:
         return secrets.token_urlsafe(32)
 
     def read(self, value: str | None) -> tuple[str, bool] | None:
-        """The browser's bits if Relay signed them, and whether with the current secret. If not, write the cookie again."""
+        """Return the browser's bits if Relay signed them, and whether with the current secret.
+
+        If not, write the cookie again.
+        """
         browser, _, signature = (value or "").partition(".")
         for number, key in enumerate(self._session_keys):
             if _same(_signature(key, browser), signature):
@@ -57,18 +60,21 @@ class Cookies:
         return None
 
     def header(self, browser: str) -> str:
-        """A ``Set-Cookie`` value."""
+        """Return a ``Set-Cookie`` value."""
         signature = _signature(self._session_keys[0], browser)
         secure = "; Secure" if self.secure else ""
         return f"{self.name}={browser}.{signature}; Path=/; Max-Age={MAX_AGE_S}; HttpOnly; SameSite=Lax{secure}"
 
     def device_is_known(self, value: str | None, email: str) -> bool:
-        """Whether this browser has signed in to the account before."""
+        """Return whether this browser has signed in to the account before."""
         nonce, _, signature = (value or "").partition(".")
         return any(_same(_signature(key, f"{nonce} {email}"), signature) for key in self._device_keys)
 
     def device_cookie(self, email: str) -> Cookie:
-        """A cookie that proves that this browser has signed in to the account (OWASP's device cookie). It signs nobody in."""
+        """Return a cookie that proves that this browser has signed in to the account (OWASP's device cookie).
+
+        It signs nobody in.
+        """
         nonce = secrets.token_urlsafe(16)
         return Cookie(
             self.device_name,
@@ -80,9 +86,9 @@ class Cookies:
         )
 
     def form_token(self, browser: str) -> str:
-        """The token that each form of this browser must carry."""
+        """Return the token that each form of this browser must carry."""
         return _signature(self._form_keys[0], browser)
 
     def form_token_is_right(self, browser: str, token: str) -> bool:
-        """Whether a form carries the right token. Pages opened before a change of the secret count."""
+        """Return whether a form carries the right token. Pages opened before a change of the secret count."""
         return any(_same(_signature(key, browser), token) for key in self._form_keys)

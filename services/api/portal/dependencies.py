@@ -1,17 +1,17 @@
-"""What handlers of the portal can name: the account, the project, the form, the connection and the parts of the process.
+"""Provide the named dependencies of the portal's handlers.
 
-| name | type | what it is |
+| name | type | meaning |
 |---|---|---|
 | ``page`` | ``PageRequest`` | renders the answer |
 | ``form`` | ``Form`` | the fields that were sent |
 | ``now`` | ``datetime`` | the time of the request |
-| ``account``, ``session`` | ``Account``, ``BrowserSession`` | who is signed in, and in which browser |
+| ``account``, ``session`` | ``Account``, ``BrowserSession`` | the signed-in account and its browser session |
 | ``actor`` | ``Actor`` | the account as the audit log names it |
 | ``project`` | ``ProjectAccess`` | the project in the path, and the account's role in it |
 | ``project_scope`` | ``Scope`` | the project and the mode of the page |
 | ``usage_clock`` | ``UsageClock`` | the time that usage is read at |
 | ``conn`` | ``Connection`` | GET: a read-only snapshot; POST: a transaction that commits when the handler returns |
-| ``transactions`` | ``Transactions`` | for handlers that wait for something else in between |
+| ``transactions`` | ``Transactions`` | for handlers that wait for something else between two transactions |
 | ``audit`` | ``Audit`` | writes to the audit log in the transaction of ``conn`` |
 | ``portal``, ``settings``, ``passwords`` | | parts of the process |
 
@@ -39,7 +39,7 @@ from shared.models.usage.ranges import UsageClock
 
 
 class Audit(NamedTuple):
-    """Writes what the signed-in account does, in its project, to the audit log."""
+    """Writes actions of the signed-in account in the project to the audit log."""
 
     conn: Connection
     actor: Actor
@@ -51,7 +51,7 @@ class Audit(NamedTuple):
 
 
 def remember_page_request(request: Request[Any, Any, Any], page: PageRequest) -> None:
-    """Keep what admission found out, for the dependencies."""
+    """Store the result of admission for the dependencies."""
     request.scope["relay_page_request"] = page  # type: ignore[typeddict-unknown-key]  # an application may add keys to the scope
 
 
@@ -102,7 +102,10 @@ def provide_transactions(page: NamedDependency[PageRequest], portal: NamedDepend
 async def provide_conn(
     request: Request[Any, Any, Any], transactions: NamedDependency[Transactions]
 ) -> AsyncIterator[Connection]:
-    """A snapshot for a GET, else a transaction. Litestar commits it before it sends the answer, or rolls it back."""
+    """Yield a snapshot for a GET, otherwise a transaction.
+
+    Litestar commits it before it sends the answer, or rolls it back.
+    """
     if request.method in ("GET", "HEAD"):
         async with transactions.reading() as conn:
             yield conn
@@ -116,7 +119,10 @@ def provide_audit(page: NamedDependency[PageRequest], conn: NamedDependency[Conn
 
 
 async def provide_backlog(page: NamedDependency[PageRequest], portal: NamedDependency[Portal]) -> tuple[int, Seen]:
-    """What waits in Redis. Usage is complete up to that only if it is read before the snapshot begins."""
+    """Return the backlog in Redis.
+
+    It must be read before the snapshot begins, or `asOf` would be too late.
+    """
     return await portal.backlog.since(page.now_ms)
 
 
@@ -133,7 +139,7 @@ USAGE_DEPENDENCIES = {"backlog": Provide(provide_backlog), "conn": Provide(provi
 
 
 def page_dependencies(portal: Portal) -> dict[str, Provide]:
-    """The dependencies of all pages, by the names that handlers use."""
+    """Return the dependencies of all pages, by the names that handlers use."""
 
     def provide_portal() -> Portal:
         return portal

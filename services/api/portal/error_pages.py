@@ -1,4 +1,4 @@
-"""Errors as pages, and the security headers of every answer of the portal."""
+"""Render errors as pages, and set the security headers of every answer of the portal."""
 
 import logging
 from collections.abc import Callable
@@ -47,7 +47,10 @@ _FAULT = ("Something went wrong", "Relay's log has the details under the number 
 
 
 def add_headers(response: Response[Any], *, secure: bool) -> Response[Any]:
-    """Set the headers that every answer of the portal carries. ``secure``: the instance is reached by https."""
+    """Set the headers that every answer of the portal carries.
+
+    ``secure``: the instance is reached by https.
+    """
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
     response.headers.setdefault("cache-control", "no-store")
@@ -59,7 +62,7 @@ def add_headers(response: Response[Any], *, secure: bool) -> Response[Any]:
 def with_pages(
     portal: Portal, answer_problem: Callable[[Request[Any, Any, Any], Exception], Response[Any]]
 ) -> Callable[[Request[Any, Any, Any], Exception], Response[Any]]:
-    """Answer addresses without a route: browsers get a page, everybody else gets ``answer_problem``."""
+    """Answer paths without a route: browsers get a page, other clients get ``answer_problem``."""
 
     def answer(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
         path = request.scope["path"]
@@ -74,7 +77,7 @@ def with_pages(
 
 
 def error_page(portal: Portal, request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
-    """An error as a page. The details of a fault are only in the log, under the id of the request."""
+    """Return an error as a page. The details of a failure are only in the log, with the request id."""
     identifier = request_id.get() or ""
     status, detail = 500, ""
     if isinstance(error, HTTPException):

@@ -1,4 +1,4 @@
-"""The fields that a form sent, and the errors in them."""
+"""Parse and check the fields of a submitted form."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from litestar.exceptions import ClientException
 
 MAX_FIELDS = 100
 _EMAIL = re.compile(r"[^\s@<>\"'()\[\],;:\\]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,250}[A-Za-z0-9])?")
-# Control characters and those that change the direction of text: a name must not change how the text beside it reads.
+# Control characters and those that change the direction of text, because a name must not change the text next to it.
 _INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufffd]")
 
 
@@ -33,7 +33,7 @@ class Form:
         self.errors.setdefault(name, sentence)
 
     def text(self, name: str, what: str, *, longest: int, required: bool = True) -> str:
-        """A field that holds one line of visible text. ``what`` completes "Enter …"."""
+        """Return a field that holds one line of visible text. ``what`` completes "Enter …"."""
         value = self[name].strip()
         if not value and required:
             self.fail(name, f"Enter {what}.")

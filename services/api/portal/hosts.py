@@ -1,4 +1,4 @@
-"""Checks the ``Host`` of requests to the portal's pages, against DNS rebinding.
+"""Check the ``Host`` of requests to the portal's pages, against DNS rebinding.
 
 Another site can let its own name resolve to this machine, and then read pages and send forms as if it were the portal. Its
 requests still carry that name as ``Host``.
@@ -13,13 +13,16 @@ _PRIVATE_SUFFIXES = (".localhost", ".internal")
 
 
 class AllowedHosts:
-    """Allows the host of ``relay_api_url``, ``further`` names, IP addresses, and names that public DNS cannot resolve."""
+    """The host names under which the portal answers.
+
+    These are the host of ``relay_api_url``, ``further`` names, IP addresses, and names that public DNS cannot resolve.
+    """
 
     def __init__(self, relay_api_url: str, further: Iterable[str]) -> None:
         self._names = {(urlsplit(relay_api_url).hostname or "").lower(), *(name.lower() for name in further)}
 
     def allow(self, host: str | None) -> bool:
-        """Whether a ``Host`` header names this instance. A browser always sends one."""
+        """Return whether a ``Host`` header names this instance. A browser always sends one."""
         name = _name_of(host or "")
         if name is None:
             return False
@@ -28,7 +31,7 @@ class AllowedHosts:
 
 
 def _name_of(host: str) -> str | None:
-    """The name in ``host[:port]``, without a trailing dot; None if the header is malformed."""
+    """Return the name in ``host[:port]``, without a trailing dot; None if the header is malformed."""
     try:
         parts = urlsplit(f"//{host}")
         _ = parts.port

@@ -1,4 +1,7 @@
-"""What a page says after a change. The address carries only the key, so a link cannot make it say anything else."""
+"""The notices that a page shows after a change.
+
+The URL contains only a notice's key, so a link cannot make a page show any other text.
+"""
 
 from typing import Final
 
@@ -29,6 +32,6 @@ NOTICES: Final[dict[str, str]] = {
 
 
 def spoken(error: Exception) -> str:
-    """An error of Relay as a sentence."""
+    """Return an error of Relay as a sentence."""
     text = str(error).rstrip(".")
     return f"{text[:1].upper()}{text[1:]}."

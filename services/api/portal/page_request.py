@@ -1,4 +1,4 @@
-"""One request for a page: what admission found out about it, and how the answer is rendered."""
+"""One request for a page: the result of its admission, and the rendering of its answer."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -57,7 +57,7 @@ class PageRequest:
         return client.host if client is not None else ""
 
     def may(self, role: Role) -> bool:
-        """Whether the account has at least this role in the project."""
+        """Return whether the account has at least this role in the project."""
         return self.project is not None and at_least(self.project.role, role)
 
     def set_browser(self, browser: str) -> None:
@@ -70,37 +70,40 @@ class PageRequest:
         return self.browser
 
     def remember_device(self, email: str) -> None:
-        """Note in a cookie that this browser has signed in to the account, so that attempts of others do not lock it out."""
+        """Store in a cookie that this browser has signed in to the account.
+
+        Attempts of others then cannot lock it out.
+        """
         self._device_cookie = self._portal.cookies.device_cookie(normalized(email))
 
     def known_device(self, email: str) -> str | None:
-        """The device cookie, if this browser has signed in to the account before."""
+        """Return the device cookie, if this browser has signed in to the account before."""
         cookies = self._portal.cookies
         device = self.request.cookies.get(cookies.device_name)
         return device if cookies.device_is_known(device, normalized(email)) else None
 
     def param(self, name: str) -> str:
-        """A query parameter; empty if it is missing."""
+        """Return a query parameter; empty if it is missing."""
         return str(self.request.query_params.get(name, ""))
 
     def before(self) -> int | None:
-        """The entry after which a page of a numbered list continues."""
+        """Return the entry after which a page of a numbered list continues."""
         given = self.param("before")
         return int(given) if given.isascii() and given.isdigit() and len(given) < 19 else None
 
     def clear_form(self) -> None:
-        """Show the form empty again, because the server did what it asked for."""
+        """Show the form empty again after a successful request."""
         self.form = Form({})
 
     def url(self, page: str = "", **query: object) -> str:
-        """The address of a page of this project in this mode, such as ``page.url("keys")``."""
+        """Return the address of a page of this project in this mode, such as ``page.url("keys")``."""
         given: dict[str, object] = {"mode": self.mode} if self.mode == "test" else {}
         given.update((name, value) for name, value in query.items() if value is not None and value != "")
         path = self._project_path() + (f"/{page}" if page else "")
         return path + (f"?{urlencode(given)}" if given else "")
 
     def in_mode(self, mode: Mode) -> str:
-        """The address of this page in the other mode.
+        """Return the address of this page in the other mode.
 
         For a page about one room, session or event: its list. After a refused form: the overview.
         """
@@ -128,7 +131,10 @@ class PageRequest:
         return self._with_cookies(Response(text, status_code=status, media_type="text/html"))
 
     def redirect(self, path: str, done: str | None = None) -> Page:
-        """Send the browser to ``path`` with a GET. ``done`` is a key of ``NOTICES``, which that page shows once."""
+        """Send the browser to ``path`` with a GET.
+
+        ``done`` is a key of ``NOTICES``, which that page shows once.
+        """
         if done is not None:
             path += ("&" if "?" in path else "?") + f"done={done}"
         return self._with_cookies(Response("", status_code=303, headers={"location": path}, media_type="text/plain"))

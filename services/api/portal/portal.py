@@ -1,4 +1,4 @@
-"""What all pages of the process share. The application creates it once."""
+"""The objects that all pages of the process share. The application creates them once."""
 
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -23,7 +23,10 @@ from shared.livekit.room_service import RoomService
 
 
 class Portal(NamedTuple):
-    """``stale_ms``: how long an open session counts without confirmation (None: without limit). ``started_ms``: unix ms."""
+    """The shared objects of all pages.
+
+    ``stale_ms``: how long an open session counts without confirmation (None: no limit). ``started_ms``: unix ms.
+    """
 
     settings: Settings
     pool: Pool
@@ -54,7 +57,7 @@ def create_portal(
     clock: Clock,
     drain: Drain,
 ) -> Portal:
-    """Read templates and static files. Opens no connection."""
+    """Create the portal's shared objects. Reads templates and static files, but opens no connection."""
     static = StaticFiles()
     return Portal(
         settings=settings,

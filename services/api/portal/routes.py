@@ -1,4 +1,4 @@
-"""The portal as one router for the application: pages, admission, dependencies, headers and error pages."""
+"""Build the portal's router: pages, admission, dependencies, headers and error pages."""
 
 from typing import Any
 
@@ -83,4 +83,4 @@ def portal_router(portal: Portal) -> Router:
 
 
 async def _admit_everybody(_request: Request[Any, Any, Any]) -> None:
-    """Replace admission for files that are the same for everybody."""
+    """Admit every request, for files that are the same for everybody."""

@@ -1,4 +1,4 @@
-"""The style sheet, script and pictures of the portal, served from memory under addresses that change with the content."""
+"""Serve the portal's style sheet, script and images from memory. Their URLs contain a version."""
 
 import hashlib
 from pathlib import Path
@@ -11,7 +11,7 @@ _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
 class StaticFiles:
-    """``url("portal.css")`` for templates; ``answer`` for the route."""
+    """The static files. Templates use ``url("portal.css")``, the route uses ``answer``."""
 
     def __init__(self, folder: Path = FOLDER) -> None:
         self._files = {
@@ -25,7 +25,7 @@ class StaticFiles:
     def answer(self, version: str, name: str) -> Response[bytes]:
         """Answer with a file. Raises ``NotFoundException``.
 
-        A request for another version gets the current content, uncached: pages rendered before an update ask for it.
+        A request for another version gets the current content, uncached, because pages rendered before an update request it.
         """
         if name not in self._files:
             raise NotFoundException

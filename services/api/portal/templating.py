@@ -1,4 +1,4 @@
-"""Jinja for the portal: HTML is escaped, a missing value is an error, times and numbers have one format."""
+"""Configure Jinja for the portal: escape HTML, fail for missing values, format times and numbers."""
 
 import re
 from datetime import UTC, datetime
@@ -40,7 +40,7 @@ def number(value: float) -> str:
 
 
 def fixed(value: float) -> str:
-    """A number for columns: always one decimal, so that the points are aligned; ``0`` for zero."""
+    """Return a number for columns: always one decimal, so that the points are aligned; ``0`` for zero."""
     return f"{value:,.1f}" if value else "0"
 
 
@@ -138,5 +138,5 @@ def instant(at: str) -> int:
 
 
 def date(given: str) -> str:
-    """The day of a time, for a date field. Empty if it is not a time."""
+    """Return the day of a time, for a date field. Empty if it is not a time."""
     return given[:10] if _DATE.match(given) else ""

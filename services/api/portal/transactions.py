@@ -1,4 +1,4 @@
-"""The transactions of one request to the portal: snapshots for pages, rights checked again for changes."""
+"""Open the transactions of a portal request: snapshots for pages, checked rights for changes."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,9 +13,9 @@ from shared.models.accounts import at_least
 
 
 class Transactions:
-    """Opens transactions for handlers that cannot hold one all the time, because they wait for a password or for LiveKit.
+    """Opens transactions for handlers that wait for a password check or for LiveKit in between.
 
-    All other handlers name ``conn`` (dependencies.py).
+    All other handlers use ``conn`` (dependencies.py).
     """
 
     def __init__(self, pool: Pool, page: PageRequest) -> None:
@@ -23,16 +23,16 @@ class Transactions:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[Connection]:
-        """A read-only transaction with one snapshot for everything that a page shows."""
+        """Open a read-only transaction with one snapshot for the whole page."""
         async with borrowed(self._pool) as conn, in_transaction(conn, snapshot=True):
             yield conn
 
     @asynccontextmanager
     async def writing(self, *, takes_rights: bool = False) -> AsyncIterator[Connection]:
-        """A transaction that commits when the block ends without an exception.
+        """Open a transaction that commits when the block ends without an exception.
 
-        It checks the rights that admitted the request again, and they hold until it ends. ``takes_rights``: it takes rights
-        from somebody. Raises ``PermissionDeniedException``.
+        It checks the rights of the request again, and they cannot change until it ends. ``takes_rights``: the block removes
+        rights of an account. Raises ``PermissionDeniedException``.
         """
         async with borrowed(self._pool) as conn, in_transaction(conn):
             await account_queries.lock_rights(conn, exclusive=takes_rights)

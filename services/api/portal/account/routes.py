@@ -1,4 +1,4 @@
-"""The signed-in account: name, password, signed-in browsers."""
+"""Show and change the signed-in account: name, password, signed-in browsers."""
 
 from datetime import datetime
 
@@ -60,7 +60,7 @@ class AccountController(Controller):
         transactions: NamedDependency[Transactions],
         passwords: NamedDependency[Passwords],
     ) -> Page:
-        """Hold no connection while a password is checked or hashed: token requests use the same pool."""
+        """Change the password. Holds no connection during hashing, because token requests use the same pool."""
         status = 422
         objection = objection_to(form["password"], account.email)
         if objection is not None:
@@ -113,7 +113,7 @@ async def _change_password(
     transactions: Transactions,
     passwords: Passwords,
 ) -> bool:
-    """Whether the password was changed; if not, the form says why. Raises ``TooManyAttempts``."""
+    """Return whether the password was changed; if not, the form says why. Raises ``TooManyAttempts``."""
     subjects = attempts.subjects_of_account_page(account.account_id)
     async with transactions.writing() as conn:
         await attempts.count(conn, subjects, now)

@@ -1,4 +1,4 @@
-"""Sessions, the timeline of a session, and the events as LiveKit sent them."""
+"""Show sessions, the timeline of a session, and the events as LiveKit sent them."""
 
 from typing import Final
 
@@ -22,7 +22,7 @@ from shared.models.scope import Scope
 from shared.models.usage.ranges import UsageClock
 
 _PAGE = "50"
-# A page stays under 150 kB.
+# Limits a page to 150 kB.
 _PAYLOAD_SHOWN = 60_000
 _EXACT: Final = ("room", "identity")
 KINDS: Final = ("STANDARD", "AGENT", "SIP", "INGRESS")
@@ -95,7 +95,7 @@ class HistoryController(Controller):
         project_scope: NamedDependency[Scope],
         conn: NamedDependency[Connection],
     ) -> Page:
-        """One event. ``at`` is when LiveKit created it, which selects its partition."""
+        """Show one event. ``at``: the time when LiveKit created it, which selects its partition."""
         try:
             event = await event_on(conn, project_scope, page.param("id"), page.param("at"))
         except InvalidRequest:
@@ -115,7 +115,7 @@ def _wanted(page: PageRequest, names: tuple[str, ...]) -> dict[str, str]:
 
 
 def _params(page: PageRequest, wanted: dict[str, str]) -> dict[str, str]:
-    """The query of the page as parameters of the API. A date stands for its midnight."""
+    """Return the query of the page as parameters of the API. A date means its midnight."""
     params = {name: value for name, value in wanted.items() if value}
     for name in ("from", "to"):
         if len(params.get(name, "")) == 10:

@@ -1,4 +1,4 @@
-"""The timeline of a session."""
+"""Compute the timeline of a session."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -17,7 +17,7 @@ class Lane(NamedTuple):
 
 
 def lanes_of(session: ListedSession) -> list[Lane]:
-    """The session, then its tracks."""
+    """Return the bars of a timeline: the session, then its tracks."""
     start, end = _ms(session.started_at), max(_ms(session.counted_until), _ms(session.started_at) + 1)
 
     def scale(at: int) -> float:

@@ -1,4 +1,4 @@
-"""Administration of accounts: invite, disable, enable, give and take administration."""
+"""Administer accounts: invite, disable, enable, make administrators."""
 
 from datetime import datetime
 
@@ -98,7 +98,7 @@ class InstanceAccountsController(Controller):
         target = await _target(conn, account_id)
         if target.account_id == account.account_id:
             form.fail("accounts", "You cannot disable the account that you are signed in with.")
-        # Of two administrators who disable each other at the same time, one remains.
+        # If two administrators disable each other at the same time, one remains.
         elif target.is_admin and target.disabled_at is None and await account_queries.count_admins(conn) < 2:
             form.fail("accounts", "At least one account must administer this Relay.")
         if not form.is_valid:
@@ -131,7 +131,7 @@ class InstanceAccountsController(Controller):
         audit: NamedDependency[Audit],
         account_id: FromPath[str],
     ) -> Page:
-        """Give or take the administration of the instance. At least one account that can sign in keeps it."""
+        """Make an account an administrator, or not. At least one account that can sign in stays one."""
         target = await _target(conn, account_id)
         given = form["admin"] == "yes"
         if not given and target.disabled_at is None and await account_queries.count_admins(conn) < 2:
@@ -145,7 +145,7 @@ class InstanceAccountsController(Controller):
 
 
 async def _target(conn: Connection, account_id: str) -> Account:
-    """The account in the path. Raises ``NotFoundException``."""
+    """Return the account in the path. Raises ``NotFoundException``."""
     account = await account_queries.account_by_id(conn, account_id)
     if account is None:
         raise NotFoundException

@@ -1,4 +1,4 @@
-"""Administration of the instance: its health, all projects, set-aside events and the audit log."""
+"""Administer the instance: its health, all projects, set-aside events and the audit log."""
 
 from litestar import Controller, get, post
 from litestar.di import NamedDependency
@@ -109,6 +109,6 @@ def _row_id(given: int) -> int:
 
 
 def _readable(body: bytes) -> str:
-    """The start of a body, indented if it is JSON."""
+    """Return the start of a body, indented if it is JSON."""
     text, is_cut = indented(body, _BODY_SHOWN)
     return f"{text} …" if is_cut else text

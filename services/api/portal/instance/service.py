@@ -1,4 +1,4 @@
-"""The health of the instance, asked of each part when the page is opened.
+"""Check the health of the instance by asking each part when the page is opened.
 
 Each check has its own time-out, so a part that does not answer makes its line red and does not slow the page down.
 """
@@ -38,7 +38,10 @@ class Check(NamedTuple):
 
 
 class Health(NamedTuple):
-    """What the health page shows. ``set_aside`` is by reason, ``partitions`` are the first and the last day in unix ms."""
+    """The content of the health page.
+
+    ``set_aside``: by reason. ``partitions``: the first and the last day in unix ms.
+    """
 
     checks: list[Check]
     workers: list[WorkerRow]

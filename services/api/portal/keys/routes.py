@@ -1,4 +1,4 @@
-"""The API keys of a project in the mode of the page: create, rotate, revoke."""
+"""Create, rotate and revoke the API keys of a project in the mode of the page."""
 
 from datetime import datetime, timedelta
 from typing import Final
@@ -60,7 +60,7 @@ class KeyController(Controller):
         project_scope: NamedDependency[Scope],
         conn: NamedDependency[Connection],
     ) -> Page:
-        """Show the key in the answer. It is shown only this once."""
+        """Create a key and show it in the answer. It is shown only this once."""
         name = form.text("name", "a name for the key", longest=NAME_LENGTH)
         key_type = next(known for known in _TYPES if known == form.choice("type", _TYPES))
         lifetime, _ = LIFETIMES[form.choice("lifetime", tuple(LIFETIMES))]
@@ -163,7 +163,7 @@ class KeyController(Controller):
 
 
 async def _key(page: PageRequest, project_scope: Scope, conn: Connection, key_id: str) -> KeyInfo:
-    """The key in the path. Raises ``NotFoundException``."""
+    """Return the key in the path. Raises ``NotFoundException``."""
     try:
         return await keys.find_key(conn, key_id, project_id=project_scope.project_id, mode=page.mode)
     except KeyNotFound:

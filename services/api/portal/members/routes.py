@@ -1,4 +1,4 @@
-"""The members of a project: their roles, and the links that invite people."""
+"""Manage the members of a project: their roles, and the links that invite people."""
 
 from datetime import datetime
 from typing import get_args
@@ -46,7 +46,7 @@ class MemberController(Controller):
         settings: NamedDependency[Settings],
         conn: NamedDependency[Connection],
     ) -> Page:
-        """Show the link in the answer. It is shown only this once."""
+        """Create an invitation and show its link in the answer. It is shown only this once."""
         role, note = _role(form), form.text("note", "who it is for", longest=NOTE_LENGTH)
         if not form.is_valid:
             return await _members_page(page, project, conn)
@@ -124,7 +124,7 @@ class MemberController(Controller):
         audit: NamedDependency[Audit],
         account_id: FromPath[str],
     ) -> Page:
-        """Owners remove every member. Everybody else removes only themselves."""
+        """Remove a member. Owners can remove every member, others only themselves."""
         member = await _removable(page, account, project, conn, account_id)
         try:
             await accounts.change_role(conn, project.project_id, account_id, None, now)

@@ -1,7 +1,8 @@
-"""Live pages: a stream that says when something in a project has changed. The page then loads its live parts again.
+"""Stream to live pages when something in their project has changed.
 
-A stream polls Postgres once a second; the streams of one project share the answer. A stream ends after five minutes, and when
-the account may no longer see the project. The browser then connects again and is admitted or refused.
+The page then loads its live parts again. A stream polls Postgres once a second; the streams of one project share the result. A
+stream ends after five minutes, and when the account may no longer see the project. The browser then connects again and is
+admitted or refused.
 """
 
 import asyncio
@@ -24,7 +25,7 @@ from shared.usage.queries import overview as queries
 LOOK_EVERY_S = 0.9
 RECHECK_EVERY_S = 10
 LONGEST_S = 300
-# The minutes of open sessions grow without any event.
+# Reload at least this often, because the minutes of open sessions grow without any event.
 _AT_LEAST_EVERY_S = 20
 STREAMS_PER_ACCOUNT = 12
 _TIMEOUT_S = 5.0
@@ -41,7 +42,7 @@ class Watcher(NamedTuple):
 
 
 class LiveUpdates:
-    """The streams of the process."""
+    """All streams of the process."""
 
     def __init__(self, pool: Pool, clock: Clock, drain: Drain) -> None:
         self._clock, self._drain = clock, drain
@@ -52,10 +53,13 @@ class LiveUpdates:
         self._of_account: Counter[str] = Counter()
 
     async def open(self, watcher: Watcher) -> AsyncIterator[ServerSentEventMessage] | None:
-        """Open a stream: ``changed`` when the page is out of date, else comments. None if the account has too many streams."""
+        """Open a stream. It sends ``changed`` when the page is out of date, and comments in between.
+
+        None if the account has too many streams.
+        """
         stream = self._counted(watcher)
-        # Started here, so that it counts before the next request is handled. A started stream stops counting when it is
-        # closed or collected, even if nobody reads it.
+        # Started here, so that it counts before the next request is handled. When a started stream is closed or garbage
+        # collected, it no longer counts, even if it was never read.
         return stream if await anext(stream, None) is not None else None
 
     async def _counted(self, watcher: Watcher) -> AsyncGenerator[ServerSentEventMessage, None]:
@@ -94,7 +98,7 @@ class LiveUpdates:
                 yield _NOTHING_NEW
 
     async def _look(self, scope: Scope) -> str | None:
-        """The fingerprint of the project, at most ``LOOK_EVERY_S`` old. None while Postgres is away."""
+        """Return the project's fingerprint, at most ``LOOK_EVERY_S`` old. None if Postgres is unreachable."""
         async with self._locks.setdefault(scope, asyncio.Lock()):
             at, seen = self._seen.get(scope, (0.0, ""))
             if time.monotonic() - at < LOOK_EVERY_S:

@@ -1,4 +1,4 @@
-"""The overview of a project: now, today, the last 30 days, how certain the numbers are, LiveKit's webhooks."""
+"""Show the overview of a project: current state, today, the last 30 days, and LiveKit's webhooks."""
 
 from litestar import Controller, Response, get
 from litestar.di import NamedDependency
@@ -39,7 +39,7 @@ class OverviewController(Controller):
         live = await queries.live_now(conn, project_scope, usage_clock, _ROOMS_SHOWN)
         webhooks = await queries.webhooks(conn, project_scope, page.now_ms)
         known = await keys.list_keys(conn, project_scope.project_id, page.mode)
-        # The last use of a key is stored a little later; a token from the quickstart page counts at once.
+        # The last use of a key is stored with a delay. A token from the quickstart page counts at once.
         minted = await audit_log.was_done(conn, project_scope.project_id, "test_token_minted")
         used = minted or any(key.last_used_at is not None for key in known)
         return page.render(
@@ -65,7 +65,7 @@ class OverviewController(Controller):
         project_scope: NamedDependency[Scope],
         portal: NamedDependency[Portal],
     ) -> Response[str] | ServerSentEvent:
-        """Tell an open page when it is out of date."""
+        """Stream to an open page when it is out of date."""
         stream = await portal.live.open(Watcher(project_scope, account.account_id, session.digest))
         if stream is None:
             return Response("", status_code=429, headers={"retry-after": "60"}, media_type="text/plain")

@@ -1,4 +1,4 @@
-"""The first steps of a project, and what its overview says about webhooks."""
+"""Compute the first steps of a project, and the state of its webhooks."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from shared.infra import metrics
 from shared.infra.ids import Mode
 from shared.models.usage.overview import Webhooks
 
-# Verdicts on a webhook with a valid signature, and on the request of `relay doctor`.
+# Counters of webhooks with a valid signature, and of the probe of `relay doctor`.
 _ACCEPTED = ("kept", "inbox", "not_kept", "probe")
 # The overview warns when people are connected and the last webhook is older than this.
 QUIET_MS = 10 * 60_000
@@ -24,12 +24,12 @@ class Step(NamedTuple):
 
 
 def refused_webhooks() -> int:
-    """The number of webhooks that this process refused."""
+    """Return the number of webhooks that this process refused."""
     return sum(count for verdict, count in metrics.webhooks.counts().items() if verdict not in _ACCEPTED)
 
 
 def first_steps(mode: Mode, answer: UsageAnswer, webhooks: Webhooks, *, used: bool) -> list[Step]:
-    """The first steps, or nothing once all are done. ``used``: somebody has minted a token."""
+    """Return the first steps, or nothing if all are done. ``used``: a token has been minted."""
     received = webhooks.last_ms is not None
     others = " It already does, for other projects." if webhooks.instance_last_ms is not None else ""
     steps = [

@@ -1,9 +1,10 @@
-"""Limits for password attempts. They are counted in Postgres, so they hold without Redis and across processes.
+"""Limits for password attempts.
 
-Within 15 minutes an attempt counts for the account from this address (10), the account from any address (100) and the address
-for any account (100). A refused attempt does not count, so one address can use at most 10 of an account's 100.
-A browser that has signed in to the account before, or an address from which somebody is signed in to it, is counted
-separately: nobody else can lock it out. A reset link clears the count of the account.
+They are counted in Postgres, so they hold without Redis and across processes. Within 15 minutes an attempt counts for the
+account from this address (10), the account from any address (100) and the address for any account (100). A refused attempt does
+not count, so one address can use at most 10 of an account's 100. A browser that has signed in to the account before, or an
+address from which somebody is signed in to it, is counted separately: nobody else can lock it out. A reset link clears the
+count of the account.
 """
 
 import hashlib
@@ -28,7 +29,10 @@ class TooManyAttempts(RelayError):
 
 
 def subjects_of(email: str, address: str) -> dict[bytes, int]:
-    """What a sign-in counts for, as SHA-256 so that the table holds no addresses, and the limit of each."""
+    """Return the subjects that a sign-in counts for, with the limit of each.
+
+    Subjects are SHA-256 hashes, so that the table holds no addresses.
+    """
     network, email = network_of(address), normalized(email)
     return _hashed(
         {f"both {network} {email}": ACCOUNT_AND_ADDRESS, f"account {email}": ACCOUNT, f"address {network}": ADDRESS}
@@ -36,23 +40,26 @@ def subjects_of(email: str, address: str) -> dict[bytes, int]:
 
 
 def subjects_of_known(email: str, client: str) -> dict[bytes, int]:
-    """The same for a client that has signed in before. ``client`` identifies the browser or the address."""
+    """Return the subjects for a client that has signed in before.
+
+    ``client`` identifies the browser or the address.
+    """
     return _hashed({f"known {client} {normalized(email)}": OWN})
 
 
 def subjects_of_account_page(account_id: str) -> dict[bytes, int]:
-    """What an attempt to confirm the current password counts for."""
+    """Return the subjects that an attempt to confirm the current password counts for."""
     return _hashed({f"present {account_id}": OWN})
 
 
 def subjects_of_sign_up(address: str) -> dict[bytes, int]:
-    """What a sign-up counts for."""
+    """Return the subjects that a sign-up counts for."""
     return _hashed({f"sign up {network_of(address)}": OWN})
 
 
 def normalized(email: str) -> str:
-    """An address in the form in which attempts on it are counted."""
-    # Postgres's lower() turns İ into i, Python's into two characters. Both spellings must count together.
+    """Return an address in the form in which attempts on it are counted."""
+    # Postgres' lower() converts İ to i, Python's to two characters. Both forms must count together.
     return email.strip().lower().replace("\u0307", "")
 
 
@@ -61,9 +68,10 @@ def _hashed(named: dict[str, int]) -> dict[bytes, int]:
 
 
 async def count(conn: Connection, subjects: dict[bytes, int], now: datetime) -> None:
-    """Count an attempt. The caller commits before it checks the password, so that attempts at once cannot pass a limit.
+    """Count an attempt.
 
-    Raises ``TooManyAttempts``. The caller then rolls back, so that the attempt does not count.
+    The caller commits before it checks the password, so that simultaneous attempts cannot exceed a limit. Raises
+    ``TooManyAttempts``. The caller then rolls back, so that the attempt does not count.
     """
     counted = await queries.count_attempt(conn, list(subjects), now, WINDOW)
     if any(counted[subject] > limit for subject, limit in subjects.items()):
@@ -76,5 +84,5 @@ async def forgive(conn: Connection, subjects: dict[bytes, int]) -> None:
 
 
 async def clear(conn: Connection, email: str) -> None:
-    """Delete the count of an account's attempts. A link has proved who its owner is."""
+    """Delete the count of an account's attempts, because its owner used a reset link."""
     await queries.delete_attempts(conn, list(_hashed({f"account {normalized(email)}": 0})))

@@ -1,4 +1,7 @@
-"""Hashes passwords with argon2id in threads, a few at a time: one takes 19 MiB and tens of milliseconds of a core."""
+"""Hash passwords with argon2id in threads, a few at a time.
+
+One hash takes 19 MiB and tens of milliseconds of a core.
+"""
 
 import asyncio
 from collections import Counter
@@ -38,7 +41,7 @@ class Passwords:
         self._hasher = PasswordHasher(_PASSES, _MEMORY_KIB, _LANES, type=Type.ID)
         self._free = asyncio.Semaphore(_AT_ONCE)
         self._unknown_free = asyncio.Semaphore(_UNKNOWN_AT_ONCE)
-        # How many wait: known clients under None, others under their address.
+        # The number of waiting requests: known clients under None, others under their address.
         self._waiting: Counter[str | None] = Counter()
         # Checked if the account does not exist, so that both cases take the same time.
         self._dummy_hash: str | None = None
@@ -47,7 +50,10 @@ class Passwords:
         return await self._in_thread(unknown, self._hasher.hash, password)
 
     async def matches(self, password_hash: str | None, password: str, unknown: str | None = None) -> bool:
-        """Whether the password is right. None means that the account does not exist; it takes the same time."""
+        """Return whether the password is right.
+
+        ``password_hash`` None: the account does not exist. The check takes the same time.
+        """
         if password_hash is None:
             if self._dummy_hash is None:
                 self._dummy_hash = await self.hash("the password of no account", unknown)
@@ -56,7 +62,7 @@ class Passwords:
         return await self._in_thread(unknown, self._verify, password_hash, password)
 
     def is_outdated(self, password_hash: str) -> bool:
-        """Whether the hash was created with other parameters than the current ones."""
+        """Return whether the hash was created with other parameters than the current ones."""
         return self._hasher.check_needs_rehash(password_hash)
 
     def _verify(self, password_hash: str, password: str) -> bool:

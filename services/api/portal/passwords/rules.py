@@ -1,7 +1,7 @@
-"""Rules for new passwords: refuse those that are easy to guess. They work offline.
+"""Refuse new passwords that are easy to guess, without a network request.
 
-A password is split into the chunks that a guesser tries as one piece: a common word, a run on the keyboard, a sequence, a
-repetition, a part of the person's own address. Each chunk counts as one character. The sum must be large enough.
+A password is split into predictable chunks: a common word, a run on the keyboard, a sequence, a repetition, a part of the
+person's own address. Each chunk counts as one character. The sum must be large enough.
 """
 
 import re
@@ -169,7 +169,7 @@ _SEPARATORS = re.compile(r"[^a-z0-9]+")
 
 
 def objection_to(password: str, email: str) -> str | None:
-    """What is wrong with a new password, as a sentence. None if it is good."""
+    """Return what is wrong with a new password, as a sentence. None if it is good."""
     if len(password) < MIN_LENGTH:
         return f"Use at least {MIN_LENGTH} characters."
     if len(password) > MAX_LENGTH:
@@ -180,7 +180,7 @@ def objection_to(password: str, email: str) -> str | None:
 
 
 def unpredictable_length(password: str, email: str = "") -> int:
-    """The length of a password when each predictable chunk counts as one character."""
+    """Return the length of a password when each predictable chunk counts as one character."""
     lowered = password.lower()
     letters = lowered.translate(_LEET)
     own = {part for part in _SEPARATORS.split(email.lower()) if len(part) >= _MIN_RUN}
@@ -199,7 +199,7 @@ def unpredictable_length(password: str, email: str = "") -> int:
 
 
 def _run_at(text: str, at: int) -> int:
-    """The length of the keyboard or alphabet run that starts here; 0 if it is shorter than ``_MIN_RUN``."""
+    """Return the length of the keyboard or alphabet run that starts here; 0 if below ``_MIN_RUN``."""
     size = 0
     if any(text[at : at + _MIN_RUN] in run for run in _ALL_RUNS) and len(text) - at >= _MIN_RUN:
         size = _MIN_RUN
@@ -209,7 +209,10 @@ def _run_at(text: str, at: int) -> int:
 
 
 def _repeat_at(text: str, at: int) -> int:
-    """The length of the repetition that starts here, of one character or of an earlier piece; 0 if it is shorter than 3."""
+    """Return the length of the repetition of a character or an earlier piece that starts here.
+
+    0 if it is shorter than 3.
+    """
     same = len(text) - at - len(text[at:].lstrip(text[at]))
     size = 0
     while at + size < len(text) and text[at : at + size + 1] in text[:at]:

@@ -1,4 +1,4 @@
-"""Projects: the list, creating one, its settings and its audit log."""
+"""List and create projects, and show their settings and audit logs."""
 
 from datetime import datetime
 
@@ -54,7 +54,7 @@ class ProjectListController(Controller):
         now: NamedDependency[datetime],
         conn: NamedDependency[Connection],
     ) -> Page:
-        """Show the keys in the answer. They are shown only this once."""
+        """Create a project and show its keys in the answer. They are shown only this once."""
         name = form.text("name", "a name for the project", longest=NAME_LENGTH)
         if not form.is_valid:
             return page.render("project_new.html")

@@ -1,4 +1,4 @@
-"""The quickstart page: from a key to the first usage."""
+"""Show the quickstart page, which leads from a key to the first usage."""
 
 from litestar import Controller, get, post
 from litestar.di import NamedDependency

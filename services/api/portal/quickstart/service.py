@@ -1,4 +1,4 @@
-"""Commands and code to copy, filled with the addresses of this instance, and a test token."""
+"""Create the commands and code to copy, with the addresses of this instance, and a test token."""
 
 import secrets
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from shared.models.scope import Scope
 TEST_TTL_S = 3600
 ROOM = "lobby"
 SNIPPETS = ("curl", "node", "python", "react", "usage", "livekit")
-# LiveKit's open-source meeting page. It runs in the browser that opens the link and gets nothing else.
+# LiveKit's open-source meeting page. It runs in the browser that opens the link, and its server gets no data.
 _MEET = "https://meet.livekit.io/custom"
 
 
@@ -50,7 +50,7 @@ def mint_test_token(
 
 
 def snippets(settings: Settings, templates: Environment, mode: Mode) -> dict[str, str]:
-    """The snippets by name, with a placeholder for the key."""
+    """Return the snippets by name, with a placeholder for the key."""
     values = {
         "relay_url": settings.relay_api_url,
         "livekit_key": settings.livekit_api_key,

@@ -1,6 +1,6 @@
-"""How long a page waits for LiveKit: one second, or 30 ms after LiveKit did not answer.
+"""Limit how long a page waits for LiveKit: one second, or 30 ms after LiveKit did not answer.
 
-Otherwise every page that shows rooms would wait for a LiveKit that does not answer.
+Otherwise every page that shows rooms would be slow while LiveKit is down.
 """
 
 import asyncio
@@ -12,13 +12,16 @@ from shared.errors import LiveKitTimedOut, LiveKitUnreachable
 
 T = TypeVar("T")
 PATIENCE_S = 1.0
-# Enough for a LiveKit nearby that is back. One far away is found again after ``FORGOTTEN_AFTER_S``.
+# Enough to notice that a nearby LiveKit is back. A distant one is tried with the long limit after ``FORGOTTEN_AFTER_S``.
 SHORT_PATIENCE_S = 0.03
 FORGOTTEN_AFTER_S = 10.0
 
 
 class LiveKitPatience:
-    """Shared by all pages of the process. For reads only: LiveKit may still carry out an order that timed out."""
+    """Shared by all pages of the process.
+
+    For reads only: LiveKit may still carry out a change that timed out.
+    """
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
@@ -33,7 +36,7 @@ class LiveKitPatience:
             async with asyncio.timeout(PATIENCE_S if self._away_since is None else SHORT_PATIENCE_S):
                 answer = await question
         except (TimeoutError, LiveKitTimedOut, LiveKitUnreachable):
-            # Counted from the first failure: a short wait that fails proves little and must not delay the next long one.
+            # Counted from the first failure, so that failures of short waits do not delay the next long one.
             self._away_since = now if self._away_since is None else self._away_since
             raise LiveKitUnreachable from None
         except Exception:

@@ -1,6 +1,6 @@
-"""Open rooms: who is in them, ending a room, removing a participant.
+"""Show open rooms and their participants, end a room, remove a participant.
 
-Room names and identities stand in the query, not in the path: clients choose them, and they may hold slashes and dots.
+Room names and identities are in the query, not in the path, because they may contain slashes and dots.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ def provide_rooms(
     actor: NamedDependency[Actor],
     project_scope: NamedDependency[Scope],
 ) -> ProjectRooms:
-    """The rooms of this project and mode."""
+    """Return the rooms of this project and mode."""
     acts = RecordedActs(portal.pool, portal.clock, actor, project_scope.project_id, page.mode)
     return ProjectRooms(portal.livekit, acts)
 
@@ -41,7 +41,7 @@ def provide_patience(portal: NamedDependency[Portal]) -> LiveKitPatience:
 
 
 class RoomController(Controller):
-    """Handlers hold no connection while LiveKit answers."""
+    """The pages of open rooms. Handlers hold no connection while they wait for LiveKit."""
 
     path = "/projects/{project_id:str}"
     dependencies = {  # noqa: RUF012  # Litestar declares it so
@@ -59,7 +59,7 @@ class RoomController(Controller):
         patience: NamedDependency[LiveKitPatience],
         transactions: NamedDependency[Transactions],
     ) -> Page:
-        """The rooms that LiveKit lists, or those that its webhooks reported if it does not answer."""
+        """Return the rooms that LiveKit lists, or those that its webhooks reported if it does not answer."""
         problem, listed = None, None
         try:
             listed = (await patience.ask(rooms.open_rooms(None, None))).rooms
@@ -132,7 +132,7 @@ class RoomController(Controller):
 
 
 def _named(page: PageRequest, form: Form, name: str) -> str:
-    """A name from the address, which carries it unchanged. Browsers change line breaks in form fields."""
+    """Return a name from the URL. Form fields are not used, because browsers change their line breaks."""
     return page.param(name) or form[name]
 
 

@@ -1,4 +1,4 @@
-"""Signing in and out."""
+"""Sign in and out."""
 
 from datetime import datetime
 
@@ -50,7 +50,7 @@ class SignInController(Controller):
         transactions: NamedDependency[Transactions],
         passwords: NamedDependency[Passwords],
     ) -> Page:
-        """Hold no connection while a password is checked: token requests use the same pool."""
+        """Sign in. Holds no connection during the password check, because token requests use the same pool."""
         wanted, email, status = safe_path(form["next"]), form.email("email"), 422
         if not form["password"]:
             form.fail("password", "Enter your password.")
@@ -74,7 +74,7 @@ class SignInController(Controller):
 async def _sign_in(
     page: PageRequest, form: Form, email: str, now: datetime, transactions: Transactions, passwords: Passwords
 ) -> bool:
-    """Whether the browser is signed in; if not, the form says why. Raises ``TooManyAttempts``."""
+    """Return whether the browser is signed in; if not, the form says why. Raises ``TooManyAttempts``."""
     async with transactions.writing() as conn:
         client = await known_client(page, conn, email)
         subjects = subjects_of(page, email, client)

@@ -1,4 +1,4 @@
-"""Who signs in, and the sessions of signed-in browsers."""
+"""Identify clients that sign in, and start their sessions."""
 
 from datetime import datetime
 
@@ -13,7 +13,7 @@ from shared.models.accounts import Account, BrowserSession
 
 
 async def known_client(page: PageRequest, conn: Connection, email: str) -> str | None:
-    """What identifies a client that has signed in to the account before; None for an unknown client.
+    """Return the identification of a client that has signed in to the account before, or None.
 
     This is its device cookie, or an address from which somebody is signed in to the account now.
     """
@@ -26,14 +26,14 @@ async def known_client(page: PageRequest, conn: Connection, email: str) -> str |
 
 
 def subjects_of(page: PageRequest, email: str, client: str | None) -> dict[bytes, int]:
-    """What an attempt to sign in counts for."""
+    """Return the subjects that an attempt to sign in counts for."""
     if client is not None:
         return attempts.subjects_of_known(email, client)
     return attempts.subjects_of(email, page.address)
 
 
 async def start_session(page: PageRequest, conn: Connection, account: Account, now: datetime) -> None:
-    """Sign this browser in under new bits, which nobody can have planted in it, and end its previous session."""
+    """Sign this browser in with a new cookie, which no attacker can have planted. End its old session."""
     await queries.delete_session(conn, secret_digest(page.browser))
     session = BrowserSession(
         digest=secret_digest(page.new_browser()),

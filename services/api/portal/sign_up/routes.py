@@ -1,4 +1,4 @@
-"""Creating an account, and the links that work once: to sign up, to join a project, to set a password."""
+"""Create an account, and serve one-time links: to sign up, to join a project, to set a password."""
 
 from datetime import datetime
 
@@ -51,7 +51,7 @@ class SignUpController(Controller):
             first = not await queries.any_account(conn)
         try:
             created = await create_account(page, form, now, settings.sign_up, transactions, passwords, invitation=None)
-        except SignUpClosed:  # somebody else was first
+        except SignUpClosed:  # another person created the first account in the meantime
             return page.render("sign_up_closed.html", status=403)
         return page.redirect("/projects") if created else _sign_up_page(page, first=first)
 

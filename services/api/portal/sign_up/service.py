@@ -1,4 +1,7 @@
-"""Creates accounts and sets passwords. Holds no connection while a password is hashed: token requests use the same pool."""
+"""Create accounts and set passwords.
+
+Holds no connection while a password is hashed, because token requests use the same pool.
+"""
 
 from datetime import datetime
 

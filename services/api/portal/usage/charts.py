@@ -1,6 +1,7 @@
-"""Geometry of a bar chart: widths in per cent, so that it fits a phone and its text stays readable; heights in pixels.
+"""Compute the geometry of a bar chart.
 
-The template (templates/charts.html) draws it.
+Widths are in per cent, so that it fits a phone and its text stays readable; heights are in pixels. The template
+(templates/charts.html) draws it.
 """
 
 import math
@@ -26,7 +27,7 @@ class Column(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """A rectangle of the chart: ``x`` and ``width`` in per cent, ``y`` and ``height`` in pixels from the top."""
+    """A rectangle: ``x`` and ``width`` in per cent, ``y`` and ``height`` in pixels from the top."""
 
     x: float
     y: float
@@ -46,7 +47,7 @@ class Spot(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """What the template draws. ``labels``: (x, text, whether a phone hides it). ``ticks``: (y, text)."""
+    """The chart for the template. ``labels``: (x, text, whether a phone hides it). ``ticks``: (y, text)."""
 
     height: int
     bars: list[Bar]
@@ -59,7 +60,10 @@ class Chart(NamedTuple):
 
 
 def nice_step(greatest: float) -> float:
-    """The step of the axis: 1, 2, 2.5, 5 or 10 times a power of ten, whole, with at most five steps to ``greatest``."""
+    """Return the step of the axis, a whole number, with at most five steps to ``greatest``.
+
+    The step is 1, 2, 2.5, 5 or 10 times a power of ten.
+    """
     if greatest <= 4:
         return 1
     power: float = 10 ** math.floor(math.log10(greatest / 5))

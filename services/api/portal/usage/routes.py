@@ -1,4 +1,4 @@
-"""The usage page: a range by hour, day or month, by room, identity or kind, and the same as CSV."""
+"""Show usage by hour, day or month, and by room, identity or kind, as a page or as CSV."""
 
 from typing import Any, Final
 
@@ -28,7 +28,7 @@ from shared.models.usage.ranges import UsageClock
 PERIODS: Final = (("today", "Today"), ("7d", "7 days"), ("30d", "30 days"), ("all", "All"))
 GROUPINGS: Final = (("", "Total"), ("room", "Room"), ("identity", "Identity"), ("kind", "Kind"))
 GRANULARITIES: Final = (("hour", "Hour"), ("day", "Day"), ("month", "Month"))
-# A page stays under 150 kB: a longer range has a simpler chart or none. The CSV has every row.
+# Limits a page to 150 kB: a longer range has a simpler chart or none. The CSV has every row.
 _MOST_COLUMNS, _MOST_ROWS, _GROUPS = 200, 72, 50
 
 
@@ -92,7 +92,10 @@ _LISTS: Final[dict[str, Any]] = {"periods": PERIODS, "groupings": GROUPINGS, "gr
 async def _read(
     conn: Connection, backlog: tuple[int, Seen], scope: Scope, params: dict[str, str], clock: UsageClock
 ) -> UsageAnswer:
-    """Read usage; by name if there are too many rooms or identities to order by minutes. Sets ``params["order"]`` then."""
+    """Read usage, ordered by name if there are too many rooms or identities to order by minutes.
+
+    Sets ``params["order"]`` in that case.
+    """
     try:
         return await read_usage(conn, backlog, scope, params, clock)
     except InvalidRequest as error:
@@ -103,7 +106,7 @@ async def _read(
 
 
 def _params(page: PageRequest, limit: int = _GROUPS) -> dict[str, str]:
-    """The query of the page as parameters of `GET /v1/usage`. A date stands for its midnight."""
+    """Return the query of the page as parameters of `GET /v1/usage`. A date means its midnight."""
     given = page.request.query_params
     params: dict[str, str] = {}
     if given.get("from"):

@@ -1,4 +1,4 @@
-"""The usage of a project as charts and tables."""
+"""Compute the charts and tables of a project's usage."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from shared.models.scope import Scope
 from shared.models.usage.ranges import UsageClock
 
 SERIES = ("video", "audio")
-# Ranking so many takes Postgres about 40 ms. A page may take 100 ms in all.
+# Postgres ranks this many in about 40 ms. A page may take 100 ms in all.
 _MOST_TO_RANK = 50_000
 _HOURS_BY_NAME = 48
 
@@ -27,7 +27,7 @@ _HOURS_BY_NAME = 48
 async def read_usage(
     conn: Connection, backlog: tuple[int, Seen], scope: Scope, params: Mapping[str, str], clock: UsageClock
 ) -> UsageAnswer:
-    """The answer of `GET /v1/usage` to the same parameters. Raises ``InvalidRequest``.
+    """Return the answer of `GET /v1/usage` to the same parameters. Raises ``InvalidRequest``.
 
     ``backlog`` was read before the snapshot of ``conn`` began.
     """
@@ -36,7 +36,7 @@ async def read_usage(
 
 
 def spans_of(answer: UsageAnswer) -> Sequence[UsageOfSpan]:
-    """The hours, days or months of an answer, without those that have not begun."""
+    """Return the hours, days or months of an answer, without those that have not begun."""
     for spans in (answer.hourly, answer.daily, answer.monthly):
         if spans is not UNSET:
             begun = [span for span in spans if span.date <= answer.as_of]
@@ -45,7 +45,7 @@ def spans_of(answer: UsageAnswer) -> Sequence[UsageOfSpan]:
 
 
 def usage_chart(answer: UsageAnswer) -> Chart:
-    """Video and audio minutes, stacked."""
+    """Return the chart of video and audio minutes, stacked."""
     spans = spans_of(answer)
     label = _labels(spans, answer.granularity)
     return bar_chart([_column(span, answer.granularity, label(span.date)) for span in spans], SERIES)
@@ -82,7 +82,7 @@ def _column(span: UsageOfSpan, granularity: Granularity, label: str) -> Column:
 
 
 def _labels(spans: Sequence[UsageOfSpan], granularity: Granularity) -> Callable[[str], str]:
-    """The text below a bar. For the hours of more than two days only the days are named."""
+    """Return the function that labels bars. For the hours of more than two days it names only the days."""
     days_only = granularity == "hour" and len(spans) > _HOURS_BY_NAME
 
     def label(date: str) -> str:
@@ -113,7 +113,7 @@ class Share(NamedTuple):
 
 
 def completeness(totals: Metered) -> list[Share]:
-    """The shares of observed, inferred and provisional minutes."""
+    """Return the shares of observed, inferred and provisional minutes."""
     parts = (
         ("Observed", totals.observed_minutes, "observed"),
         ("Inferred", totals.inferred_minutes, "inferred"),
