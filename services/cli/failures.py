@@ -1,4 +1,4 @@
-"""Turns what a command raised into an error message and an exit code."""
+"""Convert the exception of a command into an error message and an exit code."""
 
 import sys
 from typing import NamedTuple
@@ -20,7 +20,7 @@ class Failure(NamedTuple):
     exit_code: int
 
     def document(self) -> dict[str, object]:
-        """The ``error`` of a JSON document."""
+        """Return the ``error`` of a JSON document."""
         return {"exitCode": self.exit_code, "message": "\n".join(self.lines)}
 
 
@@ -82,7 +82,7 @@ def _what(error: click.UsageError) -> str:
 
 
 def _name(error: click.BadParameter) -> str:
-    """The option or argument, as it is typed."""
+    """Return the option or argument, as it is typed."""
     param = error.param
     if param is None:
         return str(error.param_hint or "value")

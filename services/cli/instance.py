@@ -1,4 +1,4 @@
-"""Finds the Relay that a command works on: in the data directory, or named by the environment."""
+"""Find the Relay that a command works on: in the data directory, or named by the environment."""
 
 from services.cli.options import Invocation
 from services.local.data_dir import DataDir

@@ -56,7 +56,7 @@ def _run(arguments: list[str], invocation: Invocation) -> int:
 
 
 def _has_json_flag(arguments: list[str]) -> bool:
-    """Whether a command line that cannot be parsed contains ``--json``."""
+    """Return whether a command line that cannot be parsed contains ``--json``."""
     return "--json" in arguments[: arguments.index("--") if "--" in arguments else None]
 
 

@@ -1,4 +1,4 @@
-"""Prints JSON documents, tables and errors for all commands."""
+"""Print JSON documents, tables and errors for all commands."""
 
 import sys
 

@@ -1,4 +1,7 @@
-"""The `relay` command and the list of its commands. A command's module is loaded when the command is called."""
+"""The `relay` command and the list of its commands.
+
+A command's module is loaded when the command is called.
+"""
 
 from importlib import import_module
 

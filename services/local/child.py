@@ -50,7 +50,7 @@ class Child:
 
 def _dies_with_parent(stop_signal: signal.Signals) -> Callable[[], None] | None:
     if sys.platform != "linux":
-        return None  # the next start stops what a killed parent left running
+        return None  # the next start stops processes that a killed parent left running
     libc, parent = ctypes.CDLL(None), os.getpid()
 
     def ask_kernel() -> None:

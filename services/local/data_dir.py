@@ -1,4 +1,4 @@
-"""The data directory of one `relay up`: its lock, and the environment by which other commands find the instance.
+"""The data directory of `relay up`: its lock, and the environment that other commands read.
 
 Also stops the servers that a killed `relay up` left running.
 """

@@ -1,4 +1,4 @@
-"""Runs Postgres and Redis from Python wheels as child processes on Unix sockets.
+"""Run Postgres and Redis from Python wheels as child processes on Unix sockets.
 
 Both run in the foreground, because the crash of a daemon would go unnoticed. Neither listens on TCP. Only users who may
 enter the socket directory (mode 0700) can connect.

@@ -1,4 +1,4 @@
-"""Creates the demo project at the first start, and checks whether the portal has an account."""
+"""Create the demo project at the first start, and check whether the portal has an account."""
 
 from datetime import UTC, datetime
 
@@ -14,7 +14,7 @@ _DEMO = "demo"
 
 
 async def any_account(database: DatabaseUrl) -> bool:
-    """Whether the portal has an account."""
+    """Return whether the portal has an account."""
     conn = await connect(database, "relay up")
     try:
         return await account_queries.any_account(conn)

@@ -1,4 +1,4 @@
-"""Starts processes in order, restarts those that crash, and leaves none running."""
+"""Start processes in order, restart those that crash, and leave none running."""
 
 import asyncio
 import os

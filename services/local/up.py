@@ -172,7 +172,10 @@ def _local_url(host: str, port: int) -> str:
 
 
 async def _welcome(settings: Settings, data_dir: Path, host: str) -> None:
-    """Print the portal's address and three commands to copy; at the first start also the demo project's keys."""
+    """Print the portal's address and three commands to copy.
+
+    At the first start, also print the demo project's keys.
+    """
     relay = _relay_command()
     options = "" if data_dir == default_data_dir() else f" --data-dir {shlex.quote(str(data_dir))}"
     url, key = _local_url(host, settings.port), "$RELAY_KEY"
@@ -200,7 +203,7 @@ async def _welcome(settings: Settings, data_dir: Path, host: str) -> None:
 
 
 async def _answers(url: str) -> bool:
-    """Whether an HTTP server answers at ``url`` within 2 s, with any status."""
+    """Return whether an HTTP server answers at ``url`` within 2 s, with any status."""
     try:
         async with httpx.AsyncClient(trust_env=not is_local(url), timeout=2.0) as client:
             await client.get(url)

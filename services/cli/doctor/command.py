@@ -1,4 +1,4 @@
-"""Runs all checks of `relay doctor` and prints the report. The checks change nothing."""
+"""Run all checks of `relay doctor` and print the report. The checks change nothing."""
 
 import asyncio
 from pathlib import Path

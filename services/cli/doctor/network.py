@@ -110,7 +110,7 @@ async def _check_address(name: str, settings: Settings, now_ms: int) -> list[Fin
 
 
 def _goes_through_proxies(name: str, base: str) -> bool:
-    """Whether HTTP_PROXY applies. It never applies to this machine or to the internal address."""
+    """Return whether HTTP_PROXY applies. It never applies to this machine or to the internal address."""
     return name == PUBLIC and not is_local(base)
 
 

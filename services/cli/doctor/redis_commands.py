@@ -1,4 +1,4 @@
-"""Checks which commands this Redis user may use.
+"""Check which commands this Redis user may use.
 
 Managed services and access lists deny some commands, and rename others.
 """

@@ -1,4 +1,4 @@
-"""A simulated room that is closed while everybody is in it: the heaviest load on LiveKit's webhook queue.
+"""Simulate a room that is closed while everybody is in it: the peak load of LiveKit's webhook queue.
 
 Closing a room closes one participant after the other without waiting (livekit-server, pkg/rtc/room.go). All events are
 created in the same instant, but the queue sends one at a time.

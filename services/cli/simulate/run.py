@@ -1,4 +1,4 @@
-"""Plans the traffic of `relay simulate`, sends it and prints the result."""
+"""Plan the traffic of `relay simulate`, send it and print the result."""
 
 import asyncio
 import random

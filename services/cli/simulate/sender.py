@@ -1,4 +1,4 @@
-"""Sends events like LiveKit's own sender (livekit/protocol, webhook/resource_url_notifier.go).
+"""Send events like LiveKit's own sender (livekit/protocol, webhook/resource_url_notifier.go).
 
 Each room has a serial queue of 200 events. A full queue drops the newest event, and an event that waited over 30 s is
 dropped too. A connection error, 429 or 5xx except 501 is retried after 1, 2, 4 and 8 s. Any other answer is final.

@@ -1,4 +1,4 @@
-"""What one run of `relay simulate` is asked for."""
+"""The options of one run of `relay simulate`."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Runs `relay usage verify` and `relay usage rebuild` and reports the differences."""
+"""Run `relay usage verify` and `relay usage rebuild` and report the differences."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""Prints what `relay usage` finds: differences, a summary and a progress bar."""
+"""Print what `relay usage` finds: differences, a summary and a progress bar."""
 
 import sys
 from typing import Any
