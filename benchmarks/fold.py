@@ -1,4 +1,4 @@
-"""Measures how many events a second one worker process folds, beside a peer.
+"""Measure how many events a second one worker process folds, beside a peer.
 
 The peer handles one message in one transaction for each event.
 """

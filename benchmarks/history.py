@@ -1,4 +1,4 @@
-"""Fills a migrated database with years of sessions by SQL, as if a worker had folded them."""
+"""Fill a migrated database with years of sessions by SQL, as if a worker had folded them."""
 
 import time
 from datetime import UTC, datetime

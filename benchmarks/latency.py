@@ -1,4 +1,4 @@
-"""Measures the time from a webhook until usage shows it, while 2,000 other events a second arrive.
+"""Measure the time from a webhook until usage shows it, while 2,000 other events a second arrive.
 
 One API process and one worker run.
 """

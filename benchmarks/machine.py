@@ -1,4 +1,4 @@
-"""Describes the machine, measures memory and processor time, and prints results."""
+"""Describe the machine, measure memory and processor time, and print results."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Sends prepared requests at a steady rate over open connections.
+"""Send prepared requests at a steady rate over open connections.
 
 wrk cannot keep a rate, and httpx is too slow.
 """

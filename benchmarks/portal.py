@@ -1,4 +1,4 @@
-"""Measures each page of the portal with a large history and a thousand projects.
+"""Measure each page of the portal with a large history and a thousand projects.
 
 Run `python -m benchmarks.portal --directory D`. It uses the database that `python -m benchmarks usage --directory D` keeps, and
 adds an account, projects, and one project with connected participants. LiveKit does not answer, which is the slowest case.

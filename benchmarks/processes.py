@@ -1,4 +1,7 @@
-"""Starts Relay and its peers, each as a separate process on the loopback interface, with servers that sync to disk."""
+"""Start Relay and its peers as separate processes on the loopback interface.
+
+Their servers sync to disk.
+"""
 
 import shutil
 import socket

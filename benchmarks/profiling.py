@@ -1,4 +1,4 @@
-"""Shows where a path spends its time: `python -m benchmarks profile [PATH …]`. Needs py-spy in PATH.
+"""Show where a path spends its time: `python -m benchmarks profile [PATH …]`. Needs py-spy in PATH.
 
 `pip install py-spy` installs it. Each path runs twice. The first run measures the cost of an event or a request. In the second,
 py-spy samples the stacks of threads that hold the GIL, without stopping the process. It counts time, not processor time: on a
@@ -34,7 +34,7 @@ def profile(path: str, seconds: float) -> None:
         cost_us = _fold(raw) if path == "fold" else _http(path, raw, directory, seconds)
         stacks = read(raw.read_text(encoding="utf-8"))
     if not stacks:
-        raise RuntimeError("py-spy saw nothing: is it allowed to look into other processes (CAP_SYS_PTRACE)?")
+        raise RuntimeError("py-spy recorded nothing. It needs the right to trace other processes (CAP_SYS_PTRACE).")
     own: Counter[str] = Counter()
     for stack, count in stacks.items():
         own[stack.rpartition(";")[2]] += count

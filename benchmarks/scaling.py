@@ -1,4 +1,4 @@
-"""Compares one API process with two, and one worker with two, by processor time a request.
+"""Compare one API process with two, and one worker with two, by processor time a request.
 
 Each has 32 connections. On two cores, the load generator and the servers leave no core for a second process, so the benchmark
 measures processor time and not the rate. The cost of a request must not rise with the number of processes. Redis and Postgres,

@@ -1,4 +1,4 @@
-"""Measures the time until a process is ready, and its memory then."""
+"""Measure the time until a process is ready, and its memory then."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Measures memory during a long steady load: `python -m benchmarks.steady --minutes 60`.
+"""Measure memory during a long steady load: `python -m benchmarks.steady --minutes 60`.
 
 It shows memory that grows with the number of events, a stream that is not emptied, and a table that grows faster than its
 events. One api and one worker run, and everything is synced to disk.

@@ -1,4 +1,4 @@
-"""Measures tokens a second over HTTP, with 32 connections and one process each."""
+"""Measure tokens a second over HTTP, with 32 connections and one process each."""
 
 import asyncio
 import contextlib
@@ -76,7 +76,7 @@ def _check(site: Site, headers: dict[str, str]) -> None:
         answer.json()["token"]
     )
     if claims.identity != "ada" or claims.video is None or not claims.video.room_join:
-        raise RuntimeError(f"{site.name} answers a token that does not say what was asked for")
+        raise RuntimeError(f"{site.name} returned a token without the requested claims")
 
 
 def requests_file(directory: Path, lines: list[bytes]) -> Path:

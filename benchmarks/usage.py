@@ -1,4 +1,4 @@
-"""Measures reading usage, beside aggregating the sessions in SQL, and with a large and a small history.
+"""Measure usage queries, compared with aggregation in SQL, and with a large and a small history.
 
 Both databases hold the same last 31 days, so that a query returns as much from both. Every day of a response is compared with
 the sessions, to the millisecond. A difference stops the benchmark.

@@ -65,11 +65,11 @@ def check(connection: Connection, question: UsageQuestion, answer: dict[str, Any
         for day in answer["daily"]:
             at_ms = next((ms for ms in days if rfc3339(ms) == day["date"]), None)
             expected = days.get(at_ms, (0,) * 6) if at_ms is not None else (0,) * 6
-            told = (
+            reported = (
                 round(day["participantMinutes"] * 60_000), round(day["videoMinutes"] * 60_000), day["sessions"],
                 day["rooms"], day["identities"], day["peakParticipants"],
             )  # fmt: skip
-            if told[: len(expected)] != tuple(value or 0 for value in expected):
+            if reported[: len(expected)] != tuple(value or 0 for value in expected):
                 raise RuntimeError(
-                    f"{day['date']}: {told} where the sessions amount to {expected}; nothing is reported"
+                    f"{day['date']}: {reported}, but the sessions add up to {expected}; nothing is reported"
                 )

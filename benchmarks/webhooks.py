@@ -1,4 +1,4 @@
-"""Measures webhooks a second, verified and durably queued, with 32 connections and one process each.
+"""Measure webhooks a second, verified and durably queued, with 32 connections and one process each.
 
 Express only verifies them.
 """

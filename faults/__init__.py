@@ -1,1 +1,4 @@
-"""`make faults`: breaks one part of a running Relay after the other under load, and proves that nothing is lost."""
+"""Break one part of a running Relay after the other under load, and check that nothing is lost.
+
+`make faults` runs all of it.
+"""

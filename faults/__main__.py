@@ -1,4 +1,4 @@
-"""`python -m faults`: causes each fault several times under load, and counts all events after each time."""
+"""Cause each fault several times under load, and count all events each time: `python -m faults`."""
 
 import argparse
 import asyncio

@@ -1,4 +1,7 @@
-"""Clients without a key that occupy memory of a server: `python -m faults.attackers KIND HOST PORT SECONDS`."""
+"""Attack a server with clients without a key that occupy memory.
+
+`python -m faults.attackers KIND HOST PORT SECONDS`.
+"""
 
 import asyncio
 import contextlib

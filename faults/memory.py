@@ -1,4 +1,4 @@
-"""Runs the API under a memory limit while clients without a key try to use up its memory.
+"""Run the API under a memory limit while clients without a key try to use up its memory.
 
 Each kind of attack runs alone, then all run together, each time against a new api process. Meanwhile a client with a known key
 requests tokens at a steady rate. The run fails if the kernel kills the process, if the process holds more than the limit,

@@ -1,4 +1,4 @@
-"""Limits the memory of a process with a control group, like a container. Needs root on Linux."""
+"""Limit the memory of a process with a control group, like a container. Needs root on Linux."""
 
 import contextlib
 import time

@@ -1,4 +1,4 @@
-"""Sends signed events at a steady rate over open connections, and repeats each until it is acknowledged.
+"""Send signed events at a steady rate, and repeat each until it is acknowledged.
 
 LiveKit gives up after about 15 s. This sender never does, so after every fault all events must be stored and the sums must be
 those of the plan. It records the acknowledged events, because none of them may be lost.
@@ -19,9 +19,10 @@ _ANSWER_WITHIN_S = 15.0
 
 
 class FaultCounts(NamedTuple):
-    """Outcome of one run. Times are in seconds, until all events were sent and until all were acknowledged.
+    """Outcome of one run.
 
-    ``refused`` counts responses other than 200. ``broken`` counts connections that ended or timed out before a response.
+    Times are in seconds, until all events were sent and until all were acknowledged. ``refused`` counts responses other than
+    200. ``broken`` counts connections that ended or timed out before a response.
     """
 
     acknowledged: int

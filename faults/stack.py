@@ -156,7 +156,10 @@ async def faults_found(
 
 @contextmanager
 def running(below: Path | None = None) -> Iterator[FaultStack]:
-    """Start everything with one worker, in a new directory below ``below``, else on a disk. Remove it afterwards."""
+    """Start everything with one worker, in a new directory below ``below``, else on a disk.
+
+    Remove it afterwards.
+    """
     with tempfile.TemporaryDirectory(prefix="relay-faults-", dir=below, ignore_cleanup_errors=True) as directory:
         home = Path(directory)
         home.chmod(0o711)

@@ -1,4 +1,7 @@
-"""The obvious worker: one Dramatiq message and one transaction an event, with the very same SQL and merging as ours."""
+"""The straightforward worker: one Dramatiq message and one transaction for each event.
+
+SQL and merging are Relay's.
+"""
 
 import sys
 import time
@@ -51,7 +54,7 @@ def message(body: bytes, received_ms: int) -> "dramatiq.Message[None]":
 
 
 def main() -> None:
-    """Works until it is terminated."""
+    """Work until it is terminated."""
     ours = broker()
     dramatiq.actor(actor_name="peer_fold", queue_name="peer", broker=ours)(_fold)
     worker = dramatiq.Worker(ours, worker_threads=8, worker_timeout=100)
