@@ -93,7 +93,7 @@ async def record_key(conn: Connection, actor: Actor, action: str, key: KeyInfo, 
 
 
 async def sign_up_is_open(conn: Connection, sign_up: SignUp) -> bool:
-    """Whether a person without an invitation may create an account now."""
+    """Return whether a person without an invitation may create an account now."""
     return sign_up == "open" or (sign_up == "first" and not await account_queries.any_account(conn))
 
 

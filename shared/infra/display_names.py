@@ -1,4 +1,4 @@
-"""Checks the display names of projects, keys and accounts."""
+"""Check the display names of projects, keys and accounts."""
 
 import re
 from typing import Final

@@ -1,4 +1,4 @@
-"""Indents JSON for people to read, iteratively and within bounds, for any depth and size."""
+"""Indent JSON for people to read, iteratively and within bounds, for any depth and size."""
 
 import re
 

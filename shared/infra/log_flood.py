@@ -1,4 +1,4 @@
-"""Logs a repeated fault a few times, then only counts it.
+"""Log a repeated fault a few times, then only count it.
 
 A full disk, or a Postgres that is away, fails every request and every batch in the same way. The first lines say what is wrong.
 Thousands more only fill the log, which may be on the full disk. The filter passes ``BURST`` lines of a kind in ``WINDOW_S``

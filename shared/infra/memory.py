@@ -1,4 +1,4 @@
-"""Returns free memory of the C library to the kernel."""
+"""Return free memory of the C library to the kernel."""
 
 import ctypes
 import sys

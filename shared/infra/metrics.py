@@ -53,7 +53,7 @@ class Tallies(Collector):
         return tally
 
     def counts(self) -> dict[str, int]:
-        """The counts by value of the label, since this process started."""
+        """Return the counts by value of the label, since this process started."""
         return {value: tally.count for value, tally in self._tallies.items()}
 
     def describe(self) -> list[Metric]:

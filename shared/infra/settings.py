@@ -30,7 +30,7 @@ def _listed(text: str) -> tuple[str, ...]:
 
 
 def _number(name: str) -> int:
-    """The default of a setting that is a number."""
+    """Return the default of a setting that is a number."""
     return int(BY_NAME[name].default)
 
 
@@ -145,7 +145,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
 
 
 def _pair_is_halved(env: Mapping[str, str]) -> bool:
-    """Whether the previous LiveKit pair has a key but no secret."""
+    """Return whether the previous LiveKit pair has a key but no secret."""
     key, secret = (cleaned(env.get(f"LIVEKIT_API_{part}_PREVIOUS", "")) for part in ("KEY", "SECRET"))
     return bool(key and not secret)
 
@@ -233,15 +233,15 @@ def _settings(values: Mapping[str, str], database: DatabaseUrl) -> Settings:
 
 
 def inherited_environment(overrides: Mapping[str, str]) -> dict[str, str]:
-    """The environment for a child process: that of this process, with ``overrides``."""
+    """Return the environment for a child process: that of this process, with ``overrides``."""
     return {**os.environ, **overrides}
 
 
 def environment() -> Mapping[str, str]:
-    """The environment of this process, for lookups of the command line."""
+    """Return the environment of this process, for lookups of the command line."""
     return os.environ
 
 
 def default_data_dir() -> Path:
-    """The data directory: ``RELAY_DATA_DIR``, or ``.relay`` in the working directory."""
+    """Return the data directory: ``RELAY_DATA_DIR``, or ``.relay`` in the working directory."""
     return Path(os.environ.get("RELAY_DATA_DIR", "") or DEFAULT_DATA_DIR)

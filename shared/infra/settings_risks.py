@@ -1,4 +1,4 @@
-"""Finds dangerous settings, for the start of a service and for `relay doctor`."""
+"""Find dangerous settings, for the start of a service and for `relay doctor`."""
 
 import logging
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ class Risk(NamedTuple):
 
 
 def is_local_host(host: str) -> bool:
-    """Whether a host name or address belongs to this machine."""
+    """Return whether a host name or address belongs to this machine."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -40,12 +40,12 @@ def is_local_host(host: str) -> bool:
 
 
 def is_local(url: str) -> bool:
-    """Whether a URL points to this machine."""
+    """Return whether a URL points to this machine."""
     return is_local_host(urlsplit(url).hostname or "")
 
 
 def is_published(secret: str) -> bool:
-    """Whether a secret is public: in LiveKit's documentation, or in deploy/demo.env."""
+    """Return whether a secret is public: in LiveKit's documentation, or in deploy/demo.env."""
     return secret == "secret" or secret.startswith("demo-")  # noqa: S105  # the published one
 
 

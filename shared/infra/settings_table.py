@@ -99,7 +99,7 @@ def cleaned(text: str) -> str:
 
 
 def is_quoted(text: str) -> bool:
-    """Whether a value is in quotes.
+    """Return whether a value is in quotes.
 
     The env files of `docker run` and Kubernetes keep them as a part of it.
     """

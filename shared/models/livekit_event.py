@@ -143,7 +143,7 @@ _routing_decoder = msgspec.json.Decoder(_Routing)
 
 
 def decode_event(body: bytes) -> LiveKitEvent:
-    """Reads a webhook body.
+    """Read a webhook body.
 
     Raises ``msgspec.DecodeError`` (``ValidationError`` included) when it is not such an event.
     """
@@ -151,12 +151,12 @@ def decode_event(body: bytes) -> LiveKitEvent:
 
 
 def decode_own_event(body: bytes) -> OwnEvent:
-    """Reads an event that reconciliation made. Raises like ``decode_event``."""
+    """Read an event that reconciliation made. Raises like ``decode_event``."""
     return _own_decoder.decode(body)
 
 
 def decode_kept_event(body: bytes) -> LiveKitEvent:
-    """Reads an event that was folded before: a webhook's, or one that reconciliation made.
+    """Read an event that was folded before: a webhook's, or one that reconciliation made.
 
     Raises like ``decode_event``.
     """
@@ -165,7 +165,7 @@ def decode_kept_event(body: bytes) -> LiveKitEvent:
 
 
 def routing_key(body: bytes) -> bytes:
-    """The key that decides an event's partition: egress id, else ingress id, else room name.
+    """Return the key that decides an event's partition: egress id, else ingress id, else room name.
 
     LiveKit's own queues have the same keys (livekit/protocol, webhook/resource_url_notifier.go). A body that cannot be decoded
     is its own key.

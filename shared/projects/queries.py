@@ -37,7 +37,7 @@ async def lock_project(conn: Connection, project_id: str) -> Project | None:
 
 
 async def project_exists(conn: Connection, project_id: str) -> bool:
-    """Whether a project exists, archived or not."""
+    """Return whether a project exists, archived or not."""
     return bool(await conn.fetchval("SELECT EXISTS (SELECT FROM project WHERE id = $1)", project_id))
 
 

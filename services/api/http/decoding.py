@@ -27,7 +27,7 @@ def decode_request(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
 
 
 def is_required(param: str) -> InvalidRequest:
-    """The error for a missing field or parameter."""
+    """Return the error for a missing field or parameter."""
     return InvalidRequest(f"`{param}` is required.", param, "missing_field")
 
 

@@ -1,4 +1,4 @@
-"""Carries over databases of unreleased versions, whose migrations were numbered differently.
+"""Carry over databases of unreleased versions, whose migrations were numbered differently.
 
 The migrations up to 0008 create the same schema as the earlier ones. A database that has all of the earlier ones needs no
 change: the new ones are marked as applied. The marks of the earlier ones stay, so that processes of the previous version still

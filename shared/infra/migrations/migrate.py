@@ -1,4 +1,4 @@
-"""Applies the migrations in one process, while other processes wait."""
+"""Apply the migrations in one process, while other processes wait."""
 
 import time
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Waits for Postgres and applies missing migrations when a service starts."""
+"""Wait for Postgres and apply missing migrations when a service starts."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Parses DATABASE_URL once for both drivers, asyncpg and libpq.
+"""Parse DATABASE_URL once for both drivers, asyncpg and libpq.
 
 The grammar is libpq's. Only this module decides what a parameter means; docs/self-hosting.md has the table.
 """

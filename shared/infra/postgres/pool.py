@@ -67,7 +67,10 @@ def create_pool(
 
 
 def became_read_only(conn: Connection) -> bool:
-    """Whether the server has reported that this session accepts no more writes. Needs no round trip."""
+    """Return whether the server has reported that this session accepts no more writes.
+
+    Needs no round trip.
+    """
     settings = conn.get_settings()
     return "on" in (
         getattr(settings, "in_hot_standby", "off"),

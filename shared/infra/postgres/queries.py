@@ -54,6 +54,6 @@ def set_for_psycopg_session(conn: Any, settings: Mapping[str, str]) -> str | Non
 
 
 async def is_read_only(conn: Any) -> bool:
-    """Whether Postgres would refuse a write."""
+    """Return whether Postgres would refuse a write."""
     read_only: bool = await conn.fetchval("SELECT current_setting('transaction_read_only') = 'on'")
     return read_only

@@ -115,7 +115,7 @@ async def unfolded(redis: "Redis") -> list[int]:
 
 
 def is_full(error: RedisError) -> bool:
-    """Whether Redis refused a command because it has reached its ``maxmemory``."""
+    """Return whether Redis refused a command because it has reached its ``maxmemory``."""
     # For a script, Redis 6 reports this inside another error.
     return isinstance(error, OutOfMemoryError) or (isinstance(error, ResponseError) and "OOM" in str(error))
 
@@ -210,7 +210,7 @@ async def nodes(redis: "Redis") -> list[tuple[str, dict[str, Any]]]:
 
 
 async def is_durable(redis: "Redis") -> bool | None:
-    """Whether Redis (each node of a cluster) syncs its append-only file before it answers.
+    """Return whether Redis (each node of a cluster) syncs its append-only file before it answers.
 
     None where Redis does not permit reading its configuration.
     """

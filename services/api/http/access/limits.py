@@ -29,7 +29,7 @@ _REMEMBERED: Final = 50_000
 
 
 def connect_limits_redis(url: str) -> "redis_asyncio.Redis":
-    """The Redis client of the rate limits. A caller waits for a free connection instead of failing."""
+    """Return the Redis client of the rate limits. A caller waits for a free connection instead of failing."""
     pool = redis_asyncio.BlockingConnectionPool.from_url(
         url,
         max_connections=_CONNECTIONS,
