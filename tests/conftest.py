@@ -50,8 +50,10 @@ _LONG = ("test_losses.py", "test_portal.py", "test_worker_killed.py")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Processes that run tests side by side take file after file in this order. The end-to-end tests come first and together:
-    they wait most of their time, and those that keep time do it best beside others that wait."""
+    """Run the end-to-end tests first and together in each process of a parallel run.
+
+    They wait most of the time, so the time-dependent ones disturb each other least.
+    """
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: (item.path.name not in _LONG, "e2e" not in item.path.parts))
 

@@ -126,10 +126,7 @@ class UsageOfKind(Metered):
 
 
 class UsageOfGroup(Metered):
-    """The usage of one room, identity or kind in the range.
-
-    Only kinds are split into hours, days or months.
-    """
+    """The usage of one room, identity or kind in the range. Only kinds are split into hours, days or months."""
 
     room: Annotated[str, Meta(description="Name of the room in this project.")] | UnsetType = UNSET
     identity: Annotated[str, Meta(description="Participant identity.")] | UnsetType = UNSET
