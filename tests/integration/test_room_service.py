@@ -149,10 +149,10 @@ async def test_a_read_succeeds_if_its_second_attempt_succeeds(service: RoomServi
 
 async def test_known_limits_are_reported_with_their_field(service: RoomService, livekit: FakeLiveKit) -> None:
     livekit.add_participant(ROOM, "ada", tracks=[{"sid": "TR_1"}])
-    with pytest.raises(LiveKitRefusedInput, match="metadata is larger") as raised:
+    with pytest.raises(LiveKitRefusedInput, match="`metadata` is larger") as raised:
         await service.create_room(room.CreateRoomRequest(name=ROOM, metadata="m" * 600_000))
     assert raised.value.param == "metadata"
-    with pytest.raises(LiveKitRefusedInput, match="name is longer") as raised:
+    with pytest.raises(LiveKitRefusedInput, match="`name` is longer") as raised:
         await service.update_participant(room.UpdateParticipantRequest(room=ROOM, identity="ada", name="n" * 257))
     assert raised.value.param == "name"
     with pytest.raises(LiveKitRefusedState, match="enable_remote_unmute"):
@@ -271,6 +271,6 @@ async def test_a_listing_with_endless_pages_is_an_error(service: RoomService, mo
     async def read(*_: object) -> egress.ListEgressResponse:
         return page
 
-    monkeypatch.setattr(service, "_read", read)
+    monkeypatch.setattr(service._livekit, "call_with_retry", read)
     with pytest.raises(LiveKitAnswerTooLarge):
         await service.list_egress()
