@@ -18,7 +18,7 @@ BATCH = 4000
 AT_ONCE = 3
 TURN_S = 0.5
 # How often, and for how long, to check whether another worker has released a partition. The holder drains to the end and
-# releases the lock, and the sweep wakes up whatever is left. Without a limit, every thread would wait for a holder that hangs.
+# releases the lock. The sweep wakes up partitions with events left. Without a limit, every thread would wait if a holder hangs.
 ANOTHER_S = 0.02
 PATIENCE_S = 1.0
 # A run folds for at most this long, then other partitions get their turn.

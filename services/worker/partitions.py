@@ -79,13 +79,13 @@ async def keep_partitions(
     cutoff = today - retention_days * DAY_MS
     await queries.drop_proofs(conn)
     await _retire(conn, cutoff, kept, delete_batch)
-    have = set(await queries.days_with_partition(conn))
-    small = await queries.default_bytes(conn) <= small_bytes
-    in_default = await queries.days_in_default(conn) if small else []
-    wanted = {today + number * DAY_MS for number in range(DAYS_AHEAD + 1)}
-    for day in sorted((wanted | set(in_default)) - have):
+    existing = set(await queries.days_with_partition(conn))
+    is_small = await queries.default_bytes(conn) <= small_bytes
+    in_default = await queries.days_in_default(conn) if is_small else []
+    needed = {today + number * DAY_MS for number in range(DAYS_AHEAD + 1)}
+    for day in sorted((needed | set(in_default)) - existing):
         try:
-            if small:
+            if is_small:
                 moved = await queries.add_day(conn, day)
                 created = moved is not None
                 kept.moved += moved or 0

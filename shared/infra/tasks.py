@@ -1,4 +1,4 @@
-"""Background tasks, which run as long as their process."""
+"""Run background tasks as long as their process, and end them."""
 
 import asyncio
 import logging
@@ -11,10 +11,10 @@ _AGAIN_AFTER_S = 1.0
 
 
 async def end_tasks(tasks: Iterable["asyncio.Task[Any]"]) -> None:
-    """Cancel tasks, again and again, until each has ended.
+    """Cancel tasks repeatedly until each has ended.
 
-    One cancellation can get lost: where it meets the end of a time-out inside a driver, a loop would never end. That
-    happens when a server vanishes at the same moment, as when a machine shuts down.
+    A single cancellation can get lost if a time-out inside a driver ends at the same moment. A loop would then run forever.
+    This happens when a server disappears at that moment, for example when a machine shuts down.
     """
     given = list(tasks)
     pending = set(given)

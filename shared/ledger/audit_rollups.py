@@ -43,40 +43,42 @@ async def _audit_day(conn: Connection, scope: Scope, day: int, sums: DaySums, ch
     stored = await audit_rollups.stored_hours(conn, scope, day)
     for key in sorted({*stored, *sums.hours}):
         checked.rollups += 1
-        have, right = stored.get(key, NO_USAGE), sums.hours.get(key, NO_USAGE)
-        if have != right:
+        actual, expected = stored.get(key, NO_USAGE), sums.hours.get(key, NO_USAGE)
+        if actual != expected:
             name = f"{rfc3339(key.hour)} {key.kind}"
-            yield _found("usage_hour", scope, name, key.hour, have._asdict(), right._asdict())
+            yield _found("usage_hour", scope, name, key.hour, actual._asdict(), expected._asdict())
     stored_kinds, kinds = await audit_rollups.stored_day(conn, scope, day), sums.by_kind()
     for kind in sorted({*stored_kinds, *kinds}):
         checked.rollups += 1
-        have, right = stored_kinds.get(kind, NO_USAGE), kinds.get(kind, NO_USAGE)
-        if have != right:
-            yield _found("usage_day", scope, f"{rfc3339(day)} {kind}", day, have._asdict(), right._asdict())
+        actual, expected = stored_kinds.get(kind, NO_USAGE), kinds.get(kind, NO_USAGE)
+        if actual != expected:
+            yield _found("usage_day", scope, f"{rfc3339(day)} {kind}", day, actual._asdict(), expected._asdict())
     groups = sums.groups
     names = sums.names()
-    async for group, have_group in audit_rollups.stored_groups(conn, scope, day):
+    async for group, actual_group in audit_rollups.stored_groups(conn, scope, day):
         checked.rollups += 1
-        right_group = groups.pop(group, NO_GROUP)
-        if have_group != right_group:
-            yield _group_found(scope, group, have_group, right_group)
-    for group, right_group in sorted(groups.items()):
+        expected_group = groups.pop(group, NO_GROUP)
+        if actual_group != expected_group:
+            yield _group_found(scope, group, actual_group, expected_group)
+    for group, expected_group in sorted(groups.items()):
         checked.rollups += 1
-        if right_group != NO_GROUP:
-            yield _group_found(scope, group, NO_GROUP, right_group)
-    have_names = {name: count for name, count in (await audit_rollups.stored_names(conn, scope, day)).items() if count}
+        if expected_group != NO_GROUP:
+            yield _group_found(scope, group, NO_GROUP, expected_group)
+    actual_names = {
+        name: count for name, count in (await audit_rollups.stored_names(conn, scope, day)).items() if count
+    }
     for dimension in DIMENSIONS:
-        have_count, right_count = have_names.get(dimension, 0), names.get(dimension, 0)
+        actual_count, expected_count = actual_names.get(dimension, 0), names.get(dimension, 0)
         checked.rollups += 1
-        if have_count != right_count:
+        if actual_count != expected_count:
             key_name = f"{rfc3339(day)} {dimension}"
-            yield _found("usage_group_count", scope, key_name, day, {"names": have_count}, {"names": right_count})
+            yield _found("usage_group_count", scope, key_name, day, {"names": actual_count}, {"names": expected_count})
 
 
-def _group_found(scope: Scope, key: GroupKey, have: GroupUsage, right: GroupUsage) -> Found:
+def _group_found(scope: Scope, key: GroupKey, actual: GroupUsage, expected: GroupUsage) -> Found:
     name = f"{rfc3339(key.day)} {key.dimension} {key.name}"
-    have_row, right_row = ({**group.usage._asdict(), "visits": group.visits} for group in (have, right))
-    return _found("usage_group", scope, name, key.day, have_row, right_row)
+    actual_row, expected_row = ({**group.usage._asdict(), "visits": group.visits} for group in (actual, expected))
+    return _found("usage_group", scope, name, key.day, actual_row, expected_row)
 
 
 async def audit_media(conn: Connection, scope: Scope, span: DayRange | None, checked: Checked) -> AsyncIterator[Found]:
@@ -90,10 +92,10 @@ async def audit_media(conn: Connection, scope: Scope, span: DayRange | None, che
     stored = await audit_rollups.stored_media_hours(conn, scope, span)
     for key in sorted({*stored, *sums}):
         checked.rollups += 1
-        have, right = stored.get(key, NO_RUNS), sums.get(key, NO_RUNS)
-        if have != right:
+        actual, expected = stored.get(key, NO_RUNS), sums.get(key, NO_RUNS)
+        if actual != expected:
             name = f"{rfc3339(key.hour)} {key.meter} {key.type}"
-            yield _found("media_hour", scope, name, key.hour, have._asdict(), right._asdict())
+            yield _found("media_hour", scope, name, key.hour, actual._asdict(), expected._asdict())
 
 
 async def audit_peaks(conn: Connection, scope: Scope, span: DayRange | None, checked: Checked) -> AsyncIterator[Found]:
@@ -176,35 +178,35 @@ class _Level:
         self._next: StoredStretch | None = None
         self._started = False
 
-    async def compare(self, right: _Grown | None, checked: Checked) -> AsyncIterator[Found]:
+    async def compare(self, expected: _Grown | None, checked: Checked) -> AsyncIterator[Found]:
         """Compare the stored stretches up to a correct one (None: to the end).
 
         A row of zeros counts like a missing row.
         """
         if not self._started:
             self._next, self._started = await anext(self._rows, None), True
-        while self._next is not None and (right is None or self._next.start_ms < right.start_ms):
+        while self._next is not None and (expected is None or self._next.start_ms < expected.start_ms):
             if found := self._compare(checked, self._next, _Grown(self._next.start_ms, EMPTY, {})):
                 yield found
             self._next = await anext(self._rows, None)
-        if right is None:
+        if expected is None:
             return
-        have = StoredStretch(right.start_ms, EMPTY, None)
-        if self._next is not None and self._next.start_ms == right.start_ms:
-            have = self._next
+        actual = StoredStretch(expected.start_ms, EMPTY, None)
+        if self._next is not None and self._next.start_ms == expected.start_ms:
+            actual = self._next
             self._next = await anext(self._rows, None)
-        if found := self._compare(checked, have, right):
+        if found := self._compare(checked, actual, expected):
             yield found
 
-    def _compare(self, checked: Checked, stored: StoredStretch, right: _Grown) -> Found | None:
+    def _compare(self, checked: Checked, stored: StoredStretch, expected: _Grown) -> Found | None:
         checked.rollups += 1
-        have, wanted = stored.stretch._asdict(), right.stretch._asdict()
+        actual, wanted = stored.stretch._asdict(), expected.stretch._asdict()
         if stored.seconds is not None:
-            have["seconds"], wanted["seconds"] = _moving(stored.seconds), _moving(right.rows())
-        if have == wanted:
+            actual["seconds"], wanted["seconds"] = _moving(stored.seconds), _moving(expected.rows())
+        if actual == wanted:
             return None
         unit = {MINUTE_MS: "minute", HOUR_MS: "hour", DAY_MS: "day"}[self._length_ms]
-        return _found("concurrency", self._scope, f"{rfc3339(stored.start_ms)} {unit}", stored.start_ms, have, wanted)
+        return _found("concurrency", self._scope, f"{rfc3339(stored.start_ms)} {unit}", stored.start_ms, actual, wanted)
 
 
 def _moving(seconds: Iterable[tuple[int | None, int | None, int | None]]) -> list[tuple[object, ...]]:
@@ -212,9 +214,9 @@ def _moving(seconds: Iterable[tuple[int | None, int | None, int | None]]) -> lis
 
 
 def _found(
-    table: Table, scope: Scope, key: str, at_ms: int, have: Mapping[str, object], right: Mapping[str, object]
+    table: Table, scope: Scope, key: str, at_ms: int, actual: Mapping[str, object], expected: Mapping[str, object]
 ) -> Found:
     difference = Difference(
-        table=table, project_id=scope.project_id, mode=scope.mode, key=key, fields=differing(have, right)
+        table=table, project_id=scope.project_id, mode=scope.mode, key=key, fields=differing(actual, expected)
     )
     return Found(difference, AuditScope(*scope), at_ms=at_ms)

@@ -52,10 +52,10 @@ class Found(msgspec.Struct):
     at_ms: int = 0
 
 
-def differing(stored: Mapping[str, object], right: Mapping[str, object]) -> dict[str, tuple[object, object]]:
+def differing(stored: Mapping[str, object], expected: Mapping[str, object]) -> dict[str, tuple[object, object]]:
     """Return the fields in which two rows differ. A missing row has no fields."""
-    names = [*stored, *(name for name in right if name not in stored)]
-    return {name: (stored.get(name), right.get(name)) for name in names if stored.get(name) != right.get(name)}
+    names = [*stored, *(name for name in expected if name not in stored)]
+    return {name: (stored.get(name), expected.get(name)) for name in names if stored.get(name) != expected.get(name)}
 
 
 def registers(state: State | None) -> dict[str, object]:

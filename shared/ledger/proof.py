@@ -101,12 +101,12 @@ async def audit_rooms(
     stored = queries.rooms_by_sid(conn, scope, span)
     async for row, state in _joined(stored, lambda row: row.state.sid, proven, lambda room: room.sid):
         checked.states += row is not None
-        right = state
+        expected = state
         if state is not None:
             # No event says that another room followed. That is known only from the other room.
             followed_ms = row.followed_ms if row is not None else await queries.followed_ms(conn, state)
-            right = msgspec.structs.replace(state, superseded_ms=followed_ms)
-        found = _judge("room", scope, row.state if row else None, right, merge_room, horizon_ms, checked)
+            expected = msgspec.structs.replace(state, superseded_ms=followed_ms)
+        found = _judge("room", scope, row.state if row else None, expected, merge_room, horizon_ms, checked)
         if found is not None:
             yield found
 
@@ -158,15 +158,15 @@ def _judge(
 ) -> Found | None:
     known = stored if stored is not None else proven
     assert known is not None  # noqa: S101 - an outer join has at least one side
-    right = proven
+    expected = proven
     if stored is not None and not is_proven(stored, horizon_ms):
         checked.unproven += 1
-        right = merge(stored, proven) if proven is not None else stored
-    if right == stored:
+        expected = merge(stored, proven) if proven is not None else stored
+    if expected == stored:
         return None
     name = known.sid if not isinstance(known, MediaRun) else f"{known.meter} {known.id}"
-    fields = differing(registers(stored), registers(right))
-    return Found(_difference(table, scope, name, fields), scope, stored, right)
+    fields = differing(registers(stored), registers(expected))
+    return Found(_difference(table, scope, name, fields), scope, stored, expected)
 
 
 def _difference(table: Table, scope: AuditScope, key: str, fields: dict[str, tuple[object, object]]) -> Difference:

@@ -113,8 +113,8 @@ class Admission:
         if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             raise FormRefused("this form was sent from another site")
         origin = request.headers.get("origin")
-        ours = {urlsplit(self._portal.settings.relay_api_url).netloc, request.headers.get("host", "")}
-        if origin is not None and urlsplit(origin).netloc not in ours - {""}:
+        own_hosts = {urlsplit(self._portal.settings.relay_api_url).netloc, request.headers.get("host", "")}
+        if origin is not None and urlsplit(origin).netloc not in own_hosts - {""}:
             raise FormRefused("this form was sent from another site")
 
     async def _open_project(self, page: PageRequest, account: Account, project_id: str, role: Role | None) -> None:

@@ -193,8 +193,8 @@ def _field(name: str, schema: dict[str, Any], required: bool, document: dict[str
         if key in whole
     ]
     choices = whole.get("enum") or _resolved(whole.get("items", {}), document).get("enum") or ()
-    said = description or schema.get("description") or whole.get("description", "")
-    return Field(name, kind, required, limits, [str(choice) for choice in choices], said.replace("``", "`"))
+    text = description or schema.get("description") or whole.get("description", "")
+    return Field(name, kind, required, limits, [str(choice) for choice in choices], text.replace("``", "`"))
 
 
 def example_of(schema: dict[str, Any], document: dict[str, Any], depth: int = 0) -> Any:

@@ -61,26 +61,26 @@ class ProjectRooms:
     async def open_rooms(self, limit: int | None, cursor: str | None) -> RoomPage:
         """List the open rooms by name. Raises ``InvalidRequest`` too."""
         # LiveKit has no pages and lists the rooms of every project, so this project's rooms are selected here.
-        of = ("rooms",)
-        after = _after(cursor, of)
-        ours: dict[str, models.Room] = {}
+        listing = ("rooms",)
+        after = _after(cursor, listing)
+        rooms: dict[str, models.Room] = {}
         for found in await self._livekit.list_rooms():
             parsed = parse_livekit_room(found.name)
             if parsed is not None and parsed[:2] == (self.project_id, self.mode):
-                ours[parsed.display] = found
-        names, following = page(sorted(ours), str, of, limit, after)
-        return RoomPage(rooms=[room_answer(ours[name], name) for name in names], next_cursor=following)
+                rooms[parsed.display] = found
+        names, following = page(sorted(rooms), str, listing, limit, after)
+        return RoomPage(rooms=[room_answer(rooms[name], name) for name in names], next_cursor=following)
 
     async def create(self, request: CreateRoom) -> RoomAnswer:
         """Open a room, or return the open room of this name unchanged."""
-        order = room.CreateRoomRequest(
+        livekit_request = room.CreateRoomRequest(
             name=self._name(request.name),
             max_participants=request.max_participants or 0,
             empty_timeout=request.empty_timeout or 0,
             departure_timeout=request.departure_timeout or 0,
             metadata=request.metadata or "",
         )
-        return room_answer(await self._livekit.create_room(order), request.name)
+        return room_answer(await self._livekit.create_room(livekit_request), request.name)
 
     async def get(self, name: str) -> RoomDetails:
         found, people = await self._room_and_people(name)
@@ -96,10 +96,10 @@ class ProjectRooms:
         return room_answer(await self._livekit.update_room_metadata(self._name(name), request.metadata), name)
 
     async def participants(self, name: str, limit: int | None, cursor: str | None) -> ParticipantPage:
-        of = ("participants", name)
-        after = _after(cursor, of)
+        listing = ("participants", name)
+        after = _after(cursor, listing)
         _, people = await self._room_and_people(name)
-        shown, following = page(people, lambda person: person.identity, of, limit, after)
+        shown, following = page(people, lambda person: person.identity, listing, limit, after)
         return ParticipantPage(participants=[participant_answer(person) for person in shown], next_cursor=following)
 
     async def participant(self, name: str, identity: str) -> ParticipantAnswer:
@@ -122,7 +122,7 @@ class ProjectRooms:
         if request.permission is not None:
             # LiveKit replaces the whole permission, so the unchanged grants are sent too.
             permission = _changed((await self._person(name, identity)).permission, request.permission)
-        order = room.UpdateParticipantRequest(
+        livekit_request = room.UpdateParticipantRequest(
             room=self._name(name),
             identity=identity,
             name=request.name or "",
@@ -130,7 +130,7 @@ class ProjectRooms:
             attributes=attributes,
             permission=permission,
         )
-        return participant_answer(await self._livekit.update_participant(order))
+        return participant_answer(await self._livekit.update_participant(livekit_request))
 
     async def mute(self, name: str, identity: str, request: MuteTracks) -> MutedTracks:
         """Mute or unmute the chosen tracks."""
@@ -154,14 +154,14 @@ class ProjectRooms:
         payload = _payload(request)
         # For a room that is not open, SendData would answer "unavailable" after three seconds.
         await self._livekit.get_room(self._name(name))
-        order = room.SendDataRequest(
+        livekit_request = room.SendDataRequest(
             room=self._name(name),
             data=payload,
             kind=models.DataPacket.Kind.RELIABLE if request.kind == "reliable" else models.DataPacket.Kind.LOSSY,
             destination_identities=request.destination_identities,
             topic=request.topic,
         )
-        await self._livekit.send_data(order)
+        await self._livekit.send_data(livekit_request)
 
     async def _room_and_people(self, name: str) -> tuple[models.Room, list[models.ParticipantInfo]]:
         """Return a room and its participants by identity, without those that are listed as disconnected."""
@@ -211,19 +211,19 @@ def _payload(request: SendData) -> bytes:
 
 
 def page(
-    items: list[T], key: Callable[[T], str], of: Sequence[str], limit: int | None, after: str | None
+    items: list[T], key: Callable[[T], str], listing: Sequence[str], limit: int | None, after: str | None
 ) -> tuple[list[T], str | UnsetType]:
     """Return a page of ordered ``items`` and the next cursor.
 
-    The page has at most ``limit`` items, with keys greater than ``after``. ``of`` names the listing. The cursor holds the last
-    key of the page, so pages stay correct while items are added and removed.
+    The page has at most ``limit`` items, with keys greater than ``after``. ``listing`` identifies the listing in the cursor.
+    The cursor holds the last key of the page, so pages stay correct while items are added and removed.
     """
     if after is not None:
         items = [item for item in items if key(item) > after]
     if limit is None or len(items) <= limit:
         return items, UNSET
     shown = items[:limit]
-    return shown, write_cursor(of, (key(shown[-1]),))
+    return shown, write_cursor(listing, (key(shown[-1]),))
 
 
 def _check_size(param: str, size: int) -> None:
@@ -232,7 +232,7 @@ def _check_size(param: str, size: int) -> None:
         raise InvalidRequest(f"`{param}` is {size} bytes long. LiveKit accepts at most {MAX_METADATA_BYTES}.", param)
 
 
-def _after(cursor: str | None, of: Sequence[str]) -> str | None:
+def _after(cursor: str | None, listing: Sequence[str]) -> str | None:
     """Return the key after which the page begins. Raises ``InvalidRequest``."""
-    position = read_cursor(cursor, of, (str,))
+    position = read_cursor(cursor, listing, (str,))
     return None if position is None else str(position[0])

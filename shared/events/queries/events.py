@@ -200,13 +200,13 @@ async def partition_reader(conn: Connection, partition: int) -> AsyncIterator[bo
 
     The lock belongs to the connection. It ends with the block, or with the process that holds it.
     """
-    ours = await conn.fetchval(
+    is_locked = await conn.fetchval(
         "SELECT pg_try_advisory_lock(hashtext('relay_read_' || current_schema()), $1)", partition
     )
     try:
-        yield bool(ours)
+        yield bool(is_locked)
     finally:
-        if ours:
+        if is_locked:
             await conn.execute("SELECT pg_advisory_unlock(hashtext('relay_read_' || current_schema()), $1)", partition)
 
 

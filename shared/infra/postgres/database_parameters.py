@@ -33,7 +33,7 @@ SESSION: Final = frozenset({
     "idle_in_transaction_session_timeout", "idle_session_timeout", "lock_timeout", "role", "search_path",
     "statement_timeout", "timezone", "work_mem",
 })  # fmt: skip
-# Known to some driver, but without a meaning for Relay.
+# Parameters of other drivers that have no meaning for Relay.
 IGNORED: Final = frozenset({
     # libpq
     "channel_binding", "client_encoding", "fallback_application_name", "gssdelegation", "gssencmode", "gsslib", "krbsrvname",

@@ -1,4 +1,4 @@
-"""Connections to Postgres: single ones, pools and transactions."""
+"""Open connections to Postgres and pools of them, and run transactions."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -94,7 +94,7 @@ _POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
-# Rows that are copied together were created and received in the same few seconds.
+# Cached, because rows that are copied together were created and received in the same few seconds.
 @lru_cache(maxsize=4096)
 def _microseconds(at: datetime) -> tuple[int]:
     return ((at - _POSTGRES_EPOCH) // _MICROSECOND,)
@@ -117,8 +117,8 @@ async def remember_times(conn: Any) -> None:
 def end_statements_after(seconds: float) -> Callable[[Any], Coroutine[Any, Any, None]]:
     """Create an ``init`` that limits the time of each statement, for connections that may be cut off.
 
-    Postgres notices a lost client only when its statement ends. Statements that wait for a lock, of clients that try again and
-    again, could use up all connections. The limit is set after connecting, because PgBouncer refuses unknown parameters.
+    Postgres notices a lost client only when its statement ends. If clients retry statements that wait for a lock, these could
+    use up all connections. The limit is set after connecting, because PgBouncer refuses unknown parameters.
     """
 
     async def limit(conn: Any) -> None:
@@ -129,11 +129,11 @@ def end_statements_after(seconds: float) -> Callable[[Any], Coroutine[Any, Any, 
 
 @asynccontextmanager
 async def borrowed(pool: Pool, within_s: float = BORROWED_S) -> AsyncIterator[Connection]:
-    """Borrow a connection of the pool. Waiting for it and using it take ``within_s`` in all.
+    """Borrow a connection of the pool. Waiting for it and using it may take ``within_s`` together.
 
-    Raises one of ``UNAVAILABLE``. After that time, or when the caller is cancelled, the connection is cut off. It is not asked
-    to cancel the statement: a Postgres that hangs does not answer that either, and asyncpg would wait for half a minute,
-    whatever time-out is around it. Postgres must end a running statement by itself (``end_statements_after``).
+    Raises one of ``UNAVAILABLE``. After that time, or when the caller is cancelled, the connection is cut off. Cancelling the
+    statement is not tried: if Postgres hangs, it does not answer that either, and asyncpg would wait for half a minute despite
+    any time-out around it. Postgres must end a running statement itself (``end_statements_after``).
     """
     loop = asyncio.get_running_loop()
     until = loop.time() + within_s
@@ -183,7 +183,7 @@ async def in_transaction(conn: Connection, *, snapshot: bool = False) -> AsyncIt
 
 
 def _cut_off(conn: Connection) -> None:
-    # A connection that was cut off before belongs to the pool again and refuses calls. That error must not hide a cancellation.
+    # If it was cut off before, the connection is back in the pool and refuses calls. That error must not hide a cancellation.
     with suppress(asyncpg.InterfaceError):
         conn.terminate()
 

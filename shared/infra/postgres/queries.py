@@ -1,4 +1,4 @@
-"""SQL about a session: its facts and its settings. It needs no schema."""
+"""SQL about a session: its properties and its settings. It needs no schema."""
 
 from collections.abc import Mapping
 from typing import Any

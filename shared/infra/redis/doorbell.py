@@ -33,7 +33,7 @@ def create_broker(redis_url: str, middleware: list[Middleware]) -> RedisBroker:
 def wake_message(partition: int) -> "dramatiq.Message[Any]":
     """Create the message that wakes the fold of one partition.
 
-    It holds nothing of the events: messages may be lost or repeated.
+    It contains no event, because messages may be lost or repeated.
     """
     return dramatiq.Message(queue_name=QUEUE, actor_name=ACTOR, args=(partition,), kwargs={}, options={})
 

@@ -1,7 +1,7 @@
-"""Internals of redis-py: many commands in one write, and stream entries as Redis sends them.
+"""Send many commands in one write and read stream entries unchanged, with private parts of redis-py.
 
-Written for redis-py 8. A pipeline packs each command by itself and waits for each answer with its own time-out: about 25 µs for
-each command. The answers arrive together, so one time-out is enough for all of them.
+Written for redis-py 8. Its pipeline packs each command separately and waits for each answer with its own time-out, which costs
+about 25 µs a command. The answers arrive together, so one time-out is enough for all of them.
 
 pyproject.toml bounds the version. With another major version this module falls back to the pipeline, and
 tests/unit/test_library_internals.py and tests/integration/test_redis_batch.py fail.
@@ -25,9 +25,9 @@ WRITTEN_FOR = 8
 INTERNALS_ARE_KNOWN = int(redis_py.__version__.split(".")[0]) == WRITTEN_FOR
 Command = tuple[str | bytes | int, ...]
 _packed: Callable[[Any], bytes] = hiredis.pack_command  # its stubs allow tuples of one element only
-# Follows the other commands. A read without a time-out returns None where the kernel gave up the connection (ETIMEDOUT), and
-# Redis answers some commands with None too. Only if the last answer arrives did the others come from Redis. And only if it is
-# this answer do they belong to these commands, and not to an earlier command whose answer was still to come.
+# Sent after the other commands, to validate their answers. A read without a time-out also returns None if the kernel closes the
+# connection (ETIMEDOUT), but some commands are answered with None too. If PONG arrives last, all answers came from Redis, and
+# they belong to these commands, not to an earlier one whose answer was outstanding.
 _LAST = _packed(("PING",))
 _LAST_ANSWERS = (b"PONG", "PONG")
 

@@ -79,26 +79,26 @@ async def _sign_in(
         client = await known_client(page, conn, email)
         subjects = subjects_of(page, email, client)
         await attempts.count(conn, subjects, now)
-        found = await queries.credentials(conn, email)
+        credentials = await queries.credentials(conn, email)
     unknown = None if client is not None else network_of(page.address)
     for _ in range(_ROUNDS):
-        right = await passwords.matches(found and found.password_hash, form["password"], unknown)
-        if found is None or not right:
+        is_correct = await passwords.matches(credentials and credentials.password_hash, form["password"], unknown)
+        if credentials is None or not is_correct:
             break
         renewed = None
-        if passwords.is_outdated(found.password_hash):
+        if passwords.is_outdated(credentials.password_hash):
             renewed = await passwords.hash(form["password"], unknown)
         async with transactions.writing() as conn:
-            checked, found = found, await queries.lock_credentials(conn, found.account.account_id)
-            if found is not None and found.account.disabled_at is not None:
+            checked, credentials = credentials, await queries.lock_credentials(conn, credentials.account.account_id)
+            if credentials is not None and credentials.account.disabled_at is not None:
                 form.fail("email", _DISABLED)
                 return False
-            if found is not None and found.password_hash == checked.password_hash:
+            if credentials is not None and credentials.password_hash == checked.password_hash:
                 await attempts.forgive(conn, subjects)
                 await queries.delete_past_attempts(conn, now)
                 if renewed is not None:
-                    await queries.set_password_hash(conn, found.account.account_id, renewed)
-                await start_session(page, conn, found.account, now)
+                    await queries.set_password_hash(conn, credentials.account.account_id, renewed)
+                await start_session(page, conn, credentials.account, now)
                 return True
         # The password changed during the check: check again.
     form.fail("password", _WRONG)
