@@ -63,6 +63,12 @@ class FakeLiveKit:
 
     def __init__(self, api_key: str, api_secret: str) -> None:
         self.url = ""
+        self._key, self._secret = api_key, api_secret
+        self._numbers = iter(range(1, 1_000_000))
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget rooms, participants, calls and failures."""
         self.rooms: dict[str, models.Room] = {}
         self.people: dict[str, dict[str, models.ParticipantInfo]] = {}
         self.egresses: list[egress.EgressInfo] = []
@@ -78,8 +84,6 @@ class FakeLiveKit:
         self.dead: set[str] = set()
         self.refusing: set[str] = set()
         self.unknown_methods: set[str] = set()
-        self._key, self._secret = api_key, api_secret
-        self._numbers = iter(range(1, 1_000_000))
 
     def add_room(self, name: str, /, **fields: Any) -> models.Room:
         number = next(self._numbers)

@@ -1,7 +1,6 @@
 """`Idempotency-Key`: a request runs once, and each repetition gets the stored answer."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,21 +18,31 @@ from shared.infra.settings import Settings
 from shared.models.idempotency import Attempt
 from shared.models.projects import CreatedProject
 from shared.models.wire import Wire
-from tests.fake_livekit import FakeLiveKit, fake_livekit, twirp_failure
+from tests.fake_livekit import FakeLiveKit, twirp_failure
 from tests.integration.conftest import key_of
 
 NOW_MS = 1_800_000_000_000
 
 
 @pytest.fixture
-async def livekit() -> AsyncIterator[FakeLiveKit]:
-    async with fake_livekit() as fake:
-        yield fake
+def livekit(module_livekit: FakeLiveKit) -> FakeLiveKit:
+    module_livekit.reset()
+    return module_livekit
+
+
+@pytest.fixture(scope="module")
+def module_settings(module_settings: Settings, module_livekit: FakeLiveKit) -> Settings:
+    return msgspec.structs.replace(module_settings, livekit_api_url=module_livekit.url)
 
 
 @pytest.fixture
-def settings(settings: Settings, livekit: FakeLiveKit) -> Settings:
-    return msgspec.structs.replace(settings, livekit_api_url=livekit.url)
+def settings(shared_settings: Settings) -> Settings:
+    return shared_settings
+
+
+@pytest.fixture
+def api(shared_api: httpx.AsyncClient) -> httpx.AsyncClient:
+    return shared_api
 
 
 class Made(Wire):

@@ -3,7 +3,7 @@
 The endpoints come from the routes of the application. An endpoint without a case here fails the suite.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import httpx
@@ -17,7 +17,7 @@ from services.cli.projects import create_project
 from shared.infra.postgres.pool import Pool
 from shared.infra.settings import Settings
 from shared.models.projects import CreatedProject
-from tests.fake_livekit import FakeLiveKit, fake_livekit
+from tests.fake_livekit import FakeLiveKit
 from tests.integration.isolation import Holding, IsolationWorld, build_world, reached
 
 Asked = Callable[[Holding], Any]
@@ -118,14 +118,24 @@ WITHOUT_A_PROJECT = {
 
 
 @pytest.fixture
-async def livekit() -> AsyncIterator[FakeLiveKit]:
-    async with fake_livekit() as fake:
-        yield fake
+def livekit(module_livekit: FakeLiveKit) -> FakeLiveKit:
+    module_livekit.reset()
+    return module_livekit
+
+
+@pytest.fixture(scope="module")
+def module_settings(module_settings: Settings, module_livekit: FakeLiveKit) -> Settings:
+    return msgspec.structs.replace(module_settings, livekit_api_url=module_livekit.url)
 
 
 @pytest.fixture
-def settings(settings: Settings, livekit: FakeLiveKit) -> Settings:
-    return msgspec.structs.replace(settings, livekit_api_url=livekit.url)
+def settings(shared_settings: Settings) -> Settings:
+    return shared_settings
+
+
+@pytest.fixture
+def api(shared_api: httpx.AsyncClient) -> httpx.AsyncClient:
+    return shared_api
 
 
 @pytest.fixture

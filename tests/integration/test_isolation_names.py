@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,7 +15,7 @@ from shared.infra.ids import parse_livekit_room
 from shared.infra.postgres.pool import Pool
 from shared.infra.settings import Settings
 from shared.models.projects import CreatedProject
-from tests.fake_livekit import FakeLiveKit, fake_livekit
+from tests.fake_livekit import FakeLiveKit
 from tests.integration.isolation import Holding, IsolationWorld, build_world, reached
 
 # The only claims and rights that a token may have, whatever is requested.
@@ -27,14 +26,24 @@ RIGHTS = {
 
 
 @pytest.fixture
-async def livekit() -> AsyncIterator[FakeLiveKit]:
-    async with fake_livekit() as fake:
-        yield fake
+def livekit(module_livekit: FakeLiveKit) -> FakeLiveKit:
+    module_livekit.reset()
+    return module_livekit
+
+
+@pytest.fixture(scope="module")
+def module_settings(module_settings: Settings, module_livekit: FakeLiveKit) -> Settings:
+    return msgspec.structs.replace(module_settings, livekit_api_url=module_livekit.url)
 
 
 @pytest.fixture
-def settings(settings: Settings, livekit: FakeLiveKit) -> Settings:
-    return msgspec.structs.replace(settings, livekit_api_url=livekit.url)
+def settings(shared_settings: Settings) -> Settings:
+    return shared_settings
+
+
+@pytest.fixture
+def api(shared_api: httpx.AsyncClient) -> httpx.AsyncClient:
+    return shared_api
 
 
 @pytest.fixture

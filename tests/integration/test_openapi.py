@@ -16,8 +16,18 @@ from tests.integration.conftest import key_of
 
 
 @pytest.fixture
-async def document(api: httpx.AsyncClient) -> Any:
-    answer = await api.get("/openapi.json")
+def settings(shared_settings: Settings) -> Settings:
+    return shared_settings
+
+
+@pytest.fixture
+def api(shared_api: httpx.AsyncClient) -> httpx.AsyncClient:
+    return shared_api
+
+
+@pytest.fixture(scope="module")
+async def document(module_api: httpx.AsyncClient) -> Any:
+    answer = await module_api.get("/openapi.json")
     assert answer.headers["content-type"] == "application/json"
     return answer.json()
 

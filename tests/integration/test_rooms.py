@@ -1,7 +1,6 @@
 """`/v1/rooms` and its participants, over HTTP, with a fake LiveKit."""
 
 from base64 import b64encode
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -12,19 +11,29 @@ from livekit.protocol import models
 from shared.infra.ids import Mode, livekit_room
 from shared.infra.settings import Settings
 from shared.models.projects import CreatedProject
-from tests.fake_livekit import FakeFailure, FakeLiveKit, fake_livekit, twirp_failure
+from tests.fake_livekit import FakeFailure, FakeLiveKit, twirp_failure
 from tests.integration.conftest import key_of
 
 
 @pytest.fixture
-async def livekit() -> AsyncIterator[FakeLiveKit]:
-    async with fake_livekit() as fake:
-        yield fake
+def livekit(module_livekit: FakeLiveKit) -> FakeLiveKit:
+    module_livekit.reset()
+    return module_livekit
+
+
+@pytest.fixture(scope="module")
+def module_settings(module_settings: Settings, module_livekit: FakeLiveKit) -> Settings:
+    return msgspec.structs.replace(module_settings, livekit_api_url=module_livekit.url)
 
 
 @pytest.fixture
-def settings(settings: Settings, livekit: FakeLiveKit) -> Settings:
-    return msgspec.structs.replace(settings, livekit_api_url=livekit.url)
+def settings(shared_settings: Settings) -> Settings:
+    return shared_settings
+
+
+@pytest.fixture
+def api(shared_api: httpx.AsyncClient) -> httpx.AsyncClient:
+    return shared_api
 
 
 class RoomClient:

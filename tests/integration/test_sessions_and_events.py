@@ -51,6 +51,16 @@ async def walk(api: httpx.AsyncClient, path: str, headers: dict[str, str], **par
 
 
 @pytest.fixture
+def settings(shared_settings: Settings) -> Settings:
+    return shared_settings
+
+
+@pytest.fixture
+def api(shared_api: httpx.AsyncClient) -> httpx.AsyncClient:
+    return shared_api
+
+
+@pytest.fixture
 async def lobby(pool: Pool, project: CreatedProject) -> str:
     """Fold five meetings, a minute apart. Returns LiveKit's name of their room."""
     name = livekit_room(project.project_id, "live", "lobby")

@@ -16,6 +16,16 @@ from tests.integration.conftest import Standing, key_of, serving
 pytestmark = pytest.mark.filterwarnings("ignore:The HMAC key is:Warning")  # the development secret is short
 
 
+@pytest.fixture
+def settings(shared_settings: Settings) -> Settings:
+    return shared_settings
+
+
+@pytest.fixture
+def api(shared_api: httpx.AsyncClient) -> httpx.AsyncClient:
+    return shared_api
+
+
 def verified(answer: httpx.Response) -> livekit_api.access_token.Claims:
     return livekit_api.TokenVerifier("devkey", "secret").verify(answer.json()["token"])
 

@@ -18,9 +18,20 @@ from tests.integration.conftest import LAST_NOON_MS, SetClock, key_of
 from tests.livekit_bodies import body, meeting, meeting_usage, participant, room
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def api_clock() -> SetClock:
     return SetClock(LAST_NOON_MS)
+
+
+@pytest.fixture
+def settings(shared_settings: Settings) -> Settings:
+    return shared_settings
+
+
+@pytest.fixture
+def api(shared_api: httpx.AsyncClient, api_clock: SetClock) -> httpx.AsyncClient:
+    api_clock.at_ms = LAST_NOON_MS
+    return shared_api
 
 
 async def fold(pool: Pool, bodies: list[bytes]) -> None:

@@ -31,9 +31,20 @@ FIELDS = (
 TODAY = floor_to(LAST_NOON_MS, DAY_MS)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def api_clock() -> SetClock:
     return SetClock(LAST_NOON_MS)
+
+
+@pytest.fixture
+def settings(shared_settings: Settings) -> Settings:
+    return shared_settings
+
+
+@pytest.fixture
+def api(shared_api: httpx.AsyncClient, api_clock: SetClock) -> httpx.AsyncClient:
+    api_clock.at_ms = LAST_NOON_MS
+    return shared_api
 
 
 def millionths(value: float) -> int:
