@@ -8,7 +8,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
-import httpx
 import msgspec
 import pytest
 
@@ -26,6 +25,7 @@ from shared.infra.postgres.pool import (
     renew_if_read_only,
 )
 from shared.infra.settings import Settings
+from tests.http_clients import loopback_client
 from tests.integration.conftest import serving
 from tests.postgres_servers import PostgresServer, cluster, switch
 
@@ -71,7 +71,7 @@ async def test_the_api_moves_to_the_new_primary(
     primary, standby = pair
     async with switch(primary.port) as led:
         database = parse_database_url(f"postgresql://postgres@127.0.0.1:{led.port}/relay")
-        async with serving(msgspec.structs.replace(settings, database=database)) as url, httpx.AsyncClient() as client:
+        async with serving(msgspec.structs.replace(settings, database=database)) as url, loopback_client() as client:
 
             async def postgres_is(state: str) -> bool:
                 answer = (await client.get(f"{url}/readyz")).json()

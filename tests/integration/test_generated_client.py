@@ -8,7 +8,6 @@ import sys
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
-import httpx
 import msgspec
 import pytest
 
@@ -18,6 +17,7 @@ from shared.infra.ids import livekit_room
 from shared.models.projects import CreatedProject
 from tests.conftest import fresh_database, settings_for
 from tests.fake_livekit import fake_livekit
+from tests.http_clients import loopback_client
 from tests.integration.conftest import key_of, serving
 
 pytestmark = [
@@ -54,7 +54,7 @@ async def generated(site: ClientSite, tmp_path_factory: pytest.TempPathFactory) 
     """Generate the client once for all tests: the generator takes much longer than they do."""
     directory = tmp_path_factory.mktemp("generated")
     # Fetched by the test, because the generator waits at most five seconds for it.
-    async with httpx.AsyncClient(base_url=site.url, trust_env=False, timeout=60) as client:
+    async with loopback_client(site.url, timeout=60) as client:
         document = directory / "openapi.json"
         document.write_bytes((await client.get("/openapi.json")).content)
     process = await asyncio.create_subprocess_exec(

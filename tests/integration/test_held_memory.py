@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from services.api.app import create_app
+from services.api.http.serving.hot_routes import HotRoutes
 from services.api.http.serving.http_limits import FREE_BYTES, BodyBudget, HttpGuard, HttpLimits
 from services.api.http.serving.server import Drain, Server, server_config
 from services.api.tokens import routes as tokens
@@ -19,7 +19,7 @@ from shared.infra.ids import new_key
 from shared.infra.settings import Settings
 from shared.livekit.webhook import WebhookSigner
 from shared.models.projects import CreatedProject
-from tests.integration.conftest import key_of, serving
+from tests.integration.conftest import key_of, running, serving_started
 from tests.integration.test_hot_protocol import Signed, connected, request, until
 
 TOKENS, WEBHOOKS = "/v1/tokens", "/api/webhooks/livekit"
@@ -34,18 +34,20 @@ def head(path: str, headers: dict[str, str], length: int) -> bytes:
 
 
 @asynccontextmanager
-async def guarded(settings: Settings, limits: HttpLimits) -> AsyncIterator[tuple[str, Server, HttpGuard]]:
-    """Run a server as a process does. Yields its URL, the server, and the guard of its connections."""
-    config = server_config(create_app(settings), limits, port=0)
+async def guarded(app: HotRoutes, limits: HttpLimits) -> AsyncIterator[tuple[str, Server, HttpGuard]]:
+    """Serve a started application as a process does. Yields the URL, the server, and the guard of its connections."""
+    config = server_config(app, limits, port=0)
+    config.lifespan = "off"
     http: Any = config.http
-    running = Server(config, Drain(), drain_s=0)
-    task = asyncio.create_task(running.serve())
-    await until(lambda: running.started or task.done())
-    try:
-        yield f"http://127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}", running, http.keywords["guard"]
-    finally:
-        running.should_exit = True
-        await task
+    server = Server(config, Drain(), drain_s=0)
+    async with running(server) as url:
+        yield url, server, http.keywords["guard"]
+
+
+@pytest.fixture(scope="module")
+def settings(module_settings: Settings) -> Settings:
+    """The settings of the shared application. Each test has its own project."""
+    return module_settings
 
 
 NOW = int(time.time())
@@ -68,12 +70,12 @@ NO_KEY = {
 @pytest.mark.parametrize("own_protocol", [True, False])
 @pytest.mark.parametrize("size", [1000, 200_000, 9 * 1024 * 1024])
 async def test_an_unauthenticated_request_is_refused_before_its_body(
-    settings: Settings, own_protocol: bool, size: int
+    module_app: HotRoutes, own_protocol: bool, size: int
 ) -> None:
     """Both protocols refuse a body of any size. The connection stays usable when the body arrives later."""
     cases = [(WEBHOOKS, code, headers) for code, headers in FORGED.items()]
     cases += [(path, code, headers) for code, headers in NO_KEY.items() for path in (TOKENS, "/v1/rooms")]
-    async with serving(settings, own_protocol=own_protocol) as url:
+    async with serving_started(module_app, own_protocol=own_protocol) as url:
         for path, code, headers in cases:
             async with connected(url) as wire:
                 wire.writer.write(head(path, headers, size))
@@ -87,9 +89,9 @@ async def test_an_unauthenticated_request_is_refused_before_its_body(
 
 @pytest.mark.parametrize("own_protocol", [True, False])
 async def test_a_too_large_content_length_is_refused_before_the_body(
-    settings: Settings, project: CreatedProject, signed: Signed, own_protocol: bool
+    module_app: HotRoutes, project: CreatedProject, signed: Signed, own_protocol: bool
 ) -> None:
-    async with serving(settings, own_protocol=own_protocol) as url:
+    async with serving_started(module_app, own_protocol=own_protocol) as url:
         for path, headers, limit in (
             (WEBHOOKS, signed(b"x"), webhooks.BODY_LIMIT),
             (TOKENS, key_of(project), tokens.BODY_LIMIT),
@@ -104,11 +106,11 @@ async def test_a_too_large_content_length_is_refused_before_the_body(
 @pytest.mark.parametrize("path", [WEBHOOKS, TOKENS])
 @pytest.mark.parametrize("size", [20_000, 100_000])
 async def test_a_body_in_two_parts_is_accepted(
-    settings: Settings, project: CreatedProject, signed: Signed, path: str, size: int
+    module_app: HotRoutes, project: CreatedProject, signed: Signed, path: str, size: int
 ) -> None:
     body = b'{"room":"lobby","identity":"ada","metadata":"%b"}' % (b"x" * 10_000) + b" " * size
     headers = signed(body) if path == WEBHOOKS else key_of(project)
-    async with serving(settings) as url, connected(url) as wire:
+    async with serving_started(module_app) as url, connected(url) as wire:
         for _ in range(2):  # the second time the key is cached
             wire.writer.write(head(path, headers, len(body)) + body[:5000])
             await asyncio.sleep(0)
@@ -118,10 +120,10 @@ async def test_a_body_in_two_parts_is_accepted(
 
 
 async def test_bodies_of_unknown_clients_do_not_block_known_clients(
-    settings: Settings, project: CreatedProject, signed: Signed
+    module_app: HotRoutes, project: CreatedProject, signed: Signed
 ) -> None:
     form = head("/sign-in", {"Content-Type": "application/x-www-form-urlencoded"}, 60_000) + b"x" * 59_999
-    async with guarded(settings, SMALL) as (url, running, guard):
+    async with guarded(module_app, SMALL) as (url, running, guard):
         waiting = [await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2])) for _ in range(12)]
         for _, writer in waiting:
             writer.write(form)
@@ -151,9 +153,9 @@ async def test_bodies_of_unknown_clients_do_not_block_known_clients(
         assert (guard.bodies.used, guard.bodies.unknown) == (0, 0)
 
 
-async def test_pipelined_requests_are_read_in_bounded_numbers(settings: Settings) -> None:
+async def test_pipelined_requests_are_read_in_bounded_numbers(module_app: HotRoutes) -> None:
     """A request of 18 bytes becomes objects of 3000 bytes, so one write of 64 kB would hold 11 MB."""
-    async with guarded(settings, HttpLimits(sweep_s=0.05)) as (url, running, _), connected(url) as wire:
+    async with guarded(module_app, HttpLimits(sweep_s=0.05)) as (url, running, _), connected(url) as wire:
         wire.writer.write(b"GET / HTTP/1.1\r\n\r\n" * 3_000)
         await wire.writer.drain()
         connections: Any = running.server_state.connections
@@ -167,9 +169,9 @@ async def test_pipelined_requests_are_read_in_bounded_numbers(settings: Settings
 
 
 @pytest.mark.parametrize("page", [b"/docs", b"/openapi.json"])
-async def test_clients_that_never_read_their_answers_are_disconnected(settings: Settings, page: bytes) -> None:
+async def test_clients_that_never_read_their_answers_are_disconnected(module_app: HotRoutes, page: bytes) -> None:
     limits = HttpLimits(sweep_s=0.05, write_s=0.5)
-    async with guarded(settings, limits) as (url, running, _):
+    async with guarded(module_app, limits) as (url, running, _):
         clients = []
         for _ in range(5):
             client = socket.socket()
@@ -184,7 +186,7 @@ async def test_clients_that_never_read_their_answers_are_disconnected(settings: 
             client.close()
 
 
-async def test_the_total_of_unread_answers_is_bounded(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_total_of_unread_answers_is_bounded(module_app: HotRoutes, monkeypatch: pytest.MonkeyPatch) -> None:
     """The clients that have read nothing for longest are closed first, before their own time-out."""
     accepted, joined = 0, HttpGuard.joined
 
@@ -195,7 +197,7 @@ async def test_the_total_of_unread_answers_is_bounded(settings: Settings, monkey
 
     monkeypatch.setattr(HttpGuard, "joined", counted)
     limits = HttpLimits(sweep_s=0.05, write_s=600, unread_bytes=300_000)
-    async with guarded(settings, limits) as (url, running, _):
+    async with guarded(module_app, limits) as (url, running, _):
         writers = []
         for _ in range(10):
             _, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]), limit=1024)
@@ -209,9 +211,9 @@ async def test_the_total_of_unread_answers_is_bounded(settings: Settings, monkey
             writer.close()
 
 
-async def test_the_longest_idle_connections_are_closed_for_new_ones(settings: Settings) -> None:
+async def test_the_longest_idle_connections_are_closed_for_new_ones(module_app: HotRoutes) -> None:
     limits = HttpLimits(sweep_s=0.05, headers_s=600, connections=50)
-    async with guarded(settings, limits) as (url, running, _):
+    async with guarded(module_app, limits) as (url, running, _):
         idle = [await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2])) for _ in range(120)]
         await until(lambda: 0 < len(running.server_state.connections) <= 50)
         async with connected(url) as wire:
@@ -224,11 +226,16 @@ async def test_the_longest_idle_connections_are_closed_for_new_ones(settings: Se
 @pytest.mark.parametrize("path", [TOKENS, WEBHOOKS, "/v1/rooms", "/sign-in", "/healthz"])
 @pytest.mark.parametrize("sent", [0, 10, 30_000])
 async def test_an_incomplete_request_is_not_logged_as_an_error(
-    settings: Settings, project: CreatedProject, signed: Signed, caplog: pytest.LogCaptureFixture, path: str, sent: int
+    module_app: HotRoutes,
+    project: CreatedProject,
+    signed: Signed,
+    caplog: pytest.LogCaptureFixture,
+    path: str,
+    sent: int,
 ) -> None:
     """With or without a key or signature: no line in the log, and nothing that an alert counts."""
     before = _internal_errors()
-    async with guarded(settings, HttpLimits()) as (url, running, _):
+    async with guarded(module_app, HttpLimits()) as (url, running, _):
         for headers in ({}, signed(b"x") if path == WEBHOOKS else key_of(project)):
             async with connected(url) as wire:
                 wire.writer.write(head(path, {**headers, "Content-Type": "application/json"}, 60_000) + b" " * sent)
@@ -274,9 +281,11 @@ def get(path: str, headers: dict[str, str]) -> bytes:
     ).encode()
 
 
-async def test_a_known_key_passes_a_full_budget_of_unknown_clients(settings: Settings, project: CreatedProject) -> None:
+async def test_a_known_key_passes_a_full_budget_of_unknown_clients(
+    module_app: HotRoutes, project: CreatedProject
+) -> None:
     key = key_of(project)
-    async with guarded(settings, SMALL) as (url, _, guard), connected(url) as wire:
+    async with guarded(module_app, SMALL) as (url, _, guard), connected(url) as wire:
         scope = {"path": KEYS, "headers": [(b"authorization", key["Authorization"].encode())]}
         for _ in range(50):  # no key is cached before the process listens for revocations
             wire.writer.write(get(KEYS, key))
@@ -290,9 +299,9 @@ async def test_a_known_key_passes_a_full_budget_of_unknown_clients(settings: Set
         assert (await wire.answer()).status == 200
 
 
-async def test_a_key_counts_for_its_own_request_only(settings: Settings, project: CreatedProject) -> None:
+async def test_a_key_counts_for_its_own_request_only(module_app: HotRoutes, project: CreatedProject) -> None:
     """A proxy may send the requests of many clients over one connection."""
-    async with guarded(settings, SMALL) as (url, _, guard), connected(url) as wire:
+    async with guarded(module_app, SMALL) as (url, _, guard), connected(url) as wire:
         for before in (get(KEYS, key_of(project)), get("/healthz", {})):
             wire.writer.write(before)
             assert (await wire.answer()).status == 200
@@ -303,8 +312,8 @@ async def test_a_key_counts_for_its_own_request_only(settings: Settings, project
         assert (await wire.answer()).status == 503
 
 
-async def test_a_refused_head_request_has_no_body(settings: Settings) -> None:
-    async with guarded(settings, SMALL) as (url, _, guard), connected(url) as wire:
+async def test_a_refused_head_request_has_no_body(module_app: HotRoutes) -> None:
+    async with guarded(module_app, SMALL) as (url, _, guard), connected(url) as wire:
         fill_unknown(guard)
         wire.writer.write(head("/docs", {}, LARGE).replace(b"POST", b"HEAD", 1) + b"x" * LARGE)
         wire.writer.write(get("/healthz", {}))

@@ -20,7 +20,7 @@ from services.api.webhooks.intake import Intake
 from shared.errors import EventNotKept
 from shared.infra.settings import Settings
 from shared.models.projects import CreatedProject
-from tests.integration.conftest import key_of, serving
+from tests.integration.conftest import key_of, serving_started
 
 Signed = Callable[[bytes], dict[str, str]]
 SOON_S = 10.0
@@ -74,10 +74,16 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.01)
 
 
+@pytest.fixture(scope="module")
+def settings(module_settings: Settings) -> Settings:
+    """The settings of the shared application. Each test has its own project."""
+    return module_settings
+
+
 @pytest.fixture
-async def url(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
+async def url(module_app: HotRoutes, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
     monkeypatch.setattr(auth, "TRUST_MS", 60_000)  # on a busy machine a late heartbeat makes known keys be looked up
-    async with serving(settings) as running:
+    async with serving_started(module_app) as running:
         yield running
 
 
@@ -288,10 +294,10 @@ async def test_a_client_that_hangs_up_without_reading_logs_no_traceback(
     assert "Traceback" not in caplog.text
 
 
-async def test_only_idle_connections_are_closed(settings: Settings, signed: Signed) -> None:
+async def test_only_idle_connections_are_closed(module_app: HotRoutes, signed: Signed) -> None:
     """This holds whether the hot path or the application answered the last request."""
     event, other = request(WEBHOOKS, signed(b"{}"), b"{}"), b"GET /healthz HTTP/1.1\r\nhost: relay\r\n\r\n"
-    async with serving(settings, limits=HttpLimits(headers_s=0.2, sweep_s=0.05, keep_alive_s=1)) as url:
+    async with serving_started(module_app, limits=HttpLimits(headers_s=0.2, sweep_s=0.05, keep_alive_s=1)) as url:
         for asks in (event, other):
             async with connected(url) as wire:
                 asked = time.monotonic()

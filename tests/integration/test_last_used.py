@@ -2,14 +2,13 @@
 
 from datetime import UTC, datetime
 
-import httpx
-
 from services.api.http.access.last_used import LastUsed
 from services.cli.keys import list_keys
 from shared.infra.clock import MINUTE_MS
 from shared.infra.postgres.pool import Pool
 from shared.infra.settings import Settings
 from shared.models.projects import CreatedProject, KeyInfo
+from tests.http_clients import loopback_client
 from tests.integration.conftest import key_of, serving
 from tests.integration.test_keys import CountingPool, ShiftedClock
 
@@ -21,7 +20,7 @@ async def secret_key(settings: Settings, project: CreatedProject) -> KeyInfo:
 
 async def test_a_stopping_process_writes_the_last_use_of_keys(settings: Settings, project: CreatedProject) -> None:
     before = datetime.now(UTC).replace(second=0, microsecond=0)
-    async with serving(settings) as url, httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as client:
+    async with serving(settings) as url, loopback_client(url) as client:
         for _ in range(3):
             await client.post("/v1/tokens", json={"room": "r", "identity": "i"}, headers=key_of(project))
         await client.get("/v1/usage", headers=key_of(project, "test"))

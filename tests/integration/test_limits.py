@@ -19,6 +19,7 @@ from shared.infra.clock import MINUTE_MS, SystemClock, floor_to
 from shared.infra.ids import new_key
 from shared.infra.settings import RateLimits, Settings
 from shared.models.projects import CreatedProject
+from tests.http_clients import loopback_client
 from tests.integration.conftest import SetClock, key_of, serving
 
 NONE = RateLimits(tokens_per_key=0, tokens_per_project=0, api_per_key=0, api_per_project=0, unknown_keys=0)
@@ -44,7 +45,7 @@ def client_of() -> ClientOf:
     async def client_of(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
         async with (
             serving(settings, clock) as url,
-            httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as client,
+            loopback_client(url) as client,
         ):
             yield client
 

@@ -31,6 +31,7 @@ from shared.livekit.room_service import RoomService
 from shared.models.projects import CreatedProject
 from shared.models.received import Received
 from tests.fake_livekit import fake_livekit, twirp_failure
+from tests.http_clients import loopback_client
 from tests.integration.conftest import SetClock, key_of, serving
 from tests.integration.test_reconcile import START_MS, ReconcileWorld
 from tests.livekit_bodies import BASE_S, body, participant, room
@@ -167,7 +168,7 @@ async def test_17_redis_and_postgres_are_unreachable(
     no_redis = msgspec.structs.replace(settings, redis_url="redis://127.0.0.1:1/0")
     statuses = []
     for broken in (msgspec.structs.replace(no_redis, database=nowhere), no_redis, no_redis):
-        async with serving(broken) as url, httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as client:
+        async with serving(broken) as url, loopback_client(url) as client:
             statuses.append((await client.post(HOOK, content=left, headers=signed(left))).status_code)
     assert statuses == [503, 200, 200]
     assert NaiveMeter().participant_ms == await billed(pool) == 0

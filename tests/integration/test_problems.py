@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from shared.models.projects import CreatedProject
+from tests.http_clients import loopback_client
 from tests.integration.conftest import Standing, key_of
 
 TOKEN = {"room": "lobby", "identity": "ada"}
@@ -127,5 +128,5 @@ async def test_head_answers_like_get_without_a_body(standing: Standing, path: st
 @pytest.mark.parametrize("path", ["/v1/usage", "/api/webhooks/livekit", "/projects/abc/live"])
 async def test_head_is_refused_for_the_api_and_for_streams(standing: Standing, path: str) -> None:
     # Without the hook of the fixture, which reads bodies.
-    async with httpx.AsyncClient(base_url=standing.api.base_url, trust_env=False, timeout=20) as client:
+    async with loopback_client(str(standing.api.base_url)) as client:
         assert (await client.head(path)).status_code == 405

@@ -12,6 +12,7 @@ from shared.infra.ids import Mode, livekit_room
 from shared.infra.settings import Settings
 from shared.models.projects import CreatedProject
 from tests.fake_livekit import FakeFailure, FakeLiveKit, twirp_failure
+from tests.http_clients import loopback_client
 from tests.integration.conftest import key_of
 
 
@@ -399,7 +400,7 @@ async def test_without_livekit_rooms_fail_with_502_and_tokens_work(settings: Set
     from tests.ports import free_port
 
     settings = msgspec.structs.replace(settings, livekit_api_url=f"http://127.0.0.1:{free_port()}")
-    async with serving(settings) as url, httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as api:
+    async with serving(settings) as url, loopback_client(url) as api:
         assert await RoomClient(api, project).problem("GET", "") == (502, "livekit_unreachable", None)
         body = {"room": "lobby", "identity": "ada"}
         assert (await api.post("/v1/tokens", json=body, headers=key_of(project))).status_code == 200

@@ -11,6 +11,7 @@ from livekit import api as livekit_api
 from services.cli.keys import create_key, revoke_key
 from shared.infra.settings import Settings
 from shared.models.projects import CreatedProject
+from tests.http_clients import loopback_client
 from tests.integration.conftest import Standing, key_of, serving
 
 pytestmark = pytest.mark.filterwarnings("ignore:The HMAC key is:Warning")  # the development secret is short
@@ -194,7 +195,7 @@ async def test_revocation_reaches_every_process_within_a_second(settings: Settin
     async with (
         serving(settings) as one,
         serving(settings) as two,
-        httpx.AsyncClient(trust_env=False, timeout=20) as client,
+        loopback_client() as client,
     ):
         body = {"room": "lobby", "identity": "ada"}
         for url in (one, two, one, two):

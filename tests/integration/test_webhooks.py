@@ -16,6 +16,7 @@ from shared.infra.postgres.pool import Pool
 from shared.infra.redis import event_stream
 from shared.infra.settings import Settings, parse_database_url
 from shared.livekit.webhook import WebhookSigner
+from tests.http_clients import loopback_client
 from tests.integration.conftest import serving
 from tests.redis_cluster import Node
 
@@ -96,7 +97,7 @@ async def test_another_method_is_405(api: httpx.AsyncClient) -> None:
 async def test_without_redis_the_inbox_keeps_the_event(settings: Settings, pool: Pool, signed: Signed) -> None:
     body = b'{"event":"room_started","id":"EV_1","createdAt":"1795000000","room":{"sid":"RM_1","name":"nobody"}}'
     without_redis = msgspec.structs.replace(settings, redis_url="redis://127.0.0.1:1/0")
-    async with serving(without_redis) as url, httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as client:
+    async with serving(without_redis) as url, loopback_client(url) as client:
         assert (await client.post(PATH, content=body, headers=signed(body))).status_code == 200
         assert (await client.get("/readyz")).status_code == 503
     async with pool.acquire() as conn:
@@ -111,7 +112,7 @@ async def test_a_silent_redis_costs_one_time_out_and_not_one_per_webhook(
         without_redis = msgspec.structs.replace(settings, redis_url=f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
         async with (
             serving(without_redis) as url,
-            httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as client,
+            loopback_client(url) as client,
         ):
             began = time.monotonic()
             for body in bodies:
@@ -127,7 +128,7 @@ async def test_redis_is_used_again_after_it_returns(settings: Settings, signed: 
     server = Node(short_tmp / "returning", {"cluster-enabled": "no"})
     returning = msgspec.structs.replace(settings, redis_url=f"redis://127.0.0.1:{server.port}/0")
     try:
-        async with serving(returning) as url, httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as client:
+        async with serving(returning) as url, loopback_client(url) as client:
             assert (await client.post(PATH, content=body, headers=signed(body))).status_code == 200
             await asyncio.to_thread(server.start)
             deadline = time.monotonic() + 20
@@ -144,7 +145,7 @@ async def test_without_redis_and_postgres_livekit_must_retry(settings: Settings,
     body = b'{"event":"room_started"}'
     nowhere = parse_database_url("postgresql://postgres@127.0.0.1:1/none")
     alone = msgspec.structs.replace(settings, redis_url="redis://127.0.0.1:1/0", database=nowhere)
-    async with serving(alone) as url, httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as client:
+    async with serving(alone) as url, loopback_client(url) as client:
         answer = await client.post(PATH, content=body, headers=signed(body))
         assert (answer.status_code, answer.json()["code"]) == (503, "event_not_kept")
         assert int(answer.headers["retry-after"]) > 0
