@@ -21,6 +21,7 @@ from services.api.http.requests import JsonRequest, check_parameters, require_se
 from services.api.http.serving.hot_routes import HotRoutes, header
 from services.api.http.serving.server import Drain
 from services.api.portal.error_pages import with_pages
+from services.api.portal.passwords.hashing import Passwords
 from services.api.portal.portal import create_portal
 from services.api.portal.routes import portal_router
 from services.api.reference.routes import reference_routes
@@ -55,7 +56,9 @@ def open_pool(database: DatabaseUrl) -> Pool:
     return create_pool(database, "relay api", max_size=POOL_SIZE, stateless=True, init=limit)
 
 
-def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | None = None) -> HotRoutes:
+def create_app(
+    settings: Settings, clock: Clock | None = None, drain: Drain | None = None, passwords: Passwords | None = None
+) -> HotRoutes:
     """Build the ASGI application on the event loop it will run on. Its lifespan opens the connections."""
     clock = clock or SystemClock()
     pool = open_pool(settings.database)
@@ -81,6 +84,7 @@ def create_app(settings: Settings, clock: Clock | None = None, drain: Drain | No
         stale_ms=stale_ms,
         clock=clock,
         drain=drain,
+        passwords=passwords,
     )
 
     @asynccontextmanager

@@ -1,5 +1,6 @@
 """The objects that all pages of the process share. The application creates them once."""
 
+import functools
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -56,9 +57,10 @@ def create_portal(
     stale_ms: int | None,
     clock: Clock,
     drain: Drain,
+    passwords: Passwords | None = None,
 ) -> Portal:
     """Create the portal's shared objects. Reads templates and static files, but opens no connection."""
-    static = StaticFiles()
+    static, templates = _files()
     return Portal(
         settings=settings,
         pool=pool,
@@ -73,11 +75,22 @@ def create_portal(
             previous=settings.auth_secret_previous,
         ),
         hosts=AllowedHosts(settings.relay_api_url, settings.portal_hosts),
-        passwords=Passwords(),
-        templates=create_templates(static),
+        passwords=passwords or Passwords(),
+        templates=templates,
         static=static,
         signer=TokenSigner(settings.livekit_api_key, settings.livekit_api_secret),
         live=LiveUpdates(pool, clock, drain),
         patience=LiveKitPatience(),
         started_ms=clock.now_ms(),
     )
+
+
+@functools.cache
+def _files() -> tuple[StaticFiles, Environment]:
+    """Read static files and templates once in a process.
+
+    Every instance shows the same files, and Jinja keeps what it compiled in its environment. Values of one instance go into
+    the call that renders, never into the environment.
+    """
+    static = StaticFiles()
+    return static, create_templates(static)

@@ -34,11 +34,11 @@ class Passwords:
     """Hashes and checks passwords. Raises ``TooBusy`` when its queue is full.
 
     Clients that have not signed in before (``unknown``, their address) share one thread and a separate queue, so a flood of
-    them does not delay the others.
+    them does not delay the others. ``hasher``: argon2id with the parameters above unless given.
     """
 
-    def __init__(self) -> None:
-        self._hasher = PasswordHasher(_PASSES, _MEMORY_KIB, _LANES, type=Type.ID)
+    def __init__(self, hasher: PasswordHasher | None = None) -> None:
+        self._hasher = hasher or PasswordHasher(_PASSES, _MEMORY_KIB, _LANES, type=Type.ID)
         self._free = asyncio.Semaphore(_AT_ONCE)
         self._unknown_free = asyncio.Semaphore(_UNKNOWN_AT_ONCE)
         # The number of waiting requests: known clients under None, others under their address.
