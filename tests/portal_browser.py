@@ -5,7 +5,10 @@ import re
 from typing import Any
 
 import httpx
+from argon2 import PasswordHasher
+from argon2.low_level import Type
 
+from services.api.portal.passwords.hashing import Passwords
 from tests.http_clients import loopback_client
 
 _TOKEN = re.compile(r'name="form_token" value="([^"]+)"')
@@ -13,11 +16,21 @@ _LINK = re.compile(r"(/invitations/[A-Za-z0-9_-]+)")
 PASSWORD = "correct horse battery"
 
 
-class Browser:
-    """A browser: ``get`` a page, then ``submit`` one of its forms."""
+def quick_passwords() -> Passwords:
+    """Return passwords whose hashes cost almost nothing. They differ from those of Relay only in argon2's parameters."""
+    return Passwords(PasswordHasher(time_cost=1, memory_cost=8, parallelism=1, type=Type.ID))
 
-    def __init__(self, base_url: str) -> None:
-        self.client = loopback_client(base_url)
+
+class Browser:
+    """A browser: ``get`` a page, then ``submit`` one of its forms.
+
+    ``domain``: of the e-mail addresses of its accounts. ``address``: its client address, as a proxy on this machine names it.
+    """
+
+    def __init__(self, base_url: str, *, domain: str = "example.com", address: str | None = None) -> None:
+        headers = {} if address is None else {"x-forwarded-for": address}
+        self.client = loopback_client(base_url, headers=headers)
+        self.domain = domain
         self.form_token = ""
 
     async def __aenter__(self) -> "Browser":
@@ -25,6 +38,9 @@ class Browser:
 
     async def __aexit__(self, *_: object) -> None:
         await self.client.aclose()
+
+    def email(self, name: str) -> str:
+        return f"{name}@{self.domain}"
 
     async def get(self, path: str, **query: Any) -> httpx.Response:
         answer = await self.client.get(path, params=query or None, headers={"accept": "text/html"})
@@ -46,16 +62,16 @@ class Browser:
         return await self.get(answer.headers["location"])
 
     async def sign_up(self, name: str, path: str = "/sign-up") -> httpx.Response:
-        """Create the account ``name``@example.com."""
+        """Create the account ``name`` with an e-mail address of the browser's domain."""
         await self.get(path)
-        answer = await self.submit(path, name=name, email=f"{name}@example.com", password=PASSWORD)
+        answer = await self.submit(path, name=name, email=self.email(name), password=PASSWORD)
         assert answer.status_code == 303, answer.text
         await self.get("/account")
         return answer
 
     async def sign_in(self, name: str, password: str = PASSWORD, wanted: str = "/") -> httpx.Response:
         await self.get("/sign-in")
-        return await self.submit("/sign-in", email=f"{name}@example.com", password=password, next=wanted)
+        return await self.submit("/sign-in", email=self.email(name), password=password, next=wanted)
 
     async def create_project(self, name: str) -> str:
         """Create a project and return its id."""

@@ -17,6 +17,7 @@ from services.api.http.problems import ProblemDetails
 from services.api.http.serving.hot_routes import HotRoutes
 from services.api.http.serving.http_limits import HttpLimits
 from services.api.http.serving.server import server_config
+from services.api.portal.passwords.hashing import Passwords
 from services.cli.projects import create_project
 from services.local.embedded import EmbeddedServers
 from shared.infra.clock import DAY_MS, Clock, SystemClock, floor_to
@@ -28,14 +29,21 @@ from shared.models.projects import CreatedProject
 from tests.conftest import fresh_database, settings_for
 from tests.fake_livekit import FakeLiveKit, fake_livekit
 from tests.http_clients import loopback_client
+from tests.portal_browser import Browser, quick_passwords
+from tests.portal_site import PortalSite, RunningPortal
 
 
 @asynccontextmanager
 async def serving(
-    settings: Settings, clock: Clock | None = None, *, limits: HttpLimits | None = None, own_protocol: bool = True
+    settings: Settings,
+    clock: Clock | None = None,
+    *,
+    limits: HttpLimits | None = None,
+    own_protocol: bool = True,
+    passwords: Passwords | None = None,
 ) -> AsyncIterator[str]:
-    """Run the API under uvicorn in this process. Yields its URL."""
-    app = create_app(settings, clock)
+    """Run the API under uvicorn in this process. Yields its URL. Hashes of passwords are quick unless given."""
+    app = create_app(settings, clock, passwords=passwords or quick_passwords())
     async with running(uvicorn.Server(server_config(app, limits, own_protocol=own_protocol, port=0))) as url:
         yield url
 
@@ -195,6 +203,27 @@ async def standing(servers: EmbeddedServers, migrated_template: str) -> AsyncIte
         project = await create_project(database, "standing")
         async with client_of_api(settings_for(database, servers.redis_url)) as client:
             yield Standing(client, project)
+
+
+@pytest.fixture(scope="module")
+async def running_portal(servers: EmbeddedServers, migrated_template: str) -> AsyncIterator[RunningPortal]:
+    """One portal with open sign-up for all tests of a module that need no empty instance and no other settings."""
+    with fresh_database(servers, migrated_template) as database:
+        settings = msgspec.structs.replace(settings_for(database, servers.redis_url), sign_up="open")
+        async with (
+            serving(settings) as url,
+            create_pool(database, "tests", init=remember_times) as opened,
+            Browser(url) as root,
+        ):
+            await root.sign_up("root")
+            yield RunningPortal(url, settings, opened)
+
+
+@pytest.fixture
+async def site(running_portal: RunningPortal) -> AsyncIterator[PortalSite]:
+    made = PortalSite(running_portal)
+    yield made
+    await made.close()
 
 
 @pytest.fixture

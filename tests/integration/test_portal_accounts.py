@@ -5,26 +5,28 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 
-import httpx
 import msgspec
 import pytest
 
 from services.api.portal.passwords.attempts import subjects_of
+from services.api.portal.passwords.hashing import Passwords
 from services.cli.accounts import invitation_link, password_link
 from services.cli.keys import create_key
-from services.cli.projects import rename_project
+from services.cli.projects import create_project, rename_project
 from shared.errors import AccountNotFound
 from shared.infra.postgres.pool import Pool
 from shared.infra.settings import Settings
-from shared.models.projects import CreatedProject
-from tests.integration.conftest import key_of, serving
+from tests.http_clients import loopback_client
+from tests.integration.conftest import every_error_is_a_listed_one, key_of, serving
 from tests.portal_browser import PASSWORD, Browser
+from tests.portal_site import PortalSite
 
 NewBrowser = Callable[[], Browser]
 
 
 @pytest.fixture
 async def new_browser(settings: Settings) -> AsyncIterator[NewBrowser]:
+    """Return a function that opens a browser of an empty instance, for tests of its first or its last administrator."""
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(serving(settings))
         opened: list[Browser] = []
@@ -77,20 +79,23 @@ async def test_open_sign_up_creates_no_second_administrator(settings: Settings, 
     assert await pool.fetchval("SELECT array_agg(email) FROM account WHERE is_admin") == ["ada@example.com"]
 
 
-async def test_passwords_and_cookies_are_stored_only_as_hashes(new_browser: NewBrowser, pool: Pool) -> None:
-    ada = new_browser()
-    await ada.sign_up("ada")
-    row = await pool.fetchrow("SELECT a.password_hash, s.digest FROM account a, portal_session s")
-    assert row is not None
-    assert row["password_hash"].startswith("$argon2id$v=19$m=19456,t=2,p=1$")
-    browser_id = ada.client.cookies["relay"].split(".")[0]
-    assert browser_id.encode() not in row["digest"]
-    assert len(row["digest"]) == 32
+async def test_passwords_and_cookies_are_stored_only_as_hashes(settings: Settings, pool: Pool) -> None:
+    """The hashes are the real ones. The other tests use quick ones."""
+    async with serving(settings, passwords=Passwords()) as url, Browser(url) as ada, Browser(url) as again:
+        await ada.sign_up("ada")
+        row = await pool.fetchrow("SELECT a.password_hash, s.digest FROM account a, portal_session s")
+        assert row is not None
+        assert row["password_hash"].startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+        browser_id = ada.client.cookies["relay"].split(".")[0]
+        assert browser_id.encode() not in row["digest"]
+        assert len(row["digest"]) == 32
+        assert (await again.sign_in("ada", "another password")).status_code == 422
+        assert (await again.sign_in("ada")).status_code == 303
 
 
-async def test_signing_in_issues_a_new_cookie(new_browser: NewBrowser) -> None:
+async def test_signing_in_issues_a_new_cookie(site: PortalSite) -> None:
     """A cookie that an attacker planted beforehand is not signed in."""
-    ada, planted = new_browser(), new_browser()
+    ada, planted = site.browser(), site.browser()
     await ada.sign_up("ada")
     await ada.submit("/sign-out")
     await ada.get("/sign-in")
@@ -102,8 +107,8 @@ async def test_signing_in_issues_a_new_cookie(new_browser: NewBrowser) -> None:
     assert (await planted.get("/account")).status_code == 303
 
 
-async def test_signing_out_ends_the_session_on_the_server(new_browser: NewBrowser) -> None:
-    ada, thief = new_browser(), new_browser()
+async def test_signing_out_ends_the_session_on_the_server(site: PortalSite) -> None:
+    ada, thief = site.browser(), site.browser()
     await ada.sign_up("ada")
     thief.client.cookies.set("relay", ada.client.cookies["relay"])
     assert (await thief.get("/account")).status_code == 200
@@ -111,8 +116,8 @@ async def test_signing_out_ends_the_session_on_the_server(new_browser: NewBrowse
     assert (await thief.get("/account")).status_code == 303
 
 
-async def test_signing_out_everywhere_keeps_this_browser(new_browser: NewBrowser) -> None:
-    here, there = new_browser(), new_browser()
+async def test_signing_out_everywhere_keeps_this_browser(site: PortalSite) -> None:
+    here, there = site.browser(), site.browser()
     await here.sign_up("ada")
     await there.sign_in("ada")
     assert (await there.get("/account")).status_code == 200
@@ -121,8 +126,8 @@ async def test_signing_out_everywhere_keeps_this_browser(new_browser: NewBrowser
     assert (await there.get("/account")).status_code == 303
 
 
-async def test_changing_the_password_ends_other_sessions(new_browser: NewBrowser) -> None:
-    here, there = new_browser(), new_browser()
+async def test_changing_the_password_ends_other_sessions(site: PortalSite) -> None:
+    here, there = site.browser(), site.browser()
     await here.sign_up("ada")
     await there.sign_in("ada")
     await here.get("/account")
@@ -138,8 +143,8 @@ async def test_changing_the_password_ends_other_sessions(new_browser: NewBrowser
     assert (await there.sign_in("ada", "another long one")).status_code == 303
 
 
-async def test_password_guessing_is_throttled(new_browser: NewBrowser) -> None:
-    ada, eve = new_browser(), new_browser()
+async def test_password_guessing_is_throttled(site: PortalSite) -> None:
+    ada, eve = site.browser(), site.browser()
     await ada.sign_up("ada")
     await eve.get("/sign-in")
     statuses = [(await eve.sign_in("ada", f"guess number {number}")).status_code for number in range(12)]
@@ -153,8 +158,8 @@ def test_all_spellings_of_an_address_share_one_count() -> None:
         assert subjects_of(spelled, "192.0.2.1") == counted
 
 
-async def test_frequent_sign_ins_are_not_throttled(new_browser: NewBrowser) -> None:
-    ada = new_browser()
+async def test_frequent_sign_ins_are_not_throttled(site: PortalSite) -> None:
+    ada = site.browser()
     await ada.sign_up("ada")
     for _ in range(15):
         assert (await ada.sign_in("ada")).status_code == 303
@@ -162,8 +167,8 @@ async def test_frequent_sign_ins_are_not_throttled(new_browser: NewBrowser) -> N
         await ada.submit("/sign-out")
 
 
-async def test_an_invitation_works_once(new_browser: NewBrowser) -> None:
-    ada, bob, eve = new_browser(), new_browser(), new_browser()
+async def test_an_invitation_works_once(site: PortalSite) -> None:
+    ada, bob, eve = site.browser(), site.browser(), site.browser()
     await ada.sign_up("ada")
     project = await ada.create_project("acme")
     link = await ada.invitation(project, "viewer")
@@ -172,51 +177,54 @@ async def test_an_invitation_works_once(new_browser: NewBrowser) -> None:
     assert (await bob.get(f"/projects/{project}/members")).status_code == 200
     assert (await eve.get(link)).status_code == 410
     await eve.get("/sign-in")
-    assert (await eve.submit(link, name="eve", email="eve@example.com", password=PASSWORD)).status_code == 410
+    assert (await eve.submit(link, name="eve", email=site.email("eve"), password=PASSWORD)).status_code == 410
 
 
-async def test_concurrent_uses_of_an_invitation_create_one_account(new_browser: NewBrowser, pool: Pool) -> None:
-    ada, bob, eve = new_browser(), new_browser(), new_browser()
+async def test_concurrent_uses_of_an_invitation_create_one_account(site: PortalSite) -> None:
+    ada, bob, eve = site.browser(), site.browser(), site.browser()
     await ada.sign_up("ada")
-    link = await ada.invitation(await ada.create_project("acme"), "viewer")
+    project = await ada.create_project("acme")
+    link = await ada.invitation(project, "viewer")
     await bob.get(link)
     await eve.get(link)
     answers = await asyncio.gather(
-        bob.submit(link, name="bob", email="bob@example.com", password=PASSWORD),
-        eve.submit(link, name="eve", email="eve@example.com", password=PASSWORD),
+        bob.submit(link, name="bob", email=site.email("bob"), password=PASSWORD),
+        eve.submit(link, name="eve", email=site.email("eve"), password=PASSWORD),
     )
     assert sorted(answer.status_code for answer in answers) == [303, 410]
-    assert await pool.fetchval("SELECT count(*) FROM account") == 2
-    assert await pool.fetchval("SELECT count(*) FROM membership") == 2
+    emails = [site.email(name) for name in ("ada", "bob", "eve")]
+    assert await site.pool.fetchval("SELECT count(*) FROM account WHERE email = ANY($1)", emails) == 2
+    assert await site.pool.fetchval("SELECT count(*) FROM membership WHERE project_id = $1", project) == 2
 
 
-async def test_a_withdrawn_or_expired_invitation_does_not_work(new_browser: NewBrowser, pool: Pool) -> None:
-    ada, eve = new_browser(), new_browser()
+async def test_a_withdrawn_or_expired_invitation_does_not_work(site: PortalSite) -> None:
+    ada, eve = site.browser(), site.browser()
     await ada.sign_up("ada")
     project = await ada.create_project("acme")
     link = await ada.invitation(project, "viewer")
-    invitation = await pool.fetchval("SELECT id FROM invitation")
+    invitation = await site.pool.fetchval("SELECT id FROM invitation WHERE project_id = $1", project)
     assert (await ada.submit(f"/projects/{project}/members/withdraw", invitation=invitation)).status_code == 303
     assert (await eve.get(link)).status_code == 410
     link = await ada.invitation(project, "viewer")
-    await pool.execute("UPDATE invitation SET expires_at = now() - interval '1 s'")
+    await site.pool.execute("UPDATE invitation SET expires_at = now() - interval '1 s' WHERE project_id = $1", project)
     assert (await eve.get(link)).status_code == 410
 
 
-async def test_the_last_owner_cannot_be_demoted_or_removed(new_browser: NewBrowser, pool: Pool) -> None:
-    ada = new_browser()
+async def test_the_last_owner_cannot_be_demoted_or_removed(site: PortalSite) -> None:
+    ada = site.browser()
     await ada.sign_up("ada")
+    await site.make_administrator("ada")
     project = await ada.create_project("acme")
-    account = await pool.fetchval("SELECT id FROM account")
+    account = await site.account("ada")
     members = f"/projects/{project}/members/{account}"
     await ada.get(f"/projects/{project}/members")
     assert (await ada.submit(f"{members}/role", role="viewer")).status_code == 422
     assert (await ada.submit(f"{members}/remove")).status_code == 422
-    assert await pool.fetchval("SELECT role FROM membership") == "owner"
+    assert await site.pool.fetchval("SELECT role FROM membership WHERE project_id = $1", project) == "owner"
 
 
-async def test_keys_of_an_archived_project_are_refused_until_it_is_restored(new_browser: NewBrowser) -> None:
-    ada = new_browser()
+async def test_keys_of_an_archived_project_are_refused_until_it_is_restored(site: PortalSite) -> None:
+    ada = site.browser()
     await ada.sign_up("ada")
     await ada.get("/projects/new")
     created = await ada.submit("/projects/new", name="acme")
@@ -280,31 +288,29 @@ async def test_accounts_can_be_disabled_except_the_last_administrator(new_browse
     assert (await bob.sign_in("bob")).status_code == 303
 
 
-async def test_portal_actions_are_in_the_audit_log(new_browser: NewBrowser) -> None:
-    ada = new_browser()
+async def test_portal_actions_are_in_the_audit_log(site: PortalSite) -> None:
+    ada = site.browser()
     await ada.sign_up("ada")
     project = await ada.create_project("acme")
     await ada.get(f"/projects/{project}/keys")
     await ada.submit(f"/projects/{project}/keys", name="backend", type="secret", lifetime="30d")
     await ada.submit(f"/projects/{project}/name", name="Acme Inc")
     text = (await ada.get(f"/projects/{project}/log")).text
-    for words in ("Project created", "Key created", "backend", "Project renamed", "was acme", "ada@example.com"):
+    for words in ("Project created", "Key created", "backend", "Project renamed", "was acme", site.email("ada")):
         assert words in text
     assert "sk_live_" in text
     assert not re.search(r"sk_live_[0-9A-Za-z]{10}", text)
 
 
 @pytest.mark.parametrize("rank", ["", "admin", "viewer"])
-async def test_a_removed_member_cannot_return_with_their_own_links(
-    new_browser: NewBrowser, pool: Pool, rank: str
-) -> None:
-    ada, bob = new_browser(), new_browser()
+async def test_a_removed_member_cannot_return_with_their_own_links(site: PortalSite, rank: str) -> None:
+    ada, bob = site.browser(), site.browser()
     await ada.sign_up("ada")
     project = await ada.create_project("acme")
     await bob.sign_up("bob", await ada.invitation(project, "owner"))
     links = {role: await bob.invitation(project, role) for role in ("owner", "admin", "viewer")}
     members = f"/projects/{project}/members"
-    of_bob = members + "/" + await pool.fetchval("SELECT id FROM account WHERE name = 'bob'")
+    of_bob = members + "/" + await site.account("bob")
     await ada.get(members)
     answer = await (ada.submit(f"{of_bob}/role", role=rank) if rank else ada.submit(f"{of_bob}/remove"))
     assert answer.status_code == 303
@@ -312,14 +318,13 @@ async def test_a_removed_member_cannot_return_with_their_own_links(
     assert still == ({"admin", "viewer"} if rank == "admin" else set())
 
 
-async def test_links_end_with_the_rights_of_the_administrator_who_made_them(
-    new_browser: NewBrowser, pool: Pool
-) -> None:
+async def test_links_end_with_the_rights_of_the_administrator_who_made_them(site: PortalSite) -> None:
     """Otherwise a former administrator could keep a link to another account."""
-    ada, bob = new_browser(), new_browser()
+    ada, bob = site.browser(), site.browser()
     await ada.sign_up("ada")
+    await site.make_administrator("ada")
     await bob.sign_up("bob", await ada.invitation(await ada.create_project("acme"), "viewer"))
-    of = {row["name"]: row["id"] for row in await pool.fetch("SELECT name, id FROM account")}
+    of = {name: await site.account(name) for name in ("ada", "bob")}
 
     async def links() -> list[str]:
         await ada.get("/instance/accounts")
@@ -338,12 +343,12 @@ async def test_links_end_with_the_rights_of_the_administrator_who_made_them(
         assert [(await bob.get(path)).status_code for path in paths] == [410, 410], way
 
 
-async def test_a_new_password_ends_all_open_password_links(settings: Settings, new_browser: NewBrowser) -> None:
-    ada, thief = new_browser(), new_browser()
+async def test_a_new_password_ends_all_open_password_links(site: PortalSite) -> None:
+    ada, thief = site.browser(), site.browser()
     await ada.sign_up("ada")
 
     async def link() -> str:
-        return (await password_link(settings, "ada@example.com")).removeprefix(settings.relay_api_url)
+        return (await password_link(site.settings, site.email("ada"))).removeprefix(site.settings.relay_api_url)
 
     stolen = await link()
     await ada.get("/account")
@@ -355,8 +360,8 @@ async def test_a_new_password_ends_all_open_password_links(settings: Settings, n
     assert (await thief.get(stolen)).status_code == 410
 
 
-async def test_no_token_for_an_archived_project(new_browser: NewBrowser) -> None:
-    ada = new_browser()
+async def test_no_token_for_an_archived_project(site: PortalSite) -> None:
+    ada = site.browser()
     await ada.sign_up("ada")
     project = await ada.create_project("acme")
     await ada.get(f"/projects/{project}/archive")
@@ -385,33 +390,34 @@ async def test_concurrent_disabling_leaves_one_administrator(new_browser: NewBro
         assert await pool.fetchval("SELECT count(*) FROM account WHERE is_admin AND disabled_at IS NULL") == 1, way
 
 
-async def test_concurrent_removals_leave_one_owner(new_browser: NewBrowser, pool: Pool) -> None:
-    ada, bob = new_browser(), new_browser()
+async def test_concurrent_removals_leave_one_owner(site: PortalSite) -> None:
+    ada, bob = site.browser(), site.browser()
     await ada.sign_up("ada")
     project = await ada.create_project("acme")
     await bob.sign_up("bob", await ada.invitation(project, "owner"))
-    await pool.execute("UPDATE account SET is_admin = false")
-    of = {row["name"]: row["id"] for row in await pool.fetch("SELECT name, id FROM account")}
+    of = {name: await site.account(name) for name in ("ada", "bob")}
     members = f"/projects/{project}/members"
     for browser in (ada, bob):
         await browser.get(members)
     await asyncio.gather(ada.submit(f"{members}/{of['bob']}/remove"), bob.submit(f"{members}/{of['ada']}/remove"))
-    assert await pool.fetchval("SELECT count(*) FROM membership WHERE role = 'owner'") == 1
+    owners = "SELECT count(*) FROM membership WHERE project_id = $1 AND role = 'owner'"
+    assert await site.pool.fetchval(owners, project) == 1
 
 
-async def test_command_line_and_api_actions_are_in_the_audit_log(
-    settings: Settings, project: CreatedProject, api: httpx.AsyncClient, pool: Pool
-) -> None:
-    made = await create_key(settings.database, project.project_id, "live", "secret", "server")
-    await rename_project(settings.database, project.project_id, "renamed")
-    new = (await api.post("/v1/keys", json={"name": "worker"}, headers=key_of(project))).json()
-    await api.post(f"/v1/keys/{new['keyId']}/rotate", json={}, headers=key_of(project))
-    await api.delete(f"/v1/keys/{made.key_id}", headers=key_of(project))
-    holder = await pool.fetchval(
+async def test_command_line_and_api_actions_are_in_the_audit_log(site: PortalSite) -> None:
+    database = site.settings.database
+    project = await create_project(database, "acme")
+    made = await create_key(database, project.project_id, "live", "secret", "server")
+    await rename_project(database, project.project_id, "renamed")
+    async with loopback_client(site.url, event_hooks={"response": [every_error_is_a_listed_one]}) as api:
+        new = (await api.post("/v1/keys", json={"name": "worker"}, headers=key_of(project))).json()
+        await api.post(f"/v1/keys/{new['keyId']}/rotate", json={}, headers=key_of(project))
+        await api.delete(f"/v1/keys/{made.key_id}", headers=key_of(project))
+    holder = await site.pool.fetchval(
         "SELECT id FROM api_key WHERE project_id = $1 AND name = 'default' AND mode = 'live' AND type = 'secret'",
         project.project_id,
     )
-    rows = await pool.fetch(
+    rows = await site.pool.fetch(
         "SELECT actor, action, target FROM audit_log WHERE project_id = $1 ORDER BY id", project.project_id
     )
     by_key = f"API key {holder}"
@@ -425,8 +431,8 @@ async def test_command_line_and_api_actions_are_in_the_audit_log(
     ]
 
 
-async def test_the_mode_switch_links_to_the_same_page_or_its_list(new_browser: NewBrowser) -> None:
-    ada = new_browser()
+async def test_the_mode_switch_links_to_the_same_page_or_its_list(site: PortalSite) -> None:
+    ada = site.browser()
     await ada.sign_up("ada")
     base = f"/projects/{await ada.create_project('acme')}"
     for page, other in (
