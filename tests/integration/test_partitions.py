@@ -11,6 +11,7 @@ import pytest
 from services.worker.partitions import DAYS_AHEAD, Kept, PartitionsBusy, keep_partitions, partition_events
 from services.worker.periodic import JobContext
 from shared.events.queries import partitions as queries
+from shared.events.queries.events import EVENT_COLUMNS
 from shared.infra.clock import DAY_MS, SystemClock, floor_to
 from shared.infra.ids import livekit_room
 from shared.infra.postgres.pool import Connection, Pool
@@ -196,3 +197,11 @@ async def test_a_clock_that_jumps_ahead_drops_nothing(
         with pytest.raises(PartitionsBusy):
             await partition_events(context, now_ms)
     await redis.aclose()
+
+
+async def test_event_columns_are_those_of_the_table(pool: Pool) -> None:
+    """A row that moves to its day keeps every column, so a new column must be in the list too."""
+    columns = await pool.fetch(
+        "SELECT column_name FROM information_schema.columns WHERE table_schema = current_schema() AND table_name = 'event'"
+    )
+    assert {row["column_name"] for row in columns} == set(EVENT_COLUMNS)
