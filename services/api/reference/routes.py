@@ -1,8 +1,8 @@
-"""Serve the OpenAPI document at `GET /openapi.json`, and as an HTML page at `GET /docs`."""
+"""`GET /openapi.json`, and `GET /docs`: the same as a page for people."""
 
+import asyncio
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from litestar import Response, get
@@ -21,27 +21,40 @@ PAGE_HEADERS = {
 }
 
 
+class _Reference(NamedTuple):
+    """The reference in both forms, encoded."""
+
+    document: bytes
+    page: bytes
+
+
 def reference_routes(
     described: Sequence[ControllerRouterHandler], dependencies: dict[str, Any], api_url: str
 ) -> list[ControllerRouterHandler]:
     """Build the routes that document ``described``. Document and page are built at the first request."""
 
-    @lru_cache(1)
-    def document() -> dict[str, Any]:
-        return build_document(described, dependencies, api_url)
+    def build() -> _Reference:
+        document = build_document(described, dependencies, api_url)
+        return _Reference(msgspec.json.encode(document), render_reference(document).encode())
 
-    @lru_cache(1)
-    def page() -> str:
-        return render_reference(document())
+    lock = asyncio.Lock()
+    built: list[_Reference] = []
 
-    @get("/openapi.json", include_in_schema=False, sync_to_thread=False)
-    def openapi_json() -> Response[bytes]:
+    async def reference() -> _Reference:
+        # Building takes half a second. In a thread, other requests are answered meanwhile.
+        async with lock:
+            if not built:
+                built.append(await asyncio.to_thread(build))
+        return built[0]
+
+    @get("/openapi.json", include_in_schema=False)
+    async def openapi_json() -> Response[bytes]:
         headers = {"access-control-allow-origin": "*", "cache-control": "no-cache"}
-        return Response(msgspec.json.encode(document()), media_type="application/json", headers=headers)
+        return Response((await reference()).document, media_type="application/json", headers=headers)
 
-    @get("/docs", include_in_schema=False, sync_to_thread=False)
-    def docs() -> Response[str]:
-        return Response(page(), media_type="text/html", headers=PAGE_HEADERS)
+    @get("/docs", include_in_schema=False)
+    async def docs() -> Response[bytes]:
+        return Response((await reference()).page, media_type="text/html", headers=PAGE_HEADERS)
 
     @get("/docs/reference.css", include_in_schema=False, sync_to_thread=False)
     def style() -> Response[bytes]:
