@@ -29,7 +29,7 @@ log = logging.getLogger("relay.api")
 _CLOSE = (b"connection", b"close")
 STOP_TIMEOUT_S = 20
 # New connections that one turn of the event loop accepts.
-ACCEPTED_AT_ONCE = 32
+ACCEPTED_AT_ONCE = 8
 
 
 # The kernel's buffers of one connection (Linux doubles the value). By default the kernel buffers megabytes for a client that
