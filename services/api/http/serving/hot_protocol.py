@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from services.api.http.serving.early_answers import AnsweredHere
 from services.api.http.serving.hot_routes import Answer, HotRoute, HotRoutes, Waiting, new_request_id
-from services.api.http.serving.http_guard import GuardedProtocol, content_length
+from services.api.http.serving.http_guard import GuardedProtocol
+from services.api.http.serving.http_limits import content_length
 from services.api.http.serving.uvicorn_internals import HIGH_WATER_LIMIT
 from shared.errors import PayloadTooLarge
 from shared.infra.logs import request_id

@@ -1,28 +1,19 @@
-"""Enforce time-outs and size limits on HTTP connections.
+"""Receive HTTP requests within limits of size, and call the application for clients without a key in turns.
 
 Uvicorn limits only how long a connection may be idle.
 """
 
-import asyncio
 import math
 from functools import partial
 from typing import Any, Final
 
 import httptools
 
-from services.api.http.serving.early_answers import (
-    AnsweredHere,
-    AnswerHeads,
-    ClosedAfterBody,
-    closing_answer,
-    error_answer,
-)
-from services.api.http.serving.held_flow import HeldFlow
-from services.api.http.serving.hot_routes import Answer
-from services.api.http.serving.http_limits import FREE_BYTES, HELD_BODY, HttpGuard
-from services.api.http.serving.unread_answers import UnreadAnswers, reset_connection
-from services.api.http.serving.uvicorn_internals import HttpToolsProtocol, RequestResponseCycle
-from shared.errors import HeadersTooLarge, MalformedRequest, RequestTimedOut, TooManyBodies
+from services.api.http.serving.early_answers import ClosedAfterBody
+from services.api.http.serving.http_limits import HELD_BODY, content_length, may_hold_bytes
+from services.api.http.serving.uvicorn_internals import RequestResponseCycle
+from services.api.http.serving.watched_connection import WatchedConnection
+from shared.errors import HeadersTooLarge, MalformedRequest, TooManyBodies
 
 # A segment up to this size is parsed at once. A larger one is parsed request by request, so that thousands of requests that
 # arrive together do not become thousands of objects.
@@ -36,7 +27,7 @@ _PIECE: Final = 4096
 _ANSWERED_AT_ONCE: Final = 16
 
 
-class GuardedProtocol(HttpToolsProtocol):
+class GuardedProtocol(WatchedConnection):
     """A connection that limits the time and the memory a client may take.
 
     It answers 408 to a request that does not arrive in time, 431 to headers that are too large and 503 when all requests
@@ -44,38 +35,16 @@ class GuardedProtocol(HttpToolsProtocol):
     for its turn: see ``turns``.
     """
 
-    flow: HeldFlow
-
-    def __init__(self, *args: Any, guard: HttpGuard | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._guard = guard or HttpGuard()
-        self._limits = self._guard.limits
         self._held = self._guard.bodies.hold()
         self._rest_held = self._guard.bodies.hold()
-        # Loop time at which the request that is being received began. None while nothing is received.
-        self._since: float | None = None
-        # Loop times: when the last answer was complete, and when the guard last checked this connection.
-        self._answered = self._looked = 0.0
-        self._in_headers = True
-        self._closes_after_body = False
-        # Loop time of the last answer on a connection that is being closed.
-        self._refused: float | None = None
         # `_bytes`: received since the request began or, after its headers, since they ended. `_body_bytes`: of its body.
         self._bytes = self._body_bytes = 0
-        # Bytes that arrived behind a request that is being answered, and the offset of the first one. Parsed after the answer.
-        self._rest: tuple[bytes, int] | None = None
-        self._unread: UnreadAnswers | None = None
         # True while reading is paused until this connection's turn.
         self._waits_for_turn = False
         # The request for which the application was last called.
         self._asked: RequestResponseCycle | None = None
-        self._heads = AnswerHeads()
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
-        super().connection_made(transport)
-        self.flow = HeldFlow(transport)
-        self._since = self._answered = self.loop.time()
-        self._guard.joined(self.connections, self.loop)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._rest = None
@@ -247,12 +216,6 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._closes_after_body:
             self.transport.close()
 
-    def close_after_body(self) -> None:
-        if self._since is None or self._in_headers:
-            self.transport.close()
-        else:
-            self._closes_after_body = True
-
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Call the application: at once for a client with a key, otherwise when the client's turn comes."""
         turns = self._guard.turns
@@ -319,120 +282,3 @@ class GuardedProtocol(HttpToolsProtocol):
                 head += [name, b": ", value, b"\r\n"]
         self.parser = httptools.HttpRequestParser(self)
         self._feed(memoryview(b"".join([*head, b"\r\n"])))
-
-    # Refusing
-    def refuse(self, error: Exception) -> None:
-        """Answer with ``error`` unless an answer has begun, then close the connection."""
-        if self.transport.is_closing() or self._refused is not None:
-            return
-        if self._may_answer():
-            self.transport.write(closing_answer(error))
-            if not self._in_headers:  # tells the application that the client is gone
-                self.cycle.disconnected = True
-                self.cycle.message_event.set()
-            if self.transport.can_write_eof():
-                # Until the guard's next check, what the client still sends is read and discarded: see ``ClosedAfterBody``.
-                self.transport.write_eof()
-                self._refused = self.loop.time()
-                self.flow.resume_reading()
-                return
-        self.transport.close()
-
-    def _may_answer(self) -> bool:
-        if self._in_headers:  # the cycle still belongs to the previous request
-            return self.cycle is None or self.cycle.response_complete
-        return not self.cycle.response_started and not self.pipeline
-
-    def answer_early(self, error: Exception) -> None:
-        """Answer a request before its body has arrived.
-
-        The body is read and discarded. Closing a connection with unread data resets it, and the client might not see the
-        answer.
-        """
-        cycle = self.cycle
-        if self._in_headers:
-            self.refuse(error)
-            return
-        if cycle.response_started or self.pipeline:
-            self.transport.close()
-            return
-        answer = error_answer(error, self.scope)
-        if self.parser.get_method() == b"HEAD":  # the next answer of the connection follows its head
-            answer = answer._replace(body=b"")
-        cycle.disconnected = True
-        cycle.message_event.set()
-        request = AnsweredHere(cycle.keep_alive and b"close" not in dict(answer.headers).get(b"connection", b""))
-        self.cycle = request  # type: ignore[assignment]  # see AnsweredHere
-        self.write_answer(request, answer)
-
-    def write_answer(self, request: AnsweredHere, answer: Answer) -> None:
-        if self.transport.is_closing() or self._refused is not None:  # the client is gone, or has its last answer
-            return
-        request.response_started = request.response_complete = True
-        request.body = b""
-        head, request.keep_alive = self._heads.head(answer, self.server_state.default_headers, request.keep_alive)
-        self.transport.write(head + answer.body)
-        if not request.keep_alive:
-            self.close_after_body()
-        self.on_response_complete()
-
-    # Called by the guard
-    def look(self, now: float) -> int:
-        """Enforce the time limits. Return how many bytes of answers the client has not read."""
-        if self._refused is not None:
-            if now > self._refused:
-                self.transport.close()
-        elif not self.transport.is_closing():
-            if self._since is not None:
-                allowed = self._limits.headers_s if self._in_headers else self._limits.request_s
-                # Headers of a pipelined request stay unread until the previous request is answered.
-                behind = self._in_headers and self.cycle is not None and not self.cycle.response_complete
-                if not behind and now - max(self._since, self._answered) >= allowed:
-                    self.refuse(RequestTimedOut(allowed))
-            elif (since := self.waiting_since()) is not None and now - since >= self.timeout_keep_alive:
-                self.transport.close()
-        return self._unread_bytes(now)
-
-    def waiting_since(self) -> float | None:
-        """Return since when the connection waits for its client. None while a request is being answered."""
-        if self._since is not None:
-            return self._since
-        idle = (self.cycle is None or self.cycle.response_complete) and not self.pipeline and self._rest is None
-        return self._answered if idle else None
-
-    def stuck_since(self) -> float:
-        """Return when the client last read part of an unfinished answer. Infinity if it has read all."""
-        return self._unread.since() if self._unread is not None else math.inf
-
-    def _unread_bytes(self, now: float) -> int:
-        looked, self._looked = self._looked, now
-        answering = self.cycle is not None and not self.cycle.response_complete
-        unread = self._unread
-        if not answering and (unread is None or not unread.is_stuck) and self._answered < looked:
-            return 0
-        if unread is None:
-            unread = self._unread = UnreadAnswers(self.transport)
-        size = unread.look(now, self._limits.read_bytes)
-        if now - unread.since() >= self._limits.write_s:
-            self.cut()
-            return 0
-        return size
-
-    def cut(self) -> None:
-        """Reset the connection, which frees the kernel's buffers at once."""
-        reset_connection(self.transport)
-
-
-def content_length(headers: list[tuple[bytes, bytes]]) -> int | None:
-    for name, value in headers:
-        if name == b"content-length":
-            return int(value)
-    return None
-
-
-def may_hold_bytes(headers: list[tuple[bytes, bytes]]) -> bool:
-    """Return whether the body may exceed ``FREE_BYTES``. A chunked body announces no length, so it may."""
-    announced = content_length(headers)
-    if announced is None:
-        return any(name == b"transfer-encoding" for name, _ in headers)
-    return announced > FREE_BYTES

@@ -234,3 +234,18 @@ _CHECKED_AT_ONCE: Final = 16
 _WORTH_GIVING_BACK: Final = 16 * _MIB
 _GIVE_BACK_EVERY_S: Final = 5.0
 _MANY_CONNECTIONS: Final = 100
+
+
+def content_length(headers: list[tuple[bytes, bytes]]) -> int | None:
+    for name, value in headers:
+        if name == b"content-length":
+            return int(value)
+    return None
+
+
+def may_hold_bytes(headers: list[tuple[bytes, bytes]]) -> bool:
+    """Return whether the body may exceed ``FREE_BYTES``. A chunked body announces no length, so it may."""
+    announced = content_length(headers)
+    if announced is None:
+        return any(name == b"transfer-encoding" for name, _ in headers)
+    return announced > FREE_BYTES
