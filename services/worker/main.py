@@ -7,7 +7,6 @@ import gc
 import logging
 import signal
 import sys
-import threading
 from contextlib import ExitStack
 
 import dramatiq
@@ -16,6 +15,7 @@ from dramatiq.middleware import MiddlewareError
 from services.worker.actors import register_actors
 from services.worker.broker import Resources, create_worker_broker
 from services.worker.health_server import probe
+from services.worker.stop_request import StopRequest
 from shared.errors import RelayError, SettingsInvalid
 from shared.infra import metrics
 from shared.infra.logs import set_up_logging
@@ -58,7 +58,7 @@ def run() -> int:
     except RelayError as error:
         sys.stderr.write(f"relay worker: {error}\n")
         return 1
-    stop = threading.Event()
+    stop = StopRequest()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     resources = Resources(settings, on_failure=stop.set)
