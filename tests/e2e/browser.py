@@ -3,7 +3,7 @@
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -40,6 +40,41 @@ async def chromium() -> AsyncIterator[Any]:
             yield browser
         finally:
             await browser.close()
+
+
+async def violations(page: Any) -> list[str]:
+    """Return the violations that axe-core finds in the current page as it looks now."""
+    from axe_playwright_python.async_playwright import Axe
+
+    if not await page.evaluate("'axe' in window"):
+        await page.evaluate(Axe().axe_script)
+    found = await page.evaluate("axe.run({resultTypes: ['violations']}).then(results => results.violations)")
+    return [f"axe {rule['id']}: {[node['html'][:200] for node in rule['nodes'][:2]]}" for rule in found]
+
+
+class Variant(NamedTuple):
+    """A colour scheme and a size of the window."""
+
+    scheme: str
+    viewport: dict[str, int]
+    with_axe: bool
+
+    async def show(self, page: Any) -> None:
+        """Show the loaded page in this variant.
+
+        Without motion the colours change at once. axe-core cannot measure the contrast of a colour in transition.
+        """
+        await page.emulate_media(color_scheme=self.scheme, reduced_motion="reduce")
+        await page.set_viewport_size(self.viewport)
+
+
+DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
+VARIANTS = (
+    Variant("light", DESKTOP, True),
+    Variant("light", PHONE, False),
+    Variant("dark", DESKTOP, False),
+    Variant("dark", PHONE, True),
+)
 
 
 class Console:

@@ -10,13 +10,16 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
 
-from services.local.data_dir import STORED, DataDir
-from shared.infra.settings import DatabaseUrl, inherited_environment, parse_database_url
+from services.local.data_dir import STORED
+from services.local.embedded import EmbeddedServers
+from shared.infra.settings import DatabaseUrl, inherited_environment
+from tests.conftest import fresh_database
+from tests.e2e.browser import chromium
 from tests.e2e.children import end
 from tests.e2e.livekit_server import API_KEY, API_SECRET, LiveKit, binary, livekit_server, unavailable
 from tests.e2e.recorder import Recorder, recording
@@ -36,9 +39,18 @@ class Stack(NamedTuple):
 
 
 @contextmanager
-def relay_up(directory: Path, port: int, livekit_url: str, **more: str) -> Iterator[Up]:
-    """`relay up` until the block ends; ``more`` are further settings."""
-    own = {"LIVEKIT_URL": livekit_url, "LIVEKIT_API_KEY": API_KEY, "LIVEKIT_API_SECRET": API_SECRET, **more}
+def relay_up(directory: Path, port: int, livekit_url: str, database: DatabaseUrl, **more: str) -> Iterator[Up]:
+    """Run `relay up` with this database and an embedded Redis until the block ends. ``more`` are further settings.
+
+    A migrated database saves the start of a Postgres with a new cluster. test_up.py starts that one.
+    """
+    own = {
+        "DATABASE_URL": database.dsn,
+        "LIVEKIT_URL": livekit_url,
+        "LIVEKIT_API_KEY": API_KEY,
+        "LIVEKIT_API_SECRET": API_SECRET,
+        **more,
+    }
     inherited = {name: value for name, value in inherited_environment({}).items() if name not in STORED}
     command = [sys.executable, "-c", _UP.format(port=port), str(directory)]
     with subprocess.Popen(
@@ -69,8 +81,29 @@ def streams_url() -> str:
     return ""
 
 
+@pytest.fixture(scope="session")
+async def shared_browser() -> AsyncIterator[Any]:
+    async with chromium() as running:
+        yield running
+
+
 @pytest.fixture
-async def stack(livekit_program: str, streams_url: str) -> AsyncIterator[Stack]:
+async def browser(shared_browser: Any) -> AsyncIterator[Any]:
+    """Yield the one Chromium of all tests. The contexts that a test opens are closed at its end."""
+    yield shared_browser
+    for context in shared_browser.contexts:
+        await context.close()
+
+
+@pytest.fixture(scope="module")
+def module_database(servers: EmbeddedServers, migrated_template: str) -> Iterator[DatabaseUrl]:
+    """Yield a migrated database for the tests of a module."""
+    with fresh_database(servers, migrated_template) as made:
+        yield made
+
+
+@pytest.fixture
+async def stack(livekit_program: str, streams_url: str, database: DatabaseUrl) -> AsyncIterator[Stack]:
     directory = Path(tempfile.mkdtemp(prefix="relay-test-"))
     port, webhook_port = free_port(), free_port()
     url = f"http://127.0.0.1:{port}"
@@ -78,10 +111,9 @@ async def stack(livekit_program: str, streams_url: str) -> AsyncIterator[Stack]:
         async with recording(webhook_port, f"{url}/api/webhooks/livekit") as recorder:
             with (
                 livekit_server(livekit_program, directory, recorder.url) as livekit,
-                relay_up(directory / "data", port, livekit.url, REDIS_STREAMS_URL=streams_url) as relay,
+                relay_up(directory / "data", port, livekit.url, database, REDIS_STREAMS_URL=streams_url) as relay,
             ):
                 await asyncio.to_thread(relay.wait_for, "Relay is ready on")
-                database = parse_database_url(DataDir(directory / "data").stored()["DATABASE_URL"])
                 async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as api:
                     yield Stack(api, database, livekit, recorder)
     finally:

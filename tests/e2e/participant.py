@@ -124,10 +124,12 @@ class Person:
         self._media.clear()
 
     async def _speak(self, source: Any) -> None:
-        samples = _RATE // 50
+        # Each frame costs a call of the SDK, so the frames are long. A full queue makes capture_frame wait.
+        samples = _RATE // 10
+        silence = self.rtc.AudioFrame(bytes(2 * samples), _RATE, 1, samples)
         while True:
-            await source.capture_frame(self.rtc.AudioFrame(bytes(2 * samples), _RATE, 1, samples))
-            await asyncio.sleep(0.01)
+            await source.capture_frame(silence)
+            await asyncio.sleep(0.05)
 
     async def _show(self, source: Any) -> None:
         shade = 0

@@ -21,12 +21,12 @@ class Webhook(NamedTuple):
 
 
 class Recorder:
-    """Forwards webhooks to ``target`` and returns its responses. While ``blocked``, it answers 503."""
+    """Forwards webhooks to ``target`` and returns its responses. While ``blocked`` is not 0, it answers with that status."""
 
     def __init__(self, target: str) -> None:
         self.target = target
         self.url = ""
-        self.blocked = False
+        self.blocked = 0
         self.webhooks: list[Webhook] = []
         self.answers: list[int] = []
 
@@ -57,7 +57,7 @@ async def recording(port: int, target: str) -> AsyncIterator[Recorder]:
         async def forward(request: web.Request) -> web.Response:
             body = await request.read()
             if recorder.blocked:
-                return web.Response(status=503)
+                return web.Response(status=recorder.blocked)
             headers = {name: request.headers.get(name, "") for name in ("authorization", "content-type")}
             recorder.webhooks.append(Webhook(headers, body, time.time_ns() // 1_000_000))
             try:

@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +17,9 @@ import httpx
 import msgspec
 import pytest
 
+from shared.infra.settings import DatabaseUrl
 from shared.livekit.webhook import WebhookSigner
-from tests.e2e.browser import Console, chromium, require_chromium
+from tests.e2e.browser import DESKTOP, VARIANTS, Console, require_chromium, violations
 from tests.e2e.conftest import relay_up
 from tests.e2e.livekit_server import API_KEY, API_SECRET
 from tests.portal_browser import PASSWORD, Browser
@@ -26,7 +27,6 @@ from tests.ports import free_port
 
 _LIVE_WITHIN_MS = 2000
 _WAIT_MS = 30_000
-DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 
 
 class PortalSite(NamedTuple):
@@ -65,11 +65,11 @@ class PortalSite(NamedTuple):
 
 
 @contextmanager
-def running(**settings: str) -> Iterator[str]:
+def running(database: DatabaseUrl, **settings: str) -> Iterator[str]:
     """Run a new `relay up` without a LiveKit and yield its URL."""
     directory, port = Path(tempfile.mkdtemp(prefix="relay-test-")), free_port()
     try:
-        with relay_up(directory / "data", port, f"ws://127.0.0.1:{free_port()}", **settings) as relay:
+        with relay_up(directory / "data", port, f"ws://127.0.0.1:{free_port()}", database, **settings) as relay:
             relay.wait_for("Relay is ready on")
             yield f"http://127.0.0.1:{port}"
     finally:
@@ -77,18 +77,23 @@ def running(**settings: str) -> Iterator[str]:
 
 
 @pytest.fixture
-async def fresh_site() -> AsyncIterator[PortalSite]:
-    """Yield a site without an account, for one test."""
-    async with chromium() as browser:
-        with running() as url:
-            yield PortalSite(url, browser)
+def fresh_url(database: DatabaseUrl) -> Iterator[str]:
+    """Yield the URL of a site without an account, for one test."""
+    require_chromium()
+    with running(database) as url:
+        yield url
+
+
+@pytest.fixture
+def fresh_site(fresh_url: str, browser: Any) -> PortalSite:
+    return PortalSite(fresh_url, browser)
 
 
 @pytest.fixture(scope="module")
-def shared_url() -> Iterator[str]:
+def shared_url(module_database: DatabaseUrl) -> Iterator[str]:
     """Yield the URL of a site for several tests. "root" is its administrator, and anyone can sign up."""
     require_chromium()
-    with running(RELAY_SIGNUP="open") as url:
+    with running(module_database, RELAY_SIGNUP="open") as url:
         asyncio.run(_sign_up_root(url))
         yield url
 
@@ -99,9 +104,8 @@ async def _sign_up_root(url: str) -> None:
 
 
 @pytest.fixture
-async def site(shared_url: str) -> AsyncIterator[PortalSite]:
-    async with chromium() as browser:
-        yield PortalSite(shared_url, browser)
+def site(shared_url: str, browser: Any) -> PortalSite:
+    return PortalSite(shared_url, browser)
 
 
 async def sign_up(page: Any, name: str = "ada") -> None:
@@ -171,18 +175,6 @@ async def test_first_visit_from_sign_up_to_live_usage(fresh_site: PortalSite) ->
     assert took_ms < _LIVE_WITHIN_MS * 5, took_ms
 
 
-class Variant(NamedTuple):
-    scheme: str
-    viewport: dict[str, int]
-    with_axe: bool
-
-
-VARIANTS = (
-    Variant("light", DESKTOP, True),
-    Variant("dark", PHONE, True),
-    Variant("light", PHONE, False),
-    Variant("dark", DESKTOP, False),
-)
 PROJECT_PAGES = (
     "", "?mode=test", "/usage", "/usage?period=7d&granularity=hour", "/usage?groupBy=room&period=all", "/usage?from=nonsense",
     "/rooms", "/room?name=lobby", "/room/end?name=lobby", "/room/remove?name=lobby&identity=ada", "/sessions",
@@ -213,44 +205,33 @@ async def test_every_page_works_in_light_and_dark_on_desktop_and_phone(site: Por
     state = await first.context.storage_state()
     pages = [*SIGNED_OUT_PAGES, *INSTANCE_PAGES, *(f"/projects/{project}{page}" for page in PROJECT_PAGES)]
     problems: list[str] = []
-    for variant in VARIANTS:
-        signed_in = await site.page(viewport=variant.viewport, color_scheme=variant.scheme, storage_state=state)
-        signed_out = await site.page(viewport=variant.viewport, color_scheme=variant.scheme)
-        for path in pages:
-            page = signed_out if path in SIGNED_OUT_PAGES else signed_in
-            problems += [
-                f"{variant.scheme} {variant.viewport['width']} {path}: {what}"
-                for what in await _look(page, path, variant, site)
-            ]
-        for page in (signed_in, signed_out):
-            await page.context.close()
+    signed_in, signed_out = await site.page(storage_state=state), await site.page()
+    for path in pages:
+        page = signed_out if path in SIGNED_OUT_PAGES else signed_in
+        problems += [f"{path}: {what}" for what in await _look(page, path, site)]
     assert problems == []
 
 
-async def _look(page: Any, path: str, variant: Variant, site: PortalSite) -> list[str]:
-    console, foreign = Console(page), []
+async def _look(page: Any, path: str, site: PortalSite) -> list[str]:
+    """Load the page once and look at it in every variant. The server cannot know the variant."""
+    console, foreign, problems = Console(page), list[str](), list[str]()
     page.on("request", lambda request: None if request.url.startswith(site.url) else foreign.append(request.url))
+    await VARIANTS[0].show(page)
     answer = await page.goto(path, wait_until="load")
-    problems = [f"complains: {text}" for text in console.complaints] + [f"asks {url}" for url in foreign]
     if answer.status >= 500 and "/room" not in path:
         problems.append(f"status {answer.status}")
     if len(await answer.body()) > 150_000:
         problems.append("weighs more than 150 kB")
-    if answer.headers.get("content-type", "").startswith("text/html"):
+    for variant in VARIANTS if answer.headers.get("content-type", "").startswith("text/html") else ():
+        await variant.show(page)
+        found = []
         wide = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         if wide > 0:
-            problems.append(f"{wide} pixels too wide")
+            found.append(f"{wide} pixels too wide")
         if variant.with_axe:
-            problems += await violations(page)
-    return problems
-
-
-async def violations(page: Any) -> list[str]:
-    """Return the violations that axe-core finds in the current page."""
-    from axe_playwright_python.async_playwright import Axe
-
-    found = (await Axe().run(page)).response["violations"]
-    return [f"axe {rule['id']}: {[node['html'][:200] for node in rule['nodes'][:2]]}" for rule in found]
+            found += await violations(page)
+        problems += [f"{variant.scheme} {variant.viewport['width']}: {what}" for what in found]
+    return problems + [f"complains: {text}" for text in console.complaints] + [f"asks {url}" for url in foreign]
 
 
 async def test_portal_works_without_javascript(site: PortalSite) -> None:
