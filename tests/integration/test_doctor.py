@@ -71,6 +71,7 @@ async def beating(pool: Pool) -> None:
         await queries.beat(conn, WorkerRow("w", "host", 1, "0", now, now, None))
 
 
+@pytest.mark.usefixtures("few_routes")
 async def test_a_healthy_instance_has_no_findings(settings: Settings, pool: Pool) -> None:
     await beating(pool)
     async with pool.acquire() as conn:
@@ -148,6 +149,7 @@ async def test_a_failing_database_query_is_one_finding(settings: Settings, pool:
     assert 'relation "fold_progress" does not exist' in printed(report)
 
 
+@pytest.mark.usefixtures("few_routes")
 async def test_inside_a_container_the_api_is_checked_at_its_internal_url(settings: Settings) -> None:
     """`localhost` inside a container is the container itself, not the public address."""
     nowhere = f"http://localhost:{free_port()}"
@@ -157,6 +159,7 @@ async def test_inside_a_container_the_api_is_checked_at_its_internal_url(setting
     assert found == {"api": "ok", "webhook address": "ok", "public address": "note"}
 
 
+@pytest.mark.usefixtures("few_routes")
 @pytest.mark.parametrize(
     ("internal", "public", "expected"),
     [
@@ -188,6 +191,7 @@ async def test_refused_livekit_credentials_are_an_error(settings: Settings) -> N
     assert (finding.level, "refuses the credentials of this instance" in finding.fact) == ("error", True)
 
 
+@pytest.mark.usefixtures("few_routes")
 async def test_an_api_with_another_livekit_secret_is_an_error(settings: Settings) -> None:
     async with serving(settings) as url:
         other = msgspec.structs.replace(settings, relay_api_url=url, livekit_api_secret="another secret")

@@ -186,11 +186,11 @@ def sent(answer: httpx.Response) -> str:
 
 async def test_a_stranger_sees_and_changes_nothing(world: IsolationWorld) -> None:
     for stranger, owner in world.pairs():
+        before = await world.state_of(owner)
         for endpoint, cases in CASES.items():
             for case in cases:
                 where = (endpoint, stranger.mark, owner.mark)
                 world.livekit.calls.clear()
-                before = await world.state_of(owner)
                 answer = await ask(world, stranger, owner, endpoint, case)
                 if case.refused is None:
                     assert answer.status_code < 300, (where, answer.text)

@@ -16,6 +16,16 @@ from shared.models.projects import CreatedProject
 from tests.integration.conftest import Standing, key_of
 
 
+@pytest.fixture
+def settings(shared_settings: Settings) -> Settings:
+    return shared_settings
+
+
+@pytest.fixture
+def api(shared_api: httpx.AsyncClient) -> httpx.AsyncClient:
+    return shared_api
+
+
 class KeyClient:
     """A client of `/v1/keys` with one key."""
 

@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime
 
+import pytest
+
 from services.api.http.access.last_used import LastUsed
 from services.cli.keys import list_keys
 from shared.infra.clock import MINUTE_MS
@@ -11,6 +13,8 @@ from shared.models.projects import CreatedProject, KeyInfo
 from tests.http_clients import loopback_client
 from tests.integration.conftest import key_of, serving
 from tests.integration.test_keys import CountingPool, ShiftedClock
+
+pytestmark = pytest.mark.usefixtures("few_routes")
 
 
 async def secret_key(settings: Settings, project: CreatedProject) -> KeyInfo:

@@ -22,6 +22,8 @@ from shared.models.projects import CreatedProject
 from tests.http_clients import loopback_client
 from tests.integration.conftest import SetClock, key_of, serving
 
+pytestmark = pytest.mark.usefixtures("few_routes")
+
 NONE = RateLimits(tokens_per_key=0, tokens_per_project=0, api_per_key=0, api_per_project=0, unknown_keys=0)
 TOKEN = {"room": "lobby", "identity": "ada"}
 

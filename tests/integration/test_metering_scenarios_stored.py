@@ -153,6 +153,7 @@ async def test_12_an_open_session_counts_up_to_now_and_is_provisional(
     assert await billed(pool) == 0
 
 
+@pytest.mark.usefixtures("few_routes")
 async def test_17_redis_and_postgres_are_unreachable(
     settings: Settings, pool: Pool, project: CreatedProject, signed: Callable[[bytes], dict[str, str]]
 ) -> None:

@@ -5,11 +5,22 @@ from typing import Any
 import httpx
 import pytest
 
+from shared.infra.settings import Settings
 from shared.models.projects import CreatedProject
 from tests.http_clients import loopback_client
 from tests.integration.conftest import Standing, key_of
 
 TOKEN = {"room": "lobby", "identity": "ada"}
+
+
+@pytest.fixture
+def settings(shared_settings: Settings) -> Settings:
+    return shared_settings
+
+
+@pytest.fixture
+def api(shared_api: httpx.AsyncClient) -> httpx.AsyncClient:
+    return shared_api
 
 
 @pytest.mark.parametrize(

@@ -4,18 +4,19 @@ Afterwards the entry holds the outcome.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from functools import partial
 
 import httpx
 import msgspec
 import pytest
 
+from services.api.http import transaction
 from shared.infra.ids import livekit_room
-from shared.infra.postgres.pool import Pool
+from shared.infra.postgres.pool import Pool, borrowed
 from shared.infra.settings import Settings
 from shared.ledger.erasure import erase_identity
 from shared.models.projects import CreatedProject
-from tests.fake_livekit import FakeLiveKit, fake_livekit, twirp_failure
+from tests.fake_livekit import FakeLiveKit, twirp_failure
 from tests.integration.conftest import key_of
 
 ACTS = (
@@ -30,14 +31,30 @@ ACTS = (
 
 
 @pytest.fixture
-async def livekit() -> AsyncIterator[FakeLiveKit]:
-    async with fake_livekit() as fake:
-        yield fake
+def livekit(module_livekit: FakeLiveKit) -> FakeLiveKit:
+    module_livekit.reset()
+    return module_livekit
+
+
+@pytest.fixture(scope="module")
+def module_settings(module_settings: Settings, module_livekit: FakeLiveKit) -> Settings:
+    return msgspec.structs.replace(module_settings, livekit_api_url=module_livekit.url)
 
 
 @pytest.fixture
-def settings(settings: Settings, livekit: FakeLiveKit) -> Settings:
-    return msgspec.structs.replace(settings, livekit_api_url=livekit.url)
+def settings(shared_settings: Settings) -> Settings:
+    return shared_settings
+
+
+@pytest.fixture
+def api(shared_api: httpx.AsyncClient) -> httpx.AsyncClient:
+    return shared_api
+
+
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests wait half a second for a lock instead of ten."""
+    monkeypatch.setattr(transaction, "borrowed", partial(borrowed, within_s=0.5))
 
 
 async def noted(pool: Pool) -> list[tuple[str, str, str]]:
@@ -94,6 +111,7 @@ async def test_a_failed_action_is_recorded_with_its_reason(
     assert slow[2].startswith(f"{detail}: LiveKit")
 
 
+@pytest.mark.usefixtures("short_waits")
 async def test_an_action_that_cannot_be_recorded_is_not_carried_out(
     api: httpx.AsyncClient, pool: Pool, project: CreatedProject, livekit: FakeLiveKit
 ) -> None:
@@ -106,6 +124,7 @@ async def test_an_action_that_cannot_be_recorded_is_not_carried_out(
     assert livekit.orders("DeleteRoom") == []
 
 
+@pytest.mark.usefixtures("short_waits")
 async def test_an_outcome_that_cannot_be_recorded_does_not_change_the_answer(
     api: httpx.AsyncClient, pool: Pool, project: CreatedProject, livekit: FakeLiveKit
 ) -> None:

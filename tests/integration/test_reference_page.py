@@ -8,7 +8,18 @@ import httpx
 import pytest
 
 from services.api.reference.page import example_of
+from shared.infra.settings import Settings
 from tests.integration.test_openapi import operations
+
+
+@pytest.fixture
+def settings(shared_settings: Settings) -> Settings:
+    return shared_settings
+
+
+@pytest.fixture
+def api(shared_api: httpx.AsyncClient) -> httpx.AsyncClient:
+    return shared_api
 
 
 @pytest.fixture

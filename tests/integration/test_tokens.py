@@ -189,6 +189,7 @@ async def test_each_kind_of_invalid_key_has_its_own_code(
         assert "token" not in answer.json()
 
 
+@pytest.mark.usefixtures("few_routes")
 async def test_revocation_reaches_every_process_within_a_second(settings: Settings, project: CreatedProject) -> None:
     key = await create_key(settings.database, project.project_id, "live", "secret", "short-lived")
     headers = {"Authorization": f"Bearer {key.key}"}

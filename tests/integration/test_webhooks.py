@@ -24,6 +24,16 @@ PATH = "/api/webhooks/livekit"
 Signed = Callable[[bytes], dict[str, str]]
 
 
+@pytest.fixture
+def settings(shared_settings: Settings) -> Settings:
+    return shared_settings
+
+
+@pytest.fixture
+def api(shared_api: httpx.AsyncClient) -> httpx.AsyncClient:
+    return shared_api
+
+
 async def waiting(settings: Settings) -> int:
     redis = event_stream.connect_redis(settings.redis_url)
     try:
@@ -94,6 +104,7 @@ async def test_another_method_is_405(api: httpx.AsyncClient) -> None:
     assert (answer.status_code, answer.headers["allow"]) == (405, "OPTIONS, POST")
 
 
+@pytest.mark.usefixtures("few_routes")
 async def test_without_redis_the_inbox_keeps_the_event(settings: Settings, pool: Pool, signed: Signed) -> None:
     body = b'{"event":"room_started","id":"EV_1","createdAt":"1795000000","room":{"sid":"RM_1","name":"nobody"}}'
     without_redis = msgspec.structs.replace(settings, redis_url="redis://127.0.0.1:1/0")
@@ -104,6 +115,7 @@ async def test_without_redis_the_inbox_keeps_the_event(settings: Settings, pool:
         assert await drain_inbox(conn) == 1
 
 
+@pytest.mark.usefixtures("few_routes")
 async def test_a_silent_redis_costs_one_time_out_and_not_one_per_webhook(
     settings: Settings, pool: Pool, signed: Signed
 ) -> None:
@@ -123,6 +135,7 @@ async def test_a_silent_redis_costs_one_time_out_and_not_one_per_webhook(
         assert await conn.fetchval("SELECT count(*) FROM webhook_inbox") == len(bodies)
 
 
+@pytest.mark.usefixtures("few_routes")
 async def test_redis_is_used_again_after_it_returns(settings: Settings, signed: Signed, short_tmp: Path) -> None:
     body = b'{"event":"room_started","id":"EV_1","createdAt":"1795000000","room":{"sid":"RM_1","name":"nobody"}}'
     server = Node(short_tmp / "returning", {"cluster-enabled": "no"})
@@ -141,6 +154,7 @@ async def test_redis_is_used_again_after_it_returns(settings: Settings, signed: 
         server.client.close()
 
 
+@pytest.mark.usefixtures("few_routes")
 async def test_without_redis_and_postgres_livekit_must_retry(settings: Settings, signed: Signed) -> None:
     body = b'{"event":"room_started"}'
     nowhere = parse_database_url("postgresql://postgres@127.0.0.1:1/none")
