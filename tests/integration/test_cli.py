@@ -5,16 +5,39 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
+from services.cli.main import main
 from shared.infra.ids import parse_key
 from shared.infra.settings import Settings, inherited_environment
 
 
 def relay(settings: Settings, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command in a thread of this process. A new process takes a second to load everything.
+
+    An exception that a process would print as a traceback fails the test.
+    """
+    variables = inherited_environment({"DATABASE_URL": settings.database.dsn, **environment})
+    output, errors = StringIO(), StringIO()
+    with (
+        patch.dict(os.environ, variables),
+        redirect_stdout(output),
+        redirect_stderr(errors),
+        ThreadPoolExecutor(1) as thread,  # a command runs an event loop, and the test may be inside one
+    ):
+        code = thread.submit(main, list(arguments)).result(60)
+    return subprocess.CompletedProcess(arguments, code, output.getvalue(), errors.getvalue())
+
+
+def relay_process(settings: Settings, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command as users do."""
     return subprocess.run(
         [sys.executable, "-m", "services.cli.main", *arguments],
         env=inherited_environment({"DATABASE_URL": settings.database.dsn, **environment}),
@@ -145,6 +168,16 @@ def test_a_closed_output_pipe_is_not_reported_as_a_database_error(settings: Sett
     )
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_a_command_runs_as_a_process(settings: Settings) -> None:
+    done = relay_process(settings, "projects", "create", "acme", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["name"] == "acme"
+    done = relay_process(settings, "keys", "revoke", "nosuchkey")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "No API key has the id 'nosuchkey'" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_an_invalid_port_is_a_usage_error(settings: Settings) -> None:
