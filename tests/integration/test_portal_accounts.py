@@ -5,6 +5,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 
+import httpx
 import msgspec
 import pytest
 
@@ -25,19 +26,22 @@ NewBrowser = Callable[[], Browser]
 
 
 @pytest.fixture
-async def new_browser(settings: Settings) -> AsyncIterator[NewBrowser]:
+def settings(shared_settings: Settings) -> Settings:
+    """The settings of an empty instance."""
+    return shared_settings
+
+
+@pytest.fixture
+async def new_browser(shared_api: httpx.AsyncClient) -> AsyncIterator[NewBrowser]:
     """Return a function that opens a browser of an empty instance, for tests of its first or its last administrator."""
     async with AsyncExitStack() as stack:
-        url = await stack.enter_async_context(serving(settings))
-        opened: list[Browser] = []
 
         def make() -> Browser:
-            opened.append(Browser(url))
-            return opened[-1]
+            browser = Browser(str(shared_api.base_url))
+            stack.push_async_callback(browser.client.aclose)
+            return browser
 
         yield make
-        for browser in opened:
-            await browser.client.aclose()
 
 
 async def test_the_first_account_is_administrator_and_closes_sign_up(new_browser: NewBrowser) -> None:
