@@ -6,15 +6,17 @@ Both run while events are folded.
 import asyncio
 import random
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from services.cli.projects import create_project
 from services.cli.usage.audit import span_of
+from services.local.embedded import EmbeddedServers
 from services.worker.partitions import keep_partitions
 from shared.infra.clock import DAY_MS, floor_to
 from shared.infra.ids import Mode, livekit_room
-from shared.infra.postgres.pool import Connection, Pool
+from shared.infra.postgres.pool import Connection, Pool, create_pool, remember_times
 from shared.infra.settings import Settings
 from shared.ledger.difference import Difference
 from shared.ledger.fold import fold_batch
@@ -24,6 +26,7 @@ from shared.ledger.verify import verify
 from shared.models.projects import CreatedProject
 from shared.models.received import Received
 from shared.models.scope import DayRange
+from tests.conftest import fresh_database, settings_for
 from tests.integration.test_cli import relay, relay_json
 from tests.livekit_bodies import BASE_S, body, meeting, participant, room
 
@@ -105,10 +108,33 @@ async def some_history(conn: Connection, project: CreatedProject) -> None:
     )
 
 
+@pytest.fixture(scope="module")
+async def folded(servers: EmbeddedServers, migrated_template: str) -> AsyncIterator[str]:
+    """The name of a database with a project and its history, to be copied for each test."""
+    with fresh_database(servers, migrated_template) as database:
+        project = await create_project(database, "acme")
+        async with create_pool(database, "tests", init=remember_times) as pool, pool.acquire() as conn:
+            await some_history(conn, project)
+            name = await conn.fetchval("SELECT current_database()")
+        yield str(name)
+
+
 @pytest.fixture
-async def conn(pool: Pool, project: CreatedProject) -> AsyncIterator[Connection]:
-    async with pool.acquire() as conn:
-        await some_history(conn, project)
+def with_history(servers: EmbeddedServers, folded: str, redis_url: str) -> Iterator[Settings]:
+    with fresh_database(servers, folded) as database:
+        yield settings_for(database, redis_url)
+
+
+@pytest.fixture
+async def history(with_history: Settings) -> AsyncIterator[Pool]:
+    """A pool of a database with the history."""
+    async with create_pool(with_history.database, "tests", init=remember_times) as pool:
+        yield pool
+
+
+@pytest.fixture
+async def conn(history: Pool) -> AsyncIterator[Connection]:
+    async with history.acquire() as conn:
         yield conn
 
 
@@ -227,7 +253,7 @@ CORRUPTIONS = {
 
 
 @pytest.mark.parametrize("what", CORRUPTIONS)
-async def test_wrong_rows_are_found_and_corrected(pool: Pool, conn: Connection, what: str) -> None:
+async def test_wrong_rows_are_found_and_corrected(history: Pool, conn: Connection, what: str) -> None:
     table, statement = CORRUPTIONS[what]
     before = await everything(conn)
     joined = BASE_S * 1000 + 250
@@ -237,7 +263,7 @@ async def test_wrong_rows_are_found_and_corrected(pool: Pool, conn: Connection, 
     found = await find(conn)
     assert table in {difference.table for difference in found}
     assert all(difference.fields for difference in found)
-    async with pool.acquire() as writer:
+    async with history.acquire() as writer:
         for _ in range(3):
             if not await correct(conn, writer):
                 break
@@ -245,13 +271,13 @@ async def test_wrong_rows_are_found_and_corrected(pool: Pool, conn: Connection, 
     assert await everything(conn) == before
 
 
-async def test_verify_and_rebuild_of_a_range_cover_only_its_days(pool: Pool, conn: Connection) -> None:
+async def test_verify_and_rebuild_of_a_range_cover_only_its_days(history: Pool, conn: Connection) -> None:
     await conn.execute("UPDATE usage_hour SET video_ms = video_ms + 1")
     days = {difference.key[:10] for difference in await find(conn)}
     assert days == {"2026-11-18", "2026-11-19"}
     second = span_of(DAY + DAY_MS, None)
     assert {difference.key[:10] for difference in await find(conn, second)} == {"2026-11-19"}
-    async with pool.acquire() as writer:
+    async with history.acquire() as writer:
         await correct(conn, writer, second)
     assert {difference.key[:10] for difference in await find(conn)} == {"2026-11-18"}
     assert await find(conn, second) == []
@@ -259,11 +285,11 @@ async def test_verify_and_rebuild_of_a_range_cover_only_its_days(pool: Pool, con
     assert {one.table for one in await find(conn, span_of(None, DAY))} == {"session", "usage_hour"}
 
 
-async def test_days_corrected_after_their_end_show_a_late_change(pool: Pool, conn: Connection) -> None:
+async def test_days_corrected_after_their_end_show_a_late_change(history: Pool, conn: Connection) -> None:
     await conn.execute("DELETE FROM usage_change")
     await conn.execute("UPDATE usage_hour SET participant_ms = participant_ms + 60000 WHERE mode = 'live'")
     wrong = await conn.fetchval("SELECT count(*) FROM usage_hour WHERE mode = 'live' AND hour < $1", DAY + DAY_MS)
-    async with pool.acquire() as writer:
+    async with history.acquire() as writer:
         await correct(conn, writer)
     assert await conn.fetchval("SELECT sum(participant_ms) FROM usage_change WHERE day = $1", DAY) == -60_000 * wrong
 
@@ -300,17 +326,16 @@ async def test_sessions_older_than_the_kept_events_are_verified_in_part(pool: Po
         assert await everything(conn) == before
 
 
-async def test_verify_and_rebuild_work_while_events_are_folded(
-    pool: Pool, conn: Connection, project: CreatedProject
-) -> None:
+async def test_verify_and_rebuild_work_while_events_are_folded(history: Pool, conn: Connection) -> None:
     """No false alarm, and corrections last, although events of the same rollups keep arriving."""
+    project_id = await conn.fetchval("SELECT id FROM project")
     stop, counts = asyncio.Event(), [0, 0, 0]
 
     async def keep_folding(partition: int) -> None:
         rng = random.Random(partition)
-        async with pool.acquire() as mine:
+        async with history.acquire() as mine:
             while not stop.is_set():
-                name = livekit_room(project.project_id, "live", f"busy-{partition}")
+                name = livekit_room(project_id, "live", f"busy-{partition}")
                 bodies = meeting(
                     name,
                     tag=f"w{partition}x{counts[partition]}",
@@ -320,11 +345,13 @@ async def test_verify_and_rebuild_work_while_events_are_folded(
                 rng.shuffle(bodies)
                 for at in range(0, len(bodies), 3):
                     await fold_batch(mine, partition, [Received(NOW_MS, one) for one in bodies[at : at + 3]])
+                    # Dozens of folds a second, not hundreds: every check reads everything that was folded before.
+                    await asyncio.sleep(0.02)
                 counts[partition] += 1
 
     folding = [asyncio.create_task(keep_folding(number)) for number in range(3)]
     try:
-        async with pool.acquire() as writer:
+        async with history.acquire() as writer:
             for _ in range(5):
                 assert await find(conn) == []
             for table, statement in (
@@ -387,21 +414,21 @@ async def test_memory_of_verify_does_not_grow_with_the_history(pool: Pool, proje
     assert large < small * 2, (small, large)
 
 
-async def test_usage_verify_and_rebuild_commands(settings: Settings, conn: Connection) -> None:
-    done = relay(settings, "usage", "verify")
+async def test_usage_verify_and_rebuild_commands(with_history: Settings, conn: Connection) -> None:
+    done = relay(with_history, "usage", "verify")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "no difference" in done.stdout
     assert done.stderr == ""
     await conn.execute("UPDATE usage_hour SET video_ms = 0; DELETE FROM session WHERE sid = 'PA_livea1'")
-    done = relay(settings, "usage", "verify", "--from", "2026-11-18", "--to", "2026-11-19")
+    done = relay(with_history, "usage", "verify", "--from", "2026-11-18", "--to", "2026-11-19")
     assert done.returncode == 1
     assert "PA_livea1" in done.stdout
-    document = relay_json(settings, "usage", "rebuild")
+    document = relay_json(with_history, "usage", "rebuild")
     assert document["found"] == len(document["differences"]) > 1
     assert document["left"] == 0
-    document = relay_json(settings, "usage", "verify")
+    document = relay_json(with_history, "usage", "verify")
     assert (document["found"], document["differences"], document["from"]) == (0, [], None)
     for wrong in (["--from", "yesterday"], ["--from", "2026-11-19", "--to", "2026-11-18"]):
-        done = relay(settings, "usage", "verify", *wrong)
+        done = relay(with_history, "usage", "verify", *wrong)
         assert done.returncode == 2
         assert "Traceback" not in done.stderr

@@ -5,18 +5,20 @@ This holds for open, stale, grouped and cut sessions.
 
 import random
 from collections import defaultdict
+from collections.abc import AsyncIterator
 from operator import add
 
 import pytest
 
+from services.cli.projects import create_project
 from shared.infra.clock import DAY_MS, HOUR_MS, floor_to
-from shared.infra.postgres.pool import Connection, Pool
+from shared.infra.postgres.pool import Connection, Pool, create_pool, remember_times
+from shared.infra.settings import Settings
 from shared.ledger.bill import fold_runs, fold_sessions
 from shared.metering.peak import EMPTY, daily_peaks
 from shared.metering.run_usage import usage_of_run
 from shared.metering.state import MediaRun, Session, Track
 from shared.metering.usage import Interval, counted_until, interval_of, usage_of
-from shared.models.projects import CreatedProject
 from shared.models.scope import Scope
 from shared.models.usage.ranges import UsageClock
 from shared.models.usage.rollups import DIMENSIONS, Dimension
@@ -93,14 +95,22 @@ class Crowd:
         return found
 
 
-@pytest.fixture(params=range(6))
-def rng(request: pytest.FixtureRequest) -> random.Random:
-    return random.Random(request.param)
+@pytest.fixture(scope="module")
+async def pool(module_settings: Settings) -> AsyncIterator[Pool]:
+    async with create_pool(module_settings.database, "tests", init=remember_times) as opened:
+        yield opened
 
 
-@pytest.fixture(params=[None, 5 * HOUR_MS], ids=["never stale", "stale after five hours"])
-async def crowd(request: pytest.FixtureRequest, rng: random.Random, pool: Pool, project: CreatedProject) -> Crowd:
-    found = Crowd(rng, project.project_id, UsageClock(NOW, request.param))
+@pytest.fixture(scope="module", params=range(6))
+def seed(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+# The tests only read, so they share each crowd.
+@pytest.fixture(scope="module", params=[None, 5 * HOUR_MS], ids=["never stale", "stale after five hours"])
+async def crowd(request: pytest.FixtureRequest, seed: int, pool: Pool, module_settings: Settings) -> Crowd:
+    project = await create_project(module_settings.database, "acme")
+    found = Crowd(random.Random(seed), project.project_id, UsageClock(NOW, request.param))
     async with pool.acquire() as conn:
         await found.store(conn)
     return found
