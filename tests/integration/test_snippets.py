@@ -13,14 +13,15 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx
 import msgspec
 import pytest
 
 from shared.infra.ids import livekit_room
 from shared.infra.settings import Settings
 from shared.models.projects import CreatedProject
-from tests.fake_livekit import FakeLiveKit, fake_livekit
-from tests.integration.conftest import key_of, serving
+from tests.fake_livekit import FakeLiveKit
+from tests.integration.conftest import key_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -66,14 +67,28 @@ def cases() -> list[object]:
     ]
 
 
+@pytest.fixture(scope="module")
+def module_settings(module_settings: Settings, module_livekit: FakeLiveKit) -> Settings:
+    return msgspec.structs.replace(module_settings, livekit_api_url=module_livekit.url)
+
+
+@pytest.fixture
+def settings(shared_settings: Settings) -> Settings:
+    return shared_settings
+
+
 @pytest.mark.parametrize("page", cases())
-async def test_snippets_run_as_documented(page: str, settings: Settings, project: CreatedProject) -> None:
-    async with fake_livekit() as livekit:
-        _someone_in_the_lobby(livekit, project)
-        reachable = msgspec.structs.replace(settings, livekit_api_url=livekit.url)
-        async with serving(reachable) as url:
-            for snippet in FOUND[page]:
-                await _run(snippet, url, reachable, project)
+async def test_snippets_run_as_documented(
+    page: str,
+    settings: Settings,
+    shared_api: httpx.AsyncClient,
+    module_livekit: FakeLiveKit,
+    project: CreatedProject,
+) -> None:
+    module_livekit.reset()
+    _someone_in_the_lobby(module_livekit, project)
+    for snippet in FOUND[page]:
+        await _run(snippet, str(shared_api.base_url).rstrip("/"), settings, project)
 
 
 def _someone_in_the_lobby(livekit: FakeLiveKit, project: CreatedProject) -> None:
