@@ -19,7 +19,7 @@ import msgspec
 
 READY_POLL_S = 0.1
 ANSWER_WITHIN_S = 10.0
-_TICK_S = 0.002
+_SHORTEST_TICK_S, _LONGEST_TICK_S = 0.002, 0.02
 _REPEATED_AFTER_S = 0.1
 _RECONNECT_WAIT_S = 0.02
 
@@ -237,6 +237,8 @@ async def drive(
 
     At most ``connections`` are open. Waits for all responses.
     """
+    # At a low rate most ticks would find nothing to send.
+    tick_s = min(max(_SHORTEST_TICK_S, 0.5 / rate), _LONGEST_TICK_S)
     load = _Load(balancer)
     clients = [_Client(load) for _ in range(connections)]
     load.idle += clients
@@ -254,14 +256,14 @@ async def drive(
             outcome.latest_s = max(outcome.latest_s, (due - started) / rate)
             for client in clients:
                 client.give_up_after(ANSWER_WITHIN_S)
-            await asyncio.sleep(_TICK_S)
+            await asyncio.sleep(tick_s)
         outcome.rate = outcome.answered / (time.monotonic() - begin)
         deadline = time.monotonic() + 3 * ANSWER_WITHIN_S
         while len(load.idle) < connections:
             assert time.monotonic() < deadline, "requests are neither answered nor given up"
             for client in clients:
                 client.give_up_after(ANSWER_WITHIN_S)
-            await asyncio.sleep(_TICK_S)
+            await asyncio.sleep(tick_s)
     finally:
         for client in clients:
             await client.close()

@@ -15,6 +15,7 @@ import tempfile
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import uvloop
@@ -29,6 +30,8 @@ from tests.e2e.fleet import environment_of, fleet, folded, mints, webhooks
 from tests.e2e.proxy import shipped_proxy
 from tests.integration.test_volume import Owners, traffic_for
 
+Way = Literal["balancer", "proxy"]
+
 
 def connections_for(rate: float) -> int:
     """Return how many requests are pending at this rate if a response takes 100 ms, but at least 32.
@@ -41,6 +44,8 @@ def connections_for(rate: float) -> int:
 class Figures(msgspec.Struct):
     """The results of a run.
 
+    ``outcomes`` are by way ("balancer" or "proxy") and kind of request.
+
     ``lost`` counts events that were acknowledged and not stored. An event cannot be stored twice, because its id is the key.
     ``verified`` is the result of ``relay usage verify``, which proves that none was counted twice. ``client_cpu_us`` is the
     cost of a request for the senders, which all run in this process and use the same processors.
@@ -48,7 +53,7 @@ class Figures(msgspec.Struct):
 
     rounds: int
     seconds: float
-    outcomes: dict[str, LoadOutcome]
+    outcomes: dict[Way, dict[str, LoadOutcome]]
     lost: int
     verified: bool
     slowest_stop_s: float
@@ -65,12 +70,12 @@ async def rolling_restart(
     webhook_rate: float,
     events: int,
     drain_s: int = 1,
-    proxy: bool = False,
+    ways: tuple[Way, ...] = ("balancer",),
 ) -> Figures:
     """Restart everything one after the other, ``rounds`` times, while both kinds of request continue.
 
-    ``events`` is the maximum number of webhooks. With ``proxy`` the requests go through the proxy of compose, which does not
-    check readiness, instead of a balancer that does.
+    Each of the ``ways`` has the rates ``tokens`` and ``webhook_rate``, and ``events`` is the maximum number of webhooks. The
+    balancer checks readiness. The proxy of compose does not.
     """
     projects = [await create_project(settings.database, name) for name in ("one", "two")]
     owners: Owners = [(project.project_id, project.name) for project in projects]
@@ -82,16 +87,18 @@ async def rolling_restart(
     stopped = asyncio.Event()
     async with AsyncExitStack() as stack:
         running, balancer = await stack.enter_async_context(fleet(settings, log, drain_s))
-        target: Balancer = balancer
-        if proxy:
-            target = OnePort(stack.enter_context(shipped_proxy(running.ports, log.parent)))
+        targets: dict[str, Balancer] = {"balancer": balancer}
+        if "proxy" in ways:
+            targets["proxy"] = OnePort(stack.enter_context(shipped_proxy(running.ports, log.parent)))
         started, cpu = time.monotonic(), time.process_time()
-        loads = [
-            asyncio.create_task(
-                drive(target, webhooks(settings, traffic), webhook_rate, connections_for(webhook_rate), stopped.is_set)
-            ),
-            asyncio.create_task(drive(target, mints(key), tokens, connections_for(tokens), stopped.is_set)),
-        ]
+        sent = webhooks(settings, traffic)  # each event goes one of the ways
+        loads = {
+            (way, kind): asyncio.create_task(
+                drive(targets[way], requests, rate, connections_for(rate), stopped.is_set), name=f"{kind} by {way}"
+            )
+            for way in ways
+            for kind, requests, rate in (("webhooks", sent, webhook_rate), ("tokens", mints(key), tokens))
+        }
         for _ in range(rounds):
             for name in running.names:
                 await asyncio.sleep(0.3)  # some load before each restart
@@ -101,7 +108,8 @@ async def rolling_restart(
                     await balancer.wait(2)
         restarted = time.monotonic() - started
         stopped.set()
-        outcomes = dict(zip(("webhooks", "tokens"), await asyncio.gather(*loads), strict=True))
+        await asyncio.gather(*loads.values())
+        outcomes = {way: {kind: loads[way, kind].result() for kind in ("webhooks", "tokens")} for way in ways}
         cpu = time.process_time() - cpu
         await folded(settings)
         async with create_pool(settings.database, "tests") as pool, pool.acquire() as conn:
@@ -109,8 +117,8 @@ async def rolling_restart(
         verified = await asyncio.to_thread(_verified, settings)
         for name in running.names:
             await running.stop(name)
-        lost = outcomes["webhooks"].answered - stored
-        answered = sum(outcome.answered for outcome in outcomes.values())
+        lost = sum(of_way["webhooks"].answered for of_way in outcomes.values()) - stored
+        answered = sum(outcome.answered for of_way in outcomes.values() for outcome in of_way.values())
         return Figures(
             rounds,
             restarted,
@@ -162,7 +170,7 @@ def main() -> None:
                 webhook_rate=given.webhooks,
                 events=int(given.seconds * given.webhooks),
                 drain_s=given.drain,
-                proxy=given.proxy,
+                ways=("proxy",) if given.proxy else ("balancer",),
             )
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 figures = runner.run(run)
