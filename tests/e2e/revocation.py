@@ -67,10 +67,11 @@ class Processes(NamedTuple):
     database: DatabaseUrl
     ports: list[int]
     restart_redis: Callable[[], Awaitable[None]]
+    pause_s: float
 
 
-async def keep_minting(port: int, key: str, answers: list[Answered], stop: asyncio.Event) -> None:
-    """Mint tokens over one connection, one request after the other."""
+async def keep_minting(port: int, key: str, answers: list[Answered], stop: asyncio.Event, pause_s: float) -> None:
+    """Mint tokens over one connection, one request after the other, ``pause_s`` apart."""
     body = b'{"room":"lobby","identity":"ada"}'
     request = (
         f"POST /v1/tokens HTTP/1.1\r\nhost: relay\r\nauthorization: Bearer {key}\r\n"
@@ -85,6 +86,7 @@ async def keep_minting(port: int, key: str, answers: list[Answered], stop: async
             length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
             await reader.readexactly(length)
             answers.append(Answered(sent, int(head[9:12])))
+            await asyncio.sleep(pause_s)
     finally:
         writer.close()
         await writer.wait_closed()
@@ -97,7 +99,7 @@ async def measured(case: str, running: Processes, project_id: str, disturb: Call
     revoked, staying = list[Answered](), list[Answered]()
     stop = asyncio.Event()
     clients = [
-        asyncio.create_task(keep_minting(port, secret, answers, stop))
+        asyncio.create_task(keep_minting(port, secret, answers, stop, running.pause_s))
         for port in running.ports
         for secret, answers, count in ((key.key, revoked, REVOKED), (stays.key, staying, STAYING))
         for _ in range(count)
@@ -228,8 +230,11 @@ async def wait_until_answering(port: int) -> None:
                 return
 
 
-async def run(directory: Path, database_url: str, count: int) -> list[Round]:
-    """Run ``count`` rounds of each case with two API processes and a separate Redis."""
+async def run(directory: Path, database_url: str, count: int, pause_s: float = 0.0) -> list[Round]:
+    """Run ``count`` rounds of each case with two API processes and a separate Redis.
+
+    Without a pause between two requests of a client, both processes work as fast as they can.
+    """
     redis = embedded.prepare_redis(directory)
     with ExitStack() as stack:
         running_redis = stack.enter_context(ExitStack())
@@ -246,7 +251,7 @@ async def run(directory: Path, database_url: str, count: int) -> list[Round]:
             stack.enter_context(api_process(database_url, redis.url, port, log))
         for port in ports:
             await wait_until_answering(port)
-        return await rounds(Processes(parse_database_url(database_url), ports, restart), count)
+        return await rounds(Processes(parse_database_url(database_url), ports, restart, pause_s), count)
 
 
 def report(found: list[Round]) -> str:

@@ -15,8 +15,8 @@ from tests.e2e.fleet import fleet, folded, webhooks
 from tests.integration.test_volume import metered, traffic_for
 from tests.redis_cluster import redis_cluster
 
-_RATE = 200
-_EVENTS = 2000
+_RATE = 80
+_EVENTS = 800
 _COUNTED_WITHIN_S = 60.0
 # The first event for the dead node waits until the failure is detected.
 _ANSWERED_WITHIN_S = 5.0
