@@ -15,8 +15,8 @@ from tests.e2e.fleet import fleet, folded, webhooks
 from tests.integration.test_volume import metered, traffic_for
 from tests.redis_cluster import redis_cluster
 
-_RATE = 80
-_EVENTS = 800
+_RATE = 120
+_EVENTS = 900
 _COUNTED_WITHIN_S = 60.0
 # The first event for the dead node waits until the failure is detected.
 _ANSWERED_WITHIN_S = 5.0
@@ -24,7 +24,7 @@ _ANSWERED_WITHIN_S = 5.0
 
 async def test_killed_and_restarted_cluster_node_loses_no_event(settings: Settings, tmp_path: Path) -> None:
     owners = [((await create_project(settings.database, name)).project_id, name) for name in ("one", "two")]
-    options = ("--events", str(_EVENTS), "--rooms", "20", "--people", "8")
+    options = ("--events", str(_EVENTS), "--rooms", "8", "--people", "8")
     traffic = traffic_for(owners, time.time_ns() // 1_000_000, *options)
     log = tmp_path / "log"
     with redis_cluster(tmp_path) as cluster:
