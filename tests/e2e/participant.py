@@ -137,7 +137,7 @@ class Person:
             shade = (shade + 16) % 256
             pixels = bytearray([shade]) * (_WIDTH * _HEIGHT * 3 // 2)
             source.capture_frame(self.rtc.VideoFrame(_WIDTH, _HEIGHT, self.rtc.VideoBufferType.I420, pixels))
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.2)
 
 
 async def _main(url: str, token: str) -> None:

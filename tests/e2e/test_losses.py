@@ -118,25 +118,25 @@ async def settled(scope: ProjectClient, count: int, within_s: float = 90) -> dic
     Waits until so many sessions exist and all have ended, and until a later pass of reconciliation has checked them.
     """
     deadline, ended_ms = time.monotonic() + within_s, 0
-    while True:
-        conn = await connect(scope.stack.database, "tests")
-        try:
+    conn = await connect(scope.stack.database, "tests")
+    try:
+        while True:
             # A pass is recorded after all its work is done.
             passed_ms = await conn.fetchval("SELECT max(started_ms) FROM reconcile_run WHERE error IS NULL") or 0
             rows = await conn.fetch(
                 "SELECT identity, started_ms, ended_ms, ended_by FROM session ORDER BY started_ms DESC"
             )
-        finally:
-            await conn.close()
-        is_open = [dict(row) for row in rows if row["ended_ms"] is None]
-        if len(rows) < count or is_open:
-            ended_ms = 0
-        elif not ended_ms:
-            ended_ms = time.time_ns() // 1_000_000
-        elif passed_ms > ended_ms:
-            break
-        assert time.monotonic() < deadline, (len(rows), is_open)
-        await asyncio.sleep(0.1)
+            is_open = [dict(row) for row in rows if row["ended_ms"] is None]
+            if len(rows) < count or is_open:
+                ended_ms = 0
+            elif not ended_ms:
+                ended_ms = time.time_ns() // 1_000_000
+            elif passed_ms > ended_ms:
+                break
+            assert time.monotonic() < deadline, (len(rows), is_open)
+            await asyncio.sleep(0.1)
+    finally:
+        await conn.close()
     return {row["identity"]: ((row["ended_ms"] - row["started_ms"]) / 1000, row["ended_by"]) for row in rows}
 
 
