@@ -29,7 +29,7 @@ _LIVE_WITHIN_MS = 2000
 _WAIT_MS = 30_000
 
 
-class PortalSite(NamedTuple):
+class BrowsedPortal(NamedTuple):
     url: str
     browser: Any
 
@@ -85,8 +85,8 @@ def fresh_url(database: DatabaseUrl) -> Iterator[str]:
 
 
 @pytest.fixture
-def fresh_site(fresh_url: str, browser: Any) -> PortalSite:
-    return PortalSite(fresh_url, browser)
+def fresh_site(fresh_url: str, browser: Any) -> BrowsedPortal:
+    return BrowsedPortal(fresh_url, browser)
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +104,8 @@ async def _sign_up_root(url: str) -> None:
 
 
 @pytest.fixture
-def site(shared_url: str, browser: Any) -> PortalSite:
-    return PortalSite(shared_url, browser)
+def site(shared_url: str, browser: Any) -> BrowsedPortal:
+    return BrowsedPortal(shared_url, browser)
 
 
 async def sign_up(page: Any, name: str = "ada") -> None:
@@ -137,7 +137,7 @@ async def shows(place: Any, text: str) -> None:
     await expect(place).to_have_text(text, timeout=_WAIT_MS)
 
 
-async def test_first_visit_from_sign_up_to_live_usage(fresh_site: PortalSite) -> None:
+async def test_first_visit_from_sign_up_to_live_usage(fresh_site: BrowsedPortal) -> None:
     """The first usage appears without a reload."""
     site, started = fresh_site, time.monotonic()
     page = await site.page(viewport=DESKTOP)
@@ -187,7 +187,7 @@ INSTANCE_PAGES = (
 SIGNED_OUT_PAGES = ("/sign-in", "/sign-up", "/invitations/unknown")
 
 
-async def test_every_page_works_in_light_and_dark_on_desktop_and_phone(site: PortalSite) -> None:
+async def test_every_page_works_in_light_and_dark_on_desktop_and_phone(site: BrowsedPortal) -> None:
     """No horizontal scrolling, no console error, no finding of axe-core, no request to another host."""
     first = await site.page()
     await first.goto("/sign-in")
@@ -212,7 +212,7 @@ async def test_every_page_works_in_light_and_dark_on_desktop_and_phone(site: Por
     assert problems == []
 
 
-async def _look(page: Any, path: str, site: PortalSite) -> list[str]:
+async def _look(page: Any, path: str, site: BrowsedPortal) -> list[str]:
     """Load the page once and look at it in every variant. The server cannot know the variant."""
     console, foreign, problems = Console(page), list[str](), list[str]()
     page.on("request", lambda request: None if request.url.startswith(site.url) else foreign.append(request.url))
@@ -234,7 +234,7 @@ async def _look(page: Any, path: str, site: PortalSite) -> list[str]:
     return problems + [f"complains: {text}" for text in console.complaints] + [f"asks {url}" for url in foreign]
 
 
-async def test_portal_works_without_javascript(site: PortalSite) -> None:
+async def test_portal_works_without_javascript(site: BrowsedPortal) -> None:
     page = await site.page(java_script_enabled=False, viewport=DESKTOP)
     await sign_up(page, "paula")
     project = await create_project(page, "Plain")
@@ -261,7 +261,7 @@ async def test_portal_works_without_javascript(site: PortalSite) -> None:
     await page.get_by_role("heading", name="Sign in").wait_for()
 
 
-async def test_portal_works_by_keyboard_alone(site: PortalSite) -> None:
+async def test_portal_works_by_keyboard_alone(site: BrowsedPortal) -> None:
     page = await site.page(viewport=DESKTOP)
     keys = page.keyboard
     await page.goto("/sign-up")

@@ -9,7 +9,7 @@ from shared.infra.ids import Mode
 from tests.e2e.browser import DESKTOP, VARIANTS, violations
 from tests.e2e.conftest import Stack
 from tests.e2e.participant import Person
-from tests.e2e.test_portal import PortalSite, create_project, shows, sign_up
+from tests.e2e.test_portal import BrowsedPortal, create_project, shows, sign_up
 
 pytestmark = pytest.mark.livekit
 _SEEN_WITHIN_S = 2.0
@@ -17,7 +17,7 @@ _MODE: Mode = "test"
 
 
 async def test_portal_shows_joins_live_and_removes_participants(stack: Stack, browser: Any) -> None:
-    site = PortalSite(str(stack.api.base_url).rstrip("/"), browser)
+    site = BrowsedPortal(str(stack.api.base_url).rstrip("/"), browser)
     page = await site.page(viewport=DESKTOP)
     await sign_up(page)
     project = await create_project(page, "Calls")
