@@ -15,7 +15,7 @@ async def transaction(pool: Pool) -> AsyncIterator[Connection]:
     try:
         async with borrowed(pool) as conn, in_transaction(conn):
             yield conn
-    except UNAVAILABLE as error:
+    except (*UNAVAILABLE, asyncpg.QueryCanceledError) as error:  # canceled by `statement_timeout`
         raise StoreUnavailable("Relay cannot reach Postgres. Try again shortly.") from error
 
 
