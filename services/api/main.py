@@ -16,7 +16,6 @@ from shared.infra.settings_risks import log_risks
 from shared.infra.tracing import set_up_tracing, traced_app
 from shared.infra.version import VERSION
 
-
 # How long another thread may keep the interpreter from the event loop. Python's 5 ms, in each turn of the loop, would make
 # requests wait for a second while the API reference is built.
 SWITCH_INTERVAL_S = 0.0005

@@ -223,6 +223,28 @@ async def test_the_longest_idle_connections_are_closed_for_new_ones(module_app: 
             writer.close()
 
 
+@pytest.mark.parametrize("request_of", ["token", "webhook", "framework"])
+async def test_a_connection_that_has_shown_a_key_is_closed_after_all_others(
+    module_app: HotRoutes, project: CreatedProject, signed: Signed, request_of: str
+) -> None:
+    limits = HttpLimits(sweep_s=0.05, headers_s=600, connections=50)
+    asks = {
+        "token": head(TOKENS, key_of(project), 33) + b'{"room":"lobby","identity":"ada"}',
+        "webhook": head(WEBHOOKS, signed(b"{}"), 2) + b"{}",
+        "framework": get("/v1/keys", key_of(project)),
+    }
+    async with guarded(module_app, limits) as (url, running, _), connected(url) as wire:
+        for _ in range(2):  # a first token can be answered by the framework
+            wire.writer.write(asks[request_of])
+            assert (await wire.answer()).status == 200
+        idle = [await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2])) for _ in range(120)]
+        await until(lambda: 0 < len(running.server_state.connections) <= 50)
+        wire.writer.write(asks[request_of])
+        assert (await wire.answer()).status == 200
+        for _, writer in idle:
+            writer.close()
+
+
 @pytest.mark.parametrize("path", [TOKENS, WEBHOOKS, "/v1/rooms", "/sign-in", "/healthz"])
 @pytest.mark.parametrize("sent", [0, 10, 30_000])
 async def test_an_incomplete_request_is_not_logged_as_an_error(

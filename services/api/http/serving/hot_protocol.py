@@ -118,7 +118,9 @@ class HotProtocol(GuardedProtocol):
             if found is None:
                 self._hand_over(request.body)
                 super().on_message_complete()
-            elif isinstance(found, Waiting):
+                return
+            self._held.was_admitted = True
+            if isinstance(found, Waiting):
                 found.until.add_done_callback(partial(self._waited, request, scope, identifier, found.body))
             else:
                 self.write_answer(request, Answer.of_body(found, scope, identifier))

@@ -37,7 +37,6 @@ class GuardedProtocol(WatchedConnection):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._held = self._guard.bodies.hold()
         self._rest_held = self._guard.bodies.hold()
         # `_bytes`: received since the request began or, after its headers, since they ended. `_body_bytes`: of its body.
         self._bytes = self._body_bytes = 0

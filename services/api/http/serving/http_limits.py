@@ -69,16 +69,16 @@ class BodyBudget:
 
 
 class HeldBody:
-    """The part of the budget that one request holds.
+    """What the current request of a connection holds of the budget. ``admit``: it has shown a key or a signature.
 
-    Call ``admit`` when the request has shown a key or a signature.
+    ``was_admitted``: some request of the connection has.
     """
 
-    __slots__ = ("_budget", "bytes", "is_admitted")
+    __slots__ = ("_budget", "bytes", "is_admitted", "was_admitted")
 
     def __init__(self, budget: BodyBudget) -> None:
         self._budget = budget
-        self.is_admitted = False
+        self.is_admitted = self.was_admitted = False
         self.bytes = 0
 
     def grow_to(self, size: int) -> bool:
@@ -100,7 +100,7 @@ class HeldBody:
 
     def admit(self) -> None:
         if not self.is_admitted:
-            self.is_admitted = True
+            self.is_admitted = self.was_admitted = True
             self._budget.unknown -= self.bytes
 
     def release(self) -> None:
@@ -122,6 +122,11 @@ def admit_body(scope: Any) -> None:
 
 class Watched(Protocol):
     """The methods of a connection that the guard uses. Times are in the event loop's time, in seconds."""
+
+    @property
+    def has_shown_key(self) -> bool:
+        """Whether one of its requests has shown a key or a signature."""
+        ...
 
     def look(self, now: float) -> int:
         """Enforce the time limits. Return how many bytes of answers the client has not read."""
@@ -150,7 +155,7 @@ class HttpGuard:
         # Takes an ASGI scope. Returns whether the request shows the key or the signature of a known client.
         self.is_known = is_known
         self._connections: set[Watched] = set()
-        self._sweeping = False
+        self._sweeping = self._is_making_room = False
         self._most = 0
         self._gave_back = 0.0
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -160,21 +165,32 @@ class HttpGuard:
     def joined(self, connections: set[Any], loop: asyncio.AbstractEventLoop) -> None:
         """Register a new connection. ``connections``: all connections of the server, this one included."""
         self._connections = connections
-        if len(connections) > self._allowed:
-            self._make_room(loop.time())
+        if not self._is_making_room:
+            self._limit_connections(loop)
         if not self._sweeping:
             self._sweeping = True
             loop.call_later(self.limits.sweep_s, self._sweep, loop)
 
-    def _make_room(self, now: float) -> None:
-        """Close the connections that have waited longest for their clients.
+    def _limit_connections(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._is_making_room = len(self._connections) > self._allowed
+        if self._is_making_room:
+            loop.call_soon(self._make_room, loop)
 
-        Several at once, because choosing them looks at every connection.
+    def _make_room(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Close the connections that have waited longest for their clients, first those that never showed a key.
+
+        Several at once and at most once in a turn of the loop, because choosing them looks at every connection.
         """
-        waiting = [(since, id(each), each) for each in self._connections if (since := each.waiting_since()) is not None]
+        waiting = [
+            (each.has_shown_key, since, id(each), each)
+            for each in self._connections
+            if (since := each.waiting_since()) is not None
+        ]
         waiting.sort()
-        for _, _, each in waiting[: max(1, self._allowed // 20)]:
+        for *_, each in waiting[: max(1, self._allowed // 20)]:
             each.cut()
+        # A connection that was cut leaves the set at the end of this turn.
+        loop.call_soon(self._limit_connections, loop)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         self._most = max(self._most, len(self._connections))

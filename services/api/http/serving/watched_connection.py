@@ -22,6 +22,7 @@ class WatchedConnection(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._guard = guard or HttpGuard()
         self._limits = self._guard.limits
+        self._held = self._guard.bodies.hold()
         # Loop time at which the request that is being received began. None while nothing is received.
         self._since: float | None = None
         # Loop times: when the last answer was complete, and when the guard last checked this connection.
@@ -104,6 +105,11 @@ class WatchedConnection(HttpToolsProtocol):
         self.on_response_complete()
 
     # Called by the guard
+    @property
+    def has_shown_key(self) -> bool:
+        """Whether one of its requests has shown a key or a signature."""
+        return self._held.was_admitted
+
     def look(self, now: float) -> int:
         """Enforce the time limits. Return how many bytes of answers the client has not read."""
         if self._refused is not None:
