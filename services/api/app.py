@@ -16,6 +16,7 @@ from services.api.http.access.authentication import Authentication
 from services.api.http.access.key_store import KeyStore
 from services.api.http.access.last_used import LastUsed
 from services.api.http.access.limits import Limits, connect_limits_redis
+from services.api.http.litestar_internals import resolve_dependencies_in_sequence
 from services.api.http.problems import answer_error
 from services.api.http.requests import JsonRequest, check_parameters, require_secret_key
 from services.api.http.serving.hot_routes import HotRoutes, header
@@ -153,6 +154,7 @@ def create_app(
         openapi_config=None,
         logging_config=None,
     )
+    resolve_dependencies_in_sequence(app)
 
     def is_known(scope: Any) -> bool:
         if scope["path"] == webhooks.PATH:

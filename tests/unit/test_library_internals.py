@@ -1,18 +1,25 @@
 """The private parts of libraries that Relay uses, each behind one module, are unchanged."""
 
 import ast
+import asyncio
 import inspect
 import re
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import asyncpg
 import dramatiq
+import httpx
 import pytest
 from dramatiq.asyncio import EventLoopThread
 from dramatiq.brokers import redis as dramatiq_redis
+from litestar import Litestar, get
+from litestar._kwargs.kwargs_model import KwargsModel
+from litestar.di import NamedDependency, Provide
+from litestar.routes import HTTPRoute
 from redis.asyncio import Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
@@ -20,6 +27,8 @@ from redis.asyncio.retry import Retry
 from yoyo.backends.base import DatabaseBackend
 from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 
+from services.api.http import litestar_internals
+from services.api.http.litestar_internals import resolve_dependencies_in_sequence
 from shared.infra.migrations import yoyo_backend
 from shared.infra.postgres import asyncpg_internals
 from shared.infra.redis import dramatiq_internals, redis_batch
@@ -29,6 +38,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BEHIND: dict[str, tuple[ModuleType, int]] = {
     "asyncpg": (asyncpg_internals, 2),
     "dramatiq": (dramatiq_internals, 2),
+    "litestar": (litestar_internals, 2),
     "redis": (redis_batch, 1),
     "yoyo-migrations": (yoyo_backend, 2),
 }
@@ -98,6 +108,48 @@ def test_redis_py_internals_used_by_relay_are_unchanged() -> None:
     assert {"initialize", "get_nodes"} <= set(dir(RedisCluster))
     assert "self.name = " in inspect.getsource(ClusterNode.__init__)
     assert '"target_nodes"' in inspect.getsource(RedisCluster.execute_command)
+
+
+def test_litestar_internals_used_by_relay_are_unchanged() -> None:
+    resolve = inspect.getsource(KwargsModel.resolve_dependencies)
+    assert (
+        "for batch in self.dependency_batches:\n            if len(batch) == 1:\n                await resolve"
+        in resolve
+    )
+    assert "self.route_handler_map[http_method] = (route_handler, kwargs_model)" in inspect.getsource(
+        HTTPRoute.create_handler_map
+    )
+
+
+@pytest.mark.parametrize("in_sequence", [True, False])
+async def test_dependencies_in_sequence_run_in_the_task_of_the_request(in_sequence: bool) -> None:
+    tasks: list[object] = []
+
+    async def provide(value: int) -> int:
+        tasks.append(asyncio.current_task())
+        return value
+
+    async def provide_one() -> int:
+        return await provide(1)
+
+    async def provide_two() -> int:
+        return await provide(2)
+
+    async def provide_sum(one: NamedDependency[int], two: NamedDependency[int]) -> int:
+        return await provide(one + two)
+
+    @get("/", dependencies={"one": Provide(provide_one), "two": Provide(provide_two), "total": Provide(provide_sum)})
+    async def handler(one: NamedDependency[int], two: NamedDependency[int], total: NamedDependency[int]) -> list[int]:
+        tasks.append(asyncio.current_task())
+        return [one, two, total]
+
+    app = Litestar([handler], openapi_config=None)
+    if in_sequence:
+        resolve_dependencies_in_sequence(app)
+    application: Any = app  # httpx has another type for it
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(application), base_url="http://relay") as client:
+        assert (await client.get("/")).json() == [1, 2, 3]
+    assert len(set(tasks)) == (1 if in_sequence else 3)
 
 
 def private_attributes(text: str) -> list[str]:

@@ -9,6 +9,7 @@ The struct is the only description of the parameters: names, types, limits, defa
 import re
 from collections.abc import Iterable
 from datetime import datetime
+from functools import cache
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -79,11 +80,17 @@ def decode_query(kind: type[Q], given: Iterable[tuple[str, str]]) -> Q:
         query = msgspec.convert(values, kind, strict=False, dec_hook=_decode_instant)
     except msgspec.ValidationError as error:
         raise _explain(kind, str(error), values) from None
-    for field in msgspec.structs.fields(kind):
+    for name in values:
         # The text "null" is not a missing parameter.
-        if field.encode_name in values and getattr(query, field.name) is None:
-            raise InvalidRequest(f"`{field.encode_name}` has the wrong form.", field.encode_name)
+        if getattr(query, _field_names(kind)[name]) is None:
+            raise InvalidRequest(f"`{name}` has the wrong form.", name)
     return query
+
+
+@cache
+def _field_names(kind: type[Query]) -> dict[str, str]:
+    """Return the names of the fields by those of the parameters."""
+    return {field.encode_name: field.name for field in msgspec.structs.fields(kind)}
 
 
 def refuse_query(given: Iterable[tuple[str, str]]) -> None:
