@@ -192,10 +192,11 @@ def _limited_api(stack: FaultStack, limit: MemoryLimit, cores: set[int]) -> Part
 
 
 @contextlib.contextmanager
-def _proxy(caddy: str, stack: FaultStack):  # type: ignore[no-untyped-def]
+def _proxy(caddy: str, stack: FaultStack) -> Iterator[str]:
+    """Run the shipped proxy in front of the api, and yield its URL."""
     port = free_port()
     env = {
-        "RELAY_SITE": f":{port}",
+        "RELAY_PROXY_PORT": str(port),
         "RELAY_UPSTREAM": "127.0.0.1",
         "RELAY_UPSTREAM_PORT": stack.url.rpartition(":")[2],
         "HOME": str(stack.home),
