@@ -8,7 +8,7 @@ class StopRequest:
     """An event that signal handlers and threads can set.
 
     A handler interrupts the main thread between any two instructions. ``threading.Event`` takes a lock to set and to wait, so
-    a handler could wait for a lock that the interrupted code holds, for ever. ``SimpleQueue.put`` is reentrant.
+    a handler could wait for a lock that the interrupted code holds, forever. ``SimpleQueue.put`` is reentrant.
     """
 
     def __init__(self) -> None:

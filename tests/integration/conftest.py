@@ -195,7 +195,7 @@ async def module_app(module_settings: Settings) -> AsyncIterator[HotRoutes]:
 def few_routes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Build applications with the routes for tokens, usage and webhooks only.
 
-    For tests that start applications with settings of their own. Such an application takes a tenth of the time to build.
+    For tests that start applications with different settings. Such an application takes a tenth of the time to build.
     """
     monkeypatch.setattr(routes, "V1", [tokens.create_token, usage.get_usage])
     monkeypatch.setattr(composition_root, "reference_routes", lambda *_: [])
