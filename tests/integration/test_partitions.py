@@ -202,6 +202,11 @@ async def test_a_clock_that_jumps_ahead_drops_nothing(
 async def test_event_columns_are_those_of_the_table(pool: Pool) -> None:
     """A row that moves to its day keeps every column, so a new column must be in the list too."""
     columns = await pool.fetch(
-        "SELECT column_name FROM information_schema.columns WHERE table_schema = current_schema() AND table_name = 'event'"
+        """
+        SELECT column_name
+        FROM information_schema.columns
+        WHERE table_schema = current_schema()
+          AND table_name = 'event'
+        """
     )
     assert {row["column_name"] for row in columns} == set(EVENT_COLUMNS)

@@ -187,10 +187,13 @@ class HttpGuard:
             if (since := each.waiting_since()) is not None
         ]
         waiting.sort()
-        for *_, each in waiting[: max(1, self._allowed // 20)]:
+        closed = waiting[: max(1, self._allowed // 20)]
+        for *_, each in closed:
             each.cut()
-        # A connection that was cut leaves the set at the end of this turn.
-        loop.call_soon(self._limit_connections, loop)
+        if closed:  # they leave the set at the end of this turn
+            loop.call_soon(self._limit_connections, loop)
+        else:  # all are being answered
+            loop.call_later(_NEXT_TRY_S, self._limit_connections, loop)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         self._most = max(self._most, len(self._connections))
@@ -206,6 +209,8 @@ class HttpGuard:
         """Check connections from ``start`` on, some in each turn of the loop: all at once would delay every request."""
         now, end = loop.time(), start + _CHECKED_AT_ONCE
         for each in connections[start:end]:
+            if each not in self._connections:  # it ended in an earlier turn
+                continue
             behind = each.look(now)
             if behind:
                 lagging.append((each.stuck_since(), id(each), behind, each))
@@ -244,6 +249,8 @@ class HttpGuard:
             self.bodies.freed = self._most = 0
 
 
+# Between two attempts to close connections while none waits for its client.
+_NEXT_TRY_S: Final = 0.05
 # Connections that the sweep checks in one turn of the loop. A check asks the kernel, which takes about 0.05 ms.
 _CHECKED_AT_ONCE: Final = 16
 # Returning memory to the system takes some milliseconds.
